@@ -1,0 +1,194 @@
+//! `POST /v1/sessions/{id}/agents`
+
+use super::{Sandboxes, failure, lifecycle, parse_compute, show};
+use futures_util::future::try_join;
+use std::time::Duration;
+use theazo_http::{Answer, ApiError, Call, ErrorCode, Fields};
+use theazo_providers::{Environment, ProviderError, ProviderKind, SandboxSpec};
+use theazo_store::{
+    Agent, AgentStatus, Agents, NewAgent, OpenedSecret, SecretName, SecretOpener, SecretSelection, Session,
+    SessionStatus, Sessions, StoreError, now_ms,
+};
+use theazo_tenancy::{Mode, SessionId, TenantScope};
+use theazo_vault::SecretValue;
+
+/// What is part of the contract and not built yet.
+const UNBUILT: &[&str] = &[
+    "browser",
+    "gpu",
+    "guardrails",
+    "approvals",
+    "knowledge",
+    "definition",
+    "providerFallback",
+    "region",
+    "costCap",
+    "lifecycle",
+];
+const DEFAULT_TIMEOUT_MS: i64 = 60 * 60 * 1000;
+const MAX_TIMEOUT_MS: i64 = 24 * 60 * 60 * 1000;
+const MAX_INSTRUCTIONS: usize = 64 * 1024;
+const MAX_TOOLS: usize = 64 * 1024;
+const MAX_METADATA: usize = 64;
+/// How long a boot may take. A create answers within 25 s; the rest is for taking back what was made.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(18);
+/// How often a session that changes under our hands is read again.
+const ATTEMPTS: u32 = 20;
+
+struct Wanted {
+    session: SessionId,
+    new: NewAgent,
+    selection: SecretSelection,
+}
+
+/// Boots an agent with the session's secrets in its environment.
+pub async fn handle(
+    call: Call,
+    sessions: Sessions,
+    agents: Agents,
+    opener: SecretOpener,
+    sandboxes: Sandboxes,
+) -> Result<Answer, ApiError> {
+    let read = |scope| {
+        let (call, sessions, opener) = (&call, &sessions, &opener);
+        async move {
+            let wanted = parse(call)?;
+            let session = sessions.get(&scope, &wanted.session);
+            let (session, sealed) = try_join(session, opener.load(&scope, &wanted.session)).await?;
+            Ok((wanted, session, sealed))
+        }
+    };
+    let (principal, (wanted, session, sealed)) = call.authenticate_with(read).await?;
+    let scope = principal.scope();
+    let session = session.ok_or_else(ApiError::not_found)?;
+    if scope.mode() == Mode::Test {
+        return Err(ApiError::not_built("agents for test keys"));
+    }
+    let provider = sandboxes.provider(&wanted.new.provider)?;
+
+    let opened = opener.open(&scope, &sealed, &wanted.selection, now_ms()).await?;
+    let agent = begin(&scope, session, wanted.new, &opened, &sessions, &agents).await?;
+    let spec = SandboxSpec {
+        agent: agent.id.to_string(),
+        session: agent.session.to_string(),
+        platform: scope.platform().to_string(),
+        lifetime: Duration::from_millis(u64::try_from(agent.timeout_ms).unwrap_or(0)),
+        internet: agent.internet,
+    };
+    let environment = environment(&agent, opened);
+    let created = tokio::time::timeout(BOOT_TIMEOUT, provider.create(&spec, &environment)).await;
+    drop(environment);
+    let sandbox = match created.unwrap_or(Err(ProviderError::TimedOut)) {
+        Ok(sandbox) => sandbox,
+        Err(error) => {
+            let answer = failure::to_api(&agent.provider, &error);
+            undo(&scope, &agent, &agents, &sandboxes).await;
+            return Err(answer);
+        }
+    };
+    let ready = agents
+        .transition(&scope, &agent.id, AgentStatus::Ready, |agent| {
+            agent.ready_at_ms = Some(now_ms());
+            agent.region = sandbox.region.clone();
+        })
+        .await;
+    match ready {
+        Ok(agent) => Answer::json(201, &show(&agent)),
+        Err(error) => {
+            // Its session ended, or it was terminated, while it booted.
+            undo(&scope, &agent, &agents, &sandboxes).await;
+            Err(error.into())
+        }
+    }
+}
+
+fn parse(call: &Call) -> Result<Wanted, ApiError> {
+    let session = call.request().session_id()?;
+    let fields = call.request().fields(true)?;
+    fields.refuse_unbuilt(UNBUILT)?;
+    let compute = fields.one_of("compute", parse_compute)?.unwrap_or("python");
+    if compute == "go" {
+        return Err(ApiError::not_built("compute.go"));
+    }
+    let provider = fields.one_of("provider", ProviderKind::parse)?.unwrap_or(ProviderKind::Docker);
+    if provider != ProviderKind::Docker {
+        return Err(ApiError::not_built(&format!("provider.{}", provider.as_str())));
+    }
+    let tools = fields.raw("tools").map(ToString::to_string);
+    if tools.as_ref().is_some_and(|tools| tools.len() > MAX_TOOLS) {
+        return Err(ApiError::invalid("tools", "must be at most 64 KiB of JSON"));
+    }
+    let new = NewAgent {
+        provider: provider.as_str().to_owned(),
+        compute: compute.to_owned(),
+        region: None,
+        model: fields.text("model", 256)?.map(str::to_owned),
+        instructions: fields.text("instructions", MAX_INSTRUCTIONS)?.map(str::to_owned),
+        tools,
+        metadata: fields.texts("metadata", MAX_METADATA)?.unwrap_or_default(),
+        internet: read_internet(&fields)?,
+        timeout_ms: fields.duration_ms("timeout", 1000, MAX_TIMEOUT_MS)?.unwrap_or(DEFAULT_TIMEOUT_MS),
+        secrets: Vec::new(),
+    };
+    Ok(Wanted { session, new, selection: read_selection(&fields)? })
+}
+
+fn read_internet(fields: &Fields) -> Result<bool, ApiError> {
+    let Some(network) = fields.object("network")? else { return Ok(true) };
+    if let Some(other) = network.names().find(|name| *name != "internet") {
+        return Err(ApiError::not_built(&format!("network.{other}")));
+    }
+    Ok(network.flag("internet")?.unwrap_or(true))
+}
+
+fn read_selection(fields: &Fields) -> Result<SecretSelection, ApiError> {
+    let Some(names) = fields.text_list("secrets")? else { return Ok(SecretSelection::All) };
+    let parsed = names
+        .into_iter()
+        .map(|name| SecretName::parse(name).map_err(|error| ApiError::invalid("secrets", &format!("a name {error}"))));
+    Ok(SecretSelection::Only(parsed.collect::<Result<_, _>>()?))
+}
+
+/// Records the agent, reading the session again when it changes under our hands.
+async fn begin(
+    scope: &TenantScope,
+    mut session: Session,
+    mut new: NewAgent,
+    opened: &[OpenedSecret],
+    sessions: &Sessions,
+    agents: &Agents,
+) -> Result<Agent, ApiError> {
+    new.secrets = opened.iter().map(|secret| secret.booted.clone()).collect();
+    for _ in 0..ATTEMPTS {
+        if session.status != SessionStatus::Active {
+            let why = format!("the session is {}", session.status.as_str());
+            return Err(ApiError::new(ErrorCode::Conflict, why));
+        }
+        match agents.begin_boot(scope, &session, new.clone()).await {
+            Err(StoreError::Conflict(_)) => {
+                session = sessions.get(scope, &session.id).await?.ok_or_else(ApiError::not_found)?;
+            }
+            other => return Ok(other?),
+        }
+    }
+    Err(StoreError::Contended(ATTEMPTS).into())
+}
+
+/// The agent's own variables, then its secrets under their canonical, uppercase names.
+fn environment(agent: &Agent, opened: Vec<OpenedSecret>) -> Environment {
+    let mut environment = Environment::default();
+    environment.set("THEAZO_AGENT_ID", SecretValue::from_text(agent.id.to_string()));
+    environment.set("THEAZO_SESSION_ID", SecretValue::from_text(agent.session.to_string()));
+    for secret in opened {
+        environment.set(secret.booted.name, secret.value);
+    }
+    environment
+}
+
+/// Takes a failed boot back: the caller's answer is an error, so nothing of it may stay. What cannot be removed now
+/// stays on the work list.
+async fn undo(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: &Sandboxes) {
+    if let Err(error) = lifecycle::end(scope, agent, AgentStatus::Failed, agents, sandboxes).await {
+        tracing::error!(agent = %agent.id, ?error, "a failed boot could not be taken back yet");
+    }
+}

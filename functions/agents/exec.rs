@@ -1,0 +1,155 @@
+//! `POST /v1/agents/{id}/exec`
+
+use super::{Sandboxes, authenticate, failure, lifecycle, usable};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde_json::{Value, json};
+use std::time::Duration;
+use theazo_http::{Answer, ApiError, Call, ErrorCode, MAX_ANSWER_BYTES};
+use theazo_providers::{ExecOutput, ExecRequest, Language, ProviderError};
+use theazo_store::{AgentStatus, Agents};
+
+const MAX_CODE: usize = 1024 * 1024;
+const MAX_STDIN: usize = 4 * 1024 * 1024;
+const OUTPUT_CAP: usize = 1024 * 1024;
+const DEFAULT_TIMEOUT_MS: i64 = 120_000;
+const MAX_TIMEOUT_MS: i64 = 10 * 60 * 1000;
+/// Room in an answer for everything but the two outputs.
+const ENVELOPE: usize = 1024;
+
+#[derive(Clone, Copy)]
+enum Encoding {
+    Utf8,
+    Base64,
+}
+
+/// Runs code in an agent. A non-zero exit code is a result, not an error.
+pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<Answer, ApiError> {
+    let (principal, agent, (request, encoding)) = authenticate(&call, &agents, || parse(&call)).await?;
+    let (provider, sandbox) = usable(&agent, &sandboxes)?;
+    let timeout = request.timeout;
+    let output = match provider.exec(&sandbox, request).await {
+        Ok(output) => output,
+        Err(error) => {
+            if matches!(error, ProviderError::SandboxGone) {
+                // The sandbox ended by itself, so the agent is over too.
+                let scope = principal.scope();
+                if let Err(error) = lifecycle::end(&scope, &agent, AgentStatus::Failed, &agents, &sandboxes).await {
+                    tracing::warn!(agent = %agent.id, ?error, "a lost sandbox is not cleaned up yet");
+                }
+            }
+            return Err(failure::to_api(&agent.provider, &error));
+        }
+    };
+    if output.timed_out {
+        let ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        return Err(
+            ApiError::new(ErrorCode::Timeout, "the code ran past its time limit and was ended").detail("timeoutMs", ms)
+        );
+    }
+    Answer::json(200, &show(&output, encoding))
+}
+
+fn parse(call: &Call) -> Result<(ExecRequest, Encoding), ApiError> {
+    let fields = call.request().fields(false)?;
+    let language = match fields.required_text("language", 64)? {
+        "python" => Language::Python,
+        "node" => Language::Node,
+        "bash" => Language::Bash,
+        "go" => return Err(ApiError::not_built("language.go")),
+        _ => return Err(ApiError::invalid("language", "must be python, node, bash or go")),
+    };
+    let timeout = fields.duration_ms("timeout", 1, MAX_TIMEOUT_MS)?.unwrap_or(DEFAULT_TIMEOUT_MS);
+    let encoding = fields.one_of("encoding", parse_encoding)?.unwrap_or(Encoding::Utf8);
+    let stdin = fields.text("stdin", MAX_STDIN)?.unwrap_or_default();
+    let request = ExecRequest {
+        language,
+        code: fields.required_text("code", MAX_CODE)?.to_owned(),
+        timeout: Duration::from_millis(u64::try_from(timeout).unwrap_or(0)),
+        stdin: Bytes::copy_from_slice(stdin.as_bytes()),
+        output_cap: OUTPUT_CAP,
+    };
+    Ok((request, encoding))
+}
+
+fn parse_encoding(name: &str) -> Option<Encoding> {
+    match name {
+        "utf-8" => Some(Encoding::Utf8),
+        "base64" => Some(Encoding::Base64),
+        _ => None,
+    }
+}
+
+/// The result, with `truncated` naming the streams that were cut. Escaping can make text six times as long; what
+/// would not fit into an answer is cut as well.
+fn show(output: &ExecOutput, encoding: Encoding) -> Value {
+    let budget = (MAX_ANSWER_BYTES - ENVELOPE) / 2;
+    let (stdout, stdout_cut) = encode(&output.stdout, encoding, budget);
+    let (stderr, stderr_cut) = encode(&output.stderr, encoding, budget);
+    let mut shown = json!({ "stdout": stdout, "stderr": stderr, "exitCode": output.exit_code });
+    let cut = [("stdout", output.stdout_truncated || stdout_cut), ("stderr", output.stderr_truncated || stderr_cut)];
+    let cut: Vec<&str> = cut.into_iter().filter(|(_, cut)| *cut).map(|(name, _)| name).collect();
+    if !cut.is_empty() {
+        shown["truncated"] = cut.into();
+    }
+    shown
+}
+
+fn encode(bytes: &[u8], encoding: Encoding, budget: usize) -> (String, bool) {
+    match encoding {
+        Encoding::Base64 => (STANDARD.encode(bytes), false),
+        Encoding::Utf8 => {
+            let text = String::from_utf8_lossy(bytes);
+            let mut escaped = 0;
+            for (index, letter) in text.char_indices() {
+                escaped += match letter {
+                    '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+                    letter if u32::from(letter) < 0x20 => 6,
+                    letter => letter.len_utf8(),
+                };
+                if escaped > budget {
+                    let (kept, _) = text.split_at(index);
+                    return (kept.to_owned(), true);
+                }
+            }
+            (text.into_owned(), false)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn output(stdout: Vec<u8>, stderr: Vec<u8>) -> ExecOutput {
+        ExecOutput {
+            stdout: stdout.into(),
+            stderr: stderr.into(),
+            exit_code: 7,
+            timed_out: false,
+            stdout_truncated: false,
+            stderr_truncated: true,
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_not_text_are_replaced_or_encoded() {
+        let shown = show(&output(b"a\xffb".to_vec(), vec![]), Encoding::Utf8);
+        assert_eq!(shown, json!({"stdout": "a\u{fffd}b", "stderr": "", "exitCode": 7, "truncated": ["stderr"]}));
+        let shown = show(&output(b"a\xffb".to_vec(), vec![]), Encoding::Base64);
+        assert_eq!(shown["stdout"], "Yf9i");
+    }
+
+    #[test]
+    fn the_worst_output_still_fits_into_an_answer() {
+        for byte in [0x01, 0xff, b'"', b'a'] {
+            let worst = output(vec![byte; OUTPUT_CAP], vec![byte; OUTPUT_CAP]);
+            for encoding in [Encoding::Utf8, Encoding::Base64] {
+                assert!(show(&worst, encoding).to_string().len() <= MAX_ANSWER_BYTES, "{byte}");
+            }
+        }
+        let worst = show(&output(vec![1; OUTPUT_CAP], vec![]), Encoding::Utf8);
+        assert_eq!(worst["truncated"], json!(["stdout", "stderr"]));
+    }
+}

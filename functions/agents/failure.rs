@@ -1,0 +1,25 @@
+//! A provider's failures as callers see them.
+
+use theazo_http::{ApiError, ErrorCode};
+use theazo_providers::ProviderError;
+
+/// The caller's error for a failed call. The provider's own words stay in our log.
+pub(super) fn to_api(provider: &str, error: &ProviderError) -> ApiError {
+    let failed = |status: Option<u16>, retryable: bool| {
+        tracing::warn!(provider, %error, "a provider failed");
+        ApiError::new(ErrorCode::Provider, "the compute provider failed")
+            .detail("provider", provider)
+            .detail("status", status)
+            .detail("retryable", retryable)
+    };
+    match error {
+        ProviderError::Failed { status, retryable, .. } => failed(*status, *retryable),
+        ProviderError::SandboxGone => failed(None, false),
+        ProviderError::TimedOut => failed(None, true),
+        ProviderError::FileNotFound => ApiError::not_found(),
+        ProviderError::PathOutside => ApiError::invalid("path", "must lie beneath /data or /tmp"),
+        ProviderError::PathUnusable(rule) => ApiError::invalid("path", rule),
+        ProviderError::NoSpace => ApiError::new(ErrorCode::UnprocessableEntity, "no space is left in the sandbox"),
+        ProviderError::NoRuntime => ApiError::not_built("language"),
+    }
+}

@@ -1,0 +1,91 @@
+//! Agents: sandboxes that run an end user's work.
+
+pub mod create;
+pub mod exec;
+mod failure;
+pub mod files_list;
+pub mod files_read;
+pub mod files_write;
+pub mod get;
+pub mod lifecycle;
+pub mod list;
+pub mod list_of_session;
+mod sandboxes;
+pub mod status;
+pub mod terminate;
+
+pub use sandboxes::Sandboxes;
+
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+use theazo_http::{ApiError, Call, ErrorCode, QueryParams, format_time};
+use theazo_providers::{AgentRef, Provider, ProviderKind};
+use theazo_store::{Agent, AgentFilter, AgentStatus, Agents};
+use theazo_tenancy::Principal;
+
+/// An agent as the API shows it.
+fn show(agent: &Agent) -> Value {
+    let tools = agent.tools.as_deref().and_then(|tools| serde_json::from_str::<Value>(tools).ok());
+    json!({
+        "id": agent.id,
+        "sessionId": agent.session,
+        "userId": agent.user_id,
+        "status": agent.status,
+        "provider": agent.provider,
+        "compute": agent.compute,
+        "model": agent.model,
+        "instructions": agent.instructions,
+        "tools": tools,
+        "browser": false,
+        "region": agent.region,
+        "metadata": agent.metadata,
+        "createdAt": format_time(agent.created_at_ms),
+    })
+}
+
+/// The filters of a list of agents.
+fn read_filter(query: &QueryParams) -> Result<AgentFilter, ApiError> {
+    Ok(AgentFilter {
+        status: query.one_of("status", AgentStatus::parse)?,
+        provider: query.one_of("provider", ProviderKind::parse)?.map(|kind| kind.as_str().to_owned()),
+        compute: query.one_of("compute", parse_compute)?.map(str::to_owned),
+    })
+}
+
+/// A runtime of the contract.
+fn parse_compute(name: &str) -> Option<&'static str> {
+    ["python", "node", "go"].into_iter().find(|known| *known == name)
+}
+
+/// The caller and the agent that the path names, after one round trip. `parse` reads the rest of the request, so
+/// that a caller with no good credential learns nothing of what is wrong with it.
+async fn authenticate<T>(
+    call: &Call,
+    agents: &Agents,
+    parse: impl FnOnce() -> Result<T, ApiError> + Send,
+) -> Result<(Principal, Agent, T), ApiError>
+where
+    T: Send,
+{
+    let read = |scope| -> BoxFuture<'_, Result<(Option<Agent>, T), ApiError>> {
+        Box::pin(async move {
+            let id = call.request().agent_id()?;
+            let parsed = parse()?;
+            Ok((agents.get(&scope, &id).await?, parsed))
+        })
+    };
+    let (principal, (agent, parsed)) = call.authenticate_with(read).await?;
+    let agent = agent.filter(|agent| principal.scope().sees(&agent.session));
+    Ok((principal, agent.ok_or_else(ApiError::not_found)?, parsed))
+}
+
+/// The provider of an agent whose sandbox takes calls.
+fn usable<'a>(agent: &Agent, sandboxes: &'a Sandboxes) -> Result<(&'a dyn Provider, AgentRef), ApiError> {
+    match agent.status {
+        AgentStatus::Ready | AgentStatus::Running => {
+            Ok((sandboxes.provider(&agent.provider)?, AgentRef { agent: agent.id.to_string() }))
+        }
+        other => Err(ApiError::new(ErrorCode::Conflict, format!("the agent is {}", other.as_str()))
+            .detail("status", other.as_str())),
+    }
+}

@@ -1,0 +1,4 @@
+//! `POST /v1/sessions/{id}/agents`
+use theazo_functions::{lambda, routes};
+
+lambda!(routes::AGENTS_CREATE);

@@ -1,0 +1,4 @@
+//! `GET /health`
+use theazo_functions::{lambda, routes};
+
+lambda!(routes::HEALTH);

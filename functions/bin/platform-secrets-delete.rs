@@ -1,0 +1,4 @@
+//! `DELETE /v1/secrets/{name}`
+use theazo_functions::{lambda, routes};
+
+lambda!(routes::PLATFORM_SECRETS_DELETE);

@@ -1,0 +1,4 @@
+//! `POST /v1/secrets`
+use theazo_functions::{lambda, routes};
+
+lambda!(routes::PLATFORM_SECRETS_SET);

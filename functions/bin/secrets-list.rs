@@ -1,0 +1,4 @@
+//! `GET /v1/sessions/{id}/secrets`
+use theazo_functions::{lambda, routes};
+
+lambda!(routes::SECRETS_LIST);

@@ -1,0 +1,185 @@
+//! A deployment, and the capabilities that endpoints are handed from it.
+
+use crate::agents::Sandboxes;
+use std::sync::Arc;
+use std::time::Duration;
+use theazo_providers::docker::{DockerConfig, DockerProvider, Endpoint};
+use theazo_providers::{Provider, ProviderError};
+use theazo_store::{
+    Agents, Aws, Credentials, KeyRing, KeyRingConfig, ProviderConfigs, SecretNames, SecretOpener, SecretSealer,
+    Sessions, Table,
+};
+use theazo_tenancy::Operator;
+
+/// How long an unwrapped root key may be used before KMS is asked again, unless configured otherwise.
+const KEY_CACHE_TTL: Duration = Duration::from_secs(600);
+
+/// What distinguishes one deployment from another.
+#[derive(Clone, Debug)]
+pub struct DeploymentConfig {
+    /// Its name: bound into every sealed record and every sandbox's labels.
+    pub name: String,
+    /// The data table's name.
+    pub table: String,
+    /// The KMS key's ARN.
+    pub kms_key_arn: String,
+    /// The deployment's own Docker engine, if it has one.
+    pub docker: Option<DockerEngine>,
+}
+
+/// A Docker engine that belongs to the deployment.
+#[derive(Clone, Debug)]
+pub struct DockerEngine {
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// The agent image on it.
+    pub image: String,
+}
+
+/// A variable is missing or cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It is not set.
+    #[error("{0} is not set")]
+    Missing(&'static str),
+    /// The Docker engine's address cannot be used.
+    #[error("the Docker engine cannot be used: {0}")]
+    Docker(#[from] ProviderError),
+}
+
+/// A deployment with its clients.
+#[derive(Clone)]
+pub struct Deployment {
+    config: DeploymentConfig,
+    table: Table,
+    keys: KeyRing,
+    docker: Option<Arc<dyn Provider>>,
+}
+
+/// Environment variables of a function.
+const NAME: &str = "THEAZO_DEPLOYMENT";
+const TABLE: &str = "THEAZO_TABLE";
+const KMS_KEY: &str = "THEAZO_KMS_KEY_ARN";
+const DOCKER_ENDPOINT: &str = "THEAZO_DOCKER_ENDPOINT";
+const DOCKER_IMAGE: &str = "THEAZO_DOCKER_IMAGE";
+
+impl DeploymentConfig {
+    /// Reads the function's environment.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the variable that is missing or wrong.
+    pub fn from_env() -> Result<Self, ConfigError> {
+        let get = |name| std::env::var(name).map_err(|_| ConfigError::Missing(name));
+        let docker = match std::env::var(DOCKER_ENDPOINT) {
+            Ok(endpoint) => Some(DockerEngine { endpoint: Endpoint::parse(&endpoint)?, image: get(DOCKER_IMAGE)? }),
+            Err(_) => None,
+        };
+        Ok(Self { name: get(NAME)?, table: get(TABLE)?, kms_key_arn: get(KMS_KEY)?, docker })
+    }
+
+    /// The same as variables for another process.
+    pub fn to_env(&self) -> Vec<(&'static str, String)> {
+        let mut variables =
+            vec![(NAME, self.name.clone()), (TABLE, self.table.clone()), (KMS_KEY, self.kms_key_arn.clone())];
+        if let Some(docker) = &self.docker {
+            let Endpoint::Unix(socket) = &docker.endpoint;
+            variables.push((DOCKER_ENDPOINT, format!("unix://{}", socket.display())));
+            variables.push((DOCKER_IMAGE, docker.image.clone()));
+        }
+        variables
+    }
+}
+
+impl Deployment {
+    /// A deployment reached through those clients.
+    ///
+    /// # Errors
+    /// [`ConfigError::Docker`] when the engine's address cannot be used.
+    pub fn new(aws: &Aws, config: DeploymentConfig) -> Result<Self, ConfigError> {
+        let table = Table::new(aws, &config.table);
+        let ring = KeyRingConfig {
+            deployment: config.name.clone(),
+            kms_key_arn: config.kms_key_arn.clone(),
+            cache_ttl: KEY_CACHE_TTL,
+        };
+        #[expect(clippy::disallowed_methods, reason = "the key ring reads the root keys' rows and nothing else")]
+        let keys = KeyRing::new(aws, table.clone(), ring, &Operator::assume());
+        let docker = match &config.docker {
+            Some(engine) => {
+                let settings = DockerConfig::new(engine.endpoint.clone(), &engine.image, &config.name);
+                Some(Arc::new(DockerProvider::new(settings)?) as Arc<dyn Provider>)
+            }
+            None => None,
+        };
+        Ok(Self { config, table, keys, docker })
+    }
+
+    /// What distinguishes it.
+    pub fn config(&self) -> &DeploymentConfig {
+        &self.config
+    }
+
+    /// The data table, for set-up and operation. Endpoints are handed capabilities instead.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The key ring, for set-up.
+    pub fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
+    pub(crate) fn credentials(&self) -> Credentials {
+        Credentials::new(self.table.clone())
+    }
+}
+
+/// The capabilities an endpoint can ask for. Each stands for permissions in the deployment's template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CapabilityName {
+    /// Read and change sessions.
+    Sessions,
+    /// Read and change agents' rows.
+    Agents,
+    /// Read secrets' names and versions.
+    SecretNames,
+    /// Seal and delete values.
+    SecretSealer,
+    /// Open values.
+    SecretOpener,
+    /// Read provider configuration.
+    ProviderConfigs,
+    /// Call compute providers.
+    Sandboxes,
+}
+
+/// Something an endpoint can be handed.
+pub trait Capability {
+    /// Its name in the route table.
+    const NAME: CapabilityName;
+
+    /// Hands it out.
+    fn of(deployment: &Deployment) -> Self;
+}
+
+macro_rules! capabilities {
+    ($($capability:ident: $deployment:ident => $make:expr;)*) => {
+        $(impl Capability for $capability {
+            const NAME: CapabilityName = CapabilityName::$capability;
+
+            fn of($deployment: &Deployment) -> Self {
+                $make
+            }
+        })*
+    };
+}
+
+capabilities! {
+    Sessions: deployment => Self::new(deployment.table.clone());
+    Agents: deployment => Self::new(deployment.table.clone());
+    SecretNames: deployment => Self::new(deployment.table.clone());
+    SecretSealer: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
+    SecretOpener: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
+    ProviderConfigs: deployment => Self::new(deployment.table.clone());
+    Sandboxes: deployment => Self::new(deployment.docker.clone());
+}

@@ -1,0 +1,58 @@
+//! One endpoint as a Lambda function.
+
+use crate::deployment::{Deployment, DeploymentConfig};
+use crate::routes::Route;
+use crate::{Incoming, serve};
+use bytes::Bytes;
+use lambda_http::{Body, Error, RequestExt, service_fn};
+use theazo_http::{LogFormat, init_logging};
+use theazo_store::Aws;
+
+/// The whole of an endpoint's binary: `lambda!(routes::SESSIONS_CREATE);`
+#[macro_export]
+macro_rules! lambda {
+    ($route:path) => {
+        #[tokio::main(flavor = "current_thread")]
+        async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            theazo_functions::lambda::run(&$route).await
+        }
+    };
+}
+
+/// Runs one endpoint under the Lambda runtime until the runtime ends it.
+///
+/// # Errors
+/// When the function's environment is incomplete, or the runtime cannot be reached.
+pub async fn run(route: &'static Route) -> Result<(), Error> {
+    init_logging(LogFormat::Json)?;
+    let deployment = Deployment::new(&Aws::from_env().await, DeploymentConfig::from_env()?)?;
+    let deployment = &deployment;
+    lambda_http::run(service_fn(move |event: lambda_http::Request| async move {
+        Ok::<_, Error>(answer(deployment, route, event).await)
+    }))
+    .await
+}
+
+async fn answer(deployment: &Deployment, route: &'static Route, event: lambda_http::Request) -> http::Response<Body> {
+    let raw_path = event.raw_http_path().to_owned();
+    let (parts, body) = event.into_parts();
+    let body = match body {
+        Body::Text(text) => Bytes::from(text),
+        Body::Binary(bytes) => Bytes::from(bytes),
+        _ => Bytes::new(),
+    };
+    let incoming = Incoming {
+        method: parts.method,
+        raw_path,
+        raw_query: parts.uri.query().unwrap_or_default().to_owned(),
+        headers: parts.headers,
+        body,
+    };
+    let (response, _) = serve(deployment, &[route], incoming).await;
+    // Every body of ours is JSON or empty, so it is always text.
+    response.map(|body| match String::from_utf8(body.into()) {
+        Ok(text) if text.is_empty() => Body::Empty,
+        Ok(text) => Body::Text(text),
+        Err(error) => Body::Binary(error.into_bytes()),
+    })
+}

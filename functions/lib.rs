@@ -1,0 +1,17 @@
+//! The product's endpoints: a folder per noun, a file per endpoint, and the one route table.
+//!
+//! An endpoint's file has one `handle` function. Its arguments after the call are all that it may touch; the route
+//! table names the same capabilities, and the compiler holds the two against each other.
+
+pub mod account;
+pub mod agents;
+pub mod deployment;
+pub mod lambda;
+pub mod providers;
+pub mod reconcile;
+pub mod routes;
+pub mod secrets;
+mod serve;
+pub mod sessions;
+
+pub use serve::{Incoming, serve};

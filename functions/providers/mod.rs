@@ -1,0 +1,3 @@
+//! Compute providers as a platform sees them.
+
+pub mod list;

@@ -1,0 +1,140 @@
+//! Reconciling what the table says with what providers run: whatever was interrupted is finished, whatever outlived
+//! its time is ended, whatever nobody owns is removed. A scheduled function, and a loop in the local stack.
+
+use crate::agents::{Sandboxes, lifecycle};
+use crate::deployment::{Capability, Deployment};
+use crate::sessions::terminate;
+use std::collections::HashSet;
+use theazo_http::ApiError;
+use theazo_providers::AgentRef;
+use theazo_store::{AgentStatus, Agents, SecretSealer, Sessions, Work, WorkItem, now_ms};
+use theazo_tenancy::{Operator, WorkRef};
+
+/// How long a boot may be under way before its process counts as dead, milliseconds. A create gives up earlier.
+const BOOT_GRACE_MS: i64 = 60_000;
+
+/// What a run did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Boots that were interrupted and taken back.
+    pub failed_boots: usize,
+    /// Agents that had run out of time.
+    pub expired: usize,
+    /// Ended agents whose sandbox was still to be removed.
+    pub settled: usize,
+    /// Terminated sessions whose removal was finished.
+    pub sessions: usize,
+    /// Sandboxes that no agent owns.
+    pub orphans: usize,
+    /// Things that could not be done now and stay on the list.
+    pub postponed: usize,
+}
+
+/// Whether other processes may be booting agents at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Boots {
+    /// They may: a boot is given its time.
+    UnderWay,
+    /// They cannot, as when a local stack has just started: every recorded boot was interrupted.
+    Impossible,
+}
+
+/// Reconciles once.
+///
+/// # Errors
+/// `internal_error` when the work list cannot be read. A provider that does not answer postpones its items instead.
+pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome, ApiError> {
+    #[expect(clippy::disallowed_methods, reason = "reconciling acts for every tenant and has no caller")]
+    let work = Work::new(deployment.table().clone(), Operator::assume());
+    let run = Run {
+        sandboxes: Sandboxes::of(deployment),
+        agents: Agents::of(deployment),
+        sessions: Sessions::of(deployment),
+        sealer: SecretSealer::of(deployment),
+        work,
+        boots,
+    };
+    let mut outcome = Outcome::default();
+    run.orphans(&mut outcome).await?;
+    for item in run.work.list().await? {
+        let done = match &item {
+            WorkItem::Agent(work) => run.agent(work, &mut outcome).await,
+            WorkItem::Session(platform, mode, session) => {
+                let scope = run.work.operator().tenant(platform, *mode);
+                let Run { sessions, agents, sealer, sandboxes, .. } = &run;
+                let done = terminate::finish(&scope, session, sessions, agents, sealer, sandboxes).await;
+                outcome.sessions += usize::from(done.is_ok());
+                done
+            }
+        };
+        if let Err(error) = done {
+            tracing::warn!(?item, ?error, "postponed");
+            outcome.postponed += 1;
+        }
+    }
+    Ok(outcome)
+}
+
+struct Run {
+    sandboxes: Sandboxes,
+    agents: Agents,
+    sessions: Sessions,
+    sealer: SecretSealer,
+    work: Work,
+    boots: Boots,
+}
+
+impl Run {
+    async fn agent(&self, work: &WorkRef, outcome: &mut Outcome) -> Result<(), ApiError> {
+        let scope = self.work.operator().tenant(&work.platform, work.mode);
+        let Some(agent) = self.agents.get(&scope, &work.agent).await? else { return Ok(()) };
+        let now = now_ms();
+        let deadline = agent.ready_at_ms.unwrap_or(agent.created_at_ms).saturating_add(agent.timeout_ms);
+        let grace = if self.boots == Boots::Impossible { 0 } else { BOOT_GRACE_MS };
+        let (status, count) = match agent.status {
+            AgentStatus::Booting if now - agent.created_at_ms >= grace => {
+                (AgentStatus::Failed, &mut outcome.failed_boots)
+            }
+            status if status.is_over() => (status, &mut outcome.settled),
+            AgentStatus::Ready | AgentStatus::Running if now >= deadline => {
+                (AgentStatus::Completed, &mut outcome.expired)
+            }
+            _ => return Ok(()),
+        };
+        lifecycle::end(&scope, &agent, status, &self.agents, &self.sandboxes).await?;
+        *count += 1;
+        Ok(())
+    }
+
+    /// Removes sandboxes that no recorded agent owns. Sandboxes are listed before the work list is read, and an agent
+    /// is on the work list before its sandbox is made: what is missing there has no owner.
+    async fn orphans(&self, outcome: &mut Outcome) -> Result<(), ApiError> {
+        for provider in self.sandboxes.all() {
+            let Ok(sandboxes) = provider.list_mine().await else {
+                tracing::warn!(provider = provider.kind().as_str(), "the provider does not list its sandboxes");
+                outcome.postponed += 1;
+                continue;
+            };
+            let known: HashSet<String> = self
+                .work
+                .list()
+                .await?
+                .into_iter()
+                .filter_map(|item| match item {
+                    WorkItem::Agent(work) => Some(work.agent.to_string()),
+                    WorkItem::Session(..) => None,
+                })
+                .collect();
+            for sandbox in sandboxes.into_iter().filter(|sandbox| !known.contains(&sandbox.agent)) {
+                match provider.destroy(&AgentRef { agent: sandbox.agent.clone() }).await {
+                    Ok(()) => outcome.orphans += 1,
+                    Err(error) => {
+                        tracing::warn!(agent = sandbox.agent, %error, "an orphan could not be removed yet");
+                        outcome.postponed += 1;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,164 @@
+//! The one route table. What is not in it does not exist.
+//!
+//! A line says everything about an endpoint: its name (also its function's and its binary's), method and path, who may
+//! call it, which capabilities it is handed, and its handler. The local server and the Lambda binaries come from it.
+
+use crate::deployment::{Capability, CapabilityName, Deployment};
+use crate::{account, agents, providers, secrets, sessions};
+use std::future::Future;
+use std::pin::Pin;
+use theazo_http::{Answer, ApiError, Call, Caller, Pattern, RouteInfo};
+use theazo_store::{Agents, ProviderConfigs, SecretNames, SecretOpener, SecretSealer, Sessions};
+
+use crate::agents::Sandboxes;
+
+/// What a handler gives.
+pub type Handling = Pin<Box<dyn Future<Output = Result<Answer, ApiError>> + Send>>;
+
+/// An endpoint.
+pub struct Route {
+    /// What it declares about itself.
+    pub info: RouteInfo,
+    /// What it is handed.
+    pub capabilities: &'static [CapabilityName],
+    /// Its handler, with its capabilities handed out.
+    pub handler: fn(Call, &Deployment) -> Handling,
+}
+
+macro_rules! routes {
+    ($($constant:ident = $name:literal $method:ident $path:literal
+        by [$($caller:ident),+] needs [$($capability:ident),*] => $noun:ident::$file:ident;)+) => {
+        $(
+            #[doc = concat!("`", stringify!($method), " ", $path, "`")]
+            pub static $constant: Route = Route {
+                info: RouteInfo {
+                    name: $name,
+                    method: stringify!($method),
+                    pattern: Pattern($path),
+                    callers: &[$(Caller::$caller),+],
+                    streams: false,
+                },
+                capabilities: &[$(<$capability as Capability>::NAME),*],
+                handler: |call, _deployment| {
+                    Box::pin($noun::$file::handle(call $(, <$capability as Capability>::of(_deployment))*))
+                },
+            };
+        )+
+
+        /// Every endpoint.
+        pub static ROUTES: &[&Route] = &[$(&$constant),+];
+    };
+}
+
+routes! {
+    HEALTH = "health" GET "/health"
+        by [Anyone] needs [] => account::health;
+    WHOAMI = "whoami" GET "/v1/whoami"
+        by [Platform, Session] needs [] => account::whoami;
+
+    SESSIONS_CREATE = "sessions-create" POST "/v1/sessions"
+        by [Platform] needs [Sessions] => sessions::create;
+    SESSIONS_BY_USER = "sessions-by-user" POST "/v1/sessions/by-user/{userId}"
+        by [Platform] needs [Sessions] => sessions::by_user;
+    SESSIONS_LIST = "sessions-list" GET "/v1/sessions"
+        by [Platform] needs [Sessions] => sessions::list;
+    SESSIONS_GET = "sessions-get" GET "/v1/sessions/{id}"
+        by [Platform, Session] needs [Sessions] => sessions::get;
+    SESSIONS_LIMITS_GET = "sessions-limits-get" GET "/v1/sessions/{id}/limits"
+        by [Platform, Session] needs [Sessions] => sessions::limits_get;
+    SESSIONS_LIMITS_SET = "sessions-limits-set" PATCH "/v1/sessions/{id}/limits"
+        by [Platform] needs [Sessions] => sessions::limits_set;
+    SESSIONS_USAGE = "sessions-usage" GET "/v1/sessions/{id}/usage"
+        by [Platform, Session] needs [Sessions, Agents] => sessions::usage;
+    SESSIONS_TERMINATE = "sessions-terminate" POST "/v1/sessions/{id}/terminate"
+        by [Platform] needs [Sessions, Agents, SecretSealer, Sandboxes] => sessions::terminate;
+
+    SECRETS_SET = "secrets-set" POST "/v1/sessions/{id}/secrets"
+        by [Platform] needs [Sessions, SecretSealer] => secrets::set;
+    SECRETS_LIST = "secrets-list" GET "/v1/sessions/{id}/secrets"
+        by [Platform, Session] needs [Sessions, SecretNames, Agents] => secrets::list;
+    SECRETS_DELETE = "secrets-delete" DELETE "/v1/sessions/{id}/secrets/{name}"
+        by [Platform] needs [Sessions, SecretSealer] => secrets::delete;
+    PLATFORM_SECRETS_SET = "platform-secrets-set" POST "/v1/secrets"
+        by [Platform] needs [SecretSealer] => secrets::platform_set;
+    PLATFORM_SECRETS_LIST = "platform-secrets-list" GET "/v1/secrets"
+        by [Platform] needs [SecretNames, Agents] => secrets::platform_list;
+    PLATFORM_SECRETS_DELETE = "platform-secrets-delete" DELETE "/v1/secrets/{name}"
+        by [Platform] needs [SecretSealer] => secrets::platform_delete;
+
+    AGENTS_CREATE = "agents-create" POST "/v1/sessions/{id}/agents"
+        by [Platform, Session] needs [Sessions, Agents, SecretOpener, Sandboxes] => agents::create;
+    AGENTS_LIST_OF_SESSION = "agents-list-of-session" GET "/v1/sessions/{id}/agents"
+        by [Platform, Session] needs [Sessions, Agents] => agents::list_of_session;
+    AGENTS_LIST = "agents-list" GET "/v1/agents"
+        by [Platform] needs [Agents] => agents::list;
+    AGENTS_GET = "agents-get" GET "/v1/agents/{id}"
+        by [Platform, Session] needs [Agents] => agents::get;
+    AGENTS_STATUS = "agents-status" GET "/v1/agents/{id}/status"
+        by [Platform, Session] needs [Agents] => agents::status;
+    AGENTS_EXEC = "agents-exec" POST "/v1/agents/{id}/exec"
+        by [Platform, Session] needs [Agents, Sandboxes] => agents::exec;
+    AGENTS_FILES_WRITE = "agents-files-write" POST "/v1/agents/{id}/files"
+        by [Platform, Session] needs [Agents, Sandboxes] => agents::files_write;
+    AGENTS_FILES_LIST = "agents-files-list" GET "/v1/agents/{id}/files"
+        by [Platform, Session] needs [Agents, Sandboxes] => agents::files_list;
+    AGENTS_FILES_READ = "agents-files-read" GET "/v1/agents/{id}/files/{path*}"
+        by [Platform, Session] needs [Agents, Sandboxes] => agents::files_read;
+    AGENTS_TERMINATE = "agents-terminate" POST "/v1/agents/{id}/terminate"
+        by [Platform, Session] needs [Agents, Sandboxes] => agents::terminate;
+
+    PROVIDERS_LIST = "providers-list" GET "/v1/providers"
+        by [Platform] needs [ProviderConfigs, Sandboxes] => providers::list;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_and_method_with_path_are_unique() {
+        let names: HashSet<_> = ROUTES.iter().map(|route| route.info.name).collect();
+        let places: HashSet<_> = ROUTES.iter().map(|route| (route.info.method, route.info.pattern.0)).collect();
+        assert_eq!((names.len(), places.len()), (ROUTES.len(), ROUTES.len()));
+    }
+
+    #[test]
+    fn every_route_has_a_binary_of_a_few_lines_and_there_is_no_other() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("bin");
+        let files: HashSet<String> = std::fs::read_dir(&folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+            .collect();
+        let routes: HashSet<String> = ROUTES.iter().map(|route| route.info.name.to_owned()).collect();
+        assert_eq!(files, routes);
+        let manifest = std::fs::read_to_string(folder.with_file_name("Cargo.toml")).unwrap();
+        for route in ROUTES {
+            let name = route.info.name;
+            let source = std::fs::read_to_string(folder.join(format!("{name}.rs"))).unwrap();
+            let constant = name.replace('-', "_").to_uppercase();
+            assert!(source.contains(&format!("lambda!(routes::{constant})")), "{name}");
+            assert!(source.lines().count() <= 5, "{name}");
+            assert!(manifest.contains(&format!("name = \"{name}\"")), "{name}");
+        }
+    }
+
+    #[test]
+    fn functions_that_list_names_have_no_capability_that_could_hold_a_value() {
+        for route in ROUTES.iter().filter(|route| route.info.name.ends_with("secrets-list")) {
+            for forbidden in [CapabilityName::SecretOpener, CapabilityName::SecretSealer] {
+                assert!(!route.capabilities.contains(&forbidden), "{}", route.info.name);
+            }
+        }
+    }
+
+    #[test]
+    fn only_booting_an_agent_opens_values() {
+        let openers: Vec<_> = ROUTES
+            .iter()
+            .filter(|route| route.capabilities.contains(&CapabilityName::SecretOpener))
+            .map(|route| route.info.name)
+            .collect();
+        assert_eq!(openers, ["agents-create"]);
+    }
+}

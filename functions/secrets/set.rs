@@ -1,0 +1,25 @@
+//! `POST /v1/sessions/{id}/secrets`
+
+use super::body::{self, BodyKind};
+use super::live;
+use futures_util::future::try_join;
+use theazo_http::{Answer, ApiError, Call};
+use theazo_store::{SecretSealer, SecretTarget, Sessions};
+
+/// Sets a session's secrets: merges, all or nothing.
+pub async fn handle(call: Call, sessions: Sessions, sealer: SecretSealer) -> Result<Answer, ApiError> {
+    let read = |scope| {
+        let (call, sessions, sealer) = (&call, &sessions, &sealer);
+        async move {
+            let id = call.request().session_id()?;
+            let secrets = body::parse(&call.request().body, BodyKind::Session)?;
+            let target = SecretTarget::Session(id.clone());
+            let (session, state) = try_join(sessions.get(&scope, &id), sealer.load(&scope, &target)).await?;
+            Ok((target, secrets, session, state))
+        }
+    };
+    let (principal, (target, secrets, session, state)) = call.authenticate_with(read).await?;
+    live(session)?;
+    sealer.set(&principal.scope(), &target, state, &secrets).await?;
+    Ok(Answer::no_content())
+}

@@ -1,0 +1,73 @@
+//! From a raw request to a whole response, for the local server and for Lambda alike.
+
+use crate::deployment::Deployment;
+use crate::routes::Route;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use std::panic::AssertUnwindSafe;
+use std::time::Instant;
+use theazo_http::{Answer, ApiError, Call, MAX_BODY_BYTES, Pattern, Request};
+use theazo_store::{RoundTrips, count_round_trips};
+use theazo_tenancy::RequestId;
+use tracing::Instrument;
+
+/// A request as it came in.
+pub struct Incoming {
+    /// The HTTP method.
+    pub method: http::Method,
+    /// The path, still percent-encoded.
+    pub raw_path: String,
+    /// The query, still percent-encoded.
+    pub raw_query: String,
+    /// The headers.
+    pub headers: http::HeaderMap,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// Answers one request by one of these routes, and writes its log line.
+pub async fn serve(
+    deployment: &Deployment,
+    routes: &[&'static Route],
+    incoming: Incoming,
+) -> (http::Response<Bytes>, RoundTrips) {
+    let id = RequestId::make();
+    let started = Instant::now();
+    let route = find(routes, &incoming);
+    let name = route.as_ref().map_or("none", |(route, _)| route.info.name);
+    let span = tracing::info_span!("request", id = %id, route = name, credential = tracing::field::Empty);
+    let (outcome, trips) = async {
+        let handling = async {
+            let (route, params) = route.ok_or_else(ApiError::not_found)?;
+            let Incoming { raw_path, raw_query, headers, body, .. } = incoming;
+            if body.len() > MAX_BODY_BYTES {
+                return Err(ApiError::invalid("body", "must be at most 6 MB"));
+            }
+            let request = Request { id: id.clone(), raw_path, params, raw_query, headers, body };
+            (route.handler)(Call::new(request, &route.info, deployment.credentials()), deployment).await
+        };
+        // A handler that panics has met a mistake of ours; the caller gets a 500 and the process goes on.
+        let caught = AssertUnwindSafe(count_round_trips(handling)).catch_unwind().await;
+        let (outcome, trips) =
+            caught.unwrap_or_else(|_| (Err(ApiError::internal()), RoundTrips { total: 0, sequential: 0 }));
+        let answer: Answer = outcome.unwrap_or_else(|error| error.into_answer(&id));
+        tracing::info!(
+            status = answer.status(),
+            ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            round_trips = trips.sequential,
+            calls = trips.total,
+            "answered"
+        );
+        (answer, trips)
+    }
+    .instrument(span)
+    .await;
+    (outcome.into_response(id.as_str()), trips)
+}
+
+fn find(routes: &[&'static Route], incoming: &Incoming) -> Option<(&'static Route, theazo_http::Params)> {
+    let candidates: Vec<&'static Route> =
+        routes.iter().copied().filter(|route| route.info.method == incoming.method.as_str()).collect();
+    let (route, params) = Pattern::best(&candidates, |route| route.info.pattern, &incoming.raw_path)?;
+    Some((*route, params))
+}

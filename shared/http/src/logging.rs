@@ -1,0 +1,50 @@
+//! The process's logging. Libraries that would print bodies are capped here, in code, whatever the configuration says.
+
+use tracing::Metadata;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+/// Crates whose finer levels print requests and answers: bollard prints exec bodies at debug, the SDK and the HTTP
+/// stack print theirs at trace.
+const CAPPED: &[&str] =
+    &["bollard", "aws_", "hyper", "h2", "rustls", "reqwest", "dynoxide", "axum", "tower", "lambda_"];
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A JSON object a line, for machines.
+    Json,
+    /// For a terminal.
+    Text,
+}
+
+/// Logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("logging is set up already")]
+pub struct LoggingError;
+
+fn is_allowed(metadata: &Metadata<'_>) -> bool {
+    let capped = CAPPED.iter().any(|name| metadata.target().starts_with(name));
+    !capped || *metadata.level() <= LevelFilter::INFO
+}
+
+/// Sets the process's logging up: to standard error, by `RUST_LOG` (default `info`), with the caps above.
+///
+/// # Errors
+/// [`LoggingError`] when it was set up before.
+pub fn init_logging(format: LogFormat) -> Result<(), LoggingError> {
+    let wanted = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        LogFormat::Text => lines.with_ansi(false).boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter_fn(is_allowed)))
+        .with(wanted)
+        .try_init()
+        .map_err(|_| LoggingError)
+}

@@ -1,0 +1,193 @@
+//! The contract itself: what the control plane may ask of a provider, and the words both sides use.
+
+use crate::ProviderError;
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use theazo_guest_protocol::{FileEntry, Language, WriteAt};
+use theazo_vault::SecretValue;
+
+/// A compute provider's name, as in the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ProviderKind {
+    /// Docker hosts.
+    Docker,
+    /// E2B sandboxes.
+    E2b,
+    /// Fly machines.
+    Fly,
+    /// The provider behind test keys; nothing leaves the service.
+    Simulated,
+}
+
+impl ProviderKind {
+    /// The name on the wire and in the table.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::E2b => "e2b",
+            Self::Fly => "fly",
+            Self::Simulated => "simulated",
+        }
+    }
+
+    /// The provider of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Docker, Self::E2b, Self::Fly, Self::Simulated].into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+/// What an agent's processes find in their environment: names already uppercased and checked, values as opened.
+#[derive(Default)]
+pub struct Environment(Vec<(String, SecretValue)>);
+
+impl Environment {
+    /// Adds a variable. A later one of the same name wins.
+    pub fn set(&mut self, name: impl Into<String>, value: SecretValue) {
+        let name = name.into();
+        self.0.retain(|(existing, _)| *existing != name);
+        self.0.push((name, value));
+    }
+
+    /// The names, in the order they were set.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Names and values, for the one place in an adapter that delivers them.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &SecretValue)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+}
+
+/// What a sandbox is to be. Nothing in it is secret: providers may show all of it.
+#[derive(Clone, Debug)]
+pub struct SandboxSpec {
+    /// The agent's id, `agt_…`; creating twice with one id gives one sandbox.
+    pub agent: String,
+    /// The owning session's id, for the provider's labels.
+    pub session: String,
+    /// The owning platform's id, for the provider's labels.
+    pub platform: String,
+    /// After this long the sandbox ends by itself, whatever the control plane does.
+    pub lifetime: Duration,
+    /// Whether the agent may open connections to the outside.
+    pub internet: bool,
+}
+
+/// A sandbox that exists.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    /// Where it runs, if the provider has such a notion.
+    pub region: Option<String>,
+    /// What an operator may know of it: which isolation it got, which host.
+    pub details: BTreeMap<String, String>,
+}
+
+/// Which agent's sandbox is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentRef {
+    /// The agent's id, `agt_…`.
+    pub agent: String,
+}
+
+/// Code to run.
+pub struct ExecRequest {
+    /// What runs it.
+    pub language: Language,
+    /// The program text.
+    pub code: String,
+    /// After this long the whole process tree is killed.
+    pub timeout: Duration,
+    /// Standard input.
+    pub stdin: Bytes,
+    /// Bytes kept of each output stream.
+    pub output_cap: usize,
+}
+
+/// What running code gave. A non-zero exit code is a result, not an error.
+pub struct ExecOutput {
+    /// Standard output, at most the cap.
+    pub stdout: Bytes,
+    /// Standard error, at most the cap.
+    pub stderr: Bytes,
+    /// 128 + signal number for a process ended by a signal.
+    pub exit_code: i32,
+    /// Whether the time limit ended it; no process of the tree is left.
+    pub timed_out: bool,
+    /// Whether standard output was cut.
+    pub stdout_truncated: bool,
+    /// Whether standard error was cut.
+    pub stderr_truncated: bool,
+}
+
+/// A piece of a file.
+pub struct FilePiece {
+    /// The bytes.
+    pub data: Bytes,
+    /// Size of the whole file in bytes.
+    pub size: u64,
+}
+
+/// A sandbox, or what is left of one, that this deployment made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedSandbox {
+    /// The agent it was made for.
+    pub agent: String,
+    /// Whether it still runs.
+    pub running: bool,
+}
+
+/// Whether a provider can be used now.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// Whether it answered in time.
+    pub healthy: bool,
+    /// One line for people: a version, or what is wrong. Never a credential or a raw answer.
+    pub message: String,
+}
+
+/// One compute provider.
+#[async_trait]
+pub trait Provider: Send + Sync {
+    /// Which provider this is.
+    fn kind(&self) -> ProviderKind;
+
+    /// Makes the agent's sandbox and delivers its environment. Idempotent by agent id: a sandbox that already
+    /// exists under that id is adopted. On an error, whatever was made may still be there; call [`Provider::destroy`].
+    async fn create(&self, spec: &SandboxSpec, environment: &Environment) -> Result<Sandbox, ProviderError>;
+
+    /// Runs code and answers when its whole process tree is gone.
+    async fn exec(&self, agent: &AgentRef, request: ExecRequest) -> Result<ExecOutput, ProviderError>;
+
+    /// Writes a file beneath `/data` or `/tmp`; `None` replaces it.
+    async fn write_file(
+        &self,
+        agent: &AgentRef,
+        path: &str,
+        at: Option<WriteAt>,
+        data: Bytes,
+    ) -> Result<(), ProviderError>;
+
+    /// Reads a piece of a regular file beneath `/data` or `/tmp`.
+    async fn read_file(
+        &self,
+        agent: &AgentRef,
+        path: &str,
+        offset: u64,
+        length: u64,
+    ) -> Result<FilePiece, ProviderError>;
+
+    /// Lists a directory beneath `/data` or `/tmp`.
+    async fn list_files(&self, agent: &AgentRef, dir: &str) -> Result<Vec<FileEntry>, ProviderError>;
+
+    /// Removes the sandbox and everything that belongs to it. Idempotent; succeeding means nothing is left.
+    async fn destroy(&self, agent: &AgentRef) -> Result<(), ProviderError>;
+
+    /// Every sandbox of this deployment that the provider still has any part of.
+    async fn list_mine(&self) -> Result<Vec<OwnedSandbox>, ProviderError>;
+
+    /// Whether the provider answers. Never an error: being unreachable is the answer.
+    async fn health(&self) -> Health;
+}

@@ -1,0 +1,220 @@
+//! The Docker adapter: a container, a network and a volume per agent on one Docker engine.
+//!
+//! Everything is named after the agent and carries our labels, and only what carries them is adopted or removed.
+//! The environment is nowhere in a container's configuration: it is delivered through the standard input of a
+//! guest process into a memory file system (`design.md`, "Getting secrets into an agent"). It lives as long as
+//! the container runs without a restart.
+//!
+//! Calls to an engine that ran into a limit may still take effect. `create` adopts by name, and `destroy` looks
+//! until nothing is left; a creation that the engine finishes even later is found by `list_mine`.
+//!
+//! bollard logs request and answer bodies at debug level. Bodies hold no values of the environment, but answers
+//! hold what agents print: cap the `bollard` and `hyper` log targets at info.
+
+mod container;
+mod failure;
+mod guest;
+mod names;
+mod network;
+mod parts;
+mod subnets;
+mod transport;
+
+pub use subnets::SubnetPool;
+pub use transport::{Endpoint, connect};
+
+use crate::{
+    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, OwnedSandbox, Provider, ProviderError,
+    ProviderKind, Sandbox, SandboxSpec,
+};
+use async_trait::async_trait;
+use bollard::Docker;
+use bytes::Bytes;
+use guest::{As, Frame, unexpected};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use theazo_guest_protocol::{FileEntry, Request, Response, WriteAt};
+
+/// How long an ordinary engine call may take; measured ones take milliseconds, but engines are busy in bursts.
+const CALL_LIMIT: Duration = Duration::from_secs(30);
+/// How long a file call may take in all.
+const FILE_LIMIT: Duration = Duration::from_secs(60);
+/// What an exec may take beyond its own limit, for the process start and the answer's way.
+const EXEC_GRACE: Duration = Duration::from_secs(10);
+/// How long the fallback that kills everything of the agent's user may take.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// How long a health check waits.
+const HEALTH_LIMIT: Duration = Duration::from_secs(3);
+
+/// How one engine is used.
+#[derive(Clone, Debug)]
+pub struct DockerConfig {
+    /// Where the engine listens.
+    pub endpoint: Endpoint,
+    /// The agent image, by name or id. It must be on the engine already.
+    pub image: String,
+    /// Which deployment of this service owns what is made: the value of the label `theazo.deployment`. Two
+    /// deployments may share an engine.
+    pub deployment: String,
+    /// Memory of a sandbox in bytes, its memory file systems included.
+    pub memory_bytes: i64,
+    /// Processor time of a sandbox, in billionths of a core.
+    pub nano_cpus: i64,
+    /// Processes and threads of a sandbox.
+    pub pids: i64,
+    /// Where the agents' subnets come from. Must not be in use otherwise on the engine's host.
+    pub subnet_pool: SubnetPool,
+}
+
+impl DockerConfig {
+    /// The usual sandbox: 1 GiB of memory, one core, 256 processes, subnets from `10.213.0.0/16`.
+    pub fn new(endpoint: Endpoint, image: impl Into<String>, deployment: impl Into<String>) -> Self {
+        Self {
+            endpoint,
+            image: image.into(),
+            deployment: deployment.into(),
+            memory_bytes: 1024 * 1024 * 1024,
+            nano_cpus: 1_000_000_000,
+            pids: 256,
+            subnet_pool: SubnetPool::default(),
+        }
+    }
+}
+
+/// Agents on one Docker engine.
+pub struct DockerProvider {
+    docker: Docker,
+    config: DockerConfig,
+}
+
+impl DockerProvider {
+    /// An adapter for the engine that the configuration names. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`ProviderError::Failed`] if no client can be made.
+    pub fn new(config: DockerConfig) -> Result<Self, ProviderError> {
+        Ok(Self { docker: connect(&config.endpoint)?, config })
+    }
+
+    async fn deliver(&self, agent: &str, frame: Frame) -> Result<(), ProviderError> {
+        match self.ask(agent, As::Deliverer, frame, CALL_LIMIT).await? {
+            (Response::Done, _) => Ok(()),
+            (answer, _) => Err(unexpected("deliver environment", answer)),
+        }
+    }
+
+    async fn ask_for_file(
+        &self,
+        agent: &AgentRef,
+        request: &Request,
+        payload: &[&[u8]],
+    ) -> Result<(Response, Bytes), ProviderError> {
+        self.ask(&agent.agent, As::Agent, Frame::new(request, payload)?, FILE_LIMIT).await
+    }
+}
+
+#[async_trait]
+impl Provider for DockerProvider {
+    fn kind(&self) -> ProviderKind {
+        ProviderKind::Docker
+    }
+
+    async fn create(&self, spec: &SandboxSpec, environment: &Environment) -> Result<Sandbox, ProviderError> {
+        let name = names::resource_name(&spec.agent)?;
+        // First, so that an environment that cannot be delivered leaves nothing behind.
+        let frame = Frame::deliver(environment)?;
+        let (network, volume) = tokio::join!(self.ensure_network(spec, &name), self.ensure_volume(spec, &name));
+        volume?;
+        self.ensure_container(spec, &name, &network?).await?;
+        self.start(&name).await?;
+        self.deliver(&spec.agent, frame).await?;
+        let found = self.inspect(&name).await?.ok_or(ProviderError::SandboxGone)?;
+        let runtime = found.host_config.and_then(|host| host.runtime);
+        Ok(Sandbox {
+            region: None,
+            details: runtime.map(|runtime| ("isolation".to_owned(), runtime)).into_iter().collect::<BTreeMap<_, _>>(),
+        })
+    }
+
+    async fn exec(&self, agent: &AgentRef, request: ExecRequest) -> Result<ExecOutput, ProviderError> {
+        let header = Request::Exec {
+            language: request.language,
+            code: request.code,
+            timeout_ms: u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX),
+            output_cap: request.output_cap,
+            payload: request.stdin.len(),
+        };
+        let frame = Frame::new(&header, &[&request.stdin])?;
+        let limit = request.timeout.saturating_add(EXEC_GRACE);
+        let answer = self.ask(&agent.agent, As::Agent, frame, limit).await;
+        if matches!(answer, Err(ProviderError::TimedOut)) {
+            // The guest should have answered long ago, so it is gone or stuck: agent code can kill it.
+            let kill = Frame::new(&Request::KillAll, &[])?;
+            if self.ask(&agent.agent, As::Agent, kill, KILL_LIMIT).await.is_err() {
+                tracing::warn!(agent = agent.agent, "processes may be left after an exec that did not end");
+            }
+        }
+        match answer? {
+            (
+                Response::Exec { exit_code, timed_out, stdout, stderr: _, stdout_truncated, stderr_truncated },
+                mut payload,
+            ) => {
+                // `decode_response` has made sure that the payload is as long as both streams.
+                let stderr = payload.split_off(stdout);
+                Ok(ExecOutput { stdout: payload, stderr, exit_code, timed_out, stdout_truncated, stderr_truncated })
+            }
+            (other, _) => Err(unexpected("exec", other)),
+        }
+    }
+
+    async fn write_file(
+        &self,
+        agent: &AgentRef,
+        path: &str,
+        at: Option<WriteAt>,
+        data: Bytes,
+    ) -> Result<(), ProviderError> {
+        let request = Request::WriteFile { path: path.into(), at, payload: data.len() };
+        match self.ask_for_file(agent, &request, &[&data]).await? {
+            (Response::Done, _) => Ok(()),
+            (answer, _) => Err(unexpected("write file", answer)),
+        }
+    }
+
+    async fn read_file(
+        &self,
+        agent: &AgentRef,
+        path: &str,
+        offset: u64,
+        length: u64,
+    ) -> Result<FilePiece, ProviderError> {
+        let request = Request::ReadFile { path: path.into(), offset, length };
+        match self.ask_for_file(agent, &request, &[]).await? {
+            (Response::File { size, .. }, data) => Ok(FilePiece { data, size }),
+            (answer, _) => Err(unexpected("read file", answer)),
+        }
+    }
+
+    async fn list_files(&self, agent: &AgentRef, dir: &str) -> Result<Vec<FileEntry>, ProviderError> {
+        match self.ask_for_file(agent, &Request::ListFiles { dir: dir.into() }, &[]).await? {
+            (Response::Listing { entries }, _) => Ok(entries),
+            (answer, _) => Err(unexpected("list files", answer)),
+        }
+    }
+
+    async fn destroy(&self, agent: &AgentRef) -> Result<(), ProviderError> {
+        self.remove_all(&agent.agent).await
+    }
+
+    async fn list_mine(&self) -> Result<Vec<OwnedSandbox>, ProviderError> {
+        self.list_owned().await
+    }
+
+    async fn health(&self) -> Health {
+        let asked = failure::timed(HEALTH_LIMIT, self.docker.version()).await;
+        match asked.map_err(|error| failure::from_engine("version", error)).and_then(|told| transport::usable(&told)) {
+            Ok(message) => Health { healthy: true, message },
+            Err(error) => Health { healthy: false, message: error.to_string() },
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! An agent's own network: a bridge with a name and a subnet of its own, found again by name and labels.
+//!
+//! Network names are not unique at an engine (`reference/docker.md` 8), so after creation only ids are used.
+
+use super::failure::{failed, from_engine, says, timed};
+use super::subnets::Subnet;
+use super::{CALL_LIMIT, DockerProvider, names};
+use crate::{ProviderError, SandboxSpec};
+use bollard::models::{Ipam, IpamConfig, Network, NetworkCreateRequest};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// How often a subnet or a race for the name may be lost before giving up.
+const ATTEMPTS: usize = 16;
+/// How long the winner of a race needs to become visible.
+const RACE_PAUSE: Duration = Duration::from_millis(100);
+
+impl DockerProvider {
+    /// The id of the agent's network, which is made if it is not there.
+    pub(super) async fn ensure_network(&self, spec: &SandboxSpec, name: &str) -> Result<String, ProviderError> {
+        let mut refused: Vec<Subnet> = Vec::new();
+        for _ in 0..ATTEMPTS {
+            let networks = timed(CALL_LIMIT, self.docker.list_networks(None)).await;
+            let networks = networks.map_err(|error| from_engine("list networks", error))?;
+            if let Some(network) = networks.iter().find(|network| self.is_agents_network(network, spec, name)) {
+                return adopt(network, spec);
+            }
+            let mut used: Vec<Subnet> = networks.iter().flat_map(subnets_of).collect();
+            used.extend(&refused);
+            let start = names::subnet_start(&self.config.deployment, &spec.agent);
+            let subnet = self
+                .config
+                .subnet_pool
+                .pick(start, &used)
+                .ok_or_else(|| failed("create network", true, "no subnet is free on this engine"))?;
+            let request = self.network_request(spec, name, subnet);
+            match timed(CALL_LIMIT, self.docker.create_network(request)).await {
+                Ok(created) => return Ok(created.id),
+                Err(error) if says(&error, "overlaps") => refused.push(subnet),
+                // Another call for this agent was quicker.
+                Err(error) if says(&error, "bridge name") || says(&error, "already exists") => {
+                    tokio::time::sleep(RACE_PAUSE).await;
+                }
+                Err(error) => return Err(from_engine("create network", error)),
+            }
+        }
+        Err(failed("create network", true, "lost the race for a subnet too often"))
+    }
+
+    fn is_agents_network(&self, network: &Network, spec: &SandboxSpec, name: &str) -> bool {
+        network.name.as_deref() == Some(name)
+            && names::is_ours(network.labels.as_ref(), &self.config.deployment, &spec.agent)
+    }
+
+    fn network_request(&self, spec: &SandboxSpec, name: &str, subnet: Subnet) -> NetworkCreateRequest {
+        NetworkCreateRequest {
+            name: name.into(),
+            driver: Some("bridge".into()),
+            internal: Some(!spec.internet),
+            attachable: Some(false),
+            enable_ipv6: Some(false),
+            ipam: Some(Ipam {
+                config: Some(vec![IpamConfig { subnet: Some(subnet.to_string()), ..IpamConfig::default() }]),
+                ..Ipam::default()
+            }),
+            options: Some(HashMap::from([
+                ("com.docker.network.bridge.name".into(), names::bridge_name(&self.config.deployment, &spec.agent)),
+                ("com.docker.network.bridge.enable_icc".into(), "false".into()),
+            ])),
+            labels: Some(names::labels(&self.config.deployment, spec)),
+            ..NetworkCreateRequest::default()
+        }
+    }
+}
+
+/// An agent without internet must never be put on a network that has it.
+fn adopt(network: &Network, spec: &SandboxSpec) -> Result<String, ProviderError> {
+    if network.internal.unwrap_or(false) == spec.internet {
+        return Err(failed("adopt network", false, "the agent's network exists with the other internet setting"));
+    }
+    network.id.clone().ok_or_else(|| failed("adopt network", false, "a network without an id"))
+}
+
+fn subnets_of(network: &Network) -> Vec<Subnet> {
+    let configs = network.ipam.as_ref().and_then(|ipam| ipam.config.as_deref()).unwrap_or_default();
+    configs.iter().filter_map(|config| Subnet::parse(config.subnet.as_deref()?)).collect()
+}

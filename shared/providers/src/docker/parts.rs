@@ -1,0 +1,210 @@
+//! Finding and removing what belongs to agents: containers, networks and volumes with our labels.
+
+use super::failure::{from_engine, status, timed};
+use super::{CALL_LIMIT, DockerProvider, names};
+use crate::{OwnedSandbox, ProviderError};
+use bollard::models::{ContainerSummaryStateEnum, NetworkInspect, Volume};
+use bollard::query_parameters::{
+    InspectNetworkOptions, ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder,
+    RemoveContainerOptionsBuilder, RemoveVolumeOptions,
+};
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a removal that the engine is busy with is waited for.
+const REMOVE_WITHIN: Duration = Duration::from_secs(60);
+/// One forced removal; the engine itself waits up to 10 s for the kill.
+const REMOVE_LIMIT: Duration = Duration::from_secs(30);
+const REMOVE_PAUSE: Duration = Duration::from_millis(200);
+
+/// What is left of an agent: the engine's ids, and volume names.
+#[derive(Default, Debug)]
+struct Parts {
+    containers: Vec<String>,
+    networks: Vec<String>,
+    volumes: Vec<String>,
+}
+
+impl Parts {
+    fn is_empty(&self) -> bool {
+        self.containers.is_empty() && self.networks.is_empty() && self.volumes.is_empty()
+    }
+}
+
+impl DockerProvider {
+    /// Removes everything of an agent, until a look finds nothing any more.
+    pub(super) async fn remove_all(&self, agent: &str) -> Result<(), ProviderError> {
+        let name = names::resource_name(agent)?;
+        let until = Instant::now() + REMOVE_WITHIN;
+        loop {
+            let parts = self.find(agent, &name).await?;
+            if parts.is_empty() {
+                return Ok(());
+            }
+            let conflict = self.remove(&parts).await?;
+            if Instant::now() >= until {
+                return Err(conflict.unwrap_or(ProviderError::TimedOut));
+            }
+            if conflict.is_some() {
+                tokio::time::sleep(REMOVE_PAUSE).await;
+            }
+        }
+    }
+
+    /// One pass over the parts. A conflict is answered as a value: the engine is still busy with a removal or a
+    /// creation, or a container still holds the network or the volume.
+    async fn remove(&self, parts: &Parts) -> Result<Option<ProviderError>, ProviderError> {
+        let mut conflict = None;
+        for id in &parts.containers {
+            let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+            let removed = timed(REMOVE_LIMIT, self.docker.remove_container(id, Some(options))).await;
+            note("remove container", removed, &mut conflict)?;
+        }
+        for id in &parts.networks {
+            note("remove network", timed(REMOVE_LIMIT, self.docker.remove_network(id)).await, &mut conflict)?;
+        }
+        for volume in &parts.volumes {
+            let removed = timed(REMOVE_LIMIT, self.docker.remove_volume(volume, None::<RemoveVolumeOptions>)).await;
+            note("remove volume", removed, &mut conflict)?;
+        }
+        Ok(conflict)
+    }
+
+    /// By label, and by name in case a listing leaves something out that is just being made or removed.
+    async fn find(&self, agent: &str, name: &str) -> Result<Parts, ProviderError> {
+        let deployment = &self.config.deployment;
+        let (containers, networks, volumes) = self.list(Some(agent)).await?;
+        let mut parts = Parts {
+            containers: containers.into_iter().map(|container| container.id).collect(),
+            networks: networks.into_iter().map(|(id, _)| id).collect(),
+            volumes: volumes.into_iter().map(|(name, _)| name).collect(),
+        };
+        if parts.containers.is_empty()
+            && let Some(found) = self.inspect(name).await?
+            && self.is_agents_container(&found, agent)
+        {
+            parts.containers.extend(found.id);
+        }
+        if parts.networks.is_empty()
+            && let Some(found) = self.inspect_network(name).await?
+            && names::is_ours(found.labels.as_ref(), deployment, agent)
+        {
+            parts.networks.extend(found.id);
+        }
+        if parts.volumes.is_empty()
+            && let Some(found) = self.inspect_volume(name).await?
+            && names::is_ours(Some(&found.labels), deployment, agent)
+        {
+            parts.volumes.push(found.name);
+        }
+        Ok(parts)
+    }
+
+    async fn inspect_network(&self, name: &str) -> Result<Option<NetworkInspect>, ProviderError> {
+        match timed(CALL_LIMIT, self.docker.inspect_network(name, None::<InspectNetworkOptions>)).await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if status(&error) == Some(404) => Ok(None),
+            Err(error) => Err(from_engine("inspect network", error)),
+        }
+    }
+
+    async fn inspect_volume(&self, name: &str) -> Result<Option<Volume>, ProviderError> {
+        match timed(CALL_LIMIT, self.docker.inspect_volume(name)).await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if status(&error) == Some(404) => Ok(None),
+            Err(error) => Err(from_engine("inspect volume", error)),
+        }
+    }
+
+    /// Every agent of this deployment of which the engine has a container, a network or a volume.
+    pub(super) async fn list_owned(&self) -> Result<Vec<OwnedSandbox>, ProviderError> {
+        let (containers, networks, volumes) = self.list(None).await?;
+        let mut agents: BTreeMap<String, bool> = BTreeMap::new();
+        let leftovers = networks.into_iter().chain(volumes).filter_map(|(_, agent)| agent);
+        for agent in leftovers {
+            agents.entry(agent).or_default();
+        }
+        for container in containers {
+            if let Some(agent) = container.agent {
+                *agents.entry(agent).or_default() |= container.running;
+            }
+        }
+        Ok(agents.into_iter().map(|(agent, running)| OwnedSandbox { agent, running }).collect())
+    }
+
+    /// Containers, networks (id, agent) and volumes (name, agent) with our labels.
+    async fn list(
+        &self,
+        agent: Option<&str>,
+    ) -> Result<(Vec<ListedContainer>, Vec<Listed>, Vec<Listed>), ProviderError> {
+        let deployment = &self.config.deployment;
+        let filter = names::filter(deployment, agent);
+        let containers = ListContainersOptionsBuilder::default().all(true).filters(&filter).build();
+        let networks = ListNetworksOptionsBuilder::default().filters(&filter).build();
+        let volumes = ListVolumesOptionsBuilder::default().filters(&filter).build();
+        let (containers, networks, volumes) = tokio::join!(
+            timed(CALL_LIMIT, self.docker.list_containers(Some(containers))),
+            timed(CALL_LIMIT, self.docker.list_networks(Some(networks))),
+            timed(CALL_LIMIT, self.docker.list_volumes(Some(volumes))),
+        );
+        let containers = containers.map_err(|error| from_engine("list containers", error))?;
+        let networks = networks.map_err(|error| from_engine("list networks", error))?;
+        let volumes = volumes.map_err(|error| from_engine("list volumes", error))?;
+        // The filter is the engine's promise; what is about to be removed is looked at once more.
+        let mine = |labels: Option<&HashMap<String, String>>| match agent {
+            Some(agent) => names::is_ours(labels, deployment, agent),
+            None => labels.and_then(|labels| labels.get(names::DEPLOYMENT_LABEL)) == Some(deployment),
+        };
+        let containers = containers.into_iter().filter(|container| mine(container.labels.as_ref()));
+        let networks = networks.into_iter().filter(|network| mine(network.labels.as_ref()));
+        let volumes = volumes.volumes.unwrap_or_default().into_iter().filter(|volume| mine(Some(&volume.labels)));
+        Ok((
+            containers
+                .filter_map(|container| {
+                    let running = matches!(
+                        container.state,
+                        Some(ContainerSummaryStateEnum::RUNNING | ContainerSummaryStateEnum::PAUSED)
+                    );
+                    Some(ListedContainer { id: container.id?, agent: agent_of(container.labels), running })
+                })
+                .collect(),
+            networks.filter_map(|network| Some((network.id?, agent_of(network.labels)))).collect(),
+            volumes.map(|volume| (volume.name, agent_of(Some(volume.labels)))).collect(),
+        ))
+    }
+}
+
+struct ListedContainer {
+    id: String,
+    agent: Option<String>,
+    running: bool,
+}
+
+/// How the engine calls it, and whose it is.
+type Listed = (String, Option<String>);
+
+fn agent_of(labels: Option<HashMap<String, String>>) -> Option<String> {
+    labels?.remove(names::AGENT_LABEL)
+}
+
+/// Sorts a removal's result: done or gone already, in conflict with something that passes, or failed.
+fn note(
+    operation: &'static str,
+    result: Result<(), bollard::errors::Error>,
+    conflict: &mut Option<ProviderError>,
+) -> Result<(), ProviderError> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(error) => match status(&error) {
+            Some(404) => Ok(()),
+            // 403 is a network with active endpoints, 409 a removal in progress or a volume in use.
+            Some(403 | 409) => {
+                *conflict = Some(from_engine(operation, error));
+                Ok(())
+            }
+            _ => Err(from_engine(operation, error)),
+        },
+    }
+}

@@ -1,0 +1,247 @@
+//! How requests reach a Docker engine: one pooled HTTP client per engine, behind bollard's custom transport.
+//!
+//! bollard 0.21 drops the API version from every path and puts names into paths unescaped
+//! (`reference/docker.md` 1.1), so both are dealt with here, in one place that every request passes. Bodies are
+//! never looked at. bollard itself logs bodies at debug level: whoever installs a log subscriber must cap the
+//! `bollard` and `hyper` targets at info.
+
+use crate::{ProviderError, ProviderKind};
+use bollard::errors::Error as EngineError;
+use bollard::models::SystemVersion;
+use bollard::{BollardRequest, ClientVersion, Docker};
+use bytes::Bytes;
+use http::uri::{Parts, PathAndQuery};
+use http::{Method, Request, Response, Uri};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use serde::Deserialize;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::sync::OnceCell;
+
+/// The newest engine API whose answers this adapter was written for, as `1.NN`.
+const NEWEST_MINOR: u32 = 53;
+/// Seconds until an answer's headers must have come; callers put their own, shorter limits around calls.
+const HEADERS_WITHIN_SECONDS: u64 = 120;
+/// A `/version` answer is about 1 KiB; more than this is not an engine.
+const VERSION_BODY_LIMIT: usize = 64 * 1024;
+/// Idle connections kept per engine, and for how long.
+const IDLE_CONNECTIONS: usize = 32;
+const IDLE_FOR: Duration = Duration::from_secs(30);
+
+/// Where a Docker engine listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A Unix socket of this machine.
+    Unix(PathBuf),
+}
+
+impl Endpoint {
+    /// Reads an endpoint as written in configuration: `unix:///path/to.sock`.
+    ///
+    /// # Errors
+    /// [`ProviderError::Failed`] for another scheme or a path that is not absolute.
+    pub fn parse(text: &str) -> Result<Self, ProviderError> {
+        let path = text.strip_prefix("unix://").map(Path::new).filter(|path| path.is_absolute());
+        path.map(|path| Self::Unix(path.to_owned())).ok_or_else(|| ProviderError::Failed {
+            provider: ProviderKind::Docker,
+            operation: "endpoint",
+            status: None,
+            retryable: false,
+            reason: "a Docker endpoint is written unix:///path/to.sock".into(),
+        })
+    }
+}
+
+/// A client for the engine at `endpoint`. Nothing is sent yet: the API version is settled with the first request.
+///
+/// Connections are pooled. Only the wait for an answer's headers is limited (120 s); callers limit the rest with
+/// `tokio::time::timeout`, and may change the limit with [`Docker::with_timeout`].
+///
+/// # Errors
+/// [`ProviderError::Failed`] if the client cannot be put together.
+pub fn connect(endpoint: &Endpoint) -> Result<Docker, ProviderError> {
+    let Endpoint::Unix(path) = endpoint;
+    let client = Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_FOR)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS)
+        .build(UnixConnector { path: Arc::new(path.clone()) });
+    let transport = Arc::new(Transport { client, version: OnceCell::new() });
+    Docker::connect_with_custom_transport(
+        move |request: BollardRequest| Arc::clone(&transport).send(request),
+        Some("http://docker"),
+        HEADERS_WITHIN_SECONDS,
+        &ClientVersion { major_version: 1, minor_version: NEWEST_MINOR as usize },
+    )
+    .map_err(|error| super::failure::from_engine("connect", error))
+}
+
+type Body = http_body_util::Either<
+    http_body_util::Full<Bytes>,
+    http_body_util::StreamBody<Pin<Box<dyn futures_util::Stream<Item = Frame> + Send>>>,
+>;
+type Frame = Result<hyper::body::Frame<Bytes>, io::Error>;
+
+/// The pooled client and what the engine said about its version.
+struct Transport {
+    client: Client<UnixConnector, Body>,
+    version: OnceCell<ApiVersion>,
+}
+
+impl Transport {
+    async fn send(self: Arc<Self>, mut request: BollardRequest) -> Result<Response<Incoming>, EngineError> {
+        check_path(request.uri().path())?;
+        // A health check must be able to say what is wrong with an engine that is too old or too new.
+        if !matches!(request.uri().path(), "/version" | "/_ping") {
+            let version = self.version.get_or_try_init(|| self.ask_version()).await?;
+            *request.uri_mut() = with_version(request.uri().clone(), *version)?;
+        }
+        Ok(self.client.request(request).await?)
+    }
+
+    async fn ask_version(&self) -> Result<ApiVersion, EngineError> {
+        let request = Request::builder()
+            .method(Method::GET)
+            .uri("http://docker/version")
+            .body(bollard::body_full(Bytes::new()))?;
+        let response = self.client.request(request).await?;
+        if !response.status().is_success() {
+            return Err(refuse("the engine does not tell its version"));
+        }
+        let body = Limited::new(response.into_body(), VERSION_BODY_LIMIT).collect().await;
+        let body = body.map_err(|_| refuse("the engine's version answer was cut short or too long"))?.to_bytes();
+        let told: ToldVersion =
+            serde_json::from_slice(&body).map_err(|_| refuse("the engine's version answer was not understood"))?;
+        choose_version(&told)
+    }
+}
+
+/// The engine API version that requests are pinned to: `1.<minor>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ApiVersion {
+    minor: u32,
+}
+
+#[derive(Deserialize)]
+struct ToldVersion {
+    #[serde(rename = "ApiVersion")]
+    newest: String,
+    #[serde(rename = "MinAPIVersion", default)]
+    oldest: Option<String>,
+}
+
+/// The newer of what both sides speak, if there is any.
+fn choose_version(told: &ToldVersion) -> Result<ApiVersion, EngineError> {
+    let minor = |text: &str| text.strip_prefix("1.").and_then(|minor| minor.parse::<u32>().ok());
+    let newest = minor(&told.newest).ok_or_else(|| refuse("the engine speaks no API version 1.x"))?;
+    let oldest = match &told.oldest {
+        Some(text) => minor(text).ok_or_else(|| refuse("the engine speaks no API version 1.x"))?,
+        None => 0,
+    };
+    let chosen = newest.min(NEWEST_MINOR);
+    if chosen < oldest {
+        return Err(refuse("the engine no longer speaks an API version this adapter knows"));
+    }
+    Ok(ApiVersion { minor: chosen })
+}
+
+/// One line on an engine's version, for people; an error if no API version is spoken by both sides.
+pub(super) fn usable(told: &SystemVersion) -> Result<String, ProviderError> {
+    let versions =
+        ToldVersion { newest: told.api_version.clone().unwrap_or_default(), oldest: told.min_api_version.clone() };
+    let chosen = choose_version(&versions).map_err(|error| super::failure::from_engine("version", error))?;
+    // The engine's own text goes into our logs and answers, so only what a version looks like is kept.
+    let plain = |letter: &char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '+' | '~');
+    let version: String = told.version.iter().flat_map(|text| text.chars()).filter(plain).take(40).collect();
+    Ok(format!("Docker Engine {version}, API 1.{}", chosen.minor))
+}
+
+/// Refuses paths that would reach another endpoint than the code that built them meant.
+fn check_path(path: &str) -> Result<(), EngineError> {
+    let clean = path.starts_with('/') && !path.contains('%') && !path.contains("..") && !path.contains("//");
+    if clean { Ok(()) } else { Err(refuse("a request path with dots, escapes or empty segments")) }
+}
+
+fn with_version(uri: Uri, version: ApiVersion) -> Result<Uri, EngineError> {
+    let mut parts: Parts = uri.into_parts();
+    let rest = parts.path_and_query.as_ref().map_or("/", PathAndQuery::as_str);
+    parts.path_and_query = Some(format!("/v1.{}{rest}", version.minor).parse()?);
+    Ok(Uri::from_parts(parts)?)
+}
+
+fn refuse(reason: &'static str) -> EngineError {
+    EngineError::IOError { err: io::Error::other(reason) }
+}
+
+/// Connects every request of one client to one socket, whatever its URI says.
+#[derive(Clone)]
+struct UnixConnector {
+    path: Arc<PathBuf>,
+}
+
+impl tower_service::Service<Uri> for UnixConnector {
+    type Response = TokioIo<UnixStream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let path = Arc::clone(&self.path);
+        Box::pin(async move { Ok(TokioIo::new(UnixStream::connect(path.as_path()).await?)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(newest: &str, oldest: Option<&str>) -> ToldVersion {
+        ToldVersion { newest: newest.into(), oldest: oldest.map(Into::into) }
+    }
+
+    #[test]
+    fn only_absolute_unix_endpoints_are_read() {
+        assert_eq!(Endpoint::parse("unix:///run/d.sock").unwrap(), Endpoint::Unix("/run/d.sock".into()));
+        for bad in ["unix://d.sock", "tcp://127.0.0.1:2375", "/run/d.sock", ""] {
+            assert!(Endpoint::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_version_is_the_newest_that_both_sides_speak() {
+        assert_eq!(choose_version(&told("1.41", Some("1.12"))).unwrap().minor, 41);
+        assert_eq!(choose_version(&told("1.60", Some("1.44"))).unwrap().minor, NEWEST_MINOR);
+        assert_eq!(choose_version(&told("1.41", None)).unwrap().minor, 41);
+        assert!(choose_version(&told("1.90", Some("1.60"))).is_err());
+        assert!(choose_version(&told("2.0", None)).is_err());
+        assert!(choose_version(&told("", None)).is_err());
+    }
+
+    #[test]
+    fn the_version_goes_before_the_path_and_leaves_the_query_alone() {
+        let uri = "http://docker/containers/json?all=true".parse().unwrap();
+        let uri = with_version(uri, ApiVersion { minor: 41 }).unwrap();
+        assert_eq!(uri.to_string(), "http://docker/v1.41/containers/json?all=true");
+    }
+
+    #[test]
+    fn paths_that_could_reach_another_endpoint_are_refused() {
+        assert!(check_path("/containers/agt-1/json").is_ok());
+        assert!(check_path("/images/a/b:1/json").is_ok());
+        for bad in ["/containers/../images", "/containers/%2e%2e/images", "/containers//json", "containers", "/a%00"] {
+            assert!(check_path(bad).is_err(), "{bad}");
+        }
+    }
+}

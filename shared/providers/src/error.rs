@@ -1,0 +1,43 @@
+//! What can go wrong at a provider, in words that are safe to pass on.
+
+use crate::ProviderKind;
+
+/// A failed call to a provider. `Display` is for our logs and carries no value, credential or raw answer body.
+#[derive(Debug, thiserror::Error)]
+pub enum ProviderError {
+    /// The provider answered with an error, or not at all.
+    #[error("{provider} failed at {operation}: {reason}", provider = provider.as_str())]
+    Failed {
+        /// Which provider.
+        provider: ProviderKind,
+        /// What was being done, in our words.
+        operation: &'static str,
+        /// The provider's HTTP status, where there was one.
+        status: Option<u16>,
+        /// Whether the same call may succeed later.
+        retryable: bool,
+        /// For our logs only: a short reason without bodies or values.
+        reason: String,
+    },
+    /// The provider has no sandbox of that agent, or it no longer runs.
+    #[error("the sandbox is gone")]
+    SandboxGone,
+    /// The sandbox does not answer in time; the call may or may not have had an effect.
+    #[error("the sandbox did not answer in time")]
+    TimedOut,
+    /// No such file or directory in the sandbox.
+    #[error("no such file")]
+    FileNotFound,
+    /// The path is not beneath a directory that file calls may reach.
+    #[error("the path is outside the reachable directories")]
+    PathOutside,
+    /// The path cannot be used: too long, a NUL byte, or it names something of another kind.
+    #[error("the path cannot be used: {0}")]
+    PathUnusable(&'static str),
+    /// The sandbox has no space left.
+    #[error("no space left in the sandbox")]
+    NoSpace,
+    /// The image cannot run that language.
+    #[error("no runtime for that language")]
+    NoRuntime,
+}

@@ -1,0 +1,22 @@
+//! The provider contract, and an adapter per provider.
+//!
+//! An adapter turns the contract into one provider's own calls. It knows nothing of HTTP requests, of the
+//! table or of tenants: it is told an agent's id, and everything it makes is found again by that id. The five
+//! promises every adapter keeps about secrets:
+//!
+//! 1. every process the agent runs sees the delivered variables;
+//! 2. they stay until the sandbox stops, and are gone after;
+//! 3. no provider API answer, event or log shows a value;
+//! 4. no snapshot, image or export contains one;
+//! 5. restart and resume deliver the vault's current values.
+
+mod contract;
+pub mod docker;
+mod error;
+
+pub use contract::{
+    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, OwnedSandbox, Provider, ProviderKind, Sandbox,
+    SandboxSpec,
+};
+pub use error::ProviderError;
+pub use theazo_guest_protocol::{FileEntry, Language, WriteAt};

@@ -1,0 +1,65 @@
+//! The AWS SDK's clients: how they are configured for production and for a local stack. Nothing else differs.
+
+use crate::trips::TripInterceptor;
+use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+
+/// Addresses of DynamoDB- and KMS-compatible services other than AWS's own.
+#[derive(Clone, Debug)]
+pub struct AwsEndpoints {
+    /// For example `http://127.0.0.1:9001`.
+    pub dynamodb: String,
+    /// The key service; absent where no key is needed, as for the operator's command line.
+    pub kms: Option<String>,
+}
+
+/// Clients for the table and the key service.
+#[derive(Clone)]
+pub struct Aws {
+    pub(crate) dynamodb: aws_sdk_dynamodb::Client,
+    pub(crate) kms: aws_sdk_kms::Client,
+}
+
+fn https_client() -> SharedHttpClient {
+    aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
+}
+
+impl Aws {
+    /// Region, credentials and endpoints as the usual AWS variables say; inside Lambda, the function's own role.
+    pub async fn from_env() -> Self {
+        let shared = aws_config::defaults(BehaviorVersion::latest()).http_client(https_client()).load().await;
+        Self::from_config(&shared)
+    }
+
+    /// A local stack's services. Credentials are the SDK's formality there.
+    pub fn local(endpoints: &AwsEndpoints) -> Self {
+        let http = aws_smithy_http_client::Builder::new().build_http();
+        let credentials = Credentials::new("local", "local", None, None, "local stack");
+        let dynamodb = aws_sdk_dynamodb::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("us-east-1"))
+            .endpoint_url(&endpoints.dynamodb)
+            .credentials_provider(credentials.clone())
+            .http_client(http.clone())
+            .interceptor(TripInterceptor)
+            .build();
+        let mut kms = aws_sdk_kms::Config::builder()
+            .behavior_version(aws_sdk_kms::config::BehaviorVersion::latest())
+            .region(aws_sdk_kms::config::Region::new("us-east-1"))
+            .credentials_provider(credentials)
+            .http_client(http)
+            .interceptor(TripInterceptor);
+        kms.set_endpoint_url(endpoints.kms.clone());
+        Self {
+            dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb),
+            kms: aws_sdk_kms::Client::from_conf(kms.build()),
+        }
+    }
+
+    fn from_config(shared: &aws_config::SdkConfig) -> Self {
+        let dynamodb = aws_sdk_dynamodb::config::Builder::from(shared).interceptor(TripInterceptor).build();
+        let kms = aws_sdk_kms::config::Builder::from(shared).interceptor(TripInterceptor).build();
+        Self { dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb), kms: aws_sdk_kms::Client::from_conf(kms) }
+    }
+}

@@ -1,0 +1,80 @@
+//! What can go wrong between us and the table.
+
+/// A failed call to the store. `Display` is for our logs; callers get a text of their own.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The row to change is not there, or is another caller's.
+    #[error("no such row")]
+    NotFound,
+    /// The row's state does not allow the change.
+    #[error("the state does not allow it: {0}")]
+    Conflict(&'static str),
+    /// A counter that limits would be passed.
+    #[error("limit {limit} reached: {used} of {max}")]
+    LimitExceeded {
+        /// The limit's name, as in the API.
+        limit: &'static str,
+        /// What is used now.
+        used: u64,
+        /// What is allowed.
+        max: u64,
+    },
+    /// The scope would hold too many secrets, or too large ones.
+    #[error("the scope is full: {0}")]
+    ScopeFull(&'static str),
+    /// A secret that was asked for is not there, or may not be selected.
+    #[error("a selected secret is not available")]
+    UnknownSecret(String),
+    /// Others kept changing the same rows until we gave up.
+    #[error("gave up after {0} attempts against concurrent changes")]
+    Contended(u32),
+    /// A row is not what we wrote: damaged, moved, or by a newer version of this code.
+    #[error("a row of the table is not readable: {0}")]
+    Corrupt(&'static str),
+    /// The table did not do what was asked.
+    #[error("the table failed at {operation}: {code}")]
+    Table {
+        /// What was being done.
+        operation: &'static str,
+        /// The service's error code, or what the connection did.
+        code: String,
+    },
+    /// The key service did not do what was asked. The vault stays closed.
+    #[error("the key service failed at {operation}: {code}")]
+    Kms {
+        /// What was being done.
+        operation: &'static str,
+        /// The service's error code, or what the connection did.
+        code: String,
+    },
+    /// No root key was ever made for this deployment.
+    #[error("this deployment has no root key")]
+    NoRootKey,
+    /// Sealing or opening failed.
+    #[error("the vault refused: {0}")]
+    Vault(#[from] theazo_vault::VaultError),
+}
+
+/// The service's error code of a failed call, without the request or the answer.
+pub(crate) fn code_of<E, R>(error: &aws_smithy_runtime_api::client::result::SdkError<E, R>) -> String
+where
+    E: aws_smithy_types::error::metadata::ProvideErrorMetadata,
+{
+    use aws_smithy_runtime_api::client::result::SdkError;
+    match error {
+        SdkError::ServiceError(context) => context.err().code().unwrap_or("unknown service error").to_owned(),
+        SdkError::TimeoutError(_) => "timeout".into(),
+        SdkError::DispatchFailure(_) => "no connection".into(),
+        SdkError::ResponseError(_) => "unreadable answer".into(),
+        _ => "the request could not be made".into(),
+    }
+}
+
+pub(crate) fn table_error<E, R>(
+    operation: &'static str,
+) -> impl FnOnce(aws_smithy_runtime_api::client::result::SdkError<E, R>) -> StoreError
+where
+    E: aws_smithy_types::error::metadata::ProvideErrorMetadata,
+{
+    move |error| StoreError::Table { operation, code: code_of(&error) }
+}

@@ -1,0 +1,47 @@
+//! The one table, a file per noun, and the root keys that KMS wraps.
+//!
+//! This crate owns what is written where, under which condition, and in which transaction. It knows nothing of HTTP.
+//! Each noun's type is a *capability*: a function that is handed [`SecretNames`] can list names and has no way to a
+//! value; [`SecretSealer`] writes values and [`SecretOpener`] reads them. Reads take a [`theazo_tenancy::ReadScope`],
+//! writes a [`theazo_tenancy::TenantScope`], and both make every key.
+
+mod agents;
+mod aws;
+mod credentials;
+mod error;
+mod page;
+mod platforms;
+mod provider_configs;
+mod root_keys;
+mod secrets;
+mod sessions;
+mod table;
+mod transaction;
+mod trips;
+mod work;
+
+pub use agents::{Agent, AgentFilter, AgentStatus, Agents, BootedSecret, NewAgent, SecretOrigin};
+pub use aws::{Aws, AwsEndpoints};
+pub use credentials::Credentials;
+pub use error::StoreError;
+pub use page::{Page, PageRequest, Position};
+pub use platforms::{NewPlatform, Platform, Platforms};
+pub use provider_configs::{ProviderConfig, ProviderConfigs};
+pub use root_keys::{KeyRing, KeyRingConfig};
+pub use secrets::{
+    MAX_NAMES_PER_CALL, MAX_NAMES_PER_SCOPE, MAX_SCOPE_BYTES, MAX_VALUE_BYTES, NewSecret, OpenedSecret, ScopeNames,
+    ScopeState, SealedSecrets, SecretEntry, SecretName, SecretNameError, SecretNames, SecretOpener, SecretSealer,
+    SecretSelection, SecretTarget,
+};
+pub use sessions::{
+    Counters, Limits, NewSession, Session, SessionChanges, SessionEnvironment, SessionFilter, SessionStatus, Sessions,
+};
+pub use table::Table;
+pub use trips::{RoundTrips, count_round_trips};
+pub use work::{Work, WorkItem};
+
+/// Unix milliseconds now, by the wall clock.
+pub fn now_ms() -> i64 {
+    let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
+}

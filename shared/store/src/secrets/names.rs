@@ -1,0 +1,100 @@
+//! Names: everything about a scope's secrets but their values.
+
+use super::SecretTarget;
+use crate::{StoreError, Table};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use theazo_tenancy::ReadScope;
+
+/// Listing names. Nothing reachable from here can hold a value.
+///
+/// ```compile_fail
+/// fn a_value(names: theazo_store::SecretNames) -> theazo_vault::SecretValue {
+///     names.open()
+/// }
+/// ```
+#[derive(Clone)]
+pub struct SecretNames(Table);
+
+/// A scope's names, one row.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ScopeNames {
+    /// Changes with every write, for optimistic locking. 0 when there is no row yet.
+    pub(crate) revision: u64,
+    /// The highest version that a deleted secret had. A name that comes back starts above it, so that no name and
+    /// version are ever used twice.
+    pub(crate) floor: u64,
+    /// By canonical name.
+    pub(crate) entries: BTreeMap<String, SecretEntry>,
+}
+
+/// What is known of a secret without opening it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SecretEntry {
+    /// The name as it was last written.
+    pub display: String,
+    /// Grows with every set.
+    pub version: u64,
+    /// Unix milliseconds of the first set.
+    pub created_at_ms: i64,
+    /// Unix milliseconds of the last set.
+    pub updated_at_ms: i64,
+    /// Bytes of the value, for the scope's limit.
+    pub size: u64,
+    /// When it stops being delivered, Unix milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub expires_at_ms: Option<i64>,
+    /// Whether its value is masked in output.
+    pub mask: bool,
+    /// Whether sessions inherit it (platform secrets).
+    pub inherit: bool,
+    /// Whether it is a provider's credential, which no agent ever gets.
+    pub provider: bool,
+}
+
+impl ScopeNames {
+    /// Canonical names and entries, sorted by canonical name.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &SecretEntry)> {
+        self.entries.iter().map(|(name, entry)| (name.as_str(), entry))
+    }
+
+    /// Those that sessions inherit.
+    #[must_use]
+    pub fn only_inherited(mut self) -> Self {
+        self.entries.retain(|_, entry| entry.inherit && !entry.provider);
+        self
+    }
+
+    /// These and those of another scope; of the same name, this scope's.
+    #[must_use]
+    pub fn merged_with(mut self, other: Self) -> Self {
+        for (name, entry) in other.entries {
+            self.entries.entry(name).or_insert(entry);
+        }
+        self
+    }
+
+    /// The entry of a canonical name.
+    pub fn get(&self, canonical: &str) -> Option<&SecretEntry> {
+        self.entries.get(canonical)
+    }
+}
+
+impl SecretNames {
+    /// Over that table.
+    pub fn new(table: Table) -> Self {
+        Self(table)
+    }
+
+    /// A scope's names; none yet is an empty scope.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] for a session that the scope does not reach.
+    pub async fn load(&self, scope: &ReadScope, target: &SecretTarget) -> Result<ScopeNames, StoreError> {
+        load(&self.0, scope, target).await
+    }
+}
+
+pub(super) async fn load(table: &Table, scope: &ReadScope, target: &SecretTarget) -> Result<ScopeNames, StoreError> {
+    Ok(table.get(&target.names_key(scope)?).await?.unwrap_or_default())
+}

@@ -1,0 +1,158 @@
+//! Opening secrets, for the one purpose of delivering them to a sandbox.
+
+use super::names::{self, ScopeNames};
+use super::{SecretName, SecretTarget, ValueRow, derive_key};
+use crate::agents::{BootedSecret, SecretOrigin};
+use crate::platforms::PlatformRow;
+use crate::transaction::back_off;
+use crate::{KeyRing, StoreError, Table};
+use futures_util::future::{try_join, try_join3};
+use std::collections::BTreeMap;
+use theazo_tenancy::{ReadScope, SessionId, TenantScope};
+use theazo_vault::{RecordHeader, SecretValue};
+
+const ATTEMPTS: u32 = 20;
+
+/// Reading values. Only the functions that boot, restart or resume an agent hold it.
+#[derive(Clone)]
+pub struct SecretOpener {
+    table: Table,
+    keys: KeyRing,
+}
+
+/// Everything a session's agents may get, still sealed.
+pub struct SealedSecrets {
+    session: SessionId,
+    platform: PlatformRow,
+    own: Sealed,
+    inherited: Sealed,
+}
+
+struct Sealed {
+    names: ScopeNames,
+    rows: BTreeMap<String, ValueRow>,
+}
+
+/// Which secrets an agent gets.
+#[derive(Clone, Debug)]
+pub enum SecretSelection {
+    /// All of the session's and all inherited ones.
+    All,
+    /// Exactly these.
+    Only(Vec<SecretName>),
+}
+
+/// A secret that was opened for delivery.
+pub struct OpenedSecret {
+    /// Name, version and origin, for the agent's row.
+    pub booted: BootedSecret,
+    /// The value.
+    pub value: SecretValue,
+}
+
+impl SecretOpener {
+    /// Over that table, with those keys.
+    pub fn new(table: Table, keys: KeyRing) -> Self {
+        Self { table, keys }
+    }
+
+    /// Reads a session's and its platform's sealed values. Nothing is opened.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] for a session that the scope does not reach; [`StoreError::Corrupt`] when names and
+    /// values disagree for good, as after someone removed a row behind our back.
+    pub async fn load(&self, scope: &ReadScope, session: &SessionId) -> Result<SealedSecrets, StoreError> {
+        let (platform, own, inherited) = try_join3(
+            self.table.platform_row(scope),
+            self.load_scope(scope, SecretTarget::Session(session.clone())),
+            self.load_scope(scope, SecretTarget::Platform),
+        )
+        .await?;
+        Ok(SealedSecrets { session: session.clone(), platform, own, inherited })
+    }
+
+    /// Opens the selected secrets as of now: expired ones are left out, and a provider's credential is never among
+    /// them.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownSecret`] for a selected name that is not to be had; [`StoreError::Vault`] when a record
+    /// does not belong where it lies; [`StoreError::Kms`].
+    pub async fn open(
+        &self,
+        scope: &TenantScope,
+        sealed: &SealedSecrets,
+        selection: &SecretSelection,
+        now_ms: i64,
+    ) -> Result<Vec<OpenedSecret>, StoreError> {
+        let available = sealed.available(now_ms);
+        let chosen: Vec<_> = match selection {
+            SecretSelection::All => available.into_values().collect(),
+            SecretSelection::Only(names) => names
+                .iter()
+                .map(|name| {
+                    let found = available.get(name.canonical()).copied();
+                    found.ok_or_else(|| StoreError::UnknownSecret(name.display().to_owned()))
+                })
+                .collect::<Result<_, _>>()?,
+        };
+        let mut opened = Vec::with_capacity(chosen.len());
+        for (origin, row) in chosen {
+            let target = match origin {
+                SecretOrigin::Session => SecretTarget::Session(sealed.session.clone()),
+                SecretOrigin::Platform => SecretTarget::Platform,
+            };
+            let header = RecordHeader::parse(&row.blob)?;
+            let root = self.keys.version(header.root_version).await?;
+            let key = derive_key(&root, &sealed.platform);
+            let context = row.context(self.keys.deployment(), scope, &target);
+            let value = theazo_vault::open(&key, &context, &row.blob)?;
+            opened.push(OpenedSecret {
+                booted: BootedSecret { name: row.name.clone(), version: row.version, origin },
+                value,
+            });
+        }
+        Ok(opened)
+    }
+
+    /// Names and values of one scope that belong together: a set of several secrets is seen whole or not at all.
+    async fn load_scope(&self, scope: &ReadScope, target: SecretTarget) -> Result<Sealed, StoreError> {
+        let partition = target.values(scope)?;
+        for attempt in 0..ATTEMPTS {
+            let (names, rows) =
+                try_join(names::load(&self.table, scope, &target), self.table.query_all(&partition)).await?;
+            let rows = rows.into_iter().map(ValueRow::parse);
+            let rows = rows.map(|row| row.map(|row| (row.name.clone(), row))).collect::<Result<_, _>>()?;
+            let sealed = Sealed { names, rows };
+            if sealed.is_consistent() {
+                return Ok(sealed);
+            }
+            back_off(attempt).await;
+        }
+        Err(StoreError::Corrupt("names and values of a scope disagree"))
+    }
+}
+
+impl Sealed {
+    fn is_consistent(&self) -> bool {
+        let named = self.names.entries().all(|(name, entry)| match self.rows.get(name) {
+            Some(row) => row.version == entry.version && row.provider == entry.provider,
+            // The table drops an expired value by itself; its name stays until it is deleted.
+            None => entry.expires_at_ms.is_some(),
+        });
+        named && self.rows.keys().all(|name| self.names.get(name).is_some())
+    }
+
+    fn deliverable(&self, now_ms: i64) -> impl Iterator<Item = &ValueRow> {
+        self.rows.values().filter(move |row| !row.provider && row.expires_at_ms.is_none_or(|at| now_ms < at))
+    }
+}
+
+impl SealedSecrets {
+    /// What can be had, by canonical name; a session's own wins over an inherited one.
+    fn available(&self, now_ms: i64) -> BTreeMap<&str, (SecretOrigin, &ValueRow)> {
+        let inherited = self.inherited.deliverable(now_ms).filter(|row| row.flags.inherit);
+        let inherited = inherited.map(|row| (row.name.as_str(), (SecretOrigin::Platform, row)));
+        let own = self.own.deliverable(now_ms).map(|row| (row.name.as_str(), (SecretOrigin::Session, row)));
+        inherited.chain(own).collect()
+    }
+}

@@ -1,0 +1,381 @@
+//! Sessions: a platform's end users.
+
+use crate::page::RowFilter;
+use crate::table::number;
+use crate::transaction::{Committed, Expression, Transaction, back_off};
+use crate::{Page, PageRequest, StoreError, Table, now_ms};
+use aws_sdk_dynamodb::types::AttributeValue;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use theazo_tenancy::{ReadScope, SessionId, SessionScope, TableKey, TenantScope, UserId};
+
+const ATTEMPTS: u32 = 30;
+
+/// Reading and changing sessions. No way to a secret.
+#[derive(Clone)]
+pub struct Sessions(pub(crate) Table);
+
+/// Where a session stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SessionStatus {
+    /// Agents may be made.
+    Active,
+    /// Its agents are paused.
+    Paused,
+    /// Over for good.
+    Terminated,
+}
+
+/// What a session is used for, in the platform's own words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SessionEnvironment {
+    /// Real end users.
+    #[default]
+    Production,
+    /// A rehearsal.
+    Staging,
+    /// Development.
+    Development,
+}
+
+/// What a session may use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Agents alive at a time.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub max_agents: Option<u32>,
+}
+
+/// A session's row.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Session {
+    /// Its id.
+    pub id: SessionId,
+    /// The platform's own name for the end user.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub user_id: Option<String>,
+    /// Where it stands.
+    pub status: SessionStatus,
+    /// What it is used for.
+    pub environment: SessionEnvironment,
+    /// The platform's own notes.
+    pub metadata: BTreeMap<String, String>,
+    /// What it may use.
+    pub limits: Limits,
+    /// Unix milliseconds.
+    pub created_at_ms: i64,
+    /// Unix milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub paused_at_ms: Option<i64>,
+    /// Unix milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub terminated_at_ms: Option<i64>,
+    /// Changes with every write, for optimistic locking.
+    pub revision: u64,
+}
+
+/// What a session has used.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// Agents alive now.
+    pub active_agents: i64,
+    /// Agents ever made.
+    pub total_agents: i64,
+    /// Milliseconds of compute of agents that have ended.
+    pub compute_ms: i64,
+}
+
+/// A session to be made.
+#[derive(Clone, Debug, Default)]
+pub struct NewSession {
+    /// The platform's own name for the end user.
+    pub user: Option<UserId>,
+    /// What it is used for.
+    pub environment: SessionEnvironment,
+    /// The platform's own notes.
+    pub metadata: BTreeMap<String, String>,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// What is to change in a session; absent parts stay.
+#[derive(Clone, Debug, Default)]
+pub struct SessionChanges {
+    /// New limits, replacing the old.
+    pub limits: Option<Limits>,
+    /// New metadata, replacing the old.
+    pub metadata: Option<BTreeMap<String, String>>,
+}
+
+/// Which sessions to list.
+#[derive(Clone, Debug, Default)]
+pub struct SessionFilter {
+    /// Only in this status.
+    pub status: Option<SessionStatus>,
+    /// Only of this user.
+    pub user: Option<UserId>,
+    /// Only made after this, Unix milliseconds.
+    pub created_after_ms: Option<i64>,
+}
+
+/// The pointer from a user to their live session.
+#[derive(Serialize, Deserialize)]
+struct UserRow {
+    session: SessionId,
+}
+
+impl SessionChanges {
+    fn is_empty(&self) -> bool {
+        self.limits.is_none() && self.metadata.is_none()
+    }
+}
+
+fn session_key(scope: &ReadScope, id: &SessionId) -> TableKey {
+    scope.sessions().row(id.as_str())
+}
+
+/// Holds while a session is exactly as it was read, and active.
+pub(crate) fn unchanged_and_active(session: &Session) -> Expression {
+    Expression::new("#s = :active AND revision = :revision")
+        .name("#s", "status")
+        .value(":active", AttributeValue::S("active".into()))
+        .value(":revision", number(session.revision))
+}
+
+impl Sessions {
+    /// Over that table.
+    pub fn new(table: Table) -> Self {
+        Self(table)
+    }
+
+    /// A session, if it is this scope's.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn get(&self, scope: &ReadScope, id: &SessionId) -> Result<Option<Session>, StoreError> {
+        if !scope.sees(id) {
+            return Ok(None);
+        }
+        self.0.get(&session_key(scope, id)).await
+    }
+
+    /// What a session has used.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn counters(&self, scope: &SessionScope) -> Result<Counters, StoreError> {
+        Ok(self.0.get(&scope.counters_key()).await?.unwrap_or_default())
+    }
+
+    /// A page of sessions, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn list(
+        &self,
+        scope: &ReadScope,
+        filter: &SessionFilter,
+        page: &PageRequest,
+    ) -> Result<Page<Session>, StoreError> {
+        let mut terms = RowFilter::default();
+        if let Some(status) = filter.status {
+            terms = terms.compare("status", "=", AttributeValue::S(status.as_str().into()));
+        }
+        if let Some(user) = &filter.user {
+            terms = terms.compare("user_id", "=", AttributeValue::S(user.as_str().into()));
+        }
+        if let Some(after) = filter.created_after_ms {
+            terms = terms.compare("created_at_ms", ">", number(after));
+        }
+        self.0.page(&scope.sessions(), page, terms).await
+    }
+
+    /// Makes a session. For a user who has no live session yet, [`Sessions::by_user`] will find it.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn create(&self, scope: &TenantScope, new: &NewSession) -> Result<Session, StoreError> {
+        if let Some(session) = self.try_create(scope, new, true).await? {
+            return Ok(session);
+        }
+        // The user has a live session; this one stands beside it.
+        self.try_create(scope, new, false).await?.ok_or(StoreError::Conflict("an id was made twice"))
+    }
+
+    /// The live session that a user's pointer names.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn find_by_user(&self, scope: &ReadScope, user: &UserId) -> Result<Option<SessionId>, StoreError> {
+        Ok(self.0.get::<UserRow>(&scope.user_key(user)).await?.map(|row| row.session))
+    }
+
+    /// The user's live session, with the changes applied, or a new one. Any number of concurrent calls yield one.
+    /// `found` is what [`Sessions::find_by_user`] gave a moment ago.
+    ///
+    /// # Errors
+    /// [`StoreError::Contended`] when others kept changing the same session.
+    pub async fn by_user(
+        &self,
+        scope: &TenantScope,
+        user: &UserId,
+        changes: &SessionChanges,
+        mut found: Option<SessionId>,
+    ) -> Result<Session, StoreError> {
+        for attempt in 0..ATTEMPTS {
+            if let Some(id) = &found {
+                match self.change(scope, id, changes).await {
+                    Ok(session) if session.status != SessionStatus::Terminated => return Ok(session),
+                    // Terminating also removes the pointer; what was found is out of date.
+                    Ok(_) | Err(StoreError::NotFound | StoreError::Conflict(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            } else {
+                let new = NewSession {
+                    user: Some(user.clone()),
+                    environment: SessionEnvironment::default(),
+                    metadata: changes.metadata.clone().unwrap_or_default(),
+                    limits: changes.limits.clone().unwrap_or_default(),
+                };
+                if let Some(session) = self.try_create(scope, &new, true).await? {
+                    return Ok(session);
+                }
+            }
+            back_off(attempt).await;
+            found = self.find_by_user(scope, user).await?;
+        }
+        Err(StoreError::Contended(ATTEMPTS))
+    }
+
+    /// Applies changes to a session and gives it as it then is.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Conflict`] for a terminated session; [`StoreError::Contended`].
+    pub async fn change(
+        &self,
+        scope: &TenantScope,
+        id: &SessionId,
+        changes: &SessionChanges,
+    ) -> Result<Session, StoreError> {
+        for attempt in 0..ATTEMPTS {
+            let mut session = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
+            if changes.is_empty() {
+                return Ok(session);
+            }
+            if session.status == SessionStatus::Terminated {
+                return Err(StoreError::Conflict("the session is terminated"));
+            }
+            let read = session.revision;
+            if let Some(limits) = &changes.limits {
+                session.limits = limits.clone();
+            }
+            if let Some(metadata) = &changes.metadata {
+                session.metadata = metadata.clone();
+            }
+            session.revision += 1;
+            let unchanged = Expression::new("revision = :read").value(":read", number(read));
+            let transaction = Transaction::default().put(&self.0, &session_key(scope, id), &session, unchanged)?;
+            match transaction.commit(&self.0).await? {
+                Committed::Yes => return Ok(session),
+                Committed::Refused { .. } => back_off(attempt).await,
+            }
+        }
+        Err(StoreError::Contended(ATTEMPTS))
+    }
+
+    /// Ends a session for good: no agent and no secret can be added from then on. Its agents and secrets are removed
+    /// by the caller, and [`Sessions::settle_terminated`] notes that this is done. Idempotent.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Contended`].
+    pub async fn terminate(&self, scope: &TenantScope, id: &SessionId) -> Result<Session, StoreError> {
+        for attempt in 0..ATTEMPTS {
+            let mut session = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
+            if session.status == SessionStatus::Terminated {
+                return Ok(session);
+            }
+            let read = session.revision;
+            session.status = SessionStatus::Terminated;
+            session.terminated_at_ms = Some(now_ms());
+            session.revision += 1;
+            let unchanged = Expression::new("revision = :read").value(":read", number(read));
+            let mut transaction = Transaction::default()
+                .put(&self.0, &session_key(scope, id), &session, unchanged)?
+                .put(&self.0, &scope.session_work_key(id), &UserRow { session: id.clone() }, Expression::default())?;
+            let user = session.user_id.as_deref().and_then(UserId::parse);
+            if let Some(user) = &user
+                && self.find_by_user(scope, user).await?.as_ref() == Some(id)
+            {
+                let ours =
+                    Expression::new("#p = :id").name("#p", "session").value(":id", AttributeValue::S(id.to_string()));
+                transaction = transaction.delete(&self.0, &scope.user_key(user), ours);
+            }
+            match transaction.commit(&self.0).await? {
+                Committed::Yes => return Ok(session),
+                Committed::Refused { .. } => back_off(attempt).await,
+            }
+        }
+        Err(StoreError::Contended(ATTEMPTS))
+    }
+
+    /// Notes that nothing of a terminated session is left to remove.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn settle_terminated(&self, scope: &TenantScope, id: &SessionId) -> Result<(), StoreError> {
+        self.0.delete(&scope.session_work_key(id)).await
+    }
+
+    /// One try; nothing when the user already has a live session.
+    async fn try_create(
+        &self,
+        scope: &TenantScope,
+        new: &NewSession,
+        point: bool,
+    ) -> Result<Option<Session>, StoreError> {
+        let session = Session {
+            id: SessionId::make(),
+            user_id: new.user.as_ref().map(ToString::to_string),
+            status: SessionStatus::Active,
+            environment: new.environment,
+            metadata: new.metadata.clone(),
+            limits: new.limits.clone(),
+            created_at_ms: now_ms(),
+            paused_at_ms: None,
+            terminated_at_ms: None,
+            revision: 1,
+        };
+        let counters = scope.session(&session.id).ok_or(StoreError::NotFound)?.counters_key();
+        let mut transaction = Transaction::default()
+            .put_new(&self.0, &session_key(scope, &session.id), &session)?
+            .put_new(&self.0, &counters, &Counters::default())?;
+        if let (Some(user), true) = (&new.user, point) {
+            let row = UserRow { session: session.id.clone() };
+            transaction = transaction.put_new(&self.0, &scope.user_key(user), &row)?;
+        }
+        match transaction.commit(&self.0).await? {
+            Committed::Yes => Ok(Some(session)),
+            Committed::Refused { write: 2, .. } => Ok(None),
+            Committed::Refused { .. } => Err(StoreError::Conflict("an id was made twice")),
+        }
+    }
+}
+
+impl SessionStatus {
+    /// The name on the wire and in the table.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Paused => "paused",
+            Self::Terminated => "terminated",
+        }
+    }
+
+    /// The status of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Active, Self::Paused, Self::Terminated].into_iter().find(|status| status.as_str() == name)
+    }
+}

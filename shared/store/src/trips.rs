@@ -1,0 +1,112 @@
+//! Counting round trips to AWS services, exactly, for one request at a time.
+
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::Intercept;
+use aws_smithy_runtime_api::client::interceptors::context::{
+    BeforeSerializationInterceptorContextRef, FinalizerInterceptorContextRef,
+};
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::config_bag::{ConfigBag, Storable, StoreReplace};
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+tokio::task_local! {
+    static CALLS: Calls;
+}
+
+type Calls = Arc<Mutex<Vec<(Instant, Instant)>>>;
+
+/// How often a request went to an AWS service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoundTrips {
+    /// All calls.
+    pub total: usize,
+    /// The longest chain of calls that had to wait for one another; what a caller waits for.
+    pub sequential: usize,
+}
+
+/// Runs a request and counts the calls that it makes on its own task.
+pub async fn count_round_trips<T>(request: impl Future<Output = T>) -> (T, RoundTrips) {
+    let calls = Calls::default();
+    let outcome = CALLS.scope(calls.clone(), request).await;
+    let mut calls = calls.lock().map(|calls| calls.clone()).unwrap_or_default();
+    (outcome, RoundTrips { total: calls.len(), sequential: longest_chain(&mut calls) })
+}
+
+/// The most calls of which each begins only after the one before has ended: earliest end first, greedily.
+fn longest_chain(calls: &mut [(Instant, Instant)]) -> usize {
+    calls.sort_by_key(|(_, end)| *end);
+    let mut last_end = None;
+    let mut chain = 0;
+    for (start, end) in calls {
+        if last_end.is_none_or(|last| *start >= last) {
+            chain += 1;
+            last_end = Some(*end);
+        }
+    }
+    chain
+}
+
+#[derive(Debug)]
+pub(crate) struct TripInterceptor;
+
+#[derive(Debug)]
+struct Started(Instant);
+
+impl Storable for Started {
+    type Storer = StoreReplace<Self>;
+}
+
+impl Intercept for TripInterceptor {
+    fn name(&self) -> &'static str {
+        "TripInterceptor"
+    }
+
+    fn read_before_execution(
+        &self,
+        _context: &BeforeSerializationInterceptorContextRef<'_>,
+        cfg: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        cfg.interceptor_state().store_put(Started(Instant::now()));
+        Ok(())
+    }
+
+    fn read_after_execution(
+        &self,
+        _context: &FinalizerInterceptorContextRef<'_>,
+        _runtime_components: &RuntimeComponents,
+        cfg: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let Some(Started(started)) = cfg.load::<Started>() {
+            let call = (*started, Instant::now());
+            // Outside a counted request there is nobody to tell.
+            let _ = CALLS.try_with(|calls| {
+                if let Ok(mut calls) = calls.lock() {
+                    calls.push(call);
+                }
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn chain(spans: &[(u64, u64)]) -> usize {
+        let zero = Instant::now();
+        let at = |ms| zero + Duration::from_millis(ms);
+        longest_chain(&mut spans.iter().map(|(start, end)| (at(*start), at(*end))).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn calls_side_by_side_count_as_one_and_calls_in_turn_add_up() {
+        assert_eq!(chain(&[]), 0);
+        assert_eq!(chain(&[(0, 10), (1, 9)]), 1);
+        assert_eq!(chain(&[(0, 10), (10, 20)]), 2);
+        assert_eq!(chain(&[(0, 10), (1, 30), (11, 20), (21, 25)]), 3);
+    }
+}

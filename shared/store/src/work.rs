@@ -1,0 +1,51 @@
+//! The operator's work list: every agent that may have something at its provider, and every terminated session that
+//! may have secrets left. Written in the transactions that begin such work, removed when it is done.
+
+use crate::{StoreError, Table};
+use futures_util::future::try_join_all;
+use theazo_tenancy::{Mode, Operator, PlatformId, SessionId, WorkRef};
+
+/// Reading the work list.
+pub struct Work {
+    table: Table,
+    operator: Operator,
+}
+
+/// One thing to look after.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WorkItem {
+    /// An agent that has not settled.
+    Agent(WorkRef),
+    /// A terminated session whose secrets or agents may not be gone yet.
+    Session(PlatformId, Mode, SessionId),
+}
+
+impl Work {
+    /// Over that table.
+    pub fn new(table: Table, operator: Operator) -> Self {
+        Self { table, operator }
+    }
+
+    /// The operator's part, for scopes of the tenants that the list names.
+    pub fn operator(&self) -> &Operator {
+        &self.operator
+    }
+
+    /// Everything on the list.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn list(&self) -> Result<Vec<WorkItem>, StoreError> {
+        let shards: Vec<_> = self.operator.work().collect();
+        let rows = try_join_all(shards.iter().map(|shard| self.table.query_all(shard))).await?;
+        let items = rows.into_iter().flatten().filter_map(|row| {
+            let sk = row.get("sk")?.as_s().ok()?;
+            let agent = self.operator.parse_agent_work(sk).map(WorkItem::Agent);
+            agent.or_else(|| {
+                let (platform, mode, session) = self.operator.parse_session_work(sk)?;
+                Some(WorkItem::Session(platform, mode, session))
+            })
+        });
+        Ok(items.collect())
+    }
+}

@@ -1,0 +1,130 @@
+//! Credentials as they are made and stored, and the principals they prove.
+
+use crate::{Claim, KeyId, Mode, PlatformId, SessionId, TenantScope, base62};
+use std::fmt;
+use zeroize::Zeroizing;
+
+/// Random base62 characters in a credential: 190 bits from the operating system.
+pub(crate) const RANDOM_CHARS: usize = 32;
+/// Base62 characters of the CRC-32 at a credential's end.
+pub(crate) const CHECKSUM_CHARS: usize = 6;
+/// How many characters of a key may be shown again after its making.
+pub const KEY_PREFIX_CHARS: usize = 12;
+
+/// The one answer to every credential that is not good: absent, malformed, unknown, revoked, expired or of another kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the credential is not good")]
+pub struct Unauthorized;
+
+/// What a credential is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CredentialKind {
+    /// An API key: the whole platform, in one mode.
+    ApiKey,
+}
+
+/// A credential's row, found by the SHA-256 of the whole credential.
+#[derive(Clone)]
+pub struct CredentialRecord {
+    /// SHA-256 of the credential.
+    pub hash: [u8; 32],
+    /// Its public id.
+    pub id: KeyId,
+    /// What it is for.
+    pub kind: CredentialKind,
+    /// Whose it is.
+    pub platform: PlatformId,
+    /// Which of the platform's two worlds it opens.
+    pub mode: Mode,
+    /// When it ends by itself, Unix milliseconds.
+    pub expires_at_ms: Option<i64>,
+    /// When it was revoked, Unix milliseconds.
+    pub revoked_at_ms: Option<i64>,
+    /// 32 random bytes of the platform, for authenticating its cursors.
+    pub cursor_key: [u8; 32],
+}
+
+impl fmt::Debug for CredentialRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CredentialRecord").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A caller whose credential was found and good.
+#[derive(Clone)]
+pub struct Principal {
+    pub(crate) hash: [u8; 32],
+    pub(crate) id: KeyId,
+    pub(crate) platform: PlatformId,
+    pub(crate) mode: Mode,
+    pub(crate) session: Option<SessionId>,
+    pub(crate) expires_at_ms: Option<i64>,
+    pub(crate) cursor_key: [u8; 32],
+}
+
+impl Principal {
+    /// What the caller may reach.
+    pub fn scope(&self) -> TenantScope {
+        TenantScope::proven(self.platform.clone(), self.mode, self.session.clone())
+    }
+
+    /// The credential's public id, for logs and the audit trail.
+    pub fn credential_id(&self) -> &KeyId {
+        &self.id
+    }
+
+    /// The caller's platform.
+    pub fn platform(&self) -> &PlatformId {
+        &self.platform
+    }
+
+    /// Live or test.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The one session the caller is confined to, for a session's credential.
+    pub fn session(&self) -> Option<&SessionId> {
+        self.session.as_ref()
+    }
+
+    /// When the credential ends by itself, Unix milliseconds.
+    pub fn expires_at_ms(&self) -> Option<i64> {
+        self.expires_at_ms
+    }
+
+    /// The key that authenticates this platform's cursors.
+    pub fn cursor_key(&self) -> &[u8; 32] {
+        &self.cursor_key
+    }
+}
+
+impl fmt::Debug for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Principal").field("id", &self.id).field("platform", &self.platform).finish_non_exhaustive()
+    }
+}
+
+/// A key that was just made. The text is shown once and never stored.
+pub struct IssuedKey {
+    /// The whole key.
+    pub text: Zeroizing<String>,
+    /// What may be shown later to recognise it: the first [`KEY_PREFIX_CHARS`] characters.
+    pub prefix: String,
+    /// SHA-256 of the whole key, which is what the table keeps.
+    pub hash: [u8; 32],
+}
+
+/// Makes an API key: `th_{live|test}_`, 32 random base62 characters, the platform's id, six characters of checksum.
+pub fn make_api_key(platform: &PlatformId, mode: Mode) -> IssuedKey {
+    let random = Zeroizing::new(base62::make_random(RANDOM_CHARS));
+    let mut text = Zeroizing::new(String::with_capacity(128));
+    text.push_str(mode.key_prefix());
+    text.push_str(&random);
+    text.push_str(platform.as_str());
+    let checksum = base62::encode_u32(crc32fast::hash(text.as_bytes()));
+    text.extend(checksum.iter().copied().map(char::from));
+    let prefix = text.chars().take(KEY_PREFIX_CHARS).collect();
+    let hash = Claim::hash_of(&text);
+    IssuedKey { text, prefix, hash }
+}

@@ -1,0 +1,228 @@
+//! The layout of the table's keys. Nothing outside this crate can make one from strings.
+//!
+//! | partition | sort key | holds |
+//! |---|---|---|
+//! | `credential#<SHA-256, hex>` | `credential` | an API key |
+//! | `<platform>` | `platform` | a platform |
+//! | `<platform>#keys` | `key_…` | what may be shown of an API key |
+//! | `<platform>#<mode>#sessions` | `ses_…` | a session |
+//! | `<platform>#<mode>#users` | the user id | the user's live session |
+//! | `<platform>#<mode>#agents` | `agt_…` | an agent, for the platform |
+//! | `<platform>#<mode>#names` | `names` | names and versions of the platform's secrets |
+//! | `<platform>#<mode>#values` | `NAME` | a sealed value of the platform's secrets |
+//! | `<platform>#<mode>#providers` | `docker` … | a configured provider |
+//! | `<platform>#<mode>#ses_…#counters` | `counters` | a session's counters |
+//! | `<platform>#<mode>#ses_…#agents` | `agt_…` | an agent, for its session |
+//! | `<platform>#<mode>#ses_…#names` | `names` | names and versions of the session's secrets |
+//! | `<platform>#<mode>#ses_…#values` | `NAME` | a sealed value of the session's secrets |
+//! | `platforms` | `plt_…` | the operator's directory |
+//! | `work#<shard>` | `agent#…`, `session#…` | the operator's unfinished and running work |
+//! | `root` | `active`, `version#<n>` | the wrapped root keys |
+//!
+//! Sealed values lie under partitions of their own suffix, so that a policy on leading keys keeps a function that
+//! lists names from reading values.
+
+use crate::{AgentId, KeyId, Mode, PlatformId, SessionId, TenantScope};
+
+/// How many partitions the operator's work list is spread over.
+pub const WORK_SHARDS: u8 = 16;
+
+/// A row's whole key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TableKey {
+    pk: String,
+    sk: String,
+}
+
+/// A partition's key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Partition(String);
+
+/// An agent in the operator's work list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkRef {
+    /// Whose agent.
+    pub platform: PlatformId,
+    /// In which mode.
+    pub mode: Mode,
+    /// Which agent.
+    pub agent: AgentId,
+}
+
+impl Partition {
+    pub(crate) fn new(pk: String) -> Self {
+        Self(pk)
+    }
+
+    /// The partition key.
+    pub fn pk(&self) -> &str {
+        &self.0
+    }
+
+    /// A row of this partition.
+    pub fn row(&self, sk: &str) -> TableKey {
+        TableKey { pk: self.0.clone(), sk: sk.to_owned() }
+    }
+}
+
+fn shard_of(id: &str) -> u32 {
+    crc32fast::hash(id.as_bytes()) % u32::from(WORK_SHARDS)
+}
+
+impl TableKey {
+    /// The partition key.
+    pub fn pk(&self) -> &str {
+        &self.pk
+    }
+
+    /// The sort key.
+    pub fn sk(&self) -> &str {
+        &self.sk
+    }
+
+    fn new(pk: String, sk: String) -> Self {
+        Self { pk, sk }
+    }
+
+    pub(crate) fn credential(hash: &[u8; 32]) -> Self {
+        Self::new(format!("credential#{}", hex::encode(hash)), "credential".into())
+    }
+
+    pub(crate) fn platform(platform: &PlatformId) -> Self {
+        Self::new(platform.to_string(), "platform".into())
+    }
+
+    pub(crate) fn work(work: &WorkRef) -> Self {
+        let WorkRef { platform, mode, agent } = work;
+        Self::new(format!("work#{:x}", shard_of(agent.as_str())), format!("agent#{platform}#{}#{agent}", mode.as_str()))
+    }
+
+    pub(crate) fn session_work(platform: &PlatformId, mode: Mode, session: &SessionId) -> Self {
+        Self::new(
+            format!("work#{:x}", shard_of(session.as_str())),
+            format!("session#{platform}#{}#{session}", mode.as_str()),
+        )
+    }
+}
+
+/// The operator of the deployment: the command line, scheduled functions, the local stack's set-up. Endpoints that
+/// callers reach must never hold one; the functions crate forbids [`Operator::assume`] by lint.
+pub struct Operator(());
+
+impl Operator {
+    /// Takes the operator's part. Every call site is one where no caller's credential is at hand.
+    pub fn assume() -> Self {
+        Self(())
+    }
+
+    /// A tenant's scope, without a credential.
+    pub fn tenant(&self, platform: &PlatformId, mode: Mode) -> TenantScope {
+        TenantScope::proven(platform.clone(), mode, None)
+    }
+
+    /// The directory of platforms.
+    pub fn directory(&self) -> Partition {
+        Partition::new("platforms".into())
+    }
+
+    /// A platform's own row.
+    pub fn platform_key(&self, platform: &PlatformId) -> TableKey {
+        TableKey::platform(platform)
+    }
+
+    /// What may be shown of a platform's API key.
+    pub fn api_key_key(&self, platform: &PlatformId, key: &KeyId) -> TableKey {
+        Partition::new(format!("{platform}#keys")).row(key.as_str())
+    }
+
+    /// A credential's row.
+    pub fn credential_key(&self, hash: &[u8; 32]) -> TableKey {
+        TableKey::credential(hash)
+    }
+
+    /// The wrapped root keys.
+    pub fn root_keys(&self) -> Partition {
+        Partition::new("root".into())
+    }
+
+    /// The partitions of the work list.
+    pub fn work(&self) -> impl Iterator<Item = Partition> {
+        (0..WORK_SHARDS).map(|shard| Partition::new(format!("work#{shard:x}")))
+    }
+
+    /// The agent that a row of the work list names, if it names one.
+    pub fn parse_agent_work(&self, sk: &str) -> Option<WorkRef> {
+        let (platform, mode, agent) = split_work(sk, "agent#")?;
+        Some(WorkRef { platform, mode, agent: AgentId::parse(agent).ok()? })
+    }
+
+    /// The session that a row of the work list names, if it names one.
+    pub fn parse_session_work(&self, sk: &str) -> Option<(PlatformId, Mode, SessionId)> {
+        let (platform, mode, session) = split_work(sk, "session#")?;
+        Some((platform, mode, SessionId::parse(session).ok()?))
+    }
+}
+
+fn split_work<'a>(sk: &'a str, kind: &str) -> Option<(PlatformId, Mode, &'a str)> {
+    let mut parts = sk.strip_prefix(kind)?.split('#');
+    let platform = PlatformId::parse(parts.next()?).ok()?;
+    let mode = Mode::parse(parts.next()?)?;
+    let id = parts.next()?;
+    parts.next().is_none().then_some((platform, mode, id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::UserId;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_tenant_partition_begins_with_the_platform_and_no_two_are_alike() {
+        let operator = Operator::assume();
+        let platform = PlatformId::make();
+        let mut seen = HashSet::new();
+        for mode in [Mode::Live, Mode::Test] {
+            let scope = operator.tenant(&platform, mode);
+            let session = scope.session(&SessionId::make()).unwrap();
+            let partitions = [
+                scope.sessions(),
+                scope.agents(),
+                scope.secret_values(),
+                scope.providers(),
+                session.agents(),
+                session.secret_values(),
+            ];
+            let keys = [
+                scope.secret_names_key(),
+                scope.user_key(&UserId::parse("x#values").unwrap()),
+                session.counters_key(),
+                session.secret_names_key(),
+            ];
+            for pk in partitions.iter().map(Partition::pk).chain(keys.iter().map(TableKey::pk)) {
+                assert!(pk.starts_with(&format!("{platform}#{}#", mode.as_str())), "{pk}");
+                assert!(seen.insert(pk.to_owned()), "{pk} twice");
+            }
+        }
+    }
+
+    #[test]
+    fn a_scope_confined_to_one_session_gives_no_other() {
+        let own = SessionId::make();
+        let scope = TenantScope::proven(PlatformId::make(), Mode::Live, Some(own.clone()));
+        assert!(scope.session(&own).is_some());
+        assert!(scope.session(&SessionId::make()).is_none());
+    }
+
+    #[test]
+    fn a_work_row_names_its_agent_again_and_nothing_else_does() {
+        let operator = Operator::assume();
+        let work = WorkRef { platform: PlatformId::make(), mode: Mode::Test, agent: AgentId::make() };
+        let key = operator.tenant(&work.platform, work.mode).work_key(&work.agent);
+        assert_eq!(operator.parse_agent_work(key.sk()), Some(work.clone()));
+        assert_eq!(operator.parse_session_work(key.sk()), None);
+        assert!(operator.work().any(|partition| partition.pk() == key.pk()));
+        assert_eq!(operator.parse_agent_work(&format!("{}#x", key.sk())), None);
+        assert_eq!(operator.parse_agent_work("agent#plt#live#agt"), None);
+    }
+}

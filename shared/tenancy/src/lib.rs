@@ -1,0 +1,37 @@
+//! Who is calling, and what they may reach.
+//!
+//! This crate owns ids, credentials, principals, scopes and the layout of table keys. It does no I/O. The chain
+//! that everything else leans on: a bearer token is parsed into a [`Claim`] (its checksum verified, nothing more);
+//! a claim and the stored [`CredentialRecord`] prove a [`Principal`]; a principal has a [`TenantScope`]; and only a
+//! scope makes a [`TableKey`]. There is no other way to a tenant's rows:
+//!
+//! ```compile_fail
+//! // A scope cannot be written down, only proven.
+//! let scope = theazo_tenancy::TenantScope { .. };
+//! ```
+//! ```compile_fail
+//! // A table key cannot be made from strings.
+//! let key = theazo_tenancy::TableKey { pk: "plt_x#live#values".into(), sk: "NAME".into() };
+//! ```
+//! ```compile_fail
+//! // What was read ahead of authentication cannot be looked at without the principal.
+//! fn peek(withheld: theazo_tenancy::Withheld<u8>) -> u8 { withheld.0 }
+//! ```
+
+mod base62;
+mod claim;
+mod credential;
+mod ids;
+mod keys;
+mod scope;
+mod user_id;
+
+pub use claim::{Claim, Withheld};
+pub use credential::{CredentialKind, CredentialRecord, Principal, Unauthorized, make_api_key};
+pub use credential::{IssuedKey, KEY_PREFIX_CHARS};
+pub use ids::{
+    AgentId, CheckpointId, IdError, KeyId, LogId, PlatformId, RequestId, SessionId, SnapshotId, make_random_bytes,
+};
+pub use keys::{Operator, Partition, TableKey, WORK_SHARDS, WorkRef};
+pub use scope::{Mode, ReadScope, SessionScope, TenantScope};
+pub use user_id::{MAX_USER_ID_BYTES, UserId};

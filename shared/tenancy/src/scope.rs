@@ -1,0 +1,181 @@
+//! Scopes: what a caller may reach, as a type.
+
+use crate::keys::{Partition, TableKey, WorkRef};
+use crate::{AgentId, PlatformId, SessionId, UserId};
+use std::ops::Deref;
+
+/// A platform's two worlds, which never see each other's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Real compute, metered.
+    Live,
+    /// The simulated provider; nothing leaves the service.
+    Test,
+}
+
+impl Mode {
+    /// The name in table keys, in the vault's context and on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Test => "test",
+        }
+    }
+
+    /// The mode of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Live, Self::Test].into_iter().find(|mode| mode.as_str() == name)
+    }
+
+    pub(crate) const fn key_prefix(self) -> &'static str {
+        match self {
+            Self::Live => "th_live_",
+            Self::Test => "th_test_",
+        }
+    }
+}
+
+/// A tenant's rows, for reading. Made from a claim (whose reads are withheld until it is proven) or from a
+/// [`TenantScope`]. Writing takes the latter.
+#[derive(Clone)]
+pub struct ReadScope {
+    platform: PlatformId,
+    mode: Mode,
+    /// The one session a session's credential is confined to.
+    only: Option<SessionId>,
+}
+
+/// A tenant's rows, for reading and writing. Only a proven principal, or the operator, has one.
+#[derive(Clone)]
+pub struct TenantScope(ReadScope);
+
+impl Deref for TenantScope {
+    type Target = ReadScope;
+
+    fn deref(&self) -> &ReadScope {
+        &self.0
+    }
+}
+
+impl TenantScope {
+    pub(crate) fn proven(platform: PlatformId, mode: Mode, only: Option<SessionId>) -> Self {
+        Self(ReadScope { platform, mode, only })
+    }
+
+    /// The operator's note that an agent is alive, written in the transaction that creates it.
+    pub fn work_key(&self, agent: &AgentId) -> TableKey {
+        TableKey::work(&WorkRef { platform: self.platform.clone(), mode: self.mode, agent: agent.clone() })
+    }
+
+    /// The operator's note that a session's secrets are still to be removed.
+    pub fn session_work_key(&self, session: &SessionId) -> TableKey {
+        TableKey::session_work(&self.platform, self.mode, session)
+    }
+}
+
+impl ReadScope {
+    pub(crate) fn claimed(platform: PlatformId, mode: Mode) -> Self {
+        Self { platform, mode, only: None }
+    }
+
+    fn partition(&self, suffix: &str) -> Partition {
+        Partition::new(format!("{}#{}#{suffix}", self.platform, self.mode.as_str()))
+    }
+
+    /// The platform.
+    pub fn platform(&self) -> &PlatformId {
+        &self.platform
+    }
+
+    /// Live or test.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Whether a row that belongs to this session may be shown.
+    pub fn sees(&self, session: &SessionId) -> bool {
+        self.only.as_ref().is_none_or(|only| only == session)
+    }
+
+    /// One session's rows, or nothing when the caller is confined to another session. The answer to the caller is
+    /// then the same as for a session that does not exist.
+    pub fn session(&self, session: &SessionId) -> Option<SessionScope> {
+        self.sees(session).then(|| SessionScope {
+            prefix: format!("{}#{}#{session}", self.platform, self.mode.as_str()),
+            session: session.clone(),
+        })
+    }
+
+    /// The platform's own row: name, vault salt, key version.
+    pub fn platform_key(&self) -> TableKey {
+        TableKey::platform(&self.platform)
+    }
+
+    /// All sessions, a row each.
+    pub fn sessions(&self) -> Partition {
+        self.partition("sessions")
+    }
+
+    /// The pointer from an end user to their live session.
+    pub fn user_key(&self, user: &UserId) -> TableKey {
+        self.partition("users").row(user.as_str())
+    }
+
+    /// All agents, a row each.
+    pub fn agents(&self) -> Partition {
+        self.partition("agents")
+    }
+
+    /// Names and versions of the platform's secrets: one row.
+    pub fn secret_names_key(&self) -> TableKey {
+        self.partition("names").row("names")
+    }
+
+    /// Sealed values of the platform's secrets, a row each.
+    pub fn secret_values(&self) -> Partition {
+        self.partition("values")
+    }
+
+    /// Configured providers, a row each.
+    pub fn providers(&self) -> Partition {
+        self.partition("providers")
+    }
+}
+
+/// One session's rows.
+#[derive(Clone)]
+pub struct SessionScope {
+    prefix: String,
+    session: SessionId,
+}
+
+impl SessionScope {
+    fn partition(&self, suffix: &str) -> Partition {
+        Partition::new(format!("{}#{suffix}", self.prefix))
+    }
+
+    /// The session.
+    pub fn id(&self) -> &SessionId {
+        &self.session
+    }
+
+    /// Counters that limit: active agents, all agents, milliseconds of compute.
+    pub fn counters_key(&self) -> TableKey {
+        self.partition("counters").row("counters")
+    }
+
+    /// The session's agents, a row each; the same rows as in [`ReadScope::agents`].
+    pub fn agents(&self) -> Partition {
+        self.partition("agents")
+    }
+
+    /// Names and versions of the session's secrets: one row.
+    pub fn secret_names_key(&self) -> TableKey {
+        self.partition("names").row("names")
+    }
+
+    /// Sealed values of the session's secrets, a row each.
+    pub fn secret_values(&self) -> Partition {
+        self.partition("values")
+    }
+}

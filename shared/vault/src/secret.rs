@@ -1,0 +1,48 @@
+//! The type a secret's plaintext lives in.
+
+use secrecy::{ExposeSecret, SecretBox};
+use zeroize::Zeroize;
+
+/// A secret's plaintext, zeroised when dropped.
+///
+/// It has no `Debug`, `Clone`, `Display` or `Serialize`, and [`SecretValue::expose`] is the only way in, so that
+/// every place where a value leaves can be listed.
+///
+/// ```compile_fail
+/// let value = theazo_vault::SecretValue::from_bytes(vec![1]);
+/// println!("{value:?}");
+/// ```
+/// ```compile_fail
+/// let value = theazo_vault::SecretValue::from_bytes(vec![1]);
+/// let copy = value.clone();
+/// ```
+pub struct SecretValue(SecretBox<[u8]>);
+
+impl SecretValue {
+    /// Takes a plaintext over. The vector's spare capacity is wiped too.
+    pub fn from_bytes(mut bytes: Vec<u8>) -> Self {
+        let exact: Box<[u8]> = bytes.as_slice().into();
+        bytes.zeroize();
+        Self(SecretBox::new(exact))
+    }
+
+    /// Takes a text over.
+    pub fn from_text(text: String) -> Self {
+        Self::from_bytes(text.into_bytes())
+    }
+
+    /// The plaintext. Call sites are few and listed; do not add one lightly.
+    pub fn expose(&self) -> &[u8] {
+        self.0.expose_secret()
+    }
+
+    /// Bytes of plaintext.
+    pub fn len(&self) -> usize {
+        self.0.expose_secret().len()
+    }
+
+    /// Whether there is no byte at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
