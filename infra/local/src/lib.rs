@@ -1,1 +1,10 @@
-//! Placeholder.
+//! The local stack: the same functions behind one local server, over an embedded DynamoDB-compatible engine, a small
+//! KMS emulator, and the machine's Docker engine.
+
+pub mod data_dir;
+pub mod quickstart;
+mod server;
+mod stack;
+pub mod terminal;
+
+pub use stack::{Stack, StackConfig, StackError};

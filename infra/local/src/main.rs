@@ -1,2 +1,122 @@
-//! Placeholder.
-fn main() {}
+//! `cargo dev`: the local stack, and what shows it off.
+
+use clap::{Args, Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use theazo_functions::deployment::DockerEngine;
+use theazo_http::{LogFormat, init_logging};
+use theazo_local::terminal::{TerminalProgress, say};
+use theazo_local::{Stack, StackConfig, quickstart};
+use theazo_setup::{ensure_agent_image, ensure_engine};
+
+/// Theazo on this machine.
+#[derive(Parser)]
+#[command(name = "cargo dev", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Sets everything up, runs the main job through plain HTTP, and explains each step.
+    Quickstart,
+}
+
+/// Without a subcommand: the local stack in the foreground.
+#[derive(Args)]
+struct RunArgs {
+    /// Where the API listens.
+    #[arg(long, default_value = "127.0.0.1:9000")]
+    listen: SocketAddr,
+    /// Where the embedded DynamoDB-compatible table listens.
+    #[arg(long, default_value = "127.0.0.1:9001")]
+    dynamodb_listen: SocketAddr,
+    /// Where all state is kept.
+    #[arg(long, default_value = ".theazo")]
+    data_dir: PathBuf,
+    /// Run without a Docker engine; agents cannot be made then.
+    #[arg(long)]
+    without_docker: bool,
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Some(Command::Quickstart) => quickstart::run().await,
+        None => serve(cli.run).await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("\nerror: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(args: RunArgs) -> Result<(), Failure> {
+    init_logging(LogFormat::Text)?;
+    let docker = if args.without_docker {
+        None
+    } else {
+        say("Setting up");
+        let endpoint = ensure_engine(&TerminalProgress).await?;
+        let image = ensure_agent_image(&endpoint, &TerminalProgress).await?;
+        Some(DockerEngine { endpoint, image })
+    };
+    let config = StackConfig {
+        data_dir: args.data_dir.clone(),
+        listen: args.listen,
+        dynamodb_listen: args.dynamodb_listen,
+        docker,
+    };
+    let stack = Stack::start(config).await?;
+    let settled = stack.settled();
+    if settled != Default::default() {
+        say(&format!("Finished what an earlier run had left: {settled:?}"));
+    }
+    welcome(&stack, &args);
+    interrupted().await;
+    say("\nStopping");
+    stack.stop().await;
+    Ok(())
+}
+
+fn welcome(stack: &Stack, args: &RunArgs) {
+    let key_file = stack.data_dir().file("api-key");
+    let key_file = std::path::absolute(&key_file).unwrap_or(key_file);
+    let key = key_file.display();
+    let base = stack.base_url();
+    say("\nTheazo runs");
+    say(&format!("    API       {base}/v1"));
+    say(&format!("    table     {}  (any DynamoDB tool; table `theazo`)", stack.dynamodb_url()));
+    say(&format!("    live key  {key}"));
+    say(&format!("    test key  {}", stack.data_dir().file("test-api-key").display()));
+    say(&format!("    state     {}", args.data_dir.display()));
+    say("\nA first call:");
+    say(&format!("    curl -s {base}/v1/whoami -H \"Authorization: Bearer $(cat '{key}')\""));
+    say("\nCtrl-C stops it; starting again goes on with the same data.");
+}
+
+/// Ctrl-C, or a request to terminate.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        Err(_) => {
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}

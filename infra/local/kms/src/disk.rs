@@ -34,8 +34,19 @@ struct Document<S> {
 /// The file, locked for as long as this exists.
 pub(crate) struct StateFile {
     path: PathBuf,
-    /// Held for its lock only. The lock is on a file of its own because the state file is replaced by each write.
-    _lock: File,
+    _lock: Lock,
+}
+
+/// The lock on `<file>.lock`, a file of its own because the state file is replaced by each write.
+struct Lock(File);
+
+impl Drop for Lock {
+    /// Unlocks in so many words. Closing would do only when the last copy of the descriptor is closed, and a program
+    /// that another thread is just starting holds one until its exec.
+    fn drop(&mut self) {
+        // A lock that cannot be released goes with the process.
+        let _ = self.0.unlock();
+    }
 }
 
 impl StateFile {
@@ -95,7 +106,7 @@ impl StateFile {
     }
 }
 
-fn lock(path: &Path) -> Result<File, EmulatorError> {
+fn lock(path: &Path) -> Result<Lock, EmulatorError> {
     let name = beside(path, ".lock");
     let file = OpenOptions::new()
         .write(true)
@@ -105,7 +116,7 @@ fn lock(path: &Path) -> Result<File, EmulatorError> {
         .open(&name)
         .map_err(failed("create", &name))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(EmulatorError::InUse { path: path.to_owned() }),
         Err(TryLockError::Error(error)) => Err(failed("lock", &name)(error)),
     }

@@ -248,6 +248,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_newest_generation_encrypts_and_has_material_of_its_own() {
+        let mut key = Key::make(KeySpec::Symmetric, String::new()).unwrap();
+        let first = key.newest().unwrap().1.material.bytes().to_vec();
+        key.generations.push(Generation::make().unwrap());
+        let (number, generation) = key.newest().unwrap();
+        assert_eq!(number, 1);
+        assert_ne!(generation.material.bytes(), first);
+    }
+
+    #[test]
     fn a_key_is_destroyed_with_its_aliases_when_its_waiting_period_ends_and_not_before() {
         let mut state = State::default();
         let (doomed, kept) = (KeyId::make().unwrap(), KeyId::make().unwrap());

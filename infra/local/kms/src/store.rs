@@ -56,3 +56,35 @@ impl Store {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::KeyId;
+    use crate::state::{Key, KeySpec, KeyState};
+
+    #[test]
+    fn a_key_whose_waiting_period_ended_is_gone_for_readers_and_from_the_file() {
+        let directory = std::env::temp_dir().join(format!("theazo-kms-store-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let file = directory.join("kms.json");
+        let id = KeyId::make().unwrap();
+        let store = Store::open(&file).unwrap();
+        let due_at = |due_ms| {
+            let mut key = Key::make(KeySpec::Symmetric, String::new()).unwrap();
+            key.state = KeyState::PendingDeletion { due_ms };
+            store.change(|state| Ok(state.keys.insert(id, key).is_some())).unwrap()
+        };
+        let in_file = || std::fs::read_to_string(&file).unwrap().contains(&id.to_string());
+
+        due_at(u64::MAX);
+        assert!(store.read(|state| state.key(id).map(|_| ())).is_ok());
+        assert!(in_file());
+        due_at(0);
+        assert!(store.read(|state| state.key(id).map(|_| ())).is_err());
+        assert!(!in_file());
+        due_at(0);
+        assert!(store.change(|state| state.key_mut(id).map(|_| ())).is_err());
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}

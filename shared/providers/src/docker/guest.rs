@@ -76,6 +76,26 @@ pub(super) enum As {
     Deliverer,
 }
 
+/// A question without an answer.
+pub(super) struct Unanswered {
+    /// What to tell the caller.
+    pub(super) error: ProviderError,
+    /// Whether the guest process may be gone while what it started runs on: agent code can kill it.
+    pub(super) guest_lost: bool,
+}
+
+impl From<ProviderError> for Unanswered {
+    fn from(error: ProviderError) -> Self {
+        Self { error, guest_lost: false }
+    }
+}
+
+impl From<Unanswered> for ProviderError {
+    fn from(unanswered: Unanswered) -> Self {
+        unanswered.error
+    }
+}
+
 /// Why an exchange gave no answer.
 enum Exchange {
     /// The engine said no, with an HTTP status.
@@ -93,31 +113,31 @@ impl DockerProvider {
         whom: As,
         frame: Frame,
         limit: Duration,
-    ) -> Result<(Response, Bytes), ProviderError> {
+    ) -> Result<(Response, Bytes), Unanswered> {
         let name = names::resource_name(agent)?;
+        let lost = |error| Unanswered { error, guest_lost: true };
         let exchanged = tokio::time::timeout(limit, self.exchange(&name, whom, frame)).await;
-        let reason = match exchanged.map_err(|_| ProviderError::TimedOut)? {
+        let unanswered = match exchanged.map_err(|_| lost(ProviderError::TimedOut))? {
             Ok(answer) => match take_apart(answer) {
                 Ok(taken) => return Ok(taken),
-                Err(_) => "the guest's answer was not understood",
+                Err(_) => lost(failed("ask guest", false, "the guest ended without an answer")),
             },
-            Err(Exchange::Odd(reason)) => reason,
+            Err(Exchange::Odd(reason)) => failed("ask guest", true, reason).into(),
             Err(Exchange::Refused(error)) => match status(&error) {
-                Some(404) => return Err(ProviderError::SandboxGone),
-                Some(409) if !says(&error, "paused") => return Err(ProviderError::SandboxGone),
-                _ if !self.is_running(&name).await? => return Err(ProviderError::SandboxGone),
-                _ => return Err(from_engine("ask guest", error)),
+                Some(404) => return Err(ProviderError::SandboxGone.into()),
+                Some(409) if !says(&error, "paused") => return Err(ProviderError::SandboxGone.into()),
+                _ => from_engine("ask guest", error).into(),
             },
         };
         // A sandbox that ends during a call cuts the answer off, and the engine tells no reason: the container
         // is shown as running for some moments more.
         for _ in 0..END_LOOKS {
             if !self.is_running(&name).await? {
-                return Err(ProviderError::SandboxGone);
+                return Err(ProviderError::SandboxGone.into());
             }
             tokio::time::sleep(END_PAUSE).await;
         }
-        Err(failed("ask guest", true, reason))
+        Err(unanswered)
     }
 
     async fn is_running(&self, name: &str) -> Result<bool, ProviderError> {

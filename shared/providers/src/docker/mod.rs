@@ -30,7 +30,7 @@ use crate::{
 use async_trait::async_trait;
 use bollard::Docker;
 use bytes::Bytes;
-use guest::{As, Frame, unexpected};
+use guest::{As, Frame, Unanswered, unexpected};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use theazo_guest_protocol::{FileEntry, Request, Response, WriteAt};
@@ -109,7 +109,7 @@ impl DockerProvider {
         request: &Request,
         payload: &[&[u8]],
     ) -> Result<(Response, Bytes), ProviderError> {
-        self.ask(&agent.agent, As::Agent, Frame::new(request, payload)?, FILE_LIMIT).await
+        Ok(self.ask(&agent.agent, As::Agent, Frame::new(request, payload)?, FILE_LIMIT).await?)
     }
 }
 
@@ -147,11 +147,11 @@ impl Provider for DockerProvider {
         let frame = Frame::new(&header, &[&request.stdin])?;
         let limit = request.timeout.saturating_add(EXEC_GRACE);
         let answer = self.ask(&agent.agent, As::Agent, frame, limit).await;
-        if matches!(answer, Err(ProviderError::TimedOut)) {
-            // The guest should have answered long ago, so it is gone or stuck: agent code can kill it.
+        if matches!(answer, Err(Unanswered { guest_lost: true, .. })) {
+            // Nothing else ends what the guest had started. Other calls of the same agent end with it.
             let kill = Frame::new(&Request::KillAll, &[])?;
             if self.ask(&agent.agent, As::Agent, kill, KILL_LIMIT).await.is_err() {
-                tracing::warn!(agent = agent.agent, "processes may be left after an exec that did not end");
+                tracing::warn!(agent = agent.agent, "processes may be left after an exec without an answer");
             }
         }
         match answer? {

@@ -70,12 +70,12 @@ if os.fork() == 0:
     if os.fork() == 0: os.execvp(\"sleep\", [\"sleep\", \"300\"])
     os._exit(0)
 ' & wait";
-        let slow = ExecRequest { timeout: Duration::from_secs(3), ..request(Language::Bash, code) };
+        let slow = ExecRequest { timeout: Duration::from_secs(6), ..request(Language::Bash, code) };
         let counted = {
             let (bed, agent) = (bed.clone(), agent.clone());
             async move {
                 // The count must be able to see them while they run.
-                for _ in 0..20 {
+                for _ in 0..40 {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     if bed.output(&agent, Language::Python, COUNT).await == "4" {
                         return true;
@@ -89,7 +89,24 @@ if os.fork() == 0:
         let output = output.unwrap();
         assert!(seen, "the processes were never all there");
         assert!(output.timed_out);
-        assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(16), "{:?}", began.elapsed());
+        assert_eq!(bed.output(&agent, Language::Python, COUNT).await, "0");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn code_that_kills_its_guest_fails_and_leaves_nothing_running() {
+    in_own_deployment(|bed| async move {
+        let agent = bed.create().await;
+        let code = "import os
+if os.fork() == 0:
+    os.setsid()
+    os.execvp('sleep', ['sleep', '300'])
+os.kill(os.getppid(), 9)
+os.execvp('sleep', ['sleep', '300'])";
+        let answer = bed.provider.exec(&agent, request(Language::Python, code)).await;
+        assert!(matches!(answer, Err(ProviderError::Failed { retryable: false, .. })), "{:?}", answer.err());
         assert_eq!(bed.output(&agent, Language::Python, COUNT).await, "0");
     })
     .await;

@@ -1,0 +1,56 @@
+//! `cargo dev quickstart`: the main job, step by step, through plain HTTP. It succeeds only if each step held.
+
+mod client;
+mod story;
+
+use crate::terminal::{TerminalProgress, say};
+use crate::{Stack, StackConfig};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use theazo_functions::deployment::DockerEngine;
+use theazo_setup::{ensure_agent_image, ensure_engine};
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Sets everything up, runs the story against a stack of its own with a throw-away folder, and takes it down again.
+///
+/// # Errors
+/// The first step that did not hold.
+pub async fn run() -> Result<(), Failure> {
+    say("Theazo quickstart: from an API key to an agent that sees its secrets\n");
+    say(" 0  Setting up");
+    let endpoint = ensure_engine(&TerminalProgress).await?;
+    let image = ensure_agent_image(&endpoint, &TerminalProgress).await?;
+    let folder = Throwaway::make();
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+    let stack = Stack::start(StackConfig {
+        data_dir: folder.0.clone(),
+        listen: loopback,
+        dynamodb_listen: loopback,
+        docker: Some(DockerEngine { endpoint, image }),
+    })
+    .await?;
+    say(&format!("    the API listens on {}/v1, its state is thrown away at the end", stack.base_url()));
+    let told = story::tell(&stack).await;
+    // Whatever held or did not, nothing of a quickstart stays on the engine.
+    story::clean_up(&stack).await;
+    stack.stop().await;
+    told
+}
+
+/// A folder that goes when this does.
+struct Throwaway(PathBuf);
+
+impl Throwaway {
+    fn make() -> Self {
+        let name = format!("theazo-quickstart-{}", hex::encode(theazo_tenancy::make_random_bytes::<6>()));
+        Self(std::env::temp_dir().join(name))
+    }
+}
+
+impl Drop for Throwaway {
+    fn drop(&mut self) {
+        let folder: &Path = &self.0;
+        let _ = std::fs::remove_dir_all(folder);
+    }
+}

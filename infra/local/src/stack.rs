@@ -1,0 +1,264 @@
+//! Putting the stack together, and taking it down.
+
+use crate::data_dir::{DataDir, DataDirError};
+use crate::server;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use theazo_functions::deployment::{ConfigError, Deployment, DeploymentConfig, DockerEngine};
+use theazo_functions::reconcile::{Boots, Outcome, reconcile};
+use theazo_http::ApiError;
+use theazo_kms_emulator::{Emulator, EmulatorError};
+use theazo_store::{Aws, AwsEndpoints, PageRequest, Platforms, StoreError, Table};
+use theazo_tenancy::{Mode, Operator, PlatformId};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// The table's name in every local stack; also the operator's command line's default.
+const TABLE: &str = "theazo";
+const PLATFORM: &str = "local";
+const KMS_ALIAS: &str = "alias/theazo";
+const RECONCILE_EVERY: Duration = Duration::from_secs(30);
+/// How long running requests may take to finish when the stack is stopped.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// How a stack is to run.
+#[derive(Clone, Debug)]
+pub struct StackConfig {
+    /// Where all state is.
+    pub data_dir: PathBuf,
+    /// Where the API listens. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where the embedded table listens. Port 0 takes a free one.
+    pub dynamodb_listen: SocketAddr,
+    /// The Docker engine with the agent image; without one, agents cannot be made.
+    pub docker: Option<DockerEngine>,
+}
+
+/// A running stack.
+pub struct Stack {
+    address: SocketAddr,
+    dynamodb: SocketAddr,
+    kms: SocketAddr,
+    deployment: Arc<Deployment>,
+    data_dir: DataDir,
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+    settled: Outcome,
+}
+
+/// The stack cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StackError {
+    /// Its folder.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// An address.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The embedded table.
+    #[error("the embedded table cannot be opened: {0}")]
+    Table(String),
+    /// The key service emulator.
+    #[error("the key service emulator cannot be opened: {0}")]
+    Kms(#[from] EmulatorError),
+    /// Set-up of the table's content.
+    #[error("the table cannot be set up: {0}")]
+    Store(#[from] StoreError),
+    /// The deployment's configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// What an earlier run left unfinished could not be looked at.
+    #[error("unfinished work of an earlier run cannot be settled")]
+    Reconcile(ApiError),
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StackError> {
+    let fail = |source| StackError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(fail)?;
+    let bound = listener.local_addr().map_err(fail)?;
+    Ok((listener, bound))
+}
+
+/// Resolves when the stack is told to stop.
+fn stopped(stop: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + 'static {
+    let mut stop = stop.subscribe();
+    async move {
+        // An error means that the stack itself is gone, which is as good a reason.
+        let _ = stop.wait_for(|stop| *stop).await;
+    }
+}
+
+impl Stack {
+    /// Starts everything, settles what an earlier run left unfinished, and only then takes requests.
+    ///
+    /// # Errors
+    /// [`StackError`] with the part that cannot start.
+    pub async fn start(config: StackConfig) -> Result<Self, StackError> {
+        let data_dir = DataDir::open(&config.data_dir)?;
+        let (stop, _) = watch::channel(false);
+        let mut tasks = Vec::new();
+
+        let (dynamodb_listener, dynamodb) = listen(config.dynamodb_listen).await?;
+        let file = data_dir.file("table.sqlite");
+        let file = file.to_str().ok_or_else(|| StackError::Table("its path is not UTF-8".into()))?;
+        let engine = dynoxide::Database::new(file).map_err(|error| StackError::Table(error.to_string()))?;
+        let serving = dynoxide::server::serve_with_shutdown(dynamodb_listener, engine, stopped(&stop));
+        tasks.push(tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(error, "the embedded table stopped");
+            }
+        }));
+
+        let (kms_listener, kms) = listen(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+        let emulator = Emulator::open(&data_dir.file("kms.json"))?;
+        let kms_key_arn = emulator.ensure_key(KMS_ALIAS)?;
+        let serving = emulator.serve(kms_listener, stopped(&stop));
+        tasks.push(tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "the key service emulator stopped");
+            }
+        }));
+
+        let aws =
+            Aws::local(&AwsEndpoints { dynamodb: format!("http://{dynamodb}"), kms: Some(format!("http://{kms}")) });
+        let config_of = DeploymentConfig {
+            name: deployment_name(&data_dir)?,
+            table: TABLE.into(),
+            kms_key_arn,
+            docker: config.docker,
+        };
+        let deployment = Arc::new(Deployment::new(&aws, config_of)?);
+        deployment.table().ensure_exists().await?;
+        deployment.keys().ensure_root_key().await?;
+        ensure_platform(&data_dir, deployment.table()).await?;
+        let settled = reconcile(&deployment, Boots::Impossible).await.map_err(StackError::Reconcile)?;
+
+        let (listener, address) = listen(config.listen).await?;
+        let serving = server::run(listener, deployment.clone(), stopped(&stop));
+        tasks.push(tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "the API stopped");
+            }
+        }));
+        tasks.push(tokio::spawn(reconcile_often(deployment.clone(), stopped(&stop))));
+        Ok(Self { address, dynamodb, kms, deployment, data_dir, stop, tasks, settled })
+    }
+
+    /// `http://address:port`, without `/v1`.
+    pub fn base_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Where DynamoDB tools find the table.
+    pub fn dynamodb_url(&self) -> String {
+        format!("http://{}", self.dynamodb)
+    }
+
+    /// Where the key service emulator listens.
+    pub fn kms_url(&self) -> String {
+        format!("http://{}", self.kms)
+    }
+
+    /// The deployment behind the API.
+    pub fn deployment(&self) -> &Deployment {
+        &self.deployment
+    }
+
+    /// The folder with all state.
+    pub fn data_dir(&self) -> &DataDir {
+        &self.data_dir
+    }
+
+    /// What an earlier run had left unfinished.
+    pub fn settled(&self) -> Outcome {
+        self.settled
+    }
+
+    /// Stops taking requests, lets running ones finish for a while, and takes everything down.
+    pub async fn stop(self) {
+        let _ = self.stop.send(true);
+        for task in self.tasks {
+            if tokio::time::timeout(DRAIN, task).await.is_err() {
+                tracing::warn!("a part of the stack did not stop in time");
+            }
+        }
+    }
+}
+
+async fn reconcile_often(deployment: Arc<Deployment>, stopped: impl Future<Output = ()>) {
+    tokio::pin!(stopped);
+    loop {
+        tokio::select! {
+            () = &mut stopped => return,
+            () = tokio::time::sleep(RECONCILE_EVERY) => {}
+        }
+        match reconcile(&deployment, Boots::UnderWay).await {
+            Ok(outcome) if outcome == Outcome::default() => {}
+            Ok(outcome) => tracing::info!(?outcome, "reconciled"),
+            Err(error) => tracing::error!(?error, "reconciling failed"),
+        }
+    }
+}
+
+/// A stack's own name, made once: sandboxes are labelled with it, so that stacks can share an engine.
+fn deployment_name(data_dir: &DataDir) -> Result<String, StackError> {
+    const FILE: &str = "deployment";
+    if let Some(name) = data_dir.read(FILE)? {
+        return Ok(name);
+    }
+    let name = format!("local-{}", hex::encode(theazo_tenancy::make_random_bytes::<6>()));
+    data_dir.write(FILE, &name)?;
+    Ok(name)
+}
+
+/// Makes the platform `local` once, and writes keys of it where there are none.
+async fn ensure_platform(data_dir: &DataDir, table: &Table) -> Result<(), StackError> {
+    const KEYS: [(&str, Mode); 2] = [("api-key", Mode::Live), ("test-api-key", Mode::Test)];
+    let mut missing = Vec::new();
+    for (file, mode) in KEYS {
+        if data_dir.read(file)?.is_none() {
+            missing.push((file, mode));
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    #[expect(clippy::disallowed_methods, reason = "the stack makes its own first platform")]
+    let platforms = Platforms::new(table.clone(), Operator::assume());
+    match find_platform(&platforms).await? {
+        None => {
+            let made = platforms.create(PLATFORM).await?;
+            data_dir.write("api-key", &made.live.text)?;
+            data_dir.write("test-api-key", &made.test.text)?;
+        }
+        Some(platform) => {
+            for (file, mode) in missing {
+                let (_, key) = platforms.create_key(&platform, mode, "local stack").await?;
+                data_dir.write(file, &key.text)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn find_platform(platforms: &Platforms) -> Result<Option<PlatformId>, StackError> {
+    let mut page = PageRequest { limit: 100, after: None };
+    loop {
+        let found = platforms.list(&page).await?;
+        if let Some(platform) = found.rows.iter().find(|platform| platform.name == PLATFORM) {
+            return Ok(Some(platform.id.clone()));
+        }
+        match found.next {
+            Some(next) => page.after = Some(next),
+            None => return Ok(None),
+        }
+    }
+}

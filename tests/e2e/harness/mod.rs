@@ -1,0 +1,21 @@
+//! What the tests share: a stack, platforms, and a plain HTTP client.
+
+mod client;
+mod process;
+mod shared;
+
+pub use client::{Answer, Client};
+pub use process::Process;
+pub use shared::{Platform, docker_engine, stack};
+
+use sha2::{Digest, Sha256};
+
+/// A value that no other test uses and that cannot occur by accident.
+pub fn make_canary(label: &str) -> String {
+    format!("canary-{label}-{}", hex::encode(theazo_tenancy::make_random_bytes::<16>()))
+}
+
+/// SHA-256 as lowercase hexadecimal, as the programs in agents print it.
+pub fn sha256(text: &str) -> String {
+    hex::encode(Sha256::digest(text.as_bytes()))
+}

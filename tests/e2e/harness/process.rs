@@ -1,0 +1,156 @@
+//! The real `theazo-dev` binary as a process of its own, to be killed and looked at.
+
+use super::{Client, docker_engine};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use theazo_providers::docker::{DockerConfig, DockerProvider};
+use theazo_providers::{AgentRef, Provider};
+
+/// A running `cargo dev` with a folder of its own. Killed, and everything of it removed, when dropped.
+pub struct Process {
+    child: Child,
+    folder: PathBuf,
+    owns_folder: bool,
+    base: String,
+    output: Arc<Mutex<String>>,
+}
+
+impl Process {
+    /// Starts it on a new folder.
+    pub async fn start(log_level: &str) -> Self {
+        let name = format!("theazo-e2e-process-{}", hex::encode(theazo_tenancy::make_random_bytes::<6>()));
+        Self::start_on(std::env::temp_dir().join(name), log_level).await
+    }
+
+    async fn start_on(folder: PathBuf, log_level: &str) -> Self {
+        tokio::task::spawn_blocking(docker_engine).await.unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_theazo-dev"))
+            .args(["--listen", "127.0.0.1:0", "--dynamodb-listen", "127.0.0.1:0", "--data-dir"])
+            .arg(&folder)
+            .env("RUST_LOG", log_level)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("theazo-dev starts");
+        let output = Arc::new(Mutex::new(String::new()));
+        collect(child.stdout.take().unwrap(), output.clone());
+        collect(child.stderr.take().unwrap(), output.clone());
+        let mut process = Self { child, folder, owns_folder: true, base: String::new(), output };
+        process.base = process.wait_for_address().await;
+        process
+    }
+
+    async fn wait_for_address(&mut self) -> String {
+        for _ in 0..600 {
+            let text = self.output();
+            if let Some(line) = text.lines().find(|line| line.trim_start().starts_with("curl ")) {
+                let start = line.find("http://").expect("the first call has an address");
+                return line[start..].split("/v1").next().unwrap().to_owned();
+            }
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("theazo-dev ended with {status}: {text}");
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("theazo-dev did not start: {}", self.output());
+    }
+
+    /// Everything it has printed and logged so far.
+    pub fn output(&self) -> String {
+        self.output.lock().unwrap().clone()
+    }
+
+    /// `http://host:port`.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Calls with the key it wrote.
+    pub fn client(&self) -> Client {
+        let key = std::fs::read_to_string(self.folder.join("api-key")).unwrap();
+        Client::new(&self.base, Some(key.trim()))
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to end, as Ctrl-C does, and gives its exit status.
+    pub async fn interrupt(&mut self) -> std::process::ExitStatus {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+        for _ in 0..200 {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("theazo-dev did not stop: {}", self.output());
+    }
+
+    /// Kills it if it still runs, and starts it again on the same folder.
+    pub async fn restart(mut self, log_level: &str) -> Self {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.owns_folder = false;
+        let before = self.output();
+        let next = Self::start_on(self.folder.clone(), log_level).await;
+        next.output.lock().unwrap().insert_str(0, &before);
+        next
+    }
+
+    /// The provider as this process sees the engine.
+    pub fn provider(&self) -> DockerProvider {
+        let engine = docker_engine();
+        let deployment = std::fs::read_to_string(self.folder.join("deployment")).unwrap();
+        let config = DockerConfig::new(engine.endpoint.clone(), &engine.image, deployment.trim());
+        DockerProvider::new(config).unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if !self.owns_folder || !self.folder.join("deployment").exists() {
+            return;
+        }
+        let provider = self.provider();
+        // A test's runtime may be going down; this needs one of its own.
+        let cleaning = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                for sandbox in provider.list_mine().await.unwrap_or_default() {
+                    let _ = provider.destroy(&AgentRef { agent: sandbox.agent }).await;
+                }
+            });
+        });
+        let _ = cleaning.join();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Gathers what a process prints.
+fn collect(mut from: impl std::io::Read + Send + 'static, into: Arc<Mutex<String>>) {
+    std::thread::spawn(move || {
+        let mut buffer = [0; 8192];
+        while let Ok(read @ 1..) = from.read(&mut buffer) {
+            into.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..read]));
+        }
+    });
+}

@@ -1,0 +1,113 @@
+//! One stack for most tests, in this process, on a runtime of its own.
+
+use super::Client;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use theazo_functions::deployment::DockerEngine;
+use theazo_local::data_dir::DataDir;
+use theazo_local::{Stack, StackConfig};
+use theazo_providers::docker::{DockerConfig, DockerProvider};
+use theazo_providers::{AgentRef, Provider};
+use theazo_setup::{ensure_agent_image, ensure_engine};
+use theazo_store::Platforms;
+use theazo_tenancy::{Operator, PlatformId};
+use tokio::runtime::Runtime;
+
+/// The machine's engine with the agent image, made ready as `cargo dev` does it.
+pub fn docker_engine() -> &'static DockerEngine {
+    static ENGINE: OnceLock<DockerEngine> = OnceLock::new();
+    ENGINE.get_or_init(|| {
+        on_own_runtime(async {
+            let endpoint = ensure_engine(&()).await.expect("a Docker engine");
+            let image = ensure_agent_image(&endpoint, &()).await.expect("the agent image");
+            DockerEngine { endpoint, image }
+        })
+    })
+}
+
+/// The stack that most tests share.
+pub fn stack() -> &'static Stack {
+    static STACK: OnceLock<Stack> = OnceLock::new();
+    STACK.get_or_init(|| {
+        let engine = docker_engine().clone();
+        on_own_runtime(async {
+            remove_leftovers(&engine).await;
+            let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+            let config = StackConfig {
+                data_dir: folder(std::process::id()),
+                listen: loopback,
+                dynamodb_listen: loopback,
+                docker: Some(engine),
+            };
+            Stack::start(config).await.expect("the local stack starts")
+        })
+    })
+}
+
+/// Runs on a runtime that lives as long as the process: tests' own runtimes end with their tests.
+fn on_own_runtime<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    let runtime = RUNTIME.get_or_init(|| tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap());
+    let (send, receive) = std::sync::mpsc::channel();
+    runtime.spawn(async move {
+        let _ = send.send(work.await);
+    });
+    receive.recv().expect("the shared runtime did its work")
+}
+
+const FOLDER: &str = "theazo-e2e-";
+
+fn folder(id: u32) -> PathBuf {
+    std::env::temp_dir().join(format!("{FOLDER}{id}"))
+}
+
+/// A test process cannot clean up behind itself when it is killed; the next one does, for those that are dead.
+async fn remove_leftovers(engine: &DockerEngine) {
+    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with(FOLDER) {
+            remove_leftover(&path, engine).await;
+        }
+    }
+}
+
+async fn remove_leftover(path: &Path, engine: &DockerEngine) {
+    // The lock tells whether its process still lives.
+    let Ok(dir) = DataDir::open(path) else { return };
+    if let Ok(Some(deployment)) = dir.read("deployment") {
+        let config = DockerConfig::new(engine.endpoint.clone(), &engine.image, deployment);
+        let Ok(provider) = DockerProvider::new(config) else { return };
+        for sandbox in provider.list_mine().await.unwrap_or_default() {
+            let _ = provider.destroy(&AgentRef { agent: sandbox.agent }).await;
+        }
+    }
+    let _ = std::fs::remove_dir_all(path);
+}
+
+/// A platform of a test's own on the shared stack.
+pub struct Platform {
+    pub id: PlatformId,
+    pub live_key: String,
+    pub test_key: String,
+    /// Calls with the live key.
+    pub client: Client,
+}
+
+impl Platform {
+    /// Makes one.
+    #[expect(clippy::disallowed_methods, reason = "a test makes its platform as the operator does")]
+    pub async fn make(name: &str) -> Self {
+        let stack = tokio::task::spawn_blocking(stack).await.unwrap();
+        let platforms = Platforms::new(stack.deployment().table().clone(), Operator::assume());
+        let made = platforms.create(name).await.unwrap();
+        let client = Client::new(stack.base_url(), Some(&made.live.text));
+        Self {
+            id: made.platform.id,
+            live_key: made.live.text.to_string(),
+            test_key: made.test.text.to_string(),
+            client,
+        }
+    }
+}
