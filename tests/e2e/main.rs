@@ -3,6 +3,22 @@
 //! Most tests share one local stack in this process ([`harness::stack`]); those that kill it, or look at what it
 //! prints, run the real `theazo-dev` binary ([`harness::Process`]).
 
+#![allow(missing_docs, reason = "tests are named as sentences")]
+
 mod harness;
 
+mod concurrency;
+mod crash;
+mod exec;
+mod files;
+mod isolation;
+mod lambda;
+mod leak;
+mod lists;
 mod main_job;
+mod process;
+mod providers;
+mod refusals;
+mod round_trips;
+mod secrets;
+mod sessions;

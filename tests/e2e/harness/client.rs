@@ -69,12 +69,7 @@ impl Client {
     }
 
     /// Makes a call that may fail to reach anyone.
-    pub async fn try_call(
-        &self,
-        method: &str,
-        path: &str,
-        body: Option<Vec<u8>>,
-    ) -> Result<Answer, reqwest::Error> {
+    pub async fn try_call(&self, method: &str, path: &str, body: Option<Vec<u8>>) -> Result<Answer, reqwest::Error> {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let mut request = self.http.request(method, format!("{}{path}", self.base));
         if let Some(key) = &self.key {

@@ -272,13 +272,8 @@ mod tests {
 
     #[test]
     fn a_request_survives_the_wire_with_its_payload_behind_it() {
-        let request = Request::Exec {
-            language: Language::Node,
-            code: "1".into(),
-            timeout_ms: 5,
-            output_cap: 10,
-            payload: 3,
-        };
+        let request =
+            Request::Exec { language: Language::Node, code: "1".into(), timeout_ms: 5, output_cap: 10, payload: 3 };
         let mut wire = Vec::new();
         write_message(&mut wire, &request, &[b"abc"]).unwrap();
         let mut reader = wire.as_slice();
