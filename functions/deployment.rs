@@ -6,8 +6,8 @@ use std::time::Duration;
 use theazo_providers::docker::{DockerConfig, DockerProvider, Endpoint};
 use theazo_providers::{Provider, ProviderError};
 use theazo_store::{
-    Agents, Aws, Credentials, KeyRing, KeyRingConfig, ProviderConfigs, SecretNames, SecretOpener, SecretSealer,
-    Sessions, Table,
+    Agents, Aws, Credentials, KeyRing, KeyRingConfig, ProviderConfigs, ProviderCredentials, SecretNames, SecretOpener,
+    SecretSealer, Sessions, Table,
 };
 use theazo_tenancy::Operator;
 
@@ -147,8 +147,10 @@ pub enum CapabilityName {
     SecretSealer,
     /// Open values.
     SecretOpener,
-    /// Read provider configuration.
+    /// Read and remove provider configuration.
     ProviderConfigs,
+    /// Make a platform secret a provider's credential.
+    ProviderCredentials,
     /// Call compute providers.
     Sandboxes,
 }
@@ -181,5 +183,6 @@ capabilities! {
     SecretSealer: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
     SecretOpener: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
     ProviderConfigs: deployment => Self::new(deployment.table.clone());
+    ProviderCredentials: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
     Sandboxes: deployment => Self::new(deployment.docker.clone());
 }

@@ -8,7 +8,7 @@ use crate::{account, agents, providers, secrets, sessions};
 use std::future::Future;
 use std::pin::Pin;
 use theazo_http::{Answer, ApiError, Call, Caller, Pattern, RouteInfo};
-use theazo_store::{Agents, ProviderConfigs, SecretNames, SecretOpener, SecretSealer, Sessions};
+use theazo_store::{Agents, ProviderConfigs, ProviderCredentials, SecretNames, SecretOpener, SecretSealer, Sessions};
 
 use crate::agents::Sandboxes;
 
@@ -109,6 +109,10 @@ routes! {
 
     PROVIDERS_LIST = "providers-list" GET "/v1/providers"
         by [Platform] needs [ProviderConfigs, Sandboxes] => providers::list;
+    PROVIDERS_SET = "providers-set" PUT "/v1/providers/{provider}"
+        by [Platform] needs [ProviderCredentials] => providers::set;
+    PROVIDERS_DELETE = "providers-delete" DELETE "/v1/providers/{provider}"
+        by [Platform] needs [ProviderConfigs] => providers::delete;
 }
 
 #[cfg(test)]
@@ -146,7 +150,9 @@ mod tests {
     #[test]
     fn functions_that_list_names_have_no_capability_that_could_hold_a_value() {
         for route in ROUTES.iter().filter(|route| route.info.name.ends_with("secrets-list")) {
-            for forbidden in [CapabilityName::SecretOpener, CapabilityName::SecretSealer] {
+            for forbidden in
+                [CapabilityName::SecretOpener, CapabilityName::SecretSealer, CapabilityName::ProviderCredentials]
+            {
                 assert!(!route.capabilities.contains(&forbidden), "{}", route.info.name);
             }
         }

@@ -22,7 +22,7 @@ pub async fn handle(call: Call, configs: ProviderConfigs, sandboxes: Sandboxes) 
         })
     }))
     .await;
-    let own = configured.iter().map(|config| json!({ "provider": config.provider, "source": "platform" }));
+    let own = configured.iter().map(super::show);
     let data: Vec<Value> = deployment.into_iter().chain(own).collect();
     Answer::json(200, &json!({ "data": data, "hasMore": false }))
 }

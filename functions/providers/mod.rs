@@ -1,3 +1,29 @@
 //! Compute providers as a platform sees them.
 
+pub mod delete;
 pub mod list;
+pub mod set;
+
+use serde_json::{Value, json};
+use theazo_http::{ApiError, Call, format_time};
+use theazo_providers::ProviderKind;
+use theazo_store::ProviderConfig;
+
+/// The provider that the path names, if a platform can configure it.
+fn configurable(call: &Call) -> Result<ProviderKind, ApiError> {
+    match ProviderKind::parse(call.request().param("provider")?) {
+        Some(kind) if kind != ProviderKind::Simulated => Ok(kind),
+        _ => Err(ApiError::not_found()),
+    }
+}
+
+/// A platform's own configuration as the API shows it. Never a credential.
+fn show(config: &ProviderConfig) -> Value {
+    json!({
+        "provider": config.provider,
+        "source": "platform",
+        "credentialRef": config.credential,
+        "updatedAt": format_time(config.updated_at_ms),
+        "health": { "healthy": false, "message": "agents on this provider are not available in this version" },
+    })
+}

@@ -1,1 +1,89 @@
-//! To be written.
+//! Providers: their configuration, and the credential that no agent may ever see.
+
+use crate::harness::{Platform, make_canary, sha256};
+use serde_json::json;
+
+#[tokio::test]
+async fn a_providers_credential_never_reaches_an_agent_from_the_moment_it_is_named() {
+    let platform = Platform::make("credential").await;
+    let client = &platform.client;
+    let (credential, other) = (make_canary("credential"), make_canary("other"));
+    client.post("/v1/secrets", json!({ "e2b_key": credential, "OTHER": other })).await.expect(204);
+    let session = client.session("u").await;
+    let before = client.boot(&session, json!({})).await;
+    assert_eq!(client.environment(&before).await["E2B_KEY"].1, sha256(&credential));
+
+    let set = client.call("PUT", "/v1/providers/e2b", Some(&json!({ "credentialRef": "E2B_Key" }))).await.expect(200);
+    assert_eq!(set["credentialRef"], "E2B_KEY");
+
+    let after = client.boot(&session, json!({})).await;
+    let seen = client.environment(&after).await;
+    assert!(!seen.contains_key("E2B_KEY"));
+    assert_eq!(seen["OTHER"].1, sha256(&other));
+    let agents = format!("/v1/sessions/{session}/agents");
+    let selected = client.post(&agents, json!({ "secrets": ["E2B_KEY"] })).await;
+    assert_eq!(selected.expect_error(400, "invalid_request")["details"]["field"], "secrets");
+    let inherited = client.get(&format!("/v1/sessions/{session}/secrets?inherited=true")).await.expect(200);
+    assert_eq!(inherited, json!(["OTHER"]));
+
+    // A new value of it is a credential too, and it cannot be deleted while it is in use.
+    client.post("/v1/secrets", json!({ "E2B_KEY": make_canary("rotated") })).await.expect(204);
+    let rotated = client.boot(&session, json!({})).await;
+    assert!(!client.environment(&rotated).await.contains_key("E2B_KEY"));
+    client.delete("/v1/secrets/e2b_key").await.expect_error(409, "conflict");
+
+    // Removing the configuration does not turn a credential back into an agent's secret.
+    client.delete("/v1/providers/e2b").await.expect(204);
+    let removed = client.boot(&session, json!({})).await;
+    assert!(!client.environment(&removed).await.contains_key("E2B_KEY"));
+    client.delete("/v1/secrets/e2b_key").await.expect(204);
+    client.post("/v1/secrets", json!({ "E2B_KEY": "an ordinary value" })).await.expect(204);
+    let ordinary = client.boot(&session, json!({})).await;
+    assert_eq!(client.environment(&ordinary).await["E2B_KEY"].1, sha256("an ordinary value"));
+    client.terminate(&session).await;
+}
+
+#[tokio::test]
+async fn a_session_may_have_a_secret_of_the_same_name_as_a_providers_credential() {
+    let platform = Platform::make("same name").await;
+    let client = &platform.client;
+    client.post("/v1/secrets", json!({ "FLY_TOKEN": make_canary("fly") })).await.expect(204);
+    client.call("PUT", "/v1/providers/fly", Some(&json!({ "credentialRef": "FLY_TOKEN" }))).await.expect(200);
+    let session = client.session("u").await;
+    client.set_secrets(&session, json!({ "fly_token": "the user's own" })).await;
+    let agent = client.boot(&session, json!({ "secrets": ["FLY_TOKEN"] })).await;
+    assert_eq!(client.environment(&agent).await["FLY_TOKEN"].1, sha256("the user's own"));
+    client.terminate(&session).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_configured_is_refused_and_nothing_shows_a_credential() {
+    let platform = Platform::make("provider refusals").await;
+    let client = &platform.client;
+    let put = |provider: &'static str, body: serde_json::Value| async move {
+        client.call("PUT", &format!("/v1/providers/{provider}"), Some(&body)).await
+    };
+    let missing = put("e2b", json!({ "credentialRef": "NOPE" })).await.expect_error(400, "invalid_request");
+    assert_eq!(missing["details"]["field"], "credentialRef");
+    let absent = put("e2b", json!({})).await.expect_error(400, "invalid_request");
+    assert_eq!(absent["details"]["field"], "credentialRef");
+    let hosts = put("docker", json!({ "credentialRef": "HOSTS" })).await.expect_error(422, "unprocessable_entity");
+    assert_eq!(hosts["details"]["feature"], "provider.docker.hosts");
+    for feature in ["config", "priority", "limits"] {
+        let body = json!({ "credentialRef": "A", feature: { "x": 1 } });
+        let refused = put("fly", body).await.expect_error(422, "unprocessable_entity");
+        assert_eq!(refused["details"]["feature"], feature);
+    }
+    put("simulated", json!({ "credentialRef": "A" })).await.expect_error(404, "not_found");
+    client.delete("/v1/providers/e2b").await.expect_error(404, "not_found");
+
+    let credential = make_canary("shown");
+    client.post("/v1/secrets", json!({ "KEY": credential })).await.expect(204);
+    put("e2b", json!({ "credentialRef": "KEY" })).await.expect(200);
+    let listed = client.get("/v1/providers").await;
+    assert!(!listed.text.contains(&credential));
+    let listed = listed.expect(200);
+    let of = |name: &str| listed["data"].as_array().unwrap().iter().find(|entry| entry["provider"] == name).unwrap();
+    assert_eq!(of("docker")["health"]["healthy"], true);
+    assert_eq!(of("e2b")["health"]["healthy"], false);
+}

@@ -141,6 +141,9 @@ impl Stack {
         ensure_platform(&data_dir, deployment.table()).await?;
         let settled = reconcile(&deployment, Boots::Impossible).await.map_err(StackError::Reconcile)?;
 
+        let environment = lambda_environment(&deployment, dynamodb, kms);
+        data_dir.write("lambda.env", &environment.join("\n"))?;
+
         let (listener, address) = listen(config.listen).await?;
         let serving = server::run(listener, deployment.clone(), stopped(&stop));
         tasks.push(tokio::spawn(async move {
@@ -191,6 +194,20 @@ impl Stack {
             }
         }
     }
+}
+
+/// What a Lambda binary needs to run against this stack, as `cargo lambda watch --env-file` reads it.
+fn lambda_environment(deployment: &Deployment, dynamodb: SocketAddr, kms: SocketAddr) -> Vec<String> {
+    let services = [
+        ("AWS_ENDPOINT_URL_DYNAMODB", format!("http://{dynamodb}")),
+        ("AWS_ENDPOINT_URL_KMS", format!("http://{kms}")),
+        ("AWS_REGION", "us-east-1".to_owned()),
+        ("AWS_ACCESS_KEY_ID", "local".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "local".to_owned()),
+        ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+    ];
+    let variables = services.into_iter().chain(deployment.config().to_env());
+    variables.map(|(name, value)| format!("{name}={value}")).collect()
 }
 
 async fn reconcile_often(deployment: Arc<Deployment>, stopped: impl Future<Output = ()>) {

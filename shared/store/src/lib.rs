@@ -26,7 +26,7 @@ pub use credentials::Credentials;
 pub use error::StoreError;
 pub use page::{Page, PageRequest, Position};
 pub use platforms::{NewPlatform, Platform, Platforms};
-pub use provider_configs::{ProviderConfig, ProviderConfigs};
+pub use provider_configs::{ProviderConfig, ProviderConfigs, ProviderCredentials};
 pub use root_keys::{KeyRing, KeyRingConfig};
 pub use secrets::{
     MAX_NAMES_PER_CALL, MAX_NAMES_PER_SCOPE, MAX_SCOPE_BYTES, MAX_VALUE_BYTES, NewSecret, OpenedSecret, ScopeNames,

@@ -1,13 +1,25 @@
 //! Providers as a platform configured them. Credentials are secrets of the vault, named here and kept there.
 
+use crate::secrets::{ProviderShield, SecretName};
 use crate::table::from_item;
-use crate::{StoreError, Table};
+use crate::transaction::{Committed, Expression, Transaction, back_off};
+use crate::{KeyRing, StoreError, Table};
 use serde::{Deserialize, Serialize};
-use theazo_tenancy::ReadScope;
+use theazo_tenancy::{ReadScope, TenantScope};
 
-/// Reading a platform's provider configuration.
+const ATTEMPTS: u32 = 30;
+
+/// Reading a platform's provider configuration, and removing it.
 #[derive(Clone)]
 pub struct ProviderConfigs(Table);
+
+/// Configuring providers. The secret that becomes a credential is sealed anew under the label of credentials, from
+/// which no agent can be given anything.
+#[derive(Clone)]
+pub struct ProviderCredentials {
+    table: Table,
+    keys: KeyRing,
+}
 
 /// A configured provider.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -16,6 +28,8 @@ pub struct ProviderConfig {
     pub provider: String,
     /// Canonical name of the platform secret that holds its credential.
     pub credential: String,
+    /// Unix milliseconds of the last change.
+    pub updated_at_ms: i64,
 }
 
 impl ProviderConfigs {
@@ -29,6 +43,58 @@ impl ProviderConfigs {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn list(&self, scope: &ReadScope) -> Result<Vec<ProviderConfig>, StoreError> {
-        self.0.query_all(&scope.providers()).await?.into_iter().map(from_item).collect()
+        list(&self.0, scope).await
+    }
+
+    /// Removes a provider's configuration. Its credential stays in the vault and stays a credential.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when it is not configured.
+    pub async fn remove(&self, scope: &TenantScope, provider: &str) -> Result<(), StoreError> {
+        let there = Expression::new("attribute_exists(pk)");
+        let transaction = Transaction::default().delete(&self.0, &scope.providers().row(provider), there);
+        match transaction.commit(&self.0).await? {
+            Committed::Yes => Ok(()),
+            Committed::Refused { .. } => Err(StoreError::NotFound),
+        }
+    }
+}
+
+pub(crate) async fn list(table: &Table, scope: &ReadScope) -> Result<Vec<ProviderConfig>, StoreError> {
+    table.query_all(&scope.providers()).await?.into_iter().map(from_item).collect()
+}
+
+impl ProviderCredentials {
+    /// Over that table, with those keys.
+    pub fn new(table: Table, keys: KeyRing) -> Self {
+        Self { table, keys }
+    }
+
+    /// Configures a provider with the credential in a platform secret. From that moment on, no agent boots with it.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownSecret`] when the platform has no such secret; [`StoreError::Contended`].
+    pub async fn configure(
+        &self,
+        scope: &TenantScope,
+        provider: &str,
+        credential: &SecretName,
+    ) -> Result<ProviderConfig, StoreError> {
+        let config = ProviderConfig {
+            provider: provider.to_owned(),
+            credential: credential.canonical().to_owned(),
+            updated_at_ms: crate::now_ms(),
+        };
+        let shield = ProviderShield { table: &self.table, keys: &self.keys };
+        for attempt in 0..ATTEMPTS {
+            let shielding = shield.shield(scope, credential).await?;
+            let transaction =
+                shielding.put(&self.table, &scope.providers().row(provider), &config, Expression::default())?;
+            match transaction.commit(&self.table).await? {
+                Committed::Yes => return Ok(config),
+                Committed::Refused { .. } => back_off(attempt).await,
+            }
+        }
+        Err(StoreError::Contended(ATTEMPTS))
     }
 }

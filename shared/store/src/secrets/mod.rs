@@ -8,13 +8,16 @@ mod name;
 mod names;
 mod opener;
 mod sealer;
+mod shield;
 
 pub use name::{SecretName, SecretNameError};
 pub use names::{ScopeNames, SecretEntry, SecretNames};
 pub use opener::{OpenedSecret, SealedSecrets, SecretOpener, SecretSelection};
 pub use sealer::{NewSecret, ScopeState, SecretSealer};
+pub(crate) use shield::ProviderShield;
 
 use crate::table::{Item, TTL, number, ttl_seconds};
+use crate::transaction::Expression;
 use crate::{StoreError, platforms::PlatformRow};
 use aws_sdk_dynamodb::types::AttributeValue;
 use theazo_tenancy::{Partition, ReadScope, SessionId, TableKey};
@@ -122,6 +125,13 @@ impl ValueRow {
             flags: self.flags,
         }
     }
+}
+
+/// Holds while a platform's vault key is the one that was read: nothing may be written under a key that has gone.
+fn same_key(platform: &PlatformRow) -> Expression {
+    Expression::new("vault_key_version = :version AND vault_salt = :salt")
+        .value(":version", number(platform.vault_key_version))
+        .value(":salt", AttributeValue::S(hex::encode(platform.vault_salt)))
 }
 
 /// What a platform's vault key is derived from, besides the root key.

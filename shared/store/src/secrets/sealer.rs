@@ -1,11 +1,11 @@
 //! Writing secrets: sealing, replacing, deleting.
 
 use super::names::{self, ScopeNames, SecretEntry};
-use super::{MAX_NAMES_PER_SCOPE, MAX_SCOPE_BYTES, SecretName, SecretTarget, ValueRow, derive_key};
+use super::{MAX_NAMES_PER_SCOPE, MAX_SCOPE_BYTES, SecretName, SecretTarget, ValueRow, derive_key, same_key};
 use crate::platforms::PlatformRow;
 use crate::table::number;
 use crate::transaction::{Committed, Expression, Transaction, back_off};
-use crate::{KeyRing, StoreError, Table, now_ms};
+use crate::{KeyRing, StoreError, Table, now_ms, provider_configs};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::try_join;
 use theazo_tenancy::{Partition, ReadScope, SessionId, TenantScope};
@@ -101,7 +101,10 @@ impl SecretSealer {
             let old_revision = read.revision;
             let entry = read.entries.remove(canonical).ok_or(StoreError::NotFound)?;
             if entry.provider {
-                return Err(StoreError::Conflict("a provider's configuration uses the secret"));
+                let configured = provider_configs::list(&self.table, scope).await?;
+                if configured.iter().any(|config| config.credential == canonical) {
+                    return Err(StoreError::Conflict("a provider's configuration uses the secret"));
+                }
             }
             read.floor = read.floor.max(entry.version);
             read.revision += 1;
@@ -186,11 +189,7 @@ impl SecretSealer {
         }
         names.revision += 1;
         let mut transaction = self.put_names(Transaction::default(), scope, target, &names, old_revision)?;
-        // Values that were sealed under a salt or key version that is no longer the platform's must not be written.
-        let same_key = Expression::new("vault_key_version = :version AND vault_salt = :salt")
-            .value(":version", number(platform.vault_key_version))
-            .value(":salt", AttributeValue::S(hex::encode(platform.vault_salt)));
-        transaction = transaction.check(&self.table, &scope.platform_key(), same_key);
+        transaction = transaction.check(&self.table, &scope.platform_key(), same_key(&platform));
         if let SecretTarget::Session(id) = target {
             let alive = Expression::new("attribute_exists(pk) AND #s <> :over")
                 .name("#s", "status")

@@ -1,0 +1,4 @@
+//! `PUT /v1/providers/{provider}`
+use theazo_functions::{lambda, routes};
+
+lambda!(routes::PROVIDERS_SET);

@@ -1,0 +1,57 @@
+//! Making a platform secret a provider's credential: sealed under another label, out of every agent's reach.
+
+use super::names;
+use super::{SecretName, SecretTarget, ValueRow, derive_key, same_key};
+use crate::table::number;
+use crate::transaction::{Expression, Transaction};
+use crate::{KeyRing, StoreError, Table, now_ms};
+use futures_util::future::try_join3;
+use theazo_tenancy::TenantScope;
+use theazo_vault::RecordHeader;
+
+pub(crate) struct ProviderShield<'a> {
+    pub(crate) table: &'a Table,
+    pub(crate) keys: &'a KeyRing,
+}
+
+impl ProviderShield<'_> {
+    /// The writes that make a secret a credential, each on condition that nothing has changed meanwhile. For one that
+    /// is a credential already, just that condition.
+    pub(crate) async fn shield(&self, scope: &TenantScope, name: &SecretName) -> Result<Transaction, StoreError> {
+        let target = SecretTarget::Platform;
+        let value_key = target.values(scope)?.row(name.canonical());
+        let (mut names, platform, value) = try_join3(
+            names::load(self.table, scope, &target),
+            self.table.platform_row(scope),
+            self.table.get_raw(&value_key),
+        )
+        .await?;
+        let unknown = || StoreError::UnknownSecret(name.display().to_owned());
+        let entry = names.entries.get_mut(name.canonical()).ok_or_else(unknown)?;
+        let names_key = target.names_key(scope)?;
+        let unchanged = Expression::new("revision = :read").value(":read", number(names.revision));
+        if entry.provider {
+            return Ok(Transaction::default().check(self.table, &names_key, unchanged));
+        }
+
+        let old = ValueRow::parse(value.ok_or_else(unknown)?)?;
+        let deployment = self.keys.deployment();
+        let header = RecordHeader::parse(&old.blob)?;
+        let root = self.keys.version(header.root_version).await?;
+        let opening = derive_key(&root, &platform);
+        let value = theazo_vault::open(&opening, &old.context(deployment, scope, &target), &old.blob)?;
+
+        let root = self.keys.active().await?;
+        let mut new = ValueRow { version: old.version + 1, provider: true, blob: Vec::new(), ..old };
+        let sealing = derive_key(&root, &platform);
+        new.blob = theazo_vault::seal(&sealing, &new.context(deployment, scope, &target), &value)?;
+        entry.version = new.version;
+        entry.provider = true;
+        entry.updated_at_ms = now_ms();
+        names.revision += 1;
+        Ok(Transaction::default()
+            .put(self.table, &names_key, &names, unchanged)?
+            .check(self.table, &scope.platform_key(), same_key(&platform))
+            .put_item(self.table, new.item(&value_key), Expression::default()))
+    }
+}
