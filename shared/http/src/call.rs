@@ -5,6 +5,9 @@ use std::future::Future;
 use theazo_store::{Credentials, now_ms};
 use theazo_tenancy::{Claim, Principal, ReadScope, Unauthorized};
 
+/// Part of the contract and not built yet: a caller who relies on it must not be told that all is well.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
 /// The kinds of caller a route may serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
@@ -83,6 +86,9 @@ impl Call {
             return Err(ApiError::new(ErrorCode::Forbidden, "this kind of credential may not call this route"));
         }
         tracing::Span::current().record("credential", principal.credential_id().as_str());
+        if self.request.headers.contains_key(IDEMPOTENCY_KEY) {
+            return Err(ApiError::not_built(IDEMPOTENCY_KEY));
+        }
         Ok((principal.clone(), withheld.release(&principal)??))
     }
 }

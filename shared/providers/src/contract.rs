@@ -158,7 +158,8 @@ pub trait Provider: Send + Sync {
     /// exists under that id is adopted. On an error, whatever was made may still be there; call [`Provider::destroy`].
     async fn create(&self, spec: &SandboxSpec, environment: &Environment) -> Result<Sandbox, ProviderError>;
 
-    /// Runs code and answers when its whole process tree is gone.
+    /// Runs code and answers when it has ended. What it left in the background runs on, except after a timeout, when
+    /// its whole process tree is gone.
     async fn exec(&self, agent: &AgentRef, request: ExecRequest) -> Result<ExecOutput, ProviderError>;
 
     /// Writes a file beneath `/data` or `/tmp`; `None` replaces it.

@@ -91,8 +91,8 @@ impl Platforms {
         let transaction = Transaction::default()
             .put_new(&self.table, &self.operator.platform_key(&row.id), &row)?
             .put_new(&self.table, &self.operator.directory().row(row.id.as_str()), &platform)?;
-        let transaction = self.add_key(transaction, &row, Mode::Live, "first live key", &live)?;
-        let transaction = self.add_key(transaction, &row, Mode::Test, "first test key", &test)?;
+        let transaction = self.add_key(transaction, &row, Mode::Live, "first live key", &live, &KeyId::make())?;
+        let transaction = self.add_key(transaction, &row, Mode::Test, "first test key", &test, &KeyId::make())?;
         match transaction.commit(&self.table).await? {
             Committed::Yes => Ok(NewPlatform { platform, live, test }),
             Committed::Refused { .. } => Err(StoreError::Conflict("an id was made twice")),
@@ -117,7 +117,7 @@ impl Platforms {
             Expression::new("attribute_exists(pk)"),
         );
         let id = KeyId::make();
-        match self.add_key_as(exists, &row, mode, name, &key, &id)?.commit(&self.table).await? {
+        match self.add_key(exists, &row, mode, name, &key, &id)?.commit(&self.table).await? {
             Committed::Yes => Ok((id, key)),
             Committed::Refused { write: 0, .. } => Err(StoreError::NotFound),
             Committed::Refused { .. } => Err(StoreError::Conflict("an id was made twice")),
@@ -133,17 +133,6 @@ impl Platforms {
     }
 
     fn add_key(
-        &self,
-        transaction: Transaction,
-        platform: &PlatformRow,
-        mode: Mode,
-        name: &str,
-        key: &IssuedKey,
-    ) -> Result<Transaction, StoreError> {
-        self.add_key_as(transaction, platform, mode, name, key, &KeyId::make())
-    }
-
-    fn add_key_as(
         &self,
         transaction: Transaction,
         platform: &PlatformRow,

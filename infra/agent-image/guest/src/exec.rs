@@ -64,7 +64,8 @@ pub struct Captured {
     pub truncated: bool,
 }
 
-/// Runs a program and answers when it and everything it started is gone.
+/// Runs a program and answers when it has ended. What it left in the background runs on, as a server that a later
+/// call talks to must; after the time limit, or when the guest is told to end, everything it started is ended.
 pub fn run(place: &Place, signals: &Signals, job: &Job<'_>) -> Result<Outcome, Refusal> {
     let os = |error: std::io::Error| refusal(&error);
     let program = runtime(job.language).ok_or(Refusal::NoRuntime)?;
@@ -86,7 +87,7 @@ pub fn run(place: &Place, signals: &Signals, job: &Job<'_>) -> Result<Outcome, R
     let mut stdout = Tap::new(child.stdout.take().map(calm).transpose()?, job.output_cap);
     let mut stderr = Tap::new(child.stderr.take().map(calm).transpose()?, job.output_cap);
     let main = Pid::from_child(&child);
-    let (mut exit_code, mut timed_out) = (None, false);
+    let (mut exit_code, mut timed_out, mut cut_short) = (None, false, false);
     loop {
         while let Some((pid, status)) = tree::reap() {
             if pid == main {
@@ -98,10 +99,11 @@ pub fn run(place: &Place, signals: &Signals, job: &Job<'_>) -> Result<Outcome, R
         }
         if signals.told_to_end() {
             exit_code = Some(128 + signal_hook::consts::SIGTERM);
+            cut_short = true;
             break;
         }
         if Instant::now() >= deadline {
-            timed_out = true;
+            (timed_out, cut_short) = (true, true);
             break;
         }
         wait_for_any(signals, [stdin.pipe.as_ref(), stdout.pipe.as_ref(), stderr.pipe.as_ref()], deadline);
@@ -109,7 +111,9 @@ pub fn run(place: &Place, signals: &Signals, job: &Job<'_>) -> Result<Outcome, R
         stdout.pump();
         stderr.pump();
     }
-    tree::end_descendants();
+    if cut_short {
+        tree::end_descendants();
+    }
     Ok(Outcome {
         exit_code: if timed_out { TIMED_OUT } else { exit_code.unwrap_or(TIMED_OUT) },
         timed_out,

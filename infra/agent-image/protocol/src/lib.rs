@@ -49,7 +49,8 @@ pub enum Request {
         /// Bytes of payload that follow.
         payload: usize,
     },
-    /// Run code as the agent and answer when its whole process tree is gone. Payload: standard input.
+    /// Run code as the agent and answer when it has ended. What it left in the background runs on, except after a
+    /// timeout, when its whole process tree is ended. Payload: standard input.
     Exec {
         /// What runs the code.
         language: Language,
