@@ -188,7 +188,7 @@ fn environment(agent: &Agent, opened: Vec<OpenedSecret>) -> Environment {
 /// Takes a failed boot back: the caller's answer is an error, so nothing of it may stay. What cannot be removed now
 /// stays on the work list.
 async fn undo(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: &Sandboxes) {
-    if let Err(error) = lifecycle::end(scope, agent, AgentStatus::Failed, agents, sandboxes).await {
+    if let Err(error) = lifecycle::take_back(scope, agent, agents, sandboxes).await {
         tracing::error!(agent = %agent.id, ?error, "a failed boot could not be taken back yet");
     }
 }

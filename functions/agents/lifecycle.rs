@@ -27,6 +27,27 @@ pub async fn end(
     if ended.sandbox_gone {
         return Ok(ended);
     }
+    remove(scope, agent, agents, sandboxes).await
+}
+
+/// Takes a boot back that did not come to its end. Its row may be over already, and its sandbox counted as removed, by
+/// someone who ended it while it was still being made; so the provider is asked again in any case.
+///
+/// # Errors
+/// As [`end`].
+pub async fn take_back(
+    scope: &TenantScope,
+    agent: &Agent,
+    agents: &Agents,
+    sandboxes: &Sandboxes,
+) -> Result<Agent, ApiError> {
+    match agents.transition(scope, &agent.id, AgentStatus::Failed, |_| {}).await {
+        Ok(_) | Err(StoreError::Conflict(_)) => remove(scope, agent, agents, sandboxes).await,
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn remove(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: &Sandboxes) -> Result<Agent, ApiError> {
     let sandbox = AgentRef { agent: agent.id.to_string() };
     let destroyed = sandboxes.provider(&agent.provider)?.destroy(&sandbox).await;
     destroyed.map_err(|error| failure::to_api(&agent.provider, &error))?;
