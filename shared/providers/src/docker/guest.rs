@@ -1,7 +1,7 @@
 //! Talking to the guest inside a container: one exec per request, the frame on its standard input.
 //!
 //! Values travel only on standard input. An exec's arguments show up in the engine's events and its environment
-//! can reach the engine's log, so both are constant (`reference/docker.md` 4.1).
+//! can reach the engine's log, so both are constant (measured on Docker 20.10).
 
 use super::failure::{failed, from_engine, says, status};
 use super::{DockerProvider, names};

@@ -2,7 +2,7 @@
 //!
 //! Everything is named after the agent and carries our labels, and only what carries them is adopted or removed.
 //! The environment is nowhere in a container's configuration: it is delivered through the standard input of a
-//! guest process into a memory file system (`design.md`, "Getting secrets into an agent"). It lives as long as
+//! guest process into a memory file system. It lives as long as
 //! the container runs without a restart.
 //!
 //! Calls to an engine that ran into a limit may still take effect. `create` adopts by name, and `destroy` looks

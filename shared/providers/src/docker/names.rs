@@ -15,7 +15,7 @@ const PLATFORM_LABEL: &str = "theazo.platform";
 /// The name of an agent's container, network and volume: its id with `-` for `_`.
 ///
 /// The engine's paths hold names unescaped, so one that is not `[a-z0-9][a-z0-9_.-]{1,62}` is refused here: it
-/// would reach another endpoint (`reference/docker.md` 1.1).
+/// would reach another endpoint.
 pub(super) fn resource_name(agent: &str) -> Result<String, ProviderError> {
     let name = agent.replace('_', "-");
     let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();

@@ -1,7 +1,7 @@
 //! Small subnets for agents' networks, carved out of one range.
 //!
 //! The engine's own address pools give about 30 networks and then fail; with explicit subnets hundreds are fine,
-//! and of several simultaneous creations with one subnet exactly one succeeds (`reference/docker.md` 3.4 and 8).
+//! and of several simultaneous creations with one subnet exactly one succeeds (measured on Docker 20.10).
 
 use super::failure::failed;
 use crate::ProviderError;
