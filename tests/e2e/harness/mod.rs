@@ -1,10 +1,14 @@
 //! What the tests share: a stack, platforms, and a plain HTTP client.
 
 mod client;
+mod encodings;
+mod engine;
 mod process;
 mod shared;
 
 pub use client::{Answer, Client};
+pub use encodings::Canary;
+pub use engine::{container_name, docker};
 pub use process::Process;
 pub use shared::{Platform, docker_engine, stack};
 

@@ -1,7 +1,7 @@
 //! How requests reach a Docker engine: one pooled HTTP client per engine, behind bollard's custom transport.
 //!
 //! bollard 0.21 drops the API version from every path and puts names into paths unescaped
-//!, so both are dealt with here, in one place that every request passes. Bodies are
+//! (<https://github.com/fussybeaver/bollard/issues/736>), so both are dealt with here, in one place that every request passes. Bodies are
 //! never looked at. bollard itself logs bodies at debug level: whoever installs a log subscriber must cap the
 //! `bollard` and `hyper` targets at info.
 
