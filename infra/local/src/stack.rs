@@ -110,7 +110,7 @@ impl Stack {
         let file = data_dir.file("table.sqlite");
         let file = file.to_str().ok_or_else(|| StackError::Table("its path is not UTF-8".into()))?;
         let engine = dynoxide::Database::new(file).map_err(|error| StackError::Table(error.to_string()))?;
-        let serving = dynoxide::server::serve_with_shutdown(dynamodb_listener, engine, stopped(&stop));
+        let serving = dynoxide::server::serve_with_shutdown(dynamodb_listener, engine.clone(), stopped(&stop));
         tasks.push(tokio::spawn(async move {
             if let Err(error) = serving.await {
                 tracing::error!(error, "the embedded table stopped");
@@ -151,7 +151,7 @@ impl Stack {
                 tracing::error!(%error, "the API stopped");
             }
         }));
-        tasks.push(tokio::spawn(reconcile_often(deployment.clone(), stopped(&stop))));
+        tasks.push(tokio::spawn(reconcile_often(deployment.clone(), engine, stopped(&stop))));
         Ok(Self { address, dynamodb, kms, deployment, data_dir, stop, tasks, settled })
     }
 
@@ -210,12 +210,16 @@ fn lambda_environment(deployment: &Deployment, dynamodb: SocketAddr, kms: Socket
     variables.map(|(name, value)| format!("{name}={value}")).collect()
 }
 
-async fn reconcile_often(deployment: Arc<Deployment>, stopped: impl Future<Output = ()>) {
+/// What AWS does on a schedule in production: reconciling, and dropping rows whose time is over.
+async fn reconcile_often(deployment: Arc<Deployment>, engine: dynoxide::Database, stopped: impl Future<Output = ()>) {
     tokio::pin!(stopped);
     loop {
         tokio::select! {
             () = &mut stopped => return,
             () = tokio::time::sleep(RECONCILE_EVERY) => {}
+        }
+        if let Err(error) = engine.sweep_ttl() {
+            tracing::error!(%error, "expired rows could not be dropped");
         }
         match reconcile(&deployment, Boots::UnderWay).await {
             Ok(outcome) if outcome == Outcome::default() => {}

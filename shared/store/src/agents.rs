@@ -137,6 +137,17 @@ impl Agent {
             None => 0,
         }
     }
+
+    /// Whether its time to be readable is over. The table drops such rows when it gets to it.
+    fn is_expired(&self, now_ms: i64) -> bool {
+        self.sandbox_gone && self.ended_at_ms.is_some_and(|ended| ended.saturating_add(RETENTION_MS) <= now_ms)
+    }
+}
+
+fn without_expired(mut page: Page<Agent>) -> Page<Agent> {
+    let now = now_ms();
+    page.rows.retain(|agent| !agent.is_expired(now));
+    page
 }
 
 impl AgentFilter {
@@ -167,7 +178,7 @@ impl Agents {
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn get(&self, scope: &ReadScope, id: &AgentId) -> Result<Option<Agent>, StoreError> {
         let agent: Option<Agent> = self.0.get(&scope.agents().row(id.as_str())).await?;
-        Ok(agent.filter(|agent| scope.sees(&agent.session)))
+        Ok(agent.filter(|agent| scope.sees(&agent.session) && !agent.is_expired(now_ms())))
     }
 
     /// A page of the platform's agents, newest first.
@@ -180,7 +191,7 @@ impl Agents {
         filter: &AgentFilter,
         page: &PageRequest,
     ) -> Result<Page<Agent>, StoreError> {
-        self.0.page(&scope.agents(), page, filter.terms()).await
+        Ok(without_expired(self.0.page(&scope.agents(), page, filter.terms()).await?))
     }
 
     /// A page of a session's agents, newest first.
@@ -193,7 +204,7 @@ impl Agents {
         filter: &AgentFilter,
         page: &PageRequest,
     ) -> Result<Page<Agent>, StoreError> {
-        self.0.page(&scope.agents(), page, filter.terms()).await
+        Ok(without_expired(self.0.page(&scope.agents(), page, filter.terms()).await?))
     }
 
     /// A session's agents that still have something at their provider, or may.
