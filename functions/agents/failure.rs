@@ -5,6 +5,11 @@ use theazo_providers::ProviderError;
 
 /// The caller's error for a failed call. The provider's own words stay in our log.
 pub(super) fn to_api(provider: &str, error: &ProviderError) -> ApiError {
+    to_api_naming("path", provider, error)
+}
+
+/// The same where the path came in another field.
+pub(super) fn to_api_naming(field: &str, provider: &str, error: &ProviderError) -> ApiError {
     let failed = |status: Option<u16>, retryable: bool| {
         tracing::warn!(provider, %error, "a provider failed");
         ApiError::new(ErrorCode::Provider, "the compute provider failed")
@@ -17,8 +22,8 @@ pub(super) fn to_api(provider: &str, error: &ProviderError) -> ApiError {
         ProviderError::SandboxGone => failed(None, false),
         ProviderError::TimedOut => failed(None, true),
         ProviderError::FileNotFound => ApiError::not_found(),
-        ProviderError::PathOutside => ApiError::invalid("path", "must lie beneath /data or /tmp"),
-        ProviderError::PathUnusable(rule) => ApiError::invalid("path", rule),
+        ProviderError::PathOutside => ApiError::invalid(field, "must lie beneath /data or /tmp"),
+        ProviderError::PathUnusable(rule) => ApiError::invalid(field, rule),
         ProviderError::NoSpace => ApiError::new(ErrorCode::UnprocessableEntity, "no space is left in the sandbox"),
         ProviderError::NoRuntime => ApiError::not_built("language"),
     }

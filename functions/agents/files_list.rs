@@ -7,11 +7,16 @@ use theazo_store::Agents;
 
 /// Lists a directory.
 pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<Answer, ApiError> {
-    let parse = || Ok(call.request().query()?.get("dir").unwrap_or("/data").to_owned());
+    let parse = || {
+        let query = call.request().query()?;
+        let dir = query.get("dir").unwrap_or("/data");
+        // As for files, the leading slash may be missing.
+        Ok(if dir.starts_with('/') { dir.to_owned() } else { format!("/{dir}") })
+    };
     let (_, agent, dir) = authenticate(&call, &agents, parse).await?;
     let (provider, sandbox) = usable(&agent, &sandboxes)?;
     let entries = provider.list_files(&sandbox, &dir).await;
-    let entries = entries.map_err(|error| failure::to_api(&agent.provider, &error))?;
+    let entries = entries.map_err(|error| failure::to_api_naming("dir", &agent.provider, &error))?;
     let shown: Vec<Value> = entries
         .iter()
         .map(|entry| {

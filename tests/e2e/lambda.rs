@@ -1,1 +1,251 @@
-//! To be written.
+//! Endpoints called as what they are in production: Lambda binaries, here under `cargo lambda watch`.
+//!
+//! `cargo lambda watch` stands for the gateway and for the Lambda runtime's API; the binaries are the real ones, and
+//! the table and the key service are the shared stack's. Nothing here boots an agent.
+
+use crate::harness::{Answer, Client, Platform, collect, make_canary, stack};
+use serde_json::json;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+use theazo_local::Stack;
+
+const FUNCTIONS: [&str; 3] = ["secrets-list", "secrets-set", "sessions-by-user"];
+
+#[tokio::test]
+async fn a_secret_set_through_one_lambda_function_is_listed_through_another_and_by_the_stack() {
+    let Some(lambdas) = Lambdas::start().await else { return };
+    let platform = Platform::make("lambda: set and list").await;
+    let canary = make_canary("lambda");
+    let by_user = lambdas.call("sessions-by-user", &platform.live_key, "POST", "/v1/sessions/by-user/u", None).await;
+    let session = by_user.expect(200)["id"].as_str().unwrap().to_owned();
+    let secrets = format!("/v1/sessions/{session}/secrets");
+
+    let body = json!({ "HUBSPOT_API_KEY": canary, "database_url": "x" }).to_string();
+    let set = lambdas.call("secrets-set", &platform.live_key, "POST", &secrets, Some(&body)).await;
+    assert!(set.headers["x-request-id"].starts_with("req_"), "{set:?}");
+    set.expect(204);
+
+    let listed = lambdas.call("secrets-list", &platform.live_key, "GET", &secrets, None).await.expect(200);
+    assert_eq!(listed, json!(["HUBSPOT_API_KEY", "database_url"]));
+    assert_eq!(platform.client.get(&secrets).await.expect(200), listed);
+    let query = format!("{secrets}?details=true");
+    let details = lambdas.call("secrets-list", &platform.live_key, "GET", &query, None).await.expect(200);
+    assert_eq!(platform.client.get(&query).await.expect(200), details);
+    assert_eq!(details[0]["version"].as_u64().map(|version| version > 0), Some(true), "{details}");
+
+    // The functions have written their log lines, and neither the value nor the key is in any of them.
+    let log = lambdas.output();
+    for name in FUNCTIONS {
+        assert!(log.contains(name), "{name} logged nothing: {log}");
+    }
+    assert!(!log.contains(&canary) && !log.contains(&platform.live_key));
+}
+
+#[tokio::test]
+async fn a_lambda_function_refuses_with_the_very_answers_of_the_stack() {
+    let Some(lambdas) = Lambdas::start().await else { return };
+    let platform = Platform::make("lambda: refusals").await;
+    let session = platform.client.session("u").await;
+    let secrets = format!("/v1/sessions/{session}/secrets");
+    let stranger = Platform::make("lambda: stranger").await;
+    let wrong_checksum = format!("{}0", &platform.live_key[..platform.live_key.len() - 1]);
+    let absent = format!("/v1/sessions/{}/secrets", "ses_01arz3ndektsv4rrffq69g5fav");
+    let set = Some(r#"{"A":1}"#);
+    let refusals = [
+        ("secrets-list", "nonsense", "GET", &secrets, None, (401, "unauthorized")),
+        ("secrets-list", wrong_checksum.as_str(), "GET", &secrets, None, (401, "unauthorized")),
+        ("secrets-list", &stranger.live_key, "GET", &secrets, None, (404, "not_found")),
+        ("secrets-list", &platform.live_key, "GET", &absent, None, (404, "not_found")),
+        ("secrets-set", "nonsense", "POST", &secrets, set, (401, "unauthorized")),
+        ("secrets-set", &platform.live_key, "POST", &secrets, set, (400, "invalid_request")),
+        ("secrets-set", &platform.live_key, "POST", &secrets, Some("{"), (400, "invalid_request")),
+    ];
+    for (function, key, method, path, body, (status, code)) in refusals {
+        let context = format!("{function} {status} {code} {body:?}");
+        let answer = lambdas.call(function, key, method, path, body).await;
+        let client = platform.client.with_key(Some(key));
+        let same = client.try_call(method, path, body.map(|body| body.as_bytes().to_vec())).await.unwrap();
+        assert_eq!(answer.without_request_id(), same.without_request_id(), "{context}");
+        assert_eq!(answer.headers["content-type"], same.headers["content-type"], "{context}");
+        answer.expect_error(status, code);
+    }
+
+    // A function answers for its own route and for no other, whatever its gateway sends it.
+    for (method, path) in [("GET", "/v1/whoami"), ("POST", secrets.as_str()), ("GET", "/v1/sessions"), ("GET", "/")] {
+        let answer = lambdas.call("secrets-list", &platform.live_key, method, path, None).await;
+        answer.expect_error(404, "not_found");
+    }
+}
+
+#[tokio::test]
+async fn a_percent_encoded_path_is_decoded_once_by_a_lambda_function() {
+    let Some(lambdas) = Lambdas::start().await else { return };
+    let platform = Platform::make("lambda: paths").await;
+    for (encoded, decoded) in
+        [("a%2Fb", "a/b"), ("a%252Fb", "a%2Fb"), ("a%20b", "a b"), ("a+b", "a+b"), ("%C3%A9", "é"), ("a%3Fb", "a?b")]
+    {
+        let path = format!("/v1/sessions/by-user/{encoded}");
+        let through = lambdas.call("sessions-by-user", &platform.live_key, "POST", &path, None).await.expect(200);
+        assert_eq!(through["userId"], decoded, "{encoded}");
+        let direct = platform.client.call("POST", &path, None).await.expect(200);
+        assert_eq!(direct["id"], through["id"], "{encoded}");
+    }
+    let two_segments = "/v1/sessions/by-user/a/b";
+    let refused = lambdas.call("sessions-by-user", &platform.live_key, "POST", two_segments, None).await;
+    refused.expect_error(404, "not_found");
+}
+
+/// `cargo lambda watch` and a process of each function. All of it ends when this is dropped.
+struct Lambdas {
+    processes: Vec<Child>,
+    base: String,
+    output: Arc<Mutex<String>>,
+}
+
+impl Lambdas {
+    /// Starts them, or says why not: `cargo-lambda` is a tool that a machine may lack, but not the one that decides.
+    async fn start() -> Option<Self> {
+        let found = Command::new("cargo-lambda").args(["lambda", "--version"]).output();
+        if !found.is_ok_and(|output| output.status.success()) {
+            let decides = std::env::var_os("THEAZO_CI").is_some_and(|value| value == "1");
+            assert!(!decides, "cargo-lambda is not installed, and THEAZO_CI=1 lets nothing be skipped");
+            println!("skipped: cargo-lambda is not installed (`pip install cargo-lambda`)");
+            return None;
+        }
+        let (stack, folder) = tokio::task::spawn_blocking(|| (stack(), built())).await.unwrap();
+        for _ in 0..5 {
+            if let Some(lambdas) = Self::try_start(stack, folder).await {
+                return Some(lambdas);
+            }
+        }
+        panic!("cargo lambda watch found no free port in five attempts");
+    }
+
+    /// Another process may take the port between our looking for it and `watch` binding it; then it gives `None`.
+    async fn try_start(stack: &Stack, folder: &Path) -> Option<Self> {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let base = format!("http://{address}");
+        let mut lambdas = Self { processes: Vec::new(), base, output: Arc::default() };
+        // `watch` alone would have cargo resolve features without the tests' and build the AWS SDK a second time, so
+        // it plays the Lambda service only and the functions are started here.
+        lambdas.spawn(
+            Command::new("cargo-lambda")
+                .args(["lambda", "watch", "--only-lambda-apis", "--ignore-changes", "-A", "127.0.0.1", "-P"])
+                .arg(address.port().to_string())
+                .current_dir(workspace()),
+        );
+        if !lambdas.listens(address).await {
+            return None;
+        }
+        let environment = stack.data_dir().read("lambda.env").unwrap().expect("the functions' environment");
+        for name in FUNCTIONS {
+            let mut command = Command::new(folder.join(name));
+            // What a function finds in its environment: the file that the stack writes for `cargo lambda watch`, and
+            // nothing of this machine.
+            command
+                .env_clear()
+                .env("AWS_LAMBDA_RUNTIME_API", format!("{}/.rt/{name}", lambdas.base))
+                .env("AWS_LAMBDA_FUNCTION_NAME", name)
+                .env("AWS_LAMBDA_FUNCTION_VERSION", "1")
+                .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256")
+                .env("RUST_LOG", "debug")
+                .envs(environment.lines().map(|line| line.split_once('=').expect("NAME=value")));
+            lambdas.spawn(&mut command);
+        }
+        Some(lambdas)
+    }
+
+    fn spawn(&mut self, command: &mut Command) {
+        let command = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        collect(child.stdout.take().unwrap(), self.output.clone());
+        collect(child.stderr.take().unwrap(), self.output.clone());
+        self.processes.push(child);
+    }
+
+    async fn listens(&mut self, address: SocketAddr) -> bool {
+        for _ in 0..600 {
+            if self.processes[0].try_wait().unwrap().is_some() {
+                return false;
+            }
+            if TcpStream::connect(address).is_ok() {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("cargo lambda watch does not listen: {}", self.output());
+    }
+
+    async fn call(&self, function: &str, key: &str, method: &str, path: &str, body: Option<&str>) -> Answer {
+        let client = Client::new(format!("{}/lambda-url/{function}", self.base), Some(key));
+        let called = client.try_call(method, path, body.map(|body| body.as_bytes().to_vec())).await;
+        called.unwrap_or_else(|error| panic!("{function} {path}: {error}; {}", self.output()))
+    }
+
+    /// What `watch` and the functions have printed and logged so far.
+    fn output(&self) -> String {
+        self.output.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Lambdas {
+    fn drop(&mut self) {
+        for child in &mut self.processes {
+            signal("-INT", child);
+        }
+        for child in &mut self.processes {
+            let mut waited = 0;
+            while matches!(child.try_wait(), Ok(None)) && waited < 50 {
+                std::thread::sleep(Duration::from_millis(20));
+                waited += 1;
+            }
+            // The rest of its group, or all of it when it did not listen.
+            signal("-KILL", child);
+            let _ = child.wait();
+        }
+    }
+}
+
+fn signal(name: &str, child: &Child) {
+    let group = format!("-{}", child.id());
+    let _ = Command::new("kill").args([name, "--", &group]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The folder with the functions' binaries, built once for this process from what `cargo test --workspace` has built.
+///
+/// Cargo unifies features over what it is asked to build. The whole workspace with its development dependencies is
+/// what the tests were built with; `--examples` counts the latter in, and there are no examples. Anything narrower
+/// compiles the AWS SDK again.
+fn built() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_BIN_EXE_theazo-dev")).parent().unwrap();
+        let profile = match folder.file_name().unwrap().to_str().unwrap() {
+            "debug" => "dev",
+            other => other,
+        };
+        let mut command = Command::new("cargo");
+        command.args(["build", "--workspace", "--examples", "--profile", profile, "--target-dir"]);
+        command.arg(folder.parent().unwrap()).args(FUNCTIONS.iter().flat_map(|name| ["--bin", name]));
+        // `cargo test` describes the package under test in variables that build scripts watch; they would run again.
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|prefix| text.starts_with(prefix)) {
+                command.env_remove(&name);
+            }
+        }
+        let output = command.current_dir(workspace()).output().expect("cargo runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "the functions do not build: {said}");
+        println!("built the functions: {said}");
+        folder.to_owned()
+    })
+}

@@ -1,2 +1,64 @@
-//! Placeholder.
-fn main() {}
+//! `cargo admin`: the operator's command line, over the table itself. It needs no API key, because it makes them.
+//!
+//! A file per noun; `target` says which table is meant, `output` writes answers, `error` says what went wrong. The
+//! exit status is 0 when it was done, 1 when it failed, and 2 when the command line cannot be understood.
+
+mod error;
+mod key;
+mod output;
+mod platform;
+mod target;
+mod text;
+
+use clap::{Parser, Subcommand};
+use error::AdminError;
+use output::Output;
+use std::process::ExitCode;
+use std::time::Duration;
+use target::Target;
+
+/// No command here takes seconds; an endpoint that accepts connections and never answers must not hang a script.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Operates a Theazo deployment: the local stack of `cargo dev` unless told otherwise.
+#[derive(Parser)]
+#[command(name = "cargo admin", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    output: Output,
+    #[command(subcommand)]
+    noun: Noun,
+}
+
+#[derive(Subcommand)]
+enum Noun {
+    /// Platforms: the companies that run agents for their users.
+    #[command(subcommand)]
+    Platform(platform::Verb),
+    /// API keys of platforms.
+    #[command(subcommand)]
+    Key(key::Verb),
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = tokio::time::timeout(TIMEOUT, run(&cli)).await.unwrap_or(Err(AdminError::TimedOut(TIMEOUT)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::note(&format!("error: {}", error.explain(&cli.target)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: &Cli) -> Result<(), AdminError> {
+    let table = cli.target.table().await;
+    match &cli.noun {
+        Noun::Platform(verb) => platform::run(verb, table, &cli.output).await,
+        Noun::Key(verb) => key::run(verb, table, &cli.output).await,
+    }
+}

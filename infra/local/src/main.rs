@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use theazo_functions::deployment::DockerEngine;
 use theazo_http::{LogFormat, init_logging};
-use theazo_local::terminal::{TerminalProgress, say};
+use theazo_local::terminal::{TerminalProgress, interrupted, say};
 use theazo_local::{Stack, StackConfig, quickstart};
 use theazo_setup::{ensure_agent_image, ensure_engine};
 
@@ -101,22 +101,8 @@ fn welcome(stack: &Stack, args: &RunArgs) {
     say(&format!("    test key  {}", stack.data_dir().file("test-api-key").display()));
     say(&format!("    state     {}", args.data_dir.display()));
     say("\nA first call:");
-    say(&format!("    curl -s {base}/v1/whoami -H \"Authorization: Bearer $(cat '{key}')\""));
+    // A folder's name may hold a quote itself; the line must still work when pasted.
+    let quoted = key_file.to_string_lossy().replace('\'', r"'\''");
+    say(&format!("    curl -s {base}/v1/whoami -H \"Authorization: Bearer $(cat '{quoted}')\""));
     say("\nCtrl-C stops it; starting again goes on with the same data.");
-}
-
-/// Ctrl-C, or a request to terminate.
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-        }
-        Err(_) => {
-            let _ = tokio::signal::ctrl_c().await;
-        }
-    }
 }

@@ -3,10 +3,12 @@
 mod client;
 mod story;
 
-use crate::terminal::{TerminalProgress, say};
+use crate::terminal::{TerminalProgress, interrupted, say};
 use crate::{Stack, StackConfig};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use theazo_functions::deployment::DockerEngine;
 use theazo_setup::{ensure_agent_image, ensure_engine};
 
@@ -15,13 +17,22 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// Sets everything up, runs the story against a stack of its own with a throw-away folder, and takes it down again.
 ///
 /// # Errors
-/// The first step that did not hold.
+/// The first step that did not hold, or that it was interrupted.
 pub async fn run() -> Result<(), Failure> {
     say("Theazo quickstart: from an API key to an agent that sees its secrets\n");
     say(" 0  Setting up");
     let endpoint = ensure_engine(&TerminalProgress).await?;
     let image = ensure_agent_image(&endpoint, &TerminalProgress).await?;
     let folder = Throwaway::make();
+    // From here on there is something to take down, so Ctrl-C ends the story and not the process.
+    let stopping = Arc::new(AtomicBool::new(false));
+    tokio::spawn({
+        let stopping = stopping.clone();
+        async move {
+            interrupted().await;
+            stopping.store(true, Ordering::Relaxed);
+        }
+    });
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     let stack = Stack::start(StackConfig {
         data_dir: folder.0.clone(),
@@ -31,7 +42,7 @@ pub async fn run() -> Result<(), Failure> {
     })
     .await?;
     say(&format!("    the API listens on {}/v1, its state is thrown away at the end", stack.base_url()));
-    let told = story::tell(&stack).await;
+    let told = story::tell(&stack, stopping).await;
     // Whatever held or did not, nothing of a quickstart stays on the engine.
     story::clean_up(&stack).await;
     stack.stop().await;

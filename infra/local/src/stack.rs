@@ -44,9 +44,44 @@ pub struct Stack {
     kms: SocketAddr,
     deployment: Arc<Deployment>,
     data_dir: DataDir,
+    front: Parts,
+    back: Parts,
+    settled: Outcome,
+}
+
+/// What stops together: the API and the clean-up in front, and behind them the services that both need to the end.
+struct Parts {
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
-    settled: Outcome,
+}
+
+impl Parts {
+    fn new() -> Self {
+        Self { stop: watch::channel(false).0, tasks: Vec::new() }
+    }
+
+    /// Resolves when these parts are told to stop.
+    fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut stop = self.stop.subscribe();
+        async move {
+            // An error means that the stack itself is gone, which is as good a reason.
+            let _ = stop.wait_for(|stop| *stop).await;
+        }
+    }
+
+    fn spawn(&mut self, part: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.push(tokio::spawn(part));
+    }
+
+    /// Tells them to stop, and waits for a while until they have.
+    async fn stop(self) {
+        let _ = self.stop.send(true);
+        for task in self.tasks {
+            if tokio::time::timeout(DRAIN, task).await.is_err() {
+                tracing::warn!("a part of the stack did not stop in time");
+            }
+        }
+    }
 }
 
 /// The stack cannot start.
@@ -87,15 +122,6 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StackE
     Ok((listener, bound))
 }
 
-/// Resolves when the stack is told to stop.
-fn stopped(stop: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + 'static {
-    let mut stop = stop.subscribe();
-    async move {
-        // An error means that the stack itself is gone, which is as good a reason.
-        let _ = stop.wait_for(|stop| *stop).await;
-    }
-}
-
 impl Stack {
     /// Starts everything, settles what an earlier run left unfinished, and only then takes requests.
     ///
@@ -103,29 +129,28 @@ impl Stack {
     /// [`StackError`] with the part that cannot start.
     pub async fn start(config: StackConfig) -> Result<Self, StackError> {
         let data_dir = DataDir::open(&config.data_dir)?;
-        let (stop, _) = watch::channel(false);
-        let mut tasks = Vec::new();
+        let (mut front, mut back) = (Parts::new(), Parts::new());
 
         let (dynamodb_listener, dynamodb) = listen(config.dynamodb_listen).await?;
         let file = data_dir.file("table.sqlite");
         let file = file.to_str().ok_or_else(|| StackError::Table("its path is not UTF-8".into()))?;
         let engine = dynoxide::Database::new(file).map_err(|error| StackError::Table(error.to_string()))?;
-        let serving = dynoxide::server::serve_with_shutdown(dynamodb_listener, engine.clone(), stopped(&stop));
-        tasks.push(tokio::spawn(async move {
+        let serving = dynoxide::server::serve_with_shutdown(dynamodb_listener, engine.clone(), back.stopped());
+        back.spawn(async move {
             if let Err(error) = serving.await {
                 tracing::error!(error, "the embedded table stopped");
             }
-        }));
+        });
 
         let (kms_listener, kms) = listen(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
         let emulator = Emulator::open(&data_dir.file("kms.json"))?;
         let kms_key_arn = emulator.ensure_key(KMS_ALIAS)?;
-        let serving = emulator.serve(kms_listener, stopped(&stop));
-        tasks.push(tokio::spawn(async move {
+        let serving = emulator.serve(kms_listener, back.stopped());
+        back.spawn(async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "the key service emulator stopped");
             }
-        }));
+        });
 
         let aws =
             Aws::local(&AwsEndpoints { dynamodb: format!("http://{dynamodb}"), kms: Some(format!("http://{kms}")) });
@@ -145,14 +170,14 @@ impl Stack {
         data_dir.write("lambda.env", &environment.join("\n"))?;
 
         let (listener, address) = listen(config.listen).await?;
-        let serving = server::run(listener, deployment.clone(), stopped(&stop));
-        tasks.push(tokio::spawn(async move {
+        let serving = server::run(listener, deployment.clone(), front.stopped());
+        front.spawn(async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "the API stopped");
             }
-        }));
-        tasks.push(tokio::spawn(reconcile_often(deployment.clone(), engine, stopped(&stop))));
-        Ok(Self { address, dynamodb, kms, deployment, data_dir, stop, tasks, settled })
+        });
+        front.spawn(reconcile_often(deployment.clone(), engine, front.stopped()));
+        Ok(Self { address, dynamodb, kms, deployment, data_dir, front, back, settled })
     }
 
     /// `http://address:port`, without `/v1`.
@@ -187,12 +212,8 @@ impl Stack {
 
     /// Stops taking requests, lets running ones finish for a while, and takes everything down.
     pub async fn stop(self) {
-        let _ = self.stop.send(true);
-        for task in self.tasks {
-            if tokio::time::timeout(DRAIN, task).await.is_err() {
-                tracing::warn!("a part of the stack did not stop in time");
-            }
-        }
+        self.front.stop().await;
+        self.back.stop().await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the command says to the person at the terminal, and nothing of what it logs.
+//! What the command says to the person at the terminal, and nothing of what it logs; and how that person ends it.
 
 use std::io::Write;
 use theazo_setup::Progress;
@@ -6,6 +6,22 @@ use theazo_setup::Progress;
 /// Writes a line to standard output. A closed terminal is nobody's error.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Resolves at Ctrl-C, or at a request to terminate.
+pub async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        Err(_) => {
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
 }
 
 /// Shows set-up's steps as they happen.

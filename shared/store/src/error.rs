@@ -55,6 +55,19 @@ pub enum StoreError {
     Vault(#[from] theazo_vault::VaultError),
 }
 
+const TIMEOUT: &str = "timeout";
+const NO_CONNECTION: &str = "no connection";
+const NOT_MADE: &str = "the request could not be made";
+
+impl StoreError {
+    /// Whether the service was never heard of: no connection, no answer in time, or no region or credentials to ask
+    /// with.
+    pub fn is_unreachable(&self) -> bool {
+        let (Self::Table { code, .. } | Self::Kms { code, .. }) = self else { return false };
+        [TIMEOUT, NO_CONNECTION, NOT_MADE].contains(&code.as_str())
+    }
+}
+
 /// The service's error code of a failed call, without the request or the answer.
 pub(crate) fn code_of<E, R>(error: &aws_smithy_runtime_api::client::result::SdkError<E, R>) -> String
 where
@@ -63,10 +76,10 @@ where
     use aws_smithy_runtime_api::client::result::SdkError;
     match error {
         SdkError::ServiceError(context) => context.err().code().unwrap_or("unknown service error").to_owned(),
-        SdkError::TimeoutError(_) => "timeout".into(),
-        SdkError::DispatchFailure(_) => "no connection".into(),
+        SdkError::TimeoutError(_) => TIMEOUT.into(),
+        SdkError::DispatchFailure(_) => NO_CONNECTION.into(),
         SdkError::ResponseError(_) => "unreadable answer".into(),
-        _ => "the request could not be made".into(),
+        _ => NOT_MADE.into(),
     }
 }
 

@@ -163,7 +163,8 @@ impl KeyRing {
             .send()
             .await
             .map_err(|error| kms_error("GenerateDataKeyWithoutPlaintext", code_of(&error)))?;
-        let wrapped = generated.ciphertext_blob.ok_or(kms_error("GenerateDataKeyWithoutPlaintext", "no key".into()))?;
+        let wrapped =
+            generated.ciphertext_blob.ok_or_else(|| kms_error("GenerateDataKeyWithoutPlaintext", "no key".into()))?;
         let again = inner
             .kms
             .re_encrypt()
@@ -175,7 +176,7 @@ impl KeyRing {
             .send()
             .await
             .map_err(|error| kms_error("ReEncrypt", code_of(&error)))?;
-        let active = again.ciphertext_blob.ok_or(kms_error("ReEncrypt", "no key".into()))?;
+        let active = again.ciphertext_blob.ok_or_else(|| kms_error("ReEncrypt", "no key".into()))?;
         let absent = || Expression::new("attribute_not_exists(pk)");
         let transaction = Transaction::default()
             .put_item(&inner.table, row.item(&inner.key(version_slot), wrapped), absent())
@@ -246,7 +247,7 @@ impl Inner {
             .send()
             .await
             .map_err(|error| kms_error("Decrypt", code_of(&error)))?;
-        let mut plaintext = answer.plaintext.take().ok_or(kms_error("Decrypt", "no key".into()))?.into_inner();
+        let mut plaintext = answer.plaintext.take().ok_or_else(|| kms_error("Decrypt", "no key".into()))?.into_inner();
         let key = <[u8; 32]>::try_from(plaintext.as_slice()).map(Zeroizing::new);
         plaintext.zeroize();
         let key = key.map_err(|_| StoreError::Corrupt("a root key of the wrong length"))?;

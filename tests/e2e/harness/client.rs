@@ -62,6 +62,11 @@ impl Client {
         Self { key: key.map(str::to_owned), ..self.clone() }
     }
 
+    /// `http://host:port`.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// Makes a call. `path` is sent as it is, so that encodings can be tested.
     pub async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
         let bytes = body.map(|body| body.to_string().into_bytes());

@@ -5,12 +5,14 @@ mod encodings;
 mod engine;
 mod process;
 mod shared;
+mod table;
 
 pub use client::{Answer, Client};
 pub use encodings::Canary;
-pub use engine::{container_name, docker};
-pub use process::Process;
+pub use engine::{CommandLines, Events, commit_and_search, container_name, docker, engine_records};
+pub use process::{DevCommand, Process, collect, provider_of};
 pub use shared::{Platform, docker_engine, stack};
+pub use table::scan_everything;
 
 use sha2::{Digest, Sha256};
 

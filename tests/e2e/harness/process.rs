@@ -4,6 +4,7 @@ use super::{Client, docker_engine};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 use theazo_providers::docker::{DockerConfig, DockerProvider};
 use theazo_providers::{AgentRef, Provider};
@@ -24,7 +25,8 @@ impl Process {
         Self::start_on(std::env::temp_dir().join(name), log_level).await
     }
 
-    async fn start_on(folder: PathBuf, log_level: &str) -> Self {
+    /// Starts it on that folder, which goes when this is dropped.
+    pub async fn start_on(folder: PathBuf, log_level: &str) -> Self {
         tokio::task::spawn_blocking(docker_engine).await.unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_theazo-dev"))
             .args(["--listen", "127.0.0.1:0", "--dynamodb-listen", "127.0.0.1:0", "--data-dir"])
@@ -92,8 +94,7 @@ impl Process {
 
     /// Asks it to end, as Ctrl-C does, and gives its exit status.
     pub async fn interrupt(&mut self) -> std::process::ExitStatus {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+        interrupt(&self.child);
         for _ in 0..200 {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
@@ -116,10 +117,7 @@ impl Process {
 
     /// The provider as this process sees the engine.
     pub fn provider(&self) -> DockerProvider {
-        let engine = docker_engine();
-        let deployment = std::fs::read_to_string(self.folder.join("deployment")).unwrap();
-        let config = DockerConfig::new(engine.endpoint.clone(), &engine.image, deployment.trim());
-        DockerProvider::new(config).unwrap()
+        provider_of(std::fs::read_to_string(self.folder.join("deployment")).unwrap().trim())
     }
 }
 
@@ -145,12 +143,80 @@ impl Drop for Process {
     }
 }
 
+/// A `theazo-dev` that is expected to end by itself. Killed when dropped.
+pub struct DevCommand {
+    child: Child,
+    output: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl DevCommand {
+    /// Starts it with those arguments. `temp` is where it puts its temporary files.
+    pub fn start(arguments: &[&str], temp: &Path) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_theazo-dev"))
+            .args(arguments)
+            .env("TMPDIR", temp)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("theazo-dev starts");
+        let output = Arc::new(Mutex::new(String::new()));
+        let readers = vec![
+            collect(child.stdout.take().unwrap(), output.clone()),
+            collect(child.stderr.take().unwrap(), output.clone()),
+        ];
+        Self { child, output, readers }
+    }
+
+    /// Ctrl-C.
+    pub fn interrupt(&self) {
+        interrupt(&self.child);
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Its exit code and all that it has printed, when it has ended.
+    pub async fn end(mut self) -> (Option<i32>, String) {
+        for _ in 0..1200 {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                for reader in self.readers.drain(..) {
+                    reader.join().unwrap();
+                }
+                return (status.code(), self.output.lock().unwrap().clone());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("theazo-dev did not end: {}", self.output.lock().unwrap());
+    }
+}
+
+impl Drop for DevCommand {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn interrupt(child: &Child) {
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+}
+
+/// A provider that sees what a deployment of that name has on the machine's engine.
+pub fn provider_of(deployment: &str) -> DockerProvider {
+    let engine = docker_engine();
+    DockerProvider::new(DockerConfig::new(engine.endpoint.clone(), &engine.image, deployment)).unwrap()
+}
+
 /// Gathers what a process prints.
-fn collect(mut from: impl std::io::Read + Send + 'static, into: Arc<Mutex<String>>) {
+pub fn collect(mut from: impl std::io::Read + Send + 'static, into: Arc<Mutex<String>>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         let mut buffer = [0; 8192];
         while let Ok(read @ 1..) = from.read(&mut buffer) {
             into.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..read]));
         }
-    });
+    })
 }

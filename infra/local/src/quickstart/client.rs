@@ -2,6 +2,8 @@
 
 use crate::terminal::say;
 use serde_json::Value;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Failure;
 
@@ -10,11 +12,12 @@ pub(super) struct Client {
     http: reqwest::Client,
     base: String,
     key: String,
+    stopping: Arc<AtomicBool>,
 }
 
 impl Client {
-    pub(super) fn new(base: String, key: String) -> Self {
-        Self { http: reqwest::Client::new(), base, key }
+    pub(super) fn new(base: String, key: String, stopping: Arc<AtomicBool>) -> Self {
+        Self { http: reqwest::Client::new(), base, key, stopping }
     }
 
     /// Makes a call, shows it, and gives its answer if it has the expected status. `shown` stands for the body, whose
@@ -27,6 +30,10 @@ impl Client {
         shown: &str,
         expected: u16,
     ) -> Result<Value, Failure> {
+        // Between calls and never in one: what a call had begun would outlive the clean-up.
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err("interrupted; everything is taken down again".into());
+        }
         let mut request = self.http.request(method.clone(), format!("{}{path}", self.base)).bearer_auth(&self.key);
         if let Some(body) = body {
             request = request.json(body);

@@ -7,6 +7,8 @@ use crate::terminal::say;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use theazo_functions::agents::Sandboxes;
 use theazo_functions::deployment::Capability;
 use theazo_providers::AgentRef;
@@ -53,9 +55,9 @@ fn fingerprint(name: &str, value: &str) -> (String, Value) {
     (name.to_uppercase(), json!([value.len(), hex::encode(Sha256::digest(value.as_bytes()))]))
 }
 
-pub(super) async fn tell(stack: &Stack) -> Result<(), Failure> {
+pub(super) async fn tell(stack: &Stack, stopping: Arc<AtomicBool>) -> Result<(), Failure> {
     let key = stack.data_dir().read("api-key")?.ok_or("the stack has written no key")?;
-    let client = Client::new(stack.base_url(), key);
+    let client = Client::new(stack.base_url(), key, stopping);
 
     heading(1, "The API key says who is calling");
     let who = client.call(Method::GET, "/v1/whoami", None, "", 200).await?;

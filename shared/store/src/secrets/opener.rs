@@ -5,7 +5,7 @@ use super::{SecretName, SecretTarget, ValueRow, derive_key};
 use crate::agents::{BootedSecret, SecretOrigin};
 use crate::platforms::PlatformRow;
 use crate::transaction::back_off;
-use crate::{KeyRing, StoreError, Table};
+use crate::{KeyRing, StoreError, Table, now_ms};
 use futures_util::future::{try_join, try_join3};
 use std::collections::BTreeMap;
 use theazo_tenancy::{ReadScope, SessionId, TenantScope};
@@ -123,7 +123,7 @@ impl SecretOpener {
             let rows = rows.into_iter().map(ValueRow::parse);
             let rows = rows.map(|row| row.map(|row| (row.name.clone(), row))).collect::<Result<_, _>>()?;
             let sealed = Sealed { names, rows };
-            if sealed.is_consistent() {
+            if sealed.is_consistent(now_ms()) {
                 return Ok(sealed);
             }
             back_off(attempt).await;
@@ -133,11 +133,18 @@ impl SecretOpener {
 }
 
 impl Sealed {
-    fn is_consistent(&self) -> bool {
+    /// Whether names and values are of one moment. What decides about delivery (expiry, inheritance, use by a provider)
+    /// must agree as well: a value that was edited to be left out is an error, never a silent omission.
+    fn is_consistent(&self, now_ms: i64) -> bool {
         let named = self.names.entries().all(|(name, entry)| match self.rows.get(name) {
-            Some(row) => row.version == entry.version && row.provider == entry.provider,
+            Some(row) => {
+                row.version == entry.version
+                    && row.provider == entry.provider
+                    && row.expires_at_ms == entry.expires_at_ms
+                    && row.flags.inherit == entry.inherit
+            }
             // The table drops an expired value by itself; its name stays until it is deleted.
-            None => entry.expires_at_ms.is_some(),
+            None => entry.expires_at_ms.is_some_and(|at| at <= now_ms),
         });
         named && self.rows.keys().all(|name| self.names.get(name).is_some())
     }

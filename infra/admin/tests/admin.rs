@@ -1,0 +1,257 @@
+//! The operator's command line as its own process, against local stacks without Docker.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking; clippy does not see helpers as tests")]
+
+use serde_json::Value;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use theazo_local::{Stack, StackConfig};
+
+/// A local stack of a test's own.
+struct Local {
+    stack: Option<Stack>,
+    folder: PathBuf,
+}
+
+impl Local {
+    async fn start() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("admin-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        let config =
+            StackConfig { data_dir: folder.clone(), listen: loopback, dynamodb_listen: loopback, docker: None };
+        Self { stack: Some(Stack::start(config).await.unwrap()), folder }
+    }
+
+    fn stack(&self) -> &Stack {
+        self.stack.as_ref().unwrap()
+    }
+
+    /// Runs the command against this stack.
+    async fn admin(&self, args: &[&str]) -> Output {
+        let endpoint = self.stack().dynamodb_url();
+        admin(&[&["--endpoint", &endpoint], args].concat(), &[]).await
+    }
+
+    /// The JSON that a command answers; it must succeed.
+    async fn json(&self, args: &[&str]) -> Value {
+        let output = self.admin(&[args, &["--json"]].concat()).await;
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// What the API says of a key.
+    async fn whoami(&self, key: &str) -> (u16, Value) {
+        let url = format!("{}/v1/whoami", self.stack().base_url());
+        let answer = reqwest::Client::new().get(url).bearer_auth(key).send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
+    async fn stop(mut self) {
+        self.stack.take().unwrap().stop().await;
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Runs the command with nothing of this process's environment that the AWS SDK would listen to.
+async fn admin(args: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_theazo-admin"));
+    command.args(args).env_clear().env("AWS_EC2_METADATA_DISABLED", "true").envs(environment.iter().copied());
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+fn names(object: &Value) -> Vec<&str> {
+    let mut names: Vec<_> = object.as_object().unwrap().keys().map(String::as_str).collect();
+    names.sort_unstable();
+    names
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_platform_has_a_live_and_a_test_key_that_work_over_http() {
+    let local = Local::start().await;
+    let made = local.json(&["platform", "create", "Acme & S\u{f6}hne"]).await;
+    assert_eq!(names(&made), ["id", "liveKey", "name", "testKey"]);
+    assert_eq!(made["name"], "Acme & S\u{f6}hne");
+    for (field, environment) in [("liveKey", "live"), ("testKey", "test")] {
+        let (status, answer) = local.whoami(text(&made[field])).await;
+        assert_eq!(status, 200);
+        assert_eq!(answer["platformId"], made["id"]);
+        assert_eq!(answer["environment"], environment);
+        assert_eq!(answer["kind"], "platform");
+    }
+    local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_key_belongs_to_its_platform_and_says_its_environment() {
+    let local = Local::start().await;
+    let platform = local.json(&["platform", "create", "acme"]).await;
+    let id = text(&platform["id"]);
+    for environment in ["test", "live"] {
+        let key = local.json(&["key", "create", id, "--environment", environment, "--name", "ci"]).await;
+        assert_eq!(names(&key), ["environment", "id", "key", "name", "platformId"]);
+        assert_eq!(key["platformId"], platform["id"]);
+        assert_eq!(key["environment"], environment);
+        assert_eq!(key["name"], "ci");
+        assert!(text(&key["key"]).starts_with(&format!("th_{environment}_")));
+        let (status, answer) = local.whoami(text(&key["key"])).await;
+        assert_eq!((status, &answer["keyId"], &answer["platformId"]), (200, &key["id"], &platform["id"]));
+        assert_eq!(answer["environment"], environment);
+        assert!(key["key"] != platform["liveKey"] && key["key"] != platform["testKey"]);
+    }
+    // The first keys go on working.
+    assert_eq!(local.whoami(text(&platform["liveKey"])).await.0, 200);
+    local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_shows_every_platform_once_newest_first_and_no_key() {
+    let local = Local::start().await;
+    let mut made = Vec::new();
+    for name in ["one", "two", "three"] {
+        made.push(local.json(&["platform", "create", name]).await);
+    }
+    let listed = local.json(&["platform", "list"]).await;
+    let listed = listed.as_array().unwrap();
+    assert!(listed.iter().all(|platform| names(platform) == ["createdAt", "id", "name"]));
+    assert!(listed.iter().all(|platform| text(&platform["createdAt"]).ends_with('Z')));
+    let shown: Vec<_> = listed.iter().map(|platform| (&platform["id"], text(&platform["name"]))).collect();
+    let expected: Vec<_> = made.iter().rev().map(|platform| (&platform["id"], text(&platform["name"]))).collect();
+    assert_eq!(shown[..3], expected);
+    // Beside them only the stack's own.
+    assert_eq!(shown[3..].iter().map(|(_, name)| *name).collect::<Vec<_>>(), ["local"]);
+
+    let output = local.admin(&["platform", "list"]).await;
+    let lines: Vec<_> = stdout(&output).lines().collect();
+    assert!(lines[0].starts_with("PLATFORM"), "{lines:?}");
+    assert!(lines[1].starts_with(text(&made[2]["id"])) && lines[1].ends_with("three"), "{lines:?}");
+    assert_eq!(lines.len(), 5);
+    assert!(!stdout(&output).contains("th_"));
+    local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_printed_once_with_a_sentence_that_says_so_and_nowhere_else() {
+    let local = Local::start().await;
+    let output = local.admin(&["platform", "create", "acme"]).await;
+    assert!(output.status.success());
+    let keys: Vec<_> = stdout(&output).split_whitespace().filter(|word| word.starts_with("th_")).collect();
+    assert_eq!(keys.len(), 2, "{}", stdout(&output));
+    for key in &keys {
+        assert_eq!(local.whoami(key).await.0, 200);
+    }
+    assert!(stderr(&output).contains("shown this once"), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("th_"));
+
+    let id = stdout(&output).split_whitespace().find(|word| word.starts_with("plt_")).unwrap();
+    let output = local.admin(&["key", "create", id, "--environment", "test", "--json"]).await;
+    let key: Value = serde_json::from_slice(&output.stdout).expect("JSON alone on standard output");
+    assert_eq!(stdout(&output).matches(text(&key["key"])).count(), 1);
+    assert!(stderr(&output).contains("shown this once") && !stderr(&output).contains("th_"));
+
+    // Nor does the deepest logging of the libraries say a key: this program sets none up.
+    let endpoint = local.stack().dynamodb_url();
+    let args = ["--endpoint", &endpoint, "key", "create", id, "--environment", "live"];
+    let output = admin(&args, &[("RUST_LOG", "trace")]).await;
+    assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
+    local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_platform_that_is_not_there_is_a_clear_failure() {
+    let local = Local::start().await;
+    let absent = format!("plt_{}", "0".repeat(26));
+    let output = local.admin(&["key", "create", &absent, "--environment", "live"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains(&format!("there is no platform {absent}")), "{}", stderr(&output));
+    assert!(output.stdout.is_empty());
+    let output = local.admin(&["platform", "list", "--table", "other"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("there is no table `other` at http://127.0.0.1:"), "{}", stderr(&output));
+    local.stop().await;
+}
+
+#[tokio::test]
+async fn a_stack_that_is_not_running_is_a_clear_failure() {
+    let port = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().port()
+    };
+    let endpoint = format!("http://127.0.0.1:{port}");
+    for args in [["platform", "list"].as_slice(), &["platform", "create", "acme"]] {
+        let output = admin(&[&["--endpoint", &endpoint], args].concat(), &[]).await;
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(&format!("nothing answers at {endpoint}: is `cargo dev` running?")));
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_understood_is_a_usage_error() {
+    let absent = format!("plt_{}", "0".repeat(26));
+    let long = "x".repeat(129);
+    let bad: &[&[&str]] = &[
+        &[],
+        &["platform"],
+        &["platform", "destroy"],
+        &["platform", "create"],
+        &["platform", "create", ""],
+        &["platform", "create", "a\nb"],
+        &["platform", "create", &long],
+        &["key", "create", &absent],
+        &["key", "create", &absent, "--environment", "production"],
+        &["key", "create", &absent, "--environment", "live", "--name", ""],
+        &["key", "create", "plt_short", "--environment", "live"],
+        &["platform", "list", "--endpoint", "127.0.0.1:9001"],
+        &["platform", "list", "--endpoint", "https://127.0.0.1:9001"],
+        &["platform", "list", "--endpoint", "http://127.0.0.1:9001", "--aws"],
+    ];
+    for args in bad {
+        let output = admin(args, &[]).await;
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        assert!(!output.stderr.is_empty() && output.stdout.is_empty(), "{args:?}");
+    }
+    assert_eq!(admin(&["--help"], &[]).await.status.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aws_is_reached_as_the_usual_variables_say_and_only_when_asked() {
+    let local = Local::start().await;
+    let endpoint = local.stack().dynamodb_url();
+    let variables = [
+        ("AWS_ENDPOINT_URL_DYNAMODB", endpoint.as_str()),
+        ("AWS_REGION", "eu-central-1"),
+        ("AWS_ACCESS_KEY_ID", "x"),
+        ("AWS_SECRET_ACCESS_KEY", "x"),
+    ];
+    let output = admin(&["platform", "list", "--aws", "--json"], &variables).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(listed[0]["name"], "local");
+
+    let output = admin(&["platform", "list", "--aws"], &variables[..2]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("AWS cannot be reached"), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("cargo dev"));
+    local.stop().await;
+}
