@@ -1,1 +1,133 @@
-//! To be written.
+//! Lists: pages, filters, and cursors that work only where they were given.
+
+use crate::harness::{Client, Platform};
+use serde_json::{Value, json};
+use std::collections::HashSet;
+
+async fn make_sessions(client: &Client, count: usize) -> Vec<String> {
+    let mut ids = Vec::new();
+    for index in 0..count {
+        let body = json!({ "userId": format!("user-{}", index % 2) });
+        ids.push(client.post("/v1/sessions", body).await.expect(201)["id"].as_str().unwrap().to_owned());
+        // Ids made in one millisecond have no order among themselves.
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    ids
+}
+
+fn ids(page: &Value) -> Vec<String> {
+    page["data"].as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn pages_are_newest_first_and_neither_skip_nor_repeat_while_others_are_made() {
+    let platform = Platform::make("pages").await;
+    let client = &platform.client;
+    let made = make_sessions(client, 7).await;
+    for limit in [1, 2, 3, 7, 100] {
+        let mut seen = Vec::new();
+        let mut path = format!("/v1/sessions?limit={limit}");
+        loop {
+            let page = client.get(&path).await.expect(200);
+            assert!(page["data"].as_array().unwrap().len() <= limit);
+            seen.extend(ids(&page).into_iter().filter(|id| made.contains(id)));
+            assert_eq!(page["hasMore"].as_bool().unwrap(), page["cursor"].is_string());
+            let Some(cursor) = page["cursor"].as_str() else { break };
+            path = format!("/v1/sessions?limit={limit}&cursor={cursor}");
+            client.post("/v1/sessions", json!({})).await.expect(201);
+        }
+        let newest_first: Vec<_> = made.iter().rev().cloned().collect();
+        assert_eq!(seen, newest_first, "limit {limit}");
+    }
+}
+
+#[tokio::test]
+async fn filters_select_and_unknown_ones_are_refused() {
+    let platform = Platform::make("filters").await;
+    let client = &platform.client;
+    let made = make_sessions(client, 5).await;
+    client.terminate(&made[0]).await;
+    let find =
+        |query: &'static str| async move { ids(&client.get(&format!("/v1/sessions?{query}")).await.expect(200)) };
+    assert_eq!(find("status=terminated").await, [made[0].clone()]);
+    assert_eq!(find("userId=user-1").await, [made[3].clone(), made[1].clone()]);
+    assert_eq!(find("userId=user-0&status=active&limit=1").await, [made[4].clone()]);
+    assert_eq!(find("userId=nobody").await, Vec::<String>::new());
+    let after = client.get(&format!("/v1/sessions/{}", made[2])).await.expect(200);
+    let after = after["createdAt"].as_str().unwrap();
+    let later = client.get(&format!("/v1/sessions?createdAfter={after}")).await.expect(200);
+    assert_eq!(ids(&later), [made[4].clone(), made[3].clone()]);
+    for (query, field) in [
+        ("limit=0", "limit"),
+        ("limit=101", "limit"),
+        ("limit=ten", "limit"),
+        ("limit=-1", "limit"),
+        ("status=gone", "status"),
+        ("createdAfter=yesterday", "createdAfter"),
+        ("cursor=", "cursor"),
+        ("cursor=!", "cursor"),
+        ("userId=%ff", "query"),
+    ] {
+        let refused = client.get(&format!("/v1/sessions?{query}")).await.expect_error(400, "invalid_request");
+        assert_eq!(refused["details"]["field"], field, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_works_only_for_the_list_that_gave_it() {
+    let platform = Platform::make("cursors").await;
+    let stranger = Platform::make("cursor thief").await;
+    let client = &platform.client;
+    make_sessions(client, 3).await;
+    make_sessions(&stranger.client, 3).await;
+    let cursor = client.get("/v1/sessions?limit=1&status=active").await.expect(200)["cursor"].clone();
+    let cursor = cursor.as_str().unwrap();
+    client.get(&format!("/v1/sessions?limit=2&status=active&cursor={cursor}")).await.expect(200);
+
+    let refused = async |client: &Client, path: String| {
+        let error = client.get(&path).await.expect_error(400, "invalid_request");
+        assert_eq!(error["details"]["field"], "cursor", "{path}");
+    };
+    refused(&stranger.client, format!("/v1/sessions?status=active&cursor={cursor}")).await;
+    refused(&client.with_key(Some(&platform.test_key)), format!("/v1/sessions?status=active&cursor={cursor}")).await;
+    refused(client, format!("/v1/sessions?cursor={cursor}")).await;
+    refused(client, format!("/v1/sessions?status=paused&cursor={cursor}")).await;
+    refused(client, format!("/v1/agents?status=ready&cursor={cursor}")).await;
+    refused(client, format!("/v1/agents?cursor={cursor}")).await;
+    refused(client, format!("/v1/sessions?status=active&cursor={}", "A".repeat(10_000))).await;
+    for index in 0..cursor.len() {
+        let mut changed = cursor.as_bytes().to_vec();
+        changed[index] = if changed[index] == b'A' { b'B' } else { b'A' };
+        let changed = String::from_utf8(changed).unwrap();
+        let answer = client.get(&format!("/v1/sessions?status=active&cursor={changed}")).await;
+        // Unpadded base64 has spare bits in its last character; only a cursor of the same bytes may work.
+        assert!(answer.status == 400 || index == cursor.len() - 1, "character {index}");
+    }
+}
+
+#[tokio::test]
+async fn agents_are_listed_for_the_platform_and_for_their_session() {
+    let platform = Platform::make("agent lists").await;
+    let client = &platform.client;
+    let (one, two) = (client.session("one").await, client.session("two").await);
+    let first = client.boot(&one, json!({ "compute": "node" })).await;
+    let second = client.boot(&one, json!({})).await;
+    let third = client.boot(&two, json!({})).await;
+    client.call("POST", &format!("/v1/agents/{first}/terminate"), None).await.expect(200);
+    let list = async |path: &str| -> HashSet<String> { ids(&client.get(path).await.expect(200)).into_iter().collect() };
+    let set = |ids: &[&String]| ids.iter().map(|id| (*id).clone()).collect::<HashSet<_>>();
+    assert_eq!(list("/v1/agents").await, set(&[&first, &second, &third]));
+    assert_eq!(list(&format!("/v1/sessions/{one}/agents")).await, set(&[&first, &second]));
+    assert_eq!(list(&format!("/v1/sessions/{one}/agents?status=ready")).await, set(&[&second]));
+    assert_eq!(list("/v1/agents?compute=node&provider=docker").await, set(&[&first]));
+    assert_eq!(list("/v1/agents?provider=fly").await, set(&[]));
+    let page = client.get(&format!("/v1/sessions/{one}/agents?limit=1")).await.expect(200);
+    let cursor = page["cursor"].as_str().unwrap();
+    let other = client.get(&format!("/v1/sessions/{two}/agents?limit=1&cursor={cursor}")).await;
+    assert_eq!(other.expect_error(400, "invalid_request")["details"]["field"], "cursor");
+    for bad in ["status=gone", "provider=aws", "compute=cobol"] {
+        client.get(&format!("/v1/agents?{bad}")).await.expect_error(400, "invalid_request");
+    }
+    client.terminate(&one).await;
+    client.terminate(&two).await;
+}

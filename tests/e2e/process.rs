@@ -41,6 +41,7 @@ async fn a_first_start_writes_private_keys_and_prints_a_call_that_works_when_pas
     assert_eq!(std::fs::metadata(process.folder()).unwrap().permissions().mode() & 0o777, 0o700);
 
     let line = printed.lines().find(|line| line.trim_start().starts_with("curl ")).expect("a first call");
+    assert!(line.contains(process.base()), "{line}");
     let ran = shell(line.to_owned()).await;
     assert!(ran.status.success(), "{line}: {ran:?}");
     let who: Value = serde_json::from_slice(&ran.stdout).unwrap_or_else(|_| panic!("{line}: {ran:?}"));

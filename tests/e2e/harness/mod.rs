@@ -4,6 +4,7 @@ mod client;
 mod encodings;
 mod engine;
 mod process;
+mod raw;
 mod shared;
 mod table;
 
@@ -11,7 +12,8 @@ pub use client::{Answer, Client};
 pub use encodings::Canary;
 pub use engine::{CommandLines, Events, commit_and_search, container_name, docker, engine_records};
 pub use process::{DevCommand, Process, collect, provider_of};
-pub use shared::{Platform, docker_engine, stack};
+pub use raw::send_raw;
+pub use shared::{Platform, docker_engine, left_on_engine, stack};
 pub use table::scan_everything;
 
 use sha2::{Digest, Sha256};

@@ -4,7 +4,8 @@ use super::Client;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use theazo_functions::deployment::DockerEngine;
+use theazo_functions::agents::Sandboxes;
+use theazo_functions::deployment::{Capability, DockerEngine};
 use theazo_local::data_dir::DataDir;
 use theazo_local::{Stack, StackConfig};
 use theazo_providers::docker::{DockerConfig, DockerProvider};
@@ -84,6 +85,15 @@ async fn remove_leftover(path: &Path, engine: &DockerEngine) {
         }
     }
     let _ = std::fs::remove_dir_all(path);
+}
+
+/// The agents of which the engine itself still has anything, whatever the table says.
+pub async fn left_on_engine(stack: &Stack) -> Vec<String> {
+    let mut left = Vec::new();
+    for provider in Sandboxes::of(stack.deployment()).all() {
+        left.extend(provider.list_mine().await.unwrap().into_iter().map(|sandbox| sandbox.agent));
+    }
+    left
 }
 
 /// A platform of a test's own on the shared stack.
