@@ -82,8 +82,9 @@ pub async fn handle(
         Ok(sandbox) => sandbox,
         Err(error) => {
             let answer = failure::to_api(&agent.provider, &error);
-            undo(&scope, &agent, &agents, &sandboxes).await;
-            return Err(answer);
+            let ended = undo(&scope, &agent, &agents, &sandboxes).await;
+            // Someone who ended the agent took its sandbox away; that is no fault of the provider's.
+            return Err(if ended { ended_meanwhile() } else { answer });
         }
     };
     let ready = agents
@@ -95,9 +96,8 @@ pub async fn handle(
     match ready {
         Ok(agent) => Answer::json(201, &show(&agent)),
         Err(error) => {
-            // Its session ended, or it was terminated, while it booted.
-            undo(&scope, &agent, &agents, &sandboxes).await;
-            Err(error.into())
+            let ended = undo(&scope, &agent, &agents, &sandboxes).await;
+            Err(if ended { ended_meanwhile() } else { error.into() })
         }
     }
 }
@@ -185,10 +185,18 @@ fn environment(agent: &Agent, opened: Vec<OpenedSecret>) -> Environment {
     environment
 }
 
+fn ended_meanwhile() -> ApiError {
+    ApiError::new(ErrorCode::Conflict, "the agent was ended while it booted")
+}
+
 /// Takes a failed boot back: the caller's answer is an error, so nothing of it may stay. What cannot be removed now
-/// stays on the work list.
-async fn undo(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: &Sandboxes) {
-    if let Err(error) = lifecycle::take_back(scope, agent, agents, sandboxes).await {
-        tracing::error!(agent = %agent.id, ?error, "a failed boot could not be taken back yet");
+/// stays on the work list. Whether it failed because somebody else had ended the agent.
+async fn undo(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: &Sandboxes) -> bool {
+    match lifecycle::take_back(scope, agent, agents, sandboxes).await {
+        Ok(agent) => agent.status == AgentStatus::Completed,
+        Err(error) => {
+            tracing::error!(agent = %agent.id, ?error, "a failed boot could not be taken back yet");
+            false
+        }
     }
 }

@@ -49,8 +49,8 @@ impl Process {
         for _ in 0..600 {
             let text = self.output();
             if let Some(line) = text.lines().find(|line| line.trim_start().starts_with("curl ")) {
-                let start = line.find("http://").expect("the first call has an address");
-                return line[start..].split("/v1").next().unwrap().to_owned();
+                let (_, rest) = line.split_once("http://").expect("the first call has an address");
+                return format!("http://{}", rest.split("/v1").next().unwrap());
             }
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("theazo-dev ended with {status}: {text}");
