@@ -69,6 +69,7 @@ async fn serve(args: RunArgs) -> Result<(), Failure> {
         say("Setting up");
         let endpoint = ensure_engine(&TerminalProgress).await?;
         let image = ensure_agent_image(&endpoint, &TerminalProgress).await?;
+        say(&format!("    a Docker engine answers, and has the agent image {image}"));
         Some(DockerEngine { endpoint, image })
     };
     let config = StackConfig {

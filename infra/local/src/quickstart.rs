@@ -23,6 +23,7 @@ pub async fn run() -> Result<(), Failure> {
     say(" 0  Setting up");
     let endpoint = ensure_engine(&TerminalProgress).await?;
     let image = ensure_agent_image(&endpoint, &TerminalProgress).await?;
+    say(&format!("    a Docker engine answers, and has the agent image {image}"));
     let folder = Throwaway::make();
     // From here on there is something to take down, so Ctrl-C ends the story and not the process.
     let stopping = Arc::new(AtomicBool::new(false));

@@ -172,6 +172,7 @@ fn split_work<'a>(sk: &'a str, kind: &str) -> Option<(PlatformId, Mode, &'a str)
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "keys are made here without a caller")]
 mod tests {
     use super::*;
     use crate::UserId;

@@ -18,6 +18,8 @@
 //! fn peek(withheld: theazo_tenancy::Withheld<u8>) -> u8 { withheld.0 }
 //! ```
 
+#![cfg_attr(test, allow(clippy::string_slice, reason = "tests slice ASCII of their own"))]
+
 mod base62;
 mod claim;
 mod credential;
