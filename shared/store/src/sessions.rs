@@ -260,8 +260,27 @@ impl Sessions {
         id: &SessionId,
         changes: &SessionChanges,
     ) -> Result<Session, StoreError> {
+        let read = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
+        self.change_read(scope, read, changes).await
+    }
+
+    /// The same for a session that was read a moment ago, which saves reading it again.
+    ///
+    /// # Errors
+    /// As [`Sessions::change`].
+    pub async fn change_read(
+        &self,
+        scope: &TenantScope,
+        read: Session,
+        changes: &SessionChanges,
+    ) -> Result<Session, StoreError> {
+        let id = read.id.clone();
+        let mut known = Some(read);
         for attempt in 0..ATTEMPTS {
-            let mut session = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
+            let mut session = match known.take() {
+                Some(session) => session,
+                None => self.get(scope, &id).await?.ok_or(StoreError::NotFound)?,
+            };
             if changes.is_empty() {
                 return Ok(session);
             }
@@ -277,7 +296,7 @@ impl Sessions {
             }
             session.revision += 1;
             let unchanged = Expression::new("revision = :read").value(":read", number(read));
-            let transaction = Transaction::default().put(&self.0, &session_key(scope, id), &session, unchanged)?;
+            let transaction = Transaction::default().put(&self.0, &session_key(scope, &id), &session, unchanged)?;
             match transaction.commit(&self.0).await? {
                 Committed::Yes => return Ok(session),
                 Committed::Refused { .. } => back_off(attempt).await,
