@@ -6,8 +6,8 @@ use std::time::Duration;
 use theazo_providers::docker::{DockerConfig, DockerProvider, Endpoint};
 use theazo_providers::{Provider, ProviderError};
 use theazo_store::{
-    Agents, Aws, Credentials, KeyRing, KeyRingConfig, ProviderConfigs, ProviderCredentials, SecretNames, SecretOpener,
-    SecretSealer, Sessions, Table,
+    Agents, Aws, Credentials, KeyRing, KeyRingConfig, ProviderConfigs, ProviderCredentials, Replays, SecretNames,
+    SecretOpener, SecretSealer, Sessions, Table,
 };
 use theazo_tenancy::Operator;
 
@@ -151,6 +151,8 @@ pub enum CapabilityName {
     ProviderConfigs,
     /// Make a platform secret a provider's credential.
     ProviderCredentials,
+    /// Have answers given again.
+    Replays,
     /// Call compute providers.
     Sandboxes,
 }
@@ -184,5 +186,6 @@ capabilities! {
     SecretOpener: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
     ProviderConfigs: deployment => Self::new(deployment.table.clone());
     ProviderCredentials: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
+    Replays: deployment => Self::new(deployment.table.clone());
     Sandboxes: deployment => Self::new(deployment.docker.clone());
 }

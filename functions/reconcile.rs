@@ -4,7 +4,7 @@
 use crate::agents::{Sandboxes, lifecycle};
 use crate::deployment::{Capability, Deployment};
 use crate::sessions::terminate;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use theazo_http::ApiError;
 use theazo_providers::AgentRef;
 use theazo_store::{AgentStatus, Agents, SecretSealer, Sessions, Work, WorkItem, now_ms};
@@ -13,6 +13,13 @@ use theazo_tenancy::{Operator, WorkRef};
 /// How long a boot may be under way before its process counts as dead, milliseconds. A create gives up earlier.
 const BOOT_GRACE_MS: i64 = 60_000;
 
+/// Orphans removed in one run at most: when the table was put back to an older state, everything newer looks like one,
+/// and someone should have the time to notice.
+const MAX_ORPHANS: usize = 20;
+
+/// The agents whose sandboxes run, by provider.
+type Running = HashMap<&'static str, HashSet<String>>;
+
 /// What a run did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
@@ -20,6 +27,8 @@ pub struct Outcome {
     pub failed_boots: usize,
     /// Agents that had run out of time.
     pub expired: usize,
+    /// Agents whose sandbox was gone.
+    pub lost: usize,
     /// Ended agents whose sandbox was still to be removed.
     pub settled: usize,
     /// Terminated sessions whose removal was finished.
@@ -55,10 +64,11 @@ pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome,
         boots,
     };
     let mut outcome = Outcome::default();
-    run.orphans(&mut outcome).await?;
+    let listed_at_ms = now_ms();
+    let running = run.orphans(&mut outcome).await?;
     for item in run.work.list().await? {
         let done = match &item {
-            WorkItem::Agent(work) => run.agent(work, &mut outcome).await,
+            WorkItem::Agent(work) => run.agent(work, &running, listed_at_ms, &mut outcome).await,
             WorkItem::Session(platform, mode, session) => {
                 let scope = run.work.operator().tenant(platform, *mode);
                 let Run { sessions, agents, sealer, sandboxes, .. } = &run;
@@ -85,19 +95,35 @@ struct Run {
 }
 
 impl Run {
-    async fn agent(&self, work: &WorkRef, outcome: &mut Outcome) -> Result<(), ApiError> {
+    async fn agent(
+        &self,
+        work: &WorkRef,
+        running: &Running,
+        listed_at_ms: i64,
+        outcome: &mut Outcome,
+    ) -> Result<(), ApiError> {
         let scope = self.work.operator().tenant(&work.platform, work.mode);
-        let Some(agent) = self.agents.get(&scope, &work.agent).await? else { return Ok(()) };
+        let Some(agent) = self.agents.get(&scope, &work.agent).await? else {
+            return Ok(self.work.forget(work).await?);
+        };
         let now = now_ms();
-        let deadline = agent.ready_at_ms.unwrap_or(agent.created_at_ms).saturating_add(agent.timeout_ms);
+        // Only of an agent that was ready before its provider was asked can the answer be that its sandbox is gone.
+        let was_ready = agent.ready_at_ms.is_some_and(|ready| ready < listed_at_ms);
+        let is_lost = was_ready
+            && running.get(agent.provider.as_str()).is_some_and(|running| !running.contains(agent.id.as_str()));
         let grace = if self.boots == Boots::Impossible { 0 } else { BOOT_GRACE_MS };
         let (status, count) = match agent.status {
             AgentStatus::Booting if now - agent.created_at_ms >= grace => {
                 (AgentStatus::Failed, &mut outcome.failed_boots)
             }
             status if status.is_over() => (status, &mut outcome.settled),
-            AgentStatus::Ready | AgentStatus::Running if now >= deadline => {
+            AgentStatus::Ready | AgentStatus::Running if now >= agent.deadline_ms() => {
                 (AgentStatus::Completed, &mut outcome.expired)
+            }
+            AgentStatus::Ready | AgentStatus::Running if is_lost => {
+                lifecycle::lost(&scope, &agent, &self.agents, &self.sandboxes).await;
+                outcome.lost += 1;
+                return Ok(());
             }
             _ => return Ok(()),
         };
@@ -107,8 +133,10 @@ impl Run {
     }
 
     /// Removes sandboxes that no recorded agent owns. Sandboxes are listed before the work list is read, and an agent
-    /// is on the work list before its sandbox is made: what is missing there has no owner.
-    async fn orphans(&self, outcome: &mut Outcome) -> Result<(), ApiError> {
+    /// is on the work list before its sandbox is made: what is missing there has no owner. Gives what runs at each
+    /// provider that answered.
+    async fn orphans(&self, outcome: &mut Outcome) -> Result<Running, ApiError> {
+        let mut running = Running::new();
         for provider in self.sandboxes.all() {
             let Ok(sandboxes) = provider.list_mine().await else {
                 tracing::warn!(provider = provider.kind().as_str(), "the provider does not list its sandboxes");
@@ -125,7 +153,10 @@ impl Run {
                     WorkItem::Session(..) => None,
                 })
                 .collect();
-            for sandbox in sandboxes.into_iter().filter(|sandbox| !known.contains(&sandbox.agent)) {
+            let alive = sandboxes.iter().filter(|sandbox| sandbox.running).map(|sandbox| sandbox.agent.clone());
+            running.insert(provider.kind().as_str(), alive.collect());
+            let orphans = sandboxes.into_iter().filter(|sandbox| !known.contains(&sandbox.agent));
+            for sandbox in orphans.take(MAX_ORPHANS) {
                 match provider.destroy(&AgentRef { agent: sandbox.agent.clone() }).await {
                     Ok(()) => outcome.orphans += 1,
                     Err(error) => {
@@ -135,6 +166,6 @@ impl Run {
                 }
             }
         }
-        Ok(())
+        Ok(running)
     }
 }

@@ -8,7 +8,9 @@ use crate::{account, agents, providers, secrets, sessions};
 use std::future::Future;
 use std::pin::Pin;
 use theazo_http::{Answer, ApiError, Call, Caller, Pattern, RouteInfo};
-use theazo_store::{Agents, ProviderConfigs, ProviderCredentials, SecretNames, SecretOpener, SecretSealer, Sessions};
+use theazo_store::{
+    Agents, ProviderConfigs, ProviderCredentials, Replays, SecretNames, SecretOpener, SecretSealer, Sessions,
+};
 
 use crate::agents::Sandboxes;
 
@@ -97,7 +99,7 @@ routes! {
     AGENTS_STATUS = "agents-status" GET "/v1/agents/{id}/status"
         by [Platform, Session] needs [Agents] => agents::status;
     AGENTS_EXEC = "agents-exec" POST "/v1/agents/{id}/exec"
-        by [Platform, Session] needs [Agents, Sandboxes] => agents::exec;
+        by [Platform, Session] needs [Agents, Replays, Sandboxes] => agents::exec;
     AGENTS_FILES_WRITE = "agents-files-write" POST "/v1/agents/{id}/files"
         by [Platform, Session] needs [Agents, Sandboxes] => agents::files_write;
     AGENTS_FILES_LIST = "agents-files-list" GET "/v1/agents/{id}/files"

@@ -11,6 +11,7 @@ use theazo_store::{
 };
 use theazo_tenancy::{Mode, SessionId, TenantScope};
 use theazo_vault::SecretValue;
+use tokio::time::Instant;
 
 /// What is part of the contract and not built yet.
 const UNBUILT: &[&str] = &[
@@ -30,8 +31,12 @@ const MAX_TIMEOUT_MS: i64 = 24 * 60 * 60 * 1000;
 const MAX_INSTRUCTIONS: usize = 64 * 1024;
 const MAX_TOOLS: usize = 64 * 1024;
 const MAX_METADATA: usize = 64;
+/// All that a session and its platform can have.
+const MAX_SELECTED: usize = 2 * theazo_store::MAX_NAMES_PER_SCOPE;
 /// How long a boot may take. A create answers within 25 s; the rest is for taking back what was made.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(18);
+/// When taking back what was made is left to the scheduled clean-up, counted from the request's beginning.
+const ANSWER_WITHIN: Duration = Duration::from_secs(24);
 /// How often a session that changes under our hands is read again.
 const ATTEMPTS: u32 = 20;
 
@@ -49,6 +54,7 @@ pub async fn handle(
     opener: SecretOpener,
     sandboxes: Sandboxes,
 ) -> Result<Answer, ApiError> {
+    let answer_by = Instant::now() + ANSWER_WITHIN;
     let read = |scope| {
         let (call, sessions, opener) = (&call, &sessions, &opener);
         async move {
@@ -60,7 +66,7 @@ pub async fn handle(
     };
     let (principal, (wanted, session, sealed)) = call.authenticate_with(read).await?;
     let scope = principal.scope();
-    let session = session.ok_or_else(ApiError::not_found)?;
+    let session = session.filter(|session| scope.sees(&session.id)).ok_or_else(ApiError::not_found)?;
     if scope.mode() == Mode::Test {
         return Err(ApiError::not_built("agents for test keys"));
     }
@@ -82,7 +88,7 @@ pub async fn handle(
         Ok(sandbox) => sandbox,
         Err(error) => {
             let answer = failure::to_api(&agent.provider, &error);
-            let ended = undo(&scope, &agent, &agents, &sandboxes).await;
+            let ended = undo(&scope, &agent, &agents, &sandboxes, answer_by).await;
             // Someone who ended the agent took its sandbox away; that is no fault of the provider's.
             return Err(if ended { ended_meanwhile() } else { answer });
         }
@@ -96,7 +102,7 @@ pub async fn handle(
     match ready {
         Ok(agent) => Answer::json(201, &show(&agent)),
         Err(error) => {
-            let ended = undo(&scope, &agent, &agents, &sandboxes).await;
+            let ended = undo(&scope, &agent, &agents, &sandboxes, answer_by).await;
             Err(if ended { ended_meanwhile() } else { error.into() })
         }
     }
@@ -143,10 +149,16 @@ fn read_internet(fields: &Fields) -> Result<bool, ApiError> {
 
 fn read_selection(fields: &Fields) -> Result<SecretSelection, ApiError> {
     let Some(names) = fields.text_list("secrets")? else { return Ok(SecretSelection::All) };
+    if names.len() > MAX_SELECTED {
+        return Err(ApiError::invalid("secrets", "must name at most 200 secrets"));
+    }
     let parsed = names
         .into_iter()
         .map(|name| SecretName::parse(name).map_err(|error| ApiError::invalid("secrets", &format!("a name {error}"))));
-    Ok(SecretSelection::Only(parsed.collect::<Result<_, _>>()?))
+    let mut selected: Vec<SecretName> = parsed.collect::<Result<_, _>>()?;
+    selected.sort_by(|a, b| a.canonical().cmp(b.canonical()));
+    selected.dedup_by(|a, b| a.canonical() == b.canonical());
+    Ok(SecretSelection::Only(selected))
 }
 
 /// Records the agent, reading the session again when it changes under our hands.
@@ -191,10 +203,14 @@ fn ended_meanwhile() -> ApiError {
 
 /// Takes a failed boot back: the caller's answer is an error, so nothing of it may stay. What cannot be removed now
 /// stays on the work list. Whether it failed because somebody else had ended the agent.
-async fn undo(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: &Sandboxes) -> bool {
-    match lifecycle::take_back(scope, agent, agents, sandboxes).await {
-        Ok(agent) => agent.status == AgentStatus::Completed,
-        Err(error) => {
+async fn undo(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: &Sandboxes, answer_by: Instant) -> bool {
+    match tokio::time::timeout_at(answer_by, lifecycle::take_back(scope, agent, agents, sandboxes)).await {
+        Ok(Ok(agent)) => agent.status == AgentStatus::Completed,
+        Err(_) => {
+            tracing::error!(agent = %agent.id, "a failed boot could not be taken back in time");
+            false
+        }
+        Ok(Err(error)) => {
             tracing::error!(agent = %agent.id, ?error, "a failed boot could not be taken back yet");
             false
         }

@@ -1,14 +1,17 @@
 //! `POST /v1/agents/{id}/exec`
 
-use super::{Sandboxes, authenticate, failure, lifecycle, usable};
+use super::{Sandboxes, refuse, usable};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use futures_util::future::try_join;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::time::Duration;
 use theazo_http::{Answer, ApiError, Call, ErrorCode, MAX_ANSWER_BYTES};
-use theazo_providers::{ExecOutput, ExecRequest, Language, ProviderError};
-use theazo_store::{AgentStatus, Agents};
+use theazo_providers::{ExecOutput, ExecRequest, Language};
+use theazo_store::{Agent, Agents, Replays};
+use theazo_tenancy::{Principal, ReadScope};
 
 const MAX_CODE: usize = 1024 * 1024;
 const MAX_STDIN: usize = 4 * 1024 * 1024;
@@ -24,23 +27,48 @@ enum Encoding {
     Base64,
 }
 
-/// Runs code in an agent. A non-zero exit code is a result, not an error.
-pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<Answer, ApiError> {
-    let (principal, agent, (request, encoding)) = authenticate(&call, &agents, || parse(&call)).await?;
-    let (provider, sandbox) = usable(&agent, &sandboxes)?;
+/// Runs code in an agent. A non-zero exit code is a result, not an error. After a 5xx the same request is given the same
+/// answer for a minute instead of running again: clients repeat such calls by themselves.
+pub async fn handle(call: Call, agents: Agents, replays: Replays, sandboxes: Sandboxes) -> Result<Answer, ApiError> {
+    let digest = digest(&call);
+    let read = |scope: ReadScope| {
+        let (call, agents, replays) = (&call, &agents, &replays);
+        async move {
+            let id = call.request().agent_id()?;
+            let request = parse(call)?;
+            let (agent, replay) = try_join(agents.get(&scope, &id), replays.recall(&scope, &digest)).await?;
+            Ok((request, agent, replay))
+        }
+    };
+    let (principal, ((request, encoding), agent, replay)) = call.authenticate_with(read).await?;
+    let scope = principal.scope();
+    let agent = agent.filter(|agent| scope.sees(&agent.session)).ok_or_else(ApiError::not_found)?;
+    if let Some(failure) = replay.as_deref().and_then(ApiError::from_json) {
+        return Err(failure);
+    }
+    let outcome = run(request, encoding, &principal, &agent, &agents, &sandboxes).await;
+    if let Err(failure) = &outcome
+        && failure.code().status() >= 500
+        && let Err(error) = replays.remember(&scope, &digest, failure.to_json()).await
+    {
+        tracing::warn!(agent = %agent.id, %error, "a repeated exec may run again");
+    }
+    outcome
+}
+
+async fn run(
+    request: ExecRequest,
+    encoding: Encoding,
+    principal: &Principal,
+    agent: &Agent,
+    agents: &Agents,
+    sandboxes: &Sandboxes,
+) -> Result<Answer, ApiError> {
+    let (provider, sandbox) = usable(agent, sandboxes)?;
     let timeout = request.timeout;
     let output = match provider.exec(&sandbox, request).await {
         Ok(output) => output,
-        Err(error) => {
-            if matches!(error, ProviderError::SandboxGone) {
-                // The sandbox ended by itself, so the agent is over too.
-                let scope = principal.scope();
-                if let Err(error) = lifecycle::end(&scope, &agent, AgentStatus::Failed, &agents, &sandboxes).await {
-                    tracing::warn!(agent = %agent.id, ?error, "a lost sandbox is not cleaned up yet");
-                }
-            }
-            return Err(failure::to_api(&agent.provider, &error));
-        }
+        Err(error) => return Err(refuse("code", error, principal, agent, agents, sandboxes).await),
     };
     if output.timed_out {
         let ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
@@ -49,6 +77,18 @@ pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<
         );
     }
     Answer::json(200, &show(&output, encoding))
+}
+
+/// What makes two execs the same: the credential, the agent and the body.
+fn digest(call: &Call) -> [u8; 32] {
+    let request = call.request();
+    let credential = request.headers.get(http::header::AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
+    let mut hash = Sha256::new();
+    for part in [credential, request.raw_path.as_bytes(), &request.body] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
 }
 
 fn parse(call: &Call) -> Result<(ExecRequest, Encoding), ApiError> {

@@ -1,9 +1,12 @@
 //! `GET /v1/agents/{id}/files?dir=/data`
 
-use super::{Sandboxes, authenticate, failure, usable};
+use super::{Sandboxes, authenticate, refuse, usable};
 use serde_json::{Value, json};
-use theazo_http::{Answer, ApiError, Call, format_time};
+use theazo_http::{Answer, ApiError, Call, ErrorCode, MAX_ANSWER_BYTES, format_time};
 use theazo_store::Agents;
+
+/// What an answer holds besides its brackets.
+const MAX_LISTING: usize = MAX_ANSWER_BYTES - 2;
 
 /// Lists a directory.
 pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<Answer, ApiError> {
@@ -13,10 +16,13 @@ pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<
         // As for files, the leading slash may be missing.
         Ok(if dir.starts_with('/') { dir.to_owned() } else { format!("/{dir}") })
     };
-    let (_, agent, dir) = authenticate(&call, &agents, parse).await?;
+    let (principal, agent, dir) = authenticate(&call, &agents, parse).await?;
     let (provider, sandbox) = usable(&agent, &sandboxes)?;
     let entries = provider.list_files(&sandbox, &dir).await;
-    let entries = entries.map_err(|error| failure::to_api_naming("dir", &agent.provider, &error))?;
+    let entries = match entries {
+        Ok(entries) => entries,
+        Err(error) => return Err(refuse("dir", error, &principal, &agent, &agents, &sandboxes).await),
+    };
     let shown: Vec<Value> = entries
         .iter()
         .map(|entry| {
@@ -28,5 +34,10 @@ pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<
             })
         })
         .collect();
+    let size: usize = shown.iter().map(|entry| entry.to_string().len() + 1).sum();
+    if size > MAX_LISTING {
+        let why = "the directory has too many entries for one answer";
+        return Err(ApiError::new(ErrorCode::UnprocessableEntity, why).detail("field", "dir"));
+    }
     Answer::json(200, &shown)
 }

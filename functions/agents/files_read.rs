@@ -1,6 +1,6 @@
 //! `GET /v1/agents/{id}/files/{path}`
 
-use super::{Sandboxes, authenticate, failure, usable};
+use super::{Sandboxes, authenticate, refuse, usable};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
@@ -19,10 +19,13 @@ struct Read {
 
 /// Reads a file or a piece of one. Text comes as text where it can; `?encoding=base64` asks for bytes.
 pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<Answer, ApiError> {
-    let (_, agent, read) = authenticate(&call, &agents, || parse(&call)).await?;
+    let (principal, agent, read) = authenticate(&call, &agents, || parse(&call)).await?;
     let (provider, sandbox) = usable(&agent, &sandboxes)?;
     let piece = provider.read_file(&sandbox, &read.path, read.offset, read.length).await;
-    let piece = piece.map_err(|error| failure::to_api(&agent.provider, &error))?;
+    let piece = match piece {
+        Ok(piece) => piece,
+        Err(error) => return Err(refuse("path", error, &principal, &agent, &agents, &sandboxes).await),
+    };
     let text = std::str::from_utf8(&piece.data).ok().filter(|text| !read.base64 && is_plain(text));
     let (data, encoding) = match text {
         Some(text) => (text.to_owned(), "utf-8"),

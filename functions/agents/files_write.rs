@@ -1,6 +1,6 @@
 //! `POST /v1/agents/{id}/files`
 
-use super::{Sandboxes, authenticate, failure, usable};
+use super::{Sandboxes, authenticate, refuse, usable};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -22,11 +22,13 @@ struct Write {
 
 /// Writes a file or a piece of one; parents are made.
 pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<Answer, ApiError> {
-    let (_, agent, write) = authenticate(&call, &agents, || parse(&call)).await?;
+    let (principal, agent, write) = authenticate(&call, &agents, || parse(&call)).await?;
     let (provider, sandbox) = usable(&agent, &sandboxes)?;
     let written = provider.write_file(&sandbox, &write.path, write.at, write.data).await;
-    written.map_err(|error| failure::to_api(&agent.provider, &error))?;
-    Ok(Answer::no_content())
+    match written {
+        Ok(()) => Ok(Answer::no_content()),
+        Err(error) => Err(refuse("path", error, &principal, &agent, &agents, &sandboxes).await),
+    }
 }
 
 fn parse(call: &Call) -> Result<Write, ApiError> {

@@ -19,7 +19,7 @@ pub use sandboxes::Sandboxes;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use theazo_http::{ApiError, Call, ErrorCode, QueryParams, format_time};
-use theazo_providers::{AgentRef, Provider, ProviderKind};
+use theazo_providers::{AgentRef, Provider, ProviderError, ProviderKind};
 use theazo_store::{Agent, AgentFilter, AgentStatus, Agents};
 use theazo_tenancy::Principal;
 
@@ -85,7 +85,27 @@ fn usable<'a>(agent: &Agent, sandboxes: &'a Sandboxes) -> Result<(&'a dyn Provid
         AgentStatus::Ready | AgentStatus::Running => {
             Ok((sandboxes.provider(&agent.provider)?, AgentRef { agent: agent.id.to_string() }))
         }
-        other => Err(ApiError::new(ErrorCode::Conflict, format!("the agent is {}", other.as_str()))
-            .detail("status", other.as_str())),
+        other => Err(not_running(other)),
+    }
+}
+
+/// The refusal of a call that only a running agent takes.
+fn not_running(status: AgentStatus) -> ApiError {
+    ApiError::new(ErrorCode::Conflict, format!("the agent is {}", status.as_str())).detail("status", status.as_str())
+}
+
+/// What the caller learns of a failed call to a sandbox; `field` is where the request names its path. An agent whose
+/// sandbox is gone ends with this.
+async fn refuse(
+    field: &str,
+    error: ProviderError,
+    principal: &Principal,
+    agent: &Agent,
+    agents: &Agents,
+    sandboxes: &Sandboxes,
+) -> ApiError {
+    match error {
+        ProviderError::SandboxGone => lifecycle::lost(&principal.scope(), agent, agents, sandboxes).await,
+        other => failure::to_api_naming(field, &agent.provider, &other),
     }
 }

@@ -41,9 +41,10 @@ pub async fn handle(call: Call, sessions: Sessions, names: SecretNames, agents: 
     if details {
         let now = now_ms();
         let mut shown = listing::details(&own, SecretOrigin::Session, &holders, now);
-        if let Some(inherited) = &inherited {
-            let from_platform = listing::details(inherited, SecretOrigin::Platform, &holders, now);
-            shown.extend(from_platform);
+        if let Some(inherited) = inherited {
+            let not_overridden = inherited.without(&own);
+            shown.extend(listing::details(&not_overridden, SecretOrigin::Platform, &holders, now));
+            shown.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
         }
         return Answer::json(200, &shown);
     }

@@ -23,7 +23,11 @@ fn canonical_name(call: &Call) -> Result<String, ApiError> {
 fn live(session: Option<Session>) -> Result<Session, ApiError> {
     let session = session.ok_or_else(ApiError::not_found)?;
     match session.status {
-        SessionStatus::Terminated => Err(ApiError::new(ErrorCode::Conflict, "the session is terminated")),
+        SessionStatus::Terminated => Err(terminated()),
         _ => Ok(session),
     }
+}
+
+fn terminated() -> ApiError {
+    ApiError::new(ErrorCode::Conflict, "the session is terminated")
 }

@@ -1,10 +1,10 @@
 //! `POST /v1/sessions/{id}/secrets`
 
 use super::body::{self, BodyKind};
-use super::live;
+use super::{live, terminated};
 use futures_util::future::try_join;
 use theazo_http::{Answer, ApiError, Call};
-use theazo_store::{SecretSealer, SecretTarget, Sessions};
+use theazo_store::{SecretSealer, SecretTarget, Sessions, StoreError};
 
 /// Sets a session's secrets: merges, all or nothing.
 pub async fn handle(call: Call, sessions: Sessions, sealer: SecretSealer) -> Result<Answer, ApiError> {
@@ -20,6 +20,10 @@ pub async fn handle(call: Call, sessions: Sessions, sealer: SecretSealer) -> Res
     };
     let (principal, (target, secrets, session, state)) = call.authenticate_with(read).await?;
     live(session)?;
-    sealer.set(&principal.scope(), &target, state, &secrets).await?;
-    Ok(Answer::no_content())
+    match sealer.set(&principal.scope(), &target, state, &secrets).await {
+        Ok(()) => Ok(Answer::no_content()),
+        // It was there a moment ago, and sessions do not go: it has ended meanwhile.
+        Err(StoreError::NotFound) => Err(terminated()),
+        Err(error) => Err(error.into()),
+    }
 }

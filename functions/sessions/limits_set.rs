@@ -21,11 +21,10 @@ pub async fn handle(call: Call, sessions: Sessions) -> Result<Answer, ApiError> 
     let scope = principal.scope();
     let session = session.ok_or_else(ApiError::not_found)?;
     let own = scope.session(&session.id).ok_or_else(ApiError::not_found)?;
-    let mut limits = session.limits;
-    if given.max_agents.is_some() || lifted {
-        limits.max_agents = given.max_agents;
-    }
-    let changes = SessionChanges { limits: Some(limits), metadata: None };
-    let (changed, counters) = try_join(sessions.change(&scope, &session.id, &changes), sessions.counters(&own)).await?;
+    // One limit is built; with more, those that are not named must keep what they have at the time of the write.
+    let named = given.max_agents.is_some() || lifted;
+    let changes = SessionChanges { limits: named.then_some(given), metadata: None };
+    let (changed, counters) =
+        try_join(sessions.change_read(&scope, session, &changes), sessions.counters(&own)).await?;
     Answer::json(200, &limits_get::show(&changed.limits, &counters))
 }

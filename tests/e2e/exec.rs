@@ -339,3 +339,27 @@ async fn an_agent_whose_container_was_killed_fails_and_gives_its_place_back() {
     assert_eq!(bed.client.run(&next, "bash", "echo ok").await, "ok\n");
     bed.end().await;
 }
+
+#[tokio::test]
+async fn an_exec_that_ended_in_a_5xx_is_answered_again_and_does_not_run_again() {
+    let platform = Platform::make("exec replay").await;
+    let client = &platform.client;
+    let session = client.session("u").await;
+    let agent = client.boot(&session, json!({})).await;
+    let path = format!("/v1/agents/{agent}/exec");
+    let body = json!({ "language": "bash", "code": "echo ran >> /data/runs; sleep 60", "timeout": "1s" });
+    for _ in 0..3 {
+        let error = client.post(&path, body.clone()).await.expect_error(504, "timeout");
+        assert_eq!(error["details"]["timeoutMs"], 1000);
+    }
+    assert_eq!(client.run(&agent, "bash", "cat /data/runs").await, "ran\n");
+    // Another body is another request, and an answer that was no 5xx is never given again.
+    let other = json!({ "language": "bash", "code": "echo ran >> /data/runs; sleep 60", "timeout": "1001ms" });
+    client.post(&path, other).await.expect_error(504, "timeout");
+    let count = json!({ "language": "bash", "code": "echo ran >> /data/runs; wc -l < /data/runs; exit 3" });
+    for lines in ["3\n", "4\n"] {
+        let ran = client.post(&path, count.clone()).await.expect(200);
+        assert_eq!((&ran["stdout"], &ran["exitCode"]), (&json!(lines), &json!(3)));
+    }
+    client.terminate(&session).await;
+}

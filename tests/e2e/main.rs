@@ -3,7 +3,13 @@
 //! Most tests share one local stack in this process ([`harness::stack`]); those that kill it, or look at what it
 //! prints, run the real `theazo-dev` binary ([`harness::Process`]).
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::string_slice, reason = "tests are named as sentences and may panic")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::string_slice,
+    reason = "tests are named as sentences and may panic"
+)]
 
 mod harness;
 

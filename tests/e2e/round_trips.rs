@@ -4,7 +4,6 @@ use crate::harness::{Answer, Platform};
 use serde_json::json;
 
 fn trips(answer: &Answer) -> u32 {
-    assert!(answer.status < 300, "{answer:?}");
     answer.headers["x-theazo-round-trips"].parse().unwrap()
 }
 
@@ -42,9 +41,40 @@ async fn a_read_answers_after_one_round_trip_and_a_write_after_two() {
         ("POST", "/v1/secrets".to_owned(), Some(json!({ "B": "2" })), 2),
         ("DELETE", format!("/v1/sessions/{session}/secrets/A"), None, 2),
         ("DELETE", "/v1/secrets/B".to_owned(), None, 2),
+        ("PATCH", format!("/v1/sessions/{session}/limits"), Some(json!({ "maxAgents": 5 })), 2),
+        ("PATCH", format!("/v1/sessions/{session}/limits"), Some(json!({})), 2),
+        ("GET", "/v1/sessions?status=active&userId=u".to_owned(), None, 1),
+        ("GET", "/v1/agents?status=ready&compute=python".to_owned(), None, 1),
+        ("GET", format!("/v1/agents/{agent}/files/data/a"), None, 1),
+        // To find the user's session takes one more.
+        ("POST", "/v1/sessions/by-user/u".to_owned(), Some(json!({ "metadata": { "a": "b" } })), 3),
     ] {
         let answer = client.call(method, &path, body.as_ref()).await;
+        assert!(answer.status < 300, "{answer:?}");
         assert_eq!(trips(&answer), expected, "{method} {path}");
     }
+    // What is refused writes nothing.
+    for (method, path, body, status, expected) in [
+        ("POST", format!("/v1/sessions/{session}/secrets"), Some(json!({ "PATH": "x" })), 422, 1),
+        ("POST", format!("/v1/sessions/{session}/agents"), Some(json!({ "gpu": true })), 422, 1),
+        ("DELETE", format!("/v1/sessions/{session}/secrets/ABSENT"), None, 404, 1),
+        ("GET", "/v1/agents/x".to_owned(), None, 404, 1),
+        ("GET", "/v1/nothing".to_owned(), None, 404, 0),
+    ] {
+        let answer = client.call(method, &path, body.as_ref()).await;
+        assert_eq!((answer.status, trips(&answer)), (status, expected), "{method} {path}");
+    }
     client.terminate(&session).await;
+}
+
+#[tokio::test]
+async fn a_credential_that_cannot_be_good_costs_no_round_trip_and_an_unknown_one_costs_one() {
+    let platform = Platform::make("round trips refused").await;
+    let unknown = theazo_tenancy::make_api_key(&platform.id, theazo_tenancy::Mode::Live);
+    for (key, expected) in [(None, 0), (Some("nonsense"), 0), (Some(unknown.text.as_str()), 1)] {
+        for path in ["/v1/whoami", "/v1/sessions", "/v1/secrets?details=true", "/v1/agents/x"] {
+            let answer = platform.client.with_key(key).get(path).await;
+            assert_eq!((answer.status, trips(&answer)), (401, expected), "{path}");
+        }
+    }
 }

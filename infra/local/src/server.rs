@@ -1,11 +1,14 @@
 //! The local server: every route of the table behind one address, with the gateway's limits.
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request};
+use http_body_util::{BodyExt, Limited};
 use std::sync::Arc;
+use std::time::Duration;
 use theazo_functions::deployment::Deployment;
 use theazo_functions::routes::ROUTES;
 use theazo_functions::{Incoming, serve};
@@ -15,6 +18,11 @@ use tokio::net::TcpListener;
 
 /// How many round trips to AWS services the answer had to wait for; only the local stack tells.
 const ROUND_TRIPS: HeaderName = HeaderName::from_static("x-theazo-round-trips");
+
+/// How much of a body that is too large is read and thrown away, in bytes and time. A caller who is still sending
+/// when the connection closes may see only that, and not the answer.
+const MAX_DISCARDED_BYTES: usize = 64_000_000;
+const MAX_DISCARDING: Duration = Duration::from_secs(10);
 
 /// Serves until `shutdown`, then lets running requests finish.
 pub(crate) async fn run(
@@ -30,7 +38,7 @@ async fn answer(State(deployment): State<Arc<Deployment>>, request: Request<Body
     // On a task of its own: a caller who hangs up does not stop what was begun, as in Lambda.
     let handled = tokio::spawn(async move {
         let (parts, body) = request.into_parts();
-        let Ok(body) = to_bytes(body, MAX_BODY_BYTES).await else {
+        let Some(body) = read_whole(body).await else {
             let id = RequestId::make();
             let refusal = ApiError::invalid("body", "must arrive whole and be at most 6 MB");
             return refusal.into_answer(&id).into_response(id.as_str()).map(Body::from);
@@ -50,4 +58,16 @@ async fn answer(State(deployment): State<Arc<Deployment>>, request: Request<Body
         let id = RequestId::make();
         ApiError::internal().into_answer(&id).into_response(id.as_str()).map(Body::from)
     })
+}
+
+/// The body, unless it is too large or breaks off.
+async fn read_whole(mut body: Body) -> Option<Bytes> {
+    if let Ok(whole) = Limited::new(&mut body, MAX_BODY_BYTES).collect().await {
+        return Some(whole.to_bytes());
+    }
+    let mut rest = Limited::new(body, MAX_DISCARDED_BYTES);
+    let discarding = async { while let Some(Ok(_)) = rest.frame().await {} };
+    // Whoever sends for longer than this has been given every chance.
+    let _ = tokio::time::timeout(MAX_DISCARDING, discarding).await;
+    None
 }

@@ -188,3 +188,126 @@ impl Fields {
         asked.map_or(Ok(()), |name| Err(ApiError::not_built(&self.full_name(name))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn fields(value: Value) -> Fields {
+        Fields::from_value(value).unwrap()
+    }
+
+    #[track_caller]
+    fn refused<T>(outcome: Result<T, ApiError>) -> String {
+        let error = outcome.err().unwrap();
+        assert_eq!(error.code(), crate::ErrorCode::InvalidRequest);
+        error.details()["field"].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn only_an_object_has_fields() {
+        for value in [json!([]), json!("x"), json!(5), json!(true), json!(null)] {
+            assert_eq!(refused(Fields::from_value(value)), "body");
+        }
+    }
+
+    #[test]
+    fn a_field_that_is_absent_null_or_unknown_is_no_mistake() {
+        for given in [fields(json!({ "other": [1] })), fields(json!({ "f": null }))] {
+            assert_eq!(given.text("f", 1).unwrap(), None);
+            assert_eq!(given.flag("f").unwrap(), None);
+            assert_eq!(given.number("f", 0, 1).unwrap(), None);
+            assert_eq!(given.duration_ms("f", 0, 1).unwrap(), None);
+            assert_eq!(given.time_ms("f").unwrap(), None);
+            assert_eq!(given.one_of("f", |_| Some(1)).unwrap(), None);
+            assert!(given.object("f").unwrap().is_none());
+            assert_eq!(given.texts("f", 1).unwrap(), None);
+            assert_eq!(given.text_list("f").unwrap(), None);
+            assert!(given.refuse_unbuilt(&["f"]).is_ok());
+            assert_eq!(refused(given.required_text("f", 1)), "f");
+        }
+        assert!(fields(json!({ "f": null })).is_null("f") && !fields(json!({})).is_null("f"));
+    }
+
+    #[test]
+    fn another_type_is_refused_by_name_at_any_depth() {
+        let wrong = [json!(1.5), json!([1]), json!({ "x": 1 }), json!("\u{0}?"), json!(true)];
+        for (index, value) in wrong.into_iter().enumerate() {
+            let outer = fields(json!({ "a": { "b": { "f": value } } }));
+            let given = outer.object("a").unwrap().unwrap().object("b").unwrap().unwrap();
+            let mut refusals = vec![
+                refused(given.number("f", 0, 9)),
+                refused(given.duration_ms("f", 0, 9)),
+                refused(given.time_ms("f")),
+                refused(given.one_of("f", |_| None::<u8>)),
+            ];
+            refusals.extend((index != 3).then(|| refused(given.text("f", 9))));
+            refusals.extend((index != 4).then(|| refused(given.flag("f"))));
+            refusals.extend((index != 2).then(|| refused(given.object("f"))));
+            refusals.push(refused(given.text_list("f")));
+            assert!(refusals.iter().all(|field| field == "a.b.f"), "{refusals:?}");
+        }
+    }
+
+    #[test]
+    fn bounds_are_inclusive_and_texts_are_measured_in_bytes() {
+        let given = fields(json!({ "n": 5, "t": "\u{fc}\u{fc}", "d": "5s" }));
+        assert_eq!(given.number("n", 5, 5).unwrap(), Some(5));
+        assert_eq!(refused(given.number("n", 6, 9)), "n");
+        assert_eq!(refused(given.number("n", 0, 4)), "n");
+        assert_eq!(given.text("t", 4).unwrap(), Some("\u{fc}\u{fc}"));
+        assert_eq!(refused(given.text("t", 3)), "t");
+        assert_eq!(given.duration_ms("d", 5_000, 5_000).unwrap(), Some(5_000));
+        assert_eq!(refused(given.duration_ms("d", 5_001, 9_000)), "d");
+        assert_eq!(refused(given.duration_ms("d", 0, 4_999)), "d");
+        for number in [json!(-1), json!(u64::MAX), json!(1e300), json!("5")] {
+            assert_eq!(refused(fields(json!({ "n": number })).number("n", 0, 100)), "n");
+        }
+    }
+
+    #[test]
+    fn durations_are_texts_with_a_unit_or_milliseconds() {
+        for (value, ms) in
+            [(json!("90s"), 90_000), (json!("5m"), 300_000), (json!(250), 250), (json!("7d"), 604_800_000)]
+        {
+            assert_eq!(fields(json!({ "d": value })).duration_ms("d", 0, i64::MAX).unwrap(), Some(ms));
+        }
+        for value in [json!("5 m"), json!(""), json!("-5m"), json!(-5), json!(1.5), json!(u64::MAX), json!("1e3")] {
+            assert_eq!(refused(fields(json!({ "d": value })).duration_ms("d", 0, i64::MAX)), "d");
+        }
+    }
+
+    #[test]
+    fn metadata_is_texts_of_bounded_number_and_size() {
+        let full = "x".repeat(1023);
+        let given = fields(json!({ "m": { "k": full, "": "" } }));
+        assert_eq!(given.texts("m", 2).unwrap().unwrap()["k"], full);
+        assert_eq!(refused(given.texts("m", 1)), "m");
+        assert_eq!(refused(fields(json!({ "m": { "k": "x".repeat(1024) } })).texts("m", 2)), "m.k");
+        for value in [json!(1), json!(null), json!({}), json!([]), json!(true)] {
+            assert_eq!(refused(fields(json!({ "m": { "k": value } })).texts("m", 2)), "m.k");
+        }
+    }
+
+    #[test]
+    fn a_list_of_texts_has_nothing_else_in_it() {
+        assert_eq!(fields(json!({ "l": [] })).text_list("l").unwrap(), Some(vec![]));
+        assert_eq!(fields(json!({ "l": ["a", ""] })).text_list("l").unwrap(), Some(vec!["a", ""]));
+        for value in [json!(["a", 1]), json!([null]), json!("a"), json!({ "0": "a" })] {
+            assert_eq!(refused(fields(json!({ "l": value })).text_list("l")), "l");
+        }
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused_by_its_full_name_unless_it_is_declined() {
+        let outer = fields(json!({ "a": { "f": false, "g": null, "h": 0 } }));
+        let given = outer.object("a").unwrap().unwrap();
+        assert!(given.refuse_unbuilt(&["f", "g", "absent"]).is_ok());
+        let error = given.refuse_unbuilt(&["f", "h"]).err().unwrap();
+        assert_eq!((error.code().status(), &error.details()["feature"]), (422, &json!("a.h")));
+        for asked in [json!(true), json!([]), json!({}), json!("")] {
+            assert!(fields(json!({ "f": asked })).refuse_unbuilt(&["f"]).is_err());
+        }
+    }
+}

@@ -86,9 +86,49 @@ impl Call {
             return Err(ApiError::new(ErrorCode::Forbidden, "this kind of credential may not call this route"));
         }
         tracing::Span::current().record("credential", principal.credential_id().as_str());
-        if self.request.headers.contains_key(IDEMPOTENCY_KEY) {
+        if self.route.method == "POST" && self.request.headers.contains_key(IDEMPOTENCY_KEY) {
             return Err(ApiError::not_built(IDEMPOTENCY_KEY));
         }
         Ok((principal.clone(), withheld.release(&principal)??))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::{make_call, make_call_of, make_request};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use theazo_tenancy::{Mode, PlatformId, make_api_key};
+
+    fn with_key(key: &str) -> Call {
+        let mut request = make_request("/v1/things", "", b"");
+        request.headers.insert(http::header::AUTHORIZATION, format!("Bearer {key}").parse().unwrap());
+        make_call_of(request)
+    }
+
+    #[tokio::test]
+    async fn a_credential_that_cannot_be_good_is_refused_before_anything_is_read() {
+        let good = make_api_key(&PlatformId::make(), Mode::Live);
+        let mut wrong_checksum = good.text.to_string();
+        wrong_checksum.replace_range(10..11, if wrong_checksum.as_bytes()[10] == b'a' { "b" } else { "a" });
+        let reads = AtomicUsize::new(0);
+        for call in [make_call("/v1/things", ""), with_key("x"), with_key(""), with_key(&wrong_checksum)] {
+            let read = |_| {
+                reads.fetch_add(1, Ordering::Relaxed);
+                async { Ok(()) }
+            };
+            // The table of these calls does not exist: asking it would be another error.
+            assert_eq!(call.authenticate_with(read).await.err(), Some(Unauthorized.into()));
+        }
+        assert_eq!(reads.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_found_is_withheld_when_the_credential_cannot_be_looked_up() {
+        let good = make_api_key(&PlatformId::make(), Mode::Live);
+        for found in [Ok("data"), Err(ApiError::not_found())] {
+            let outcome = with_key(&good.text).authenticate_with(|_| async { found }).await;
+            assert_eq!(outcome.err(), Some(ApiError::internal()));
+        }
     }
 }

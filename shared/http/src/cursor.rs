@@ -17,8 +17,10 @@ const LABEL: &str = "theazo/cursor/v1";
 const MAC_BYTES: usize = 32;
 const DEFAULT_LIMIT: usize = 20;
 const MAX_LIMIT: u64 = 100;
-/// A sort key has at most 1,024 bytes.
-const MAX_CURSOR_CHARS: usize = 2048;
+/// A sort key has at most 1,024 bytes. The table refuses a longer one, and the caller's mistake would look like ours.
+const MAX_POSITION_BYTES: usize = 1024;
+/// Base64 of the longest cursor.
+const MAX_CURSOR_CHARS: usize = (MAC_BYTES + MAX_POSITION_BYTES).div_ceil(3) * 4;
 
 /// The paging part of a query, its cursor not verified yet.
 pub struct PageQuery {
@@ -87,7 +89,7 @@ fn take_apart(text: &str) -> Option<(Vec<u8>, String)> {
         return None;
     }
     let mut bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-    if bytes.len() <= MAC_BYTES {
+    if bytes.len() <= MAC_BYTES || bytes.len() > MAC_BYTES + MAX_POSITION_BYTES {
         return None;
     }
     let position = String::from_utf8(bytes.split_off(MAC_BYTES)).ok()?;
@@ -104,4 +106,123 @@ fn cover(call: &Call, principal: &Principal, position: &str) -> Result<Hmac<Sha2
         mac.update(part.as_bytes());
     }
     Ok(mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::{Caller, make_call, make_caller};
+    use theazo_tenancy::Mode;
+
+    fn read(call: &Call) -> PageQuery {
+        PageQuery::parse(call).unwrap_or_else(|error| panic!("{error:?}"))
+    }
+
+    /// The answer to a page of one row with that position, or why there is none.
+    fn answer(caller: &Caller, path: &str, query: &str, position: &str) -> Result<Value, ApiError> {
+        let call = make_call(path, query);
+        let page = Page { rows: vec!["row"], next: Some(Position(position.into())) };
+        let answer = list_answer(&call, &caller.principal, &PageQuery::parse(&call)?, page, |row| (*row).into())?;
+        Ok(serde_json::from_slice(answer.body()).unwrap())
+    }
+
+    fn cursor(caller: &Caller, path: &str, query: &str, position: &str) -> String {
+        answer(caller, path, query, position).unwrap()["cursor"].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_cursor_leads_back_to_its_position_whatever_the_limit() {
+        let caller = make_caller(Mode::Live);
+        for position in ["x", "ses_01", "\u{fc}/?#&=", &"k".repeat(MAX_POSITION_BYTES)] {
+            let given = cursor(&caller, "/v1/things", "a=1&limit=5", position);
+            let query = format!("limit=100&cursor={given}&a=1");
+            let call = make_call("/v1/things", &query);
+            assert_eq!(read(&call).request().after, Some(Position(position.to_owned())));
+            assert!(answer(&caller, "/v1/things", &query, "next").is_ok());
+        }
+    }
+
+    #[test]
+    fn the_last_page_has_no_cursor() {
+        let caller = make_caller(Mode::Live);
+        let call = make_call("/v1/things", "");
+        let page = Page { rows: Vec::<u8>::new(), next: None };
+        let answer = list_answer(&call, &caller.principal, &read(&call), page, |row| (*row).into()).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(answer.body()).unwrap(), json!({ "data": [], "hasMore": false }));
+    }
+
+    #[test]
+    fn a_cursor_is_refused_anywhere_but_where_it_was_given() {
+        let caller = make_caller(Mode::Live);
+        let given = cursor(&caller, "/v1/things", "a=1", "ses_01");
+        let query = format!("a=1&cursor={given}");
+        assert!(answer(&caller, "/v1/things", &query, "next").is_ok());
+        let test_mode = caller.in_mode(Mode::Test);
+        let other_key = caller.with_cursor_key([8; 32]);
+        let stranger = make_caller(Mode::Live);
+        for other in [&test_mode, &other_key, &stranger] {
+            assert_eq!(answer(other, "/v1/things", &query, "next"), Err(bad_cursor()));
+        }
+        for (path, filters) in
+            [("/v1/thing", "a=1"), ("/v1/things", ""), ("/v1/things", "a=2"), ("/v1/things", "a=1&b=1"), ("/", "a=1")]
+        {
+            let query = format!("{filters}&cursor={given}");
+            assert_eq!(answer(&caller, path, &query, "next"), Err(bad_cursor()), "{path}?{filters}");
+        }
+    }
+
+    #[test]
+    fn filters_and_paths_cannot_be_shifted_into_one_another() {
+        let caller = make_caller(Mode::Live);
+        for (one, other) in [("a=1%26b%3D2", "a=1&b=2"), ("a=bc", "ab=c"), ("a=%22", "%22=a")] {
+            let given = cursor(&caller, "/v1/things", one, "p");
+            let query = format!("{other}&cursor={given}");
+            assert_eq!(answer(&caller, "/v1/things", &query, "next"), Err(bad_cursor()), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_with_any_character_changed_added_or_cut_off_is_refused() {
+        let caller = make_caller(Mode::Live);
+        let given = cursor(&caller, "/v1/things", "", "ses_01");
+        let refused = |text: &str| {
+            let outcome = answer(&caller, "/v1/things", &format!("cursor={text}"), "next");
+            assert_eq!(outcome, Err(bad_cursor()), "{text}");
+        };
+        for index in 0..given.len() {
+            let (before, rest) = given.split_at(index);
+            let replacement = if rest.starts_with('A') { 'B' } else { 'A' };
+            refused(&format!("{before}{replacement}{}", rest.split_at(1).1));
+            refused(before);
+        }
+        for added in ["A", "=", "%3D", "%00", " "] {
+            refused(&format!("{given}{added}"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_cursor_at_all_is_refused_before_anything_is_read() {
+        let longest = URL_SAFE_NO_PAD.encode([b'a'; MAC_BYTES + MAX_POSITION_BYTES]);
+        assert!(PageQuery::parse(&make_call("/", &format!("cursor={longest}"))).is_ok());
+        let too_long = URL_SAFE_NO_PAD.encode([b'a'; MAC_BYTES + MAX_POSITION_BYTES + 1]);
+        let only_mac = URL_SAFE_NO_PAD.encode([b'a'; MAC_BYTES]);
+        let not_utf8 = URL_SAFE_NO_PAD.encode([0xff; MAC_BYTES + 4]);
+        let huge = "A".repeat(10 * 1024);
+        for text in ["", "!", "%C3%BC", &too_long, &only_mac, &not_utf8, &huge] {
+            let error = PageQuery::parse(&make_call("/", &format!("cursor={text}"))).err();
+            assert_eq!(error, Some(bad_cursor()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_limit_is_a_whole_number_from_1_to_100() {
+        assert_eq!(read(&make_call("/", "")).request().limit, DEFAULT_LIMIT);
+        for (text, limit) in [("1", 1), ("100", 100), ("007", 7)] {
+            assert_eq!(read(&make_call("/", &format!("limit={text}"))).request().limit, limit);
+        }
+        for text in ["", "0", "101", "-1", "1.5", "ten", "+5", "%2B5", "99999999999999999999999"] {
+            let error = PageQuery::parse(&make_call("/", &format!("limit={text}"))).err().unwrap();
+            assert_eq!(error.details()["field"], "limit", "{text}");
+        }
+    }
 }

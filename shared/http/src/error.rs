@@ -36,6 +36,22 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// All of them.
+    const ALL: [Self; 12] = [
+        Self::InvalidRequest,
+        Self::Unauthorized,
+        Self::SessionLimitExceeded,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::Conflict,
+        Self::UnprocessableEntity,
+        Self::RateLimited,
+        Self::Internal,
+        Self::Provider,
+        Self::NoProvidersAvailable,
+        Self::Timeout,
+    ];
+
     /// The code on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -52,6 +68,11 @@ impl ErrorCode {
             Self::NoProvidersAvailable => "no_providers_available",
             Self::Timeout => "timeout",
         }
+    }
+
+    /// The code of that name.
+    fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.as_str() == name)
     }
 
     /// The HTTP status.
@@ -119,6 +140,27 @@ impl ApiError {
         self.code
     }
 
+    /// Its details by name.
+    #[cfg(test)]
+    pub(crate) fn details(&self) -> &Map<String, Value> {
+        &self.details
+    }
+
+    /// The error as text, to be given again later.
+    pub fn to_json(&self) -> String {
+        json!({ "code": self.code.as_str(), "message": self.message, "details": self.details }).to_string()
+    }
+
+    /// The error in such a text.
+    pub fn from_json(text: &str) -> Option<Self> {
+        let value: Value = serde_json::from_str(text).ok()?;
+        Some(Self {
+            code: ErrorCode::parse(value["code"].as_str()?)?,
+            message: value["message"].as_str()?.to_owned().into(),
+            details: value["details"].as_object()?.clone(),
+        })
+    }
+
     /// The answer, with the request's id in both places where clients look for it.
     pub fn into_answer(self, request_id: &RequestId) -> Answer {
         let body = json!({
@@ -165,6 +207,91 @@ impl From<StoreError> for ApiError {
                 tracing::error!(%error, "the store failed");
                 Self::internal()
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(error: ApiError) -> Value {
+        serde_json::from_slice(error.into_answer(&RequestId::make()).body()).unwrap()
+    }
+
+    #[test]
+    fn every_code_has_the_name_and_status_of_the_contract() {
+        for (code, name, status) in [
+            (ErrorCode::InvalidRequest, "invalid_request", 400),
+            (ErrorCode::Unauthorized, "unauthorized", 401),
+            (ErrorCode::SessionLimitExceeded, "session_limit_exceeded", 402),
+            (ErrorCode::Forbidden, "forbidden", 403),
+            (ErrorCode::NotFound, "not_found", 404),
+            (ErrorCode::Conflict, "conflict", 409),
+            (ErrorCode::UnprocessableEntity, "unprocessable_entity", 422),
+            (ErrorCode::RateLimited, "rate_limited", 429),
+            (ErrorCode::Internal, "internal_error", 500),
+            (ErrorCode::Provider, "provider_error", 502),
+            (ErrorCode::NoProvidersAvailable, "no_providers_available", 503),
+            (ErrorCode::Timeout, "timeout", 504),
+        ] {
+            let answer = ApiError::new(code, "m").into_answer(&RequestId::make());
+            assert_eq!(answer.status(), status);
+            let shown: Value = serde_json::from_slice(answer.body()).unwrap();
+            assert_eq!(shown["error"]["code"], name);
+        }
+    }
+
+    #[test]
+    fn an_error_carries_the_requests_id_in_both_places_and_its_details() {
+        let id = RequestId::make();
+        let answer = ApiError::invalid("limits.maxAgents", "must be \"small\"").into_answer(&id);
+        let shown: Value = serde_json::from_slice(answer.body()).unwrap();
+        let expected = json!({
+            "error": {
+                "code": "invalid_request",
+                "message": "limits.maxAgents: must be \"small\"",
+                "details": { "field": "limits.maxAgents" },
+                "requestId": id.as_str(),
+            },
+            "requestId": id.as_str(),
+        });
+        assert_eq!(shown, expected);
+        assert_eq!(body(ApiError::not_found())["error"]["details"], json!({}));
+        assert_eq!(body(ApiError::not_built("gpu"))["error"]["details"], json!({ "feature": "gpu" }));
+    }
+
+    #[test]
+    fn what_fails_inside_is_not_told_outside() {
+        let table = || StoreError::Table { operation: "inner-operation", code: "inner-code".into() };
+        let kms = StoreError::Kms { operation: "inner-operation", code: "inner-code".into() };
+        for error in [table(), kms, StoreError::Contended(77), StoreError::Corrupt("inner-row"), StoreError::NoRootKey]
+        {
+            let shown = body(error.into());
+            assert_eq!(shown["error"]["code"], "internal_error");
+            assert_eq!(shown["error"]["details"], json!({}));
+            for inner in ["inner", "77", "root key"] {
+                assert!(!shown["error"]["message"].as_str().unwrap().contains(inner), "{shown}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_reached_limit_tells_which_how_much_is_used_and_how_much_there_is() {
+        let shown = body(StoreError::LimitExceeded { limit: "maxAgents", used: 3, max: 3 }.into());
+        assert_eq!(shown["error"]["code"], "session_limit_exceeded");
+        assert_eq!(shown["error"]["details"], json!({ "limit": "maxAgents", "used": 3, "max": 3 }));
+    }
+
+    #[test]
+    fn what_a_caller_can_do_something_about_is_told_as_it_is() {
+        for (error, code) in [
+            (StoreError::NotFound, "not_found"),
+            (StoreError::Conflict("why"), "conflict"),
+            (StoreError::ScopeFull("why"), "unprocessable_entity"),
+            (StoreError::UnknownSecret("NAME".into()), "invalid_request"),
+        ] {
+            assert_eq!(body(error.into())["error"]["code"], code);
         }
     }
 }

@@ -12,6 +12,8 @@ mod error;
 mod logging;
 mod pattern;
 mod request;
+#[cfg(test)]
+mod support;
 mod times;
 
 pub use answer::{Answer, MAX_ANSWER_BYTES};

@@ -11,6 +11,11 @@ pub struct Pattern(pub &'static str);
 pub struct Params(Vec<(&'static str, String)>);
 
 impl Params {
+    #[cfg(test)]
+    pub(crate) fn of(name: &'static str, value: &str) -> Self {
+        Self(vec![(name, value.to_owned())])
+    }
+
     /// A parameter's value.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_str())

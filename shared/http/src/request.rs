@@ -25,7 +25,7 @@ pub struct Request {
     pub body: Bytes,
 }
 
-/// A query's parameters. Reading one marks it as known; the rest are ignored, as the contract says.
+/// A query's parameters. Unknown ones are ignored, as the contract says.
 #[derive(Clone, Debug)]
 pub struct QueryParams(BTreeMap<String, String>);
 
@@ -121,9 +121,10 @@ impl QueryParams {
     /// # Errors
     /// `invalid_request` for anything else.
     pub fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
-        self.get(name)
-            .map(|text| text.parse().map_err(|_| ApiError::invalid(name, "must be a whole number")))
-            .transpose()
+        let Some(text) = self.get(name) else { return Ok(None) };
+        // The parser of the standard library also takes a plus sign.
+        let parsed = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+        parsed.map(Some).ok_or_else(|| ApiError::invalid(name, "must be a whole number"))
     }
 
     /// A parameter that takes one of a few names.
@@ -139,5 +140,116 @@ impl QueryParams {
         let kept = self.0.iter().filter(|(name, _)| !["limit", "cursor"].contains(&name.as_str()));
         let pairs: BTreeMap<_, _> = kept.collect();
         serde_json::to_string(&pairs).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::make_request;
+
+    fn with_authorization(value: &[u8]) -> Request {
+        let mut request = make_request("/", "", b"");
+        request.headers.insert(http::header::AUTHORIZATION, http::HeaderValue::from_bytes(value).unwrap());
+        request
+    }
+
+    #[track_caller]
+    fn refused<T>(outcome: Result<T, ApiError>) -> String {
+        let error = outcome.err().unwrap();
+        assert_eq!(error.code(), crate::ErrorCode::InvalidRequest);
+        error.details()["field"].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_bearer_token_is_taken_whatever_the_case_of_its_scheme_and_nothing_else_is() {
+        for value in ["Bearer key", "bearer key", "BEARER  key "] {
+            assert_eq!(with_authorization(value.as_bytes()).bearer(), Some("key"), "{value}");
+        }
+        for value in ["key", "Bearer", "Basic key", "Bearerkey", "", "Token key"] {
+            assert_eq!(with_authorization(value.as_bytes()).bearer(), None, "{value}");
+        }
+        assert_eq!(with_authorization(b"Bearer \xff").bearer(), None);
+        assert_eq!(make_request("/", "", b"").bearer(), None);
+    }
+
+    #[test]
+    fn a_body_is_a_json_object_and_may_be_absent_only_where_that_is_said() {
+        for empty in ["", " \r\n\t"] {
+            assert_eq!(make_request("/", "", empty.as_bytes()).fields(true).unwrap().names().count(), 0);
+            assert_eq!(refused(make_request("/", "", empty.as_bytes()).fields(false)), "body");
+        }
+        assert_eq!(make_request("/", "", br#" {"a": 1} "#).fields(false).unwrap().names().collect::<Vec<_>>(), ["a"]);
+        let deep = "[".repeat(100_000);
+        for bad in ["{", "{} {}", "[]", "null", "\"x\"", "{\"a\": 1,}", "{'a': 1}", "\u{feff}{}", deep.as_str()] {
+            assert_eq!(refused(make_request("/", "", bad.as_bytes()).fields(true)), "body");
+        }
+        assert_eq!(refused(make_request("/", "", b"{\"a\": \"\xff\"}").fields(true)), "body");
+    }
+
+    #[test]
+    fn a_refused_body_is_not_quoted() {
+        for body in [r#"{"a": s3cr3t}"#, r#"{"a": "s3cr3t""#, r#"["s3cr3t"]"#, r#""s3cr3t""#] {
+            let error = make_request("/", "", body.as_bytes()).fields(true).err().unwrap();
+            assert!(!format!("{error:?}").contains("s3cr3t"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_query_is_decoded_once_and_the_last_of_a_name_counts() {
+        let query = make_request("/", "a=1&b=x%20y+z&a=2&c&=d&e=%252F&f=g=h&&%C3%BC=%C3%BC", b"").query().unwrap();
+        for (name, value) in
+            [("a", "2"), ("b", "x y z"), ("c", ""), ("", "d"), ("e", "%2F"), ("f", "g=h"), ("\u{fc}", "\u{fc}")]
+        {
+            assert_eq!(query.get(name), Some(value), "{name}");
+        }
+        assert_eq!(query.get("absent"), None);
+        for bad in ["a=%ff", "%ff=a", "a=%C3"] {
+            assert_eq!(refused(make_request("/", bad, b"").query()), "query");
+        }
+    }
+
+    #[test]
+    fn flags_numbers_and_names_of_a_query_are_strict() {
+        let query = make_request("/", "t=true&f=false&odd=yes&n=12&neg=-1&empty=", b"").query().unwrap();
+        assert_eq!(
+            (query.flag("t").unwrap(), query.flag("f").unwrap(), query.flag("absent").unwrap()),
+            (true, false, false)
+        );
+        assert_eq!((query.number("n").unwrap(), query.number("absent").unwrap()), (Some(12), None));
+        for name in ["odd", "empty"] {
+            assert_eq!(refused(query.flag(name)), name);
+        }
+        for name in ["odd", "neg", "empty"] {
+            assert_eq!(refused(query.number(name)), name);
+        }
+        let parse = |text: &str| (text == "12").then_some(12);
+        assert_eq!(query.one_of("n", parse).unwrap(), Some(12));
+        assert_eq!(query.one_of("absent", parse).unwrap(), None);
+        assert_eq!(refused(query.one_of("odd", parse)), "odd");
+    }
+
+    #[test]
+    fn filters_are_the_same_in_any_order_and_without_what_pages() {
+        let filters = |query: &str| make_request("/", query, b"").query().unwrap().filters();
+        assert_eq!(filters("a=1&b=2"), filters("limit=5&b=2&cursor=x&a=%31"));
+        assert_ne!(filters("a=1"), filters("a=2"));
+        assert_ne!(filters("a=1"), filters("a=1&b="));
+    }
+
+    #[test]
+    fn a_path_that_can_be_no_id_is_not_found() {
+        for id in ["", "x", "agt_", "ses_01", "SES_00000000000000000000000000", "ses_0000000000000000000000000\u{fc}"] {
+            let mut request = make_request("/", "", b"");
+            request.params = crate::Params::of("id", id);
+            assert_eq!(request.session_id(), Err(ApiError::not_found()), "{id}");
+            assert_eq!(request.agent_id(), Err(ApiError::not_found()), "{id}");
+        }
+        let mut request = make_request("/", "", b"");
+        assert_eq!(request.param("id"), Err(ApiError::internal()));
+        let id = SessionId::make();
+        request.params = crate::Params::of("id", id.as_str());
+        assert_eq!(request.session_id(), Ok(id));
+        assert_eq!(request.agent_id(), Err(ApiError::not_found()));
     }
 }

@@ -1,4 +1,5 @@
-//! Agents: their rows, written for the platform and for the session in one transaction, and the counters they move.
+//! Agents: their rows and the counters they move. An agent has a row for the platform and one for its session, and as
+//! long as it has not settled a short one beside each; all of them change in one transaction.
 
 mod state;
 
@@ -138,6 +139,15 @@ impl Agent {
         }
     }
 
+    /// When its running time is over, Unix milliseconds.
+    pub fn deadline_ms(&self) -> i64 {
+        self.ready_at_ms.unwrap_or(self.created_at_ms).saturating_add(self.timeout_ms)
+    }
+
+    fn without_texts(&self) -> Self {
+        Self { instructions: None, tools: None, metadata: BTreeMap::new(), ..self.clone() }
+    }
+
     /// Whether its time to be readable is over. The table drops such rows when it gets to it.
     fn is_expired(&self, now_ms: i64) -> bool {
         self.sandbox_gone && self.ended_at_ms.is_some_and(|ended| ended.saturating_add(RETENTION_MS) <= now_ms)
@@ -207,24 +217,21 @@ impl Agents {
         Ok(without_expired(self.0.page(&scope.agents(), page, filter.terms()).await?))
     }
 
-    /// A session's agents that still have something at their provider, or may.
+    /// A session's agents that still have something at their provider, or may. Without instructions, tools and
+    /// metadata, so that it stays one read.
     ///
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn unsettled_of_session(&self, scope: &SessionScope) -> Result<Vec<Agent>, StoreError> {
-        let agents = self.0.query_all(&scope.agents()).await?.into_iter().map(from_item);
-        let agents: Vec<Agent> = agents.collect::<Result<_, _>>()?;
-        Ok(agents.into_iter().filter(|agent| !agent.sandbox_gone).collect())
+        self.0.query_all(&scope.live_agents()).await?.into_iter().map(from_item).collect()
     }
 
-    /// The platform's agents that still have something at their provider, or may.
+    /// The platform's agents that still have something at their provider, or may, likewise.
     ///
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn unsettled_of_platform(&self, scope: &ReadScope) -> Result<Vec<Agent>, StoreError> {
-        let agents = self.0.query_all(&scope.agents()).await?.into_iter().map(from_item);
-        let agents: Vec<Agent> = agents.collect::<Result<_, _>>()?;
-        Ok(agents.into_iter().filter(|agent| !agent.sandbox_gone).collect())
+        self.0.query_all(&scope.live_agents()).await?.into_iter().map(from_item).collect()
     }
 
     /// Records an agent as `booting`, before any provider is asked, in the transaction that counts it against the
@@ -266,6 +273,8 @@ impl Agents {
             .update(&self.0, &own.counters_key(), count, under_limit)
             .put_new(&self.0, &scope.agents().row(agent.id.as_str()), &agent)?
             .put_new(&self.0, &own.agents().row(agent.id.as_str()), &agent)?
+            .put_new(&self.0, &scope.live_agents().row(agent.id.as_str()), &agent.without_texts())?
+            .put_new(&self.0, &own.live_agents().row(agent.id.as_str()), &agent.without_texts())?
             .put_new(&self.0, &scope.work_key(&agent.id), &BTreeMap::<String, String>::new())?;
         match transaction.commit(&self.0).await? {
             Committed::Yes => Ok(agent),
@@ -348,7 +357,7 @@ impl Agents {
         Err(StoreError::Contended(ATTEMPTS))
     }
 
-    /// Both of an agent's rows, on condition that nobody else has written them.
+    /// All of an agent's rows, on condition that nobody else has written them.
     fn rewrite(&self, scope: &TenantScope, agent: &mut Agent) -> Result<Transaction, StoreError> {
         let own = scope.session(&agent.session).ok_or(StoreError::NotFound)?;
         let read = agent.revision;
@@ -361,6 +370,13 @@ impl Agents {
             }
             let unchanged = Expression::new("revision = :read").value(":read", number(read));
             transaction = transaction.put_item(&self.0, item, unchanged);
+        }
+        for partition in [scope.live_agents(), own.live_agents()] {
+            let key = partition.row(agent.id.as_str());
+            transaction = match agent.sandbox_gone {
+                true => transaction.delete(&self.0, &key, Expression::default()),
+                false => transaction.put(&self.0, &key, &agent.without_texts(), Expression::default())?,
+            };
         }
         Ok(transaction)
     }

@@ -12,6 +12,7 @@ mod error;
 mod page;
 mod platforms;
 mod provider_configs;
+mod replays;
 mod root_keys;
 mod secrets;
 mod sessions;
@@ -27,6 +28,7 @@ pub use error::StoreError;
 pub use page::{Page, PageRequest, Position};
 pub use platforms::{NewPlatform, Platform, Platforms};
 pub use provider_configs::{ProviderConfig, ProviderConfigs, ProviderCredentials};
+pub use replays::Replays;
 pub use root_keys::{KeyRing, KeyRingConfig};
 pub use secrets::{
     MAX_NAMES_PER_CALL, MAX_NAMES_PER_SCOPE, MAX_SCOPE_BYTES, MAX_VALUE_BYTES, NewSecret, OpenedSecret, ScopeNames,

@@ -31,6 +31,14 @@ impl Work {
         &self.operator
     }
 
+    /// Takes an agent off the list of which there is no row, and so nothing to look after.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn forget(&self, work: &WorkRef) -> Result<(), StoreError> {
+        self.table.delete(&self.operator.tenant(&work.platform, work.mode).work_key(&work.agent)).await
+    }
+
     /// Everything on the list.
     ///
     /// # Errors

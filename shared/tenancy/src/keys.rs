@@ -8,11 +8,14 @@
 //! | `<platform>#<mode>#sessions` | `ses_…` | a session |
 //! | `<platform>#<mode>#users` | the user id | the user's live session |
 //! | `<platform>#<mode>#agents` | `agt_…` | an agent, for the platform |
+//! | `<platform>#<mode>#live-agents` | `agt_…` | an agent that has not settled, without its texts |
 //! | `<platform>#<mode>#names` | `names` | names and versions of the platform's secrets |
 //! | `<platform>#<mode>#values` | `NAME` | a sealed value of the platform's secrets |
+//! | `<platform>#<mode>#replays` | SHA-256, hex | an answer to be given again |
 //! | `<platform>#<mode>#providers` | `docker` … | a configured provider |
 //! | `<platform>#<mode>#ses_…#counters` | `counters` | a session's counters |
 //! | `<platform>#<mode>#ses_…#agents` | `agt_…` | an agent, for its session |
+//! | `<platform>#<mode>#ses_…#live-agents` | `agt_…` | the same, for its session |
 //! | `<platform>#<mode>#ses_…#names` | `names` | names and versions of the session's secrets |
 //! | `<platform>#<mode>#ses_…#values` | `NAME` | a sealed value of the session's secrets |
 //! | `platforms` | `plt_…` | the operator's directory |
@@ -189,9 +192,12 @@ mod tests {
             let partitions = [
                 scope.sessions(),
                 scope.agents(),
+                scope.live_agents(),
                 scope.secret_values(),
                 scope.providers(),
+                scope.replays(),
                 session.agents(),
+                session.live_agents(),
                 session.secret_values(),
             ];
             let keys = [

@@ -126,6 +126,11 @@ impl ReadScope {
         self.partition("agents")
     }
 
+    /// The platform's agents that have not settled, a row each: few, however many there have been.
+    pub fn live_agents(&self) -> Partition {
+        self.partition("live-agents")
+    }
+
     /// Names and versions of the platform's secrets: one row.
     pub fn secret_names_key(&self) -> TableKey {
         self.partition("names").row("names")
@@ -134,6 +139,11 @@ impl ReadScope {
     /// Sealed values of the platform's secrets, a row each.
     pub fn secret_values(&self) -> Partition {
         self.partition("values")
+    }
+
+    /// Answers to be given again, a row each.
+    pub fn replays(&self) -> Partition {
+        self.partition("replays")
     }
 
     /// Configured providers, a row each.
@@ -167,6 +177,11 @@ impl SessionScope {
     /// The session's agents, a row each; the same rows as in [`ReadScope::agents`].
     pub fn agents(&self) -> Partition {
         self.partition("agents")
+    }
+
+    /// The session's agents that have not settled, a row each.
+    pub fn live_agents(&self) -> Partition {
+        self.partition("live-agents")
     }
 
     /// Names and versions of the session's secrets: one row.

@@ -1,7 +1,7 @@
 //! Finding or starting the machine's Docker engine.
 //!
-//! Owns the order: what `DOCKER_HOST` names and nothing else, or the usual socket; and only when nothing answers
-//! there, and this is Debian or Ubuntu, and we are root, an engine installed and started from here. What is
+//! Owns the order: what `DOCKER_HOST` names, then the usual socket; and only when nothing answers there, and
+//! `DOCKER_HOST` names nothing, and this is Debian or Ubuntu, and we are root, an engine installed and started from here. What is
 //! started stays: it belongs to the machine afterwards.
 
 use crate::cache::Cache;
@@ -24,11 +24,24 @@ const STARTS_WITHIN: Duration = Duration::from_secs(60);
 /// # Errors
 /// [`SetupError`], whose `Display` says what to do.
 pub async fn ensure_engine(progress: &dyn Progress) -> Result<Endpoint, SetupError> {
-    if let Some(host) = std::env::var_os("DOCKER_HOST").filter(|host| !host.is_empty()) {
-        return named(&host.to_string_lossy()).await;
-    }
+    let named = match std::env::var_os("DOCKER_HOST").filter(|host| !host.is_empty()) {
+        Some(host) => match named(&host.to_string_lossy()).await {
+            Ok(endpoint) => return Ok(endpoint),
+            Err(error) => Some(error),
+        },
+        None => None,
+    };
     let endpoint = Endpoint::Unix(SOCKET.into());
-    let Err(reason) = answers(&endpoint).await else { return Ok(endpoint) };
+    let Err(reason) = answers(&endpoint).await else {
+        if let Some(error) = named {
+            progress.step(&format!("{error}; going on with {SOCKET}"));
+        }
+        return Ok(endpoint);
+    };
+    if let Some(error) = named {
+        // Somebody chose an engine; installing another one is not ours to decide.
+        return Err(error);
+    }
     if let Some(advice) = advice(is_root(), is_debian(), exists("dockerd")) {
         return Err(SetupError::NoEngine { socket: SOCKET.into(), reason, advice: advice.into() });
     }

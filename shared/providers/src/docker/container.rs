@@ -20,6 +20,11 @@ const ATTEMPT_PAUSE: Duration = Duration::from_millis(150);
 /// Creating and starting wait for the engine's other work; 20 at once took 5 s on two cores.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
+/// A lifetime in whole seconds, never shorter than asked.
+fn whole_seconds(lifetime: Duration) -> u64 {
+    lifetime.as_secs() + u64::from(lifetime.subsec_nanos() > 0)
+}
+
 impl DockerProvider {
     /// Makes the volume for `/data`, or adopts it.
     pub(super) async fn ensure_volume(&self, spec: &SandboxSpec, name: &str) -> Result<(), ProviderError> {
@@ -96,7 +101,7 @@ impl DockerProvider {
             hostname: Some("agent".into()),
             user: Some(format!("{SUPERVISOR_UID}:{SUPERVISOR_UID}")),
             entrypoint: Some(vec![GUEST_PATH.into()]),
-            cmd: Some(vec!["init".into(), "--lifetime".into(), spec.lifetime.as_secs().max(1).to_string()]),
+            cmd: Some(vec!["init".into(), "--lifetime".into(), whole_seconds(spec.lifetime).to_string()]),
             labels: Some(names::labels(&self.config.deployment, spec)),
             host_config: Some(self.host_config(spec, name, network)),
             ..ContainerCreateBody::default()

@@ -74,6 +74,13 @@ impl ScopeNames {
         self
     }
 
+    /// Those that another scope does not have.
+    #[must_use]
+    pub fn without(mut self, other: &Self) -> Self {
+        self.entries.retain(|name, _| !other.entries.contains_key(name));
+        self
+    }
+
     /// The entry of a canonical name.
     pub fn get(&self, canonical: &str) -> Option<&SecretEntry> {
         self.entries.get(canonical)

@@ -15,8 +15,7 @@ pub(crate) struct ProviderShield<'a> {
 }
 
 impl ProviderShield<'_> {
-    /// The writes that make a secret a credential, each on condition that nothing has changed meanwhile. For one that
-    /// is a credential already, just that condition.
+    /// The writes that make a secret a credential, on condition that nothing has changed meanwhile.
     pub(crate) async fn shield(&self, scope: &TenantScope, name: &SecretName) -> Result<Transaction, StoreError> {
         let target = SecretTarget::Platform;
         let value_key = target.values(scope)?.row(name.canonical());
@@ -31,7 +30,9 @@ impl ProviderShield<'_> {
         let names_key = target.names_key(scope)?;
         let unchanged = Expression::new("revision = :read").value(":read", number(names.revision));
         if entry.provider {
-            return Ok(Transaction::default().check(self.table, &names_key, unchanged));
+            // Written all the same: a deletion that has looked for configurations before this one must not go through.
+            names.revision += 1;
+            return Transaction::default().put(self.table, &names_key, &names, unchanged);
         }
 
         let old = ValueRow::parse(value.ok_or_else(unknown)?)?;

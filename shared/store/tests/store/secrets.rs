@@ -355,3 +355,24 @@ fn leaves(value: &AttributeValue) -> Vec<Vec<u8>> {
         other => panic!("the store writes no {other:?}"),
     }
 }
+
+#[tokio::test]
+async fn a_credential_that_is_deleted_while_a_provider_is_configured_is_never_left_to_agents() {
+    let world = World::start().await;
+    let credentials = ProviderCredentials::new(world.table.clone(), world.keys.clone());
+    let configs = ProviderConfigs::new(world.table.clone());
+    let target = SecretTarget::Platform;
+    for _ in 0..40 {
+        let scope = world.tenant().await;
+        world.set(&scope, &target, &[secret("KEY", "v")]).await.unwrap();
+        credentials.configure(&scope, "e2b", &name("KEY")).await.unwrap();
+        configs.remove(&scope, "e2b").await.unwrap();
+        let key = name("KEY");
+        let (deleted, configured) =
+            tokio::join!(world.delete(&scope, &target, "KEY"), credentials.configure(&scope, "e2b", &key));
+        let named = !configs.list(&scope).await.unwrap().is_empty();
+        let names = world.names().load(&scope, &target).await.unwrap();
+        assert_eq!(named, configured.is_ok());
+        assert_eq!(names.get("KEY").is_some_and(|entry| entry.provider), named, "{deleted:?} {configured:?}");
+    }
+}
