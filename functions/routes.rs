@@ -161,6 +161,42 @@ mod tests {
     }
 
     #[test]
+    fn what_lists_names_knows_no_type_of_values() {
+        let store = include_str!("../shared/store/src/secrets/names.rs");
+        let listing = [include_str!("secrets/list.rs"), include_str!("secrets/listing.rs")];
+        for source in [store, include_str!("secrets/platform_list.rs")].into_iter().chain(listing) {
+            for word in ["SecretValue", "ValueRow", "secret_values", "values(", "Opener", "Sealer", "theazo_vault"] {
+                assert!(!source.contains(word), "{word}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_endpoint_takes_the_operators_part_or_makes_a_credential() {
+        let mut folders = vec![std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR"))];
+        let mut read = 0;
+        while let Some(folder) = folders.pop() {
+            for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                // Set-up hands out capabilities, and reconciling has no caller; this test names what it looks for.
+                if ["deployment.rs", "reconcile.rs", "routes.rs"].contains(&name.as_str()) || !name.ends_with(".rs") {
+                    continue;
+                }
+                read += 1;
+                let source = std::fs::read_to_string(&path).unwrap();
+                for word in ["Operator", "CredentialRecord", "Claim", ".tenant("] {
+                    assert!(!source.contains(word), "{}: {word}", path.display());
+                }
+            }
+        }
+        assert!(read > ROUTES.len(), "{read} files");
+    }
+
+    #[test]
     fn only_booting_an_agent_opens_values() {
         let openers: Vec<_> = ROUTES
             .iter()

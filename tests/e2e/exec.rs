@@ -332,7 +332,7 @@ async fn an_agent_whose_container_was_killed_fails_and_gives_its_place_back() {
     assert!(docker.inspect_container(&name, None).await.is_err(), "its container is left");
     assert!(docker.inspect_network(&name, None).await.is_err(), "its network is left");
     assert!(docker.inspect_volume(&name).await.is_err(), "its volume is left");
-    let again = bed.exec(json!({ "language": "bash", "code": "true" })).await.expect_error(409, "conflict");
+    let again = bed.exec(json!({ "language": "bash", "code": "true # again" })).await.expect_error(409, "conflict");
     assert_eq!(again["details"]["status"], "failed");
 
     let next = bed.client.boot(&bed.session, json!({})).await;

@@ -98,9 +98,9 @@ async fn details_tell_everything_but_the_value() {
     let shape: Vec<_> =
         rows.iter().map(|row| (row["name"].clone(), row["version"].clone(), row["scope"].clone())).collect();
     assert_eq!(json!(shape), json!([["SHARED", 1, "platform"], ["first", 2, "session"], ["second", 1, "session"]]));
-    assert_eq!((&rows[1]["expiresAt"], &rows[1]["expired"]), (&json!("2999-01-01T00:00:00.000Z"), &json!(false)));
-    assert_eq!((&rows[0]["expiresAt"], &rows[0]["retainedBy"]), (&json!(null), &json!([])));
-    assert!(rows[0]["updatedAt"].as_str() >= rows[0]["createdAt"].as_str());
+    assert_eq!((&rows[2]["expiresAt"], &rows[2]["expired"]), (&json!("2999-01-01T00:00:00.000Z"), &json!(false)));
+    assert_eq!((&rows[1]["expiresAt"], &rows[1]["retainedBy"]), (&json!(null), &json!([])));
+    assert!(rows[1]["updatedAt"].as_str() >= rows[1]["createdAt"].as_str());
 
     // A name that comes back after a deletion never repeats a version.
     client.delete(&format!("{secrets}/first")).await.expect(204);

@@ -3,11 +3,14 @@
 //! This crate owns ids, credentials, principals, scopes and the layout of table keys. It does no I/O. The chain
 //! that everything else leans on: a bearer token is parsed into a [`Claim`] (its checksum verified, nothing more);
 //! a claim and the stored [`CredentialRecord`] prove a [`Principal`]; a principal has a [`TenantScope`]; and only a
-//! scope makes a [`TableKey`]. There is no other way to a tenant's rows:
+//! scope makes a [`TableKey`]. An endpoint has no other way to a tenant's rows. ([`Operator`] is for those who act
+//! without a caller; a lint and a test keep endpoints from it.)
 //!
 //! ```compile_fail
 //! // A scope cannot be written down, only proven.
-//! let scope = theazo_tenancy::TenantScope { .. };
+//! fn forge(platform: theazo_tenancy::PlatformId) -> theazo_tenancy::TenantScope {
+//!     theazo_tenancy::TenantScope::proven(platform, theazo_tenancy::Mode::Live, None)
+//! }
 //! ```
 //! ```compile_fail
 //! // A table key cannot be made from strings.

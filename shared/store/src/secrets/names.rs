@@ -7,12 +7,6 @@ use std::collections::BTreeMap;
 use theazo_tenancy::ReadScope;
 
 /// Listing names. Nothing reachable from here can hold a value.
-///
-/// ```compile_fail
-/// fn a_value(names: theazo_store::SecretNames) -> theazo_vault::SecretValue {
-///     names.open()
-/// }
-/// ```
 #[derive(Clone)]
 pub struct SecretNames(Table);
 
