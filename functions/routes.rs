@@ -1,7 +1,7 @@
 //! The one route table. What is not in it does not exist.
 //!
 //! A line says everything about an endpoint: its name (also its function's and its binary's), method and path, who may
-//! call it, which capabilities it is handed, and its handler. The local server and the Lambda binaries come from it.
+//! call it, which capabilities it is handed, whether its answer is a stream (`streams true`), and its handler. The local server and the Lambda binaries come from it.
 
 use crate::deployment::{Capability, CapabilityName, Deployment};
 use crate::{account, agents, providers, secrets, sessions};
@@ -29,7 +29,8 @@ pub struct Route {
 
 macro_rules! routes {
     ($($constant:ident = $name:literal $method:ident $path:literal
-        by [$($caller:ident),+] needs [$($capability:ident),*] => $noun:ident::$file:ident;)+) => {
+        by [$($caller:ident),+] needs [$($capability:ident),*] $(streams $streams:literal)?
+        => $noun:ident::$file:ident;)+) => {
         $(
             #[doc = concat!("`", stringify!($method), " ", $path, "`")]
             pub static $constant: Route = Route {
@@ -38,7 +39,7 @@ macro_rules! routes {
                     method: stringify!($method),
                     pattern: Pattern($path),
                     callers: &[$(Caller::$caller),+],
-                    streams: false,
+                    streams: false $(|| $streams)?,
                 },
                 capabilities: &[$(<$capability as Capability>::NAME),*],
                 handler: |call, _deployment| {

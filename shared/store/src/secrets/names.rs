@@ -1,6 +1,6 @@
 //! Names: everything about a scope's secrets but their values.
 
-use super::SecretTarget;
+use super::{MAX_NAMES_PER_SCOPE, MAX_SCOPE_BYTES, SecretTarget};
 use crate::{StoreError, Table};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -73,6 +73,22 @@ impl ScopeNames {
     pub fn without(mut self, other: &Self) -> Self {
         self.entries.retain(|name, _| !other.entries.contains_key(name));
         self
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.entries.values().map(|entry| entry.size).sum()
+    }
+
+    pub(super) fn fits(&self) -> bool {
+        self.entries.len() <= MAX_NAMES_PER_SCOPE && self.bytes() <= MAX_SCOPE_BYTES
+    }
+
+    /// Gives up names whose time is over; their values are dropped by the table. A credential stays while it is one.
+    pub(super) fn forget_expired(&mut self, now_ms: i64) {
+        let is_over = |entry: &SecretEntry| !entry.provider && entry.expires_at_ms.is_some_and(|at| at <= now_ms);
+        let highest = self.entries.values().filter(|entry| is_over(entry)).map(|entry| entry.version).max();
+        self.floor = self.floor.max(highest.unwrap_or(0));
+        self.entries.retain(|_, entry| !is_over(entry));
     }
 
     /// The entry of a canonical name.

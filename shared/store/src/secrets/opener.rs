@@ -146,7 +146,10 @@ impl Sealed {
             // The table drops an expired value by itself; its name stays until it is deleted.
             None => entry.expires_at_ms.is_some_and(|at| at <= now_ms),
         });
-        named && self.rows.keys().all(|name| self.names.get(name).is_some())
+        // An expired name makes room for others before the table gets to dropping its value.
+        let is_known =
+            |row: &ValueRow| self.names.get(&row.name).is_some() || row.expires_at_ms.is_some_and(|at| at <= now_ms);
+        named && self.rows.values().all(is_known)
     }
 
     fn deliverable(&self, now_ms: i64) -> impl Iterator<Item = &ValueRow> {

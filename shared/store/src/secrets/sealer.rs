@@ -181,10 +181,13 @@ impl SecretSealer {
             };
             names.entries.insert(canonical.to_owned(), entry);
         }
+        if !names.fits() {
+            names.forget_expired(now);
+        }
         if names.entries.len() > MAX_NAMES_PER_SCOPE {
             return Err(StoreError::ScopeFull("at most 100 secrets"));
         }
-        if names.entries.values().map(|entry| entry.size).sum::<u64>() > MAX_SCOPE_BYTES {
+        if names.bytes() > MAX_SCOPE_BYTES {
             return Err(StoreError::ScopeFull("at most 256 KiB of values"));
         }
         names.revision += 1;

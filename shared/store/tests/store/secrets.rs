@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use futures_util::future::join_all;
 use std::sync::Arc;
+use std::time::Duration;
 use theazo_store::{
     MAX_NAMES_PER_CALL, MAX_NAMES_PER_SCOPE, MAX_SCOPE_BYTES, MAX_VALUE_BYTES, NewSecret, ProviderConfigs,
     ProviderCredentials, SecretSelection, SecretTarget, StoreError, now_ms,
@@ -375,4 +376,30 @@ async fn a_credential_that_is_deleted_while_a_provider_is_configured_is_never_le
         assert_eq!(named, configured.is_ok());
         assert_eq!(names.get("KEY").is_some_and(|entry| entry.provider), named, "{deleted:?} {configured:?}");
     }
+}
+
+#[tokio::test]
+async fn expired_secrets_make_room_in_a_full_scope() {
+    let world = World::start().await;
+    let scope = world.tenant().await;
+    let session = world.session(&scope).await;
+    let target = own(&session);
+    let short = |index: usize| NewSecret { expires_at_ms: Some(now_ms() + 500), ..secret(&format!("S{index}"), "v") };
+    let shorts: Vec<_> = (0..60).map(short).collect();
+    world.set(&scope, &target, &shorts).await.unwrap();
+    let longs: Vec<_> = (0..40).map(|index| secret(&format!("L{index}"), "v")).collect();
+    world.set(&scope, &target, &longs).await.unwrap();
+    for attempt in 0.. {
+        match world.set(&scope, &target, &[secret("ONE_MORE", "v")]).await {
+            Ok(()) => break,
+            Err(StoreError::ScopeFull(_)) if attempt < 200 => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(world.versions(&scope, &target).await.len(), 41);
+    assert_eq!(world.delivered(&scope, &session.id).await.unwrap().len(), 41);
+    // A name that was given up does not come back with a version that it had.
+    world.set(&scope, &target, &[secret("S0", "again")]).await.unwrap();
+    assert_eq!(world.versions(&scope, &target).await["S0"], 2);
+    assert_eq!(world.delivered(&scope, &session.id).await.unwrap()["S0"], "again");
 }
