@@ -1,6 +1,6 @@
 //! The AWS SDK's clients: how they are configured for production and for a local stack. Nothing else differs.
 
-use crate::trips::TripInterceptor;
+use crate::trips::{TripInterceptor, one_turn_late};
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
@@ -34,7 +34,7 @@ impl Aws {
 
     /// A local stack's services. Credentials are the SDK's formality there.
     pub fn local(endpoints: &AwsEndpoints) -> Self {
-        let http = aws_smithy_http_client::Builder::new().build_http();
+        let http = one_turn_late(aws_smithy_http_client::Builder::new().build_http());
         let credentials = Credentials::new("local", "local", None, None, "local stack");
         let dynamodb = aws_sdk_dynamodb::Config::builder()
             .behavior_version(BehaviorVersion::latest())

@@ -1,10 +1,14 @@
 //! Counting round trips to AWS services, exactly, for one request at a time.
 
 use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, SharedHttpClient, SharedHttpConnector, http_client_fn,
+};
 use aws_smithy_runtime_api::client::interceptors::Intercept;
 use aws_smithy_runtime_api::client::interceptors::context::{
     BeforeSerializationInterceptorContextRef, FinalizerInterceptorContextRef,
 };
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::{ConfigBag, Storable, StoreReplace};
 use std::future::Future;
@@ -46,6 +50,28 @@ fn longest_chain(calls: &mut [(Instant, Instant)]) -> usize {
         }
     }
     chain
+}
+
+/// A local stack's HTTP client, made exact for counting: a call gives its task's turn away once before it is sent.
+/// So all calls that are made side by side have begun before the first of them can be answered, however busy the
+/// machine is.
+pub(crate) fn one_turn_late(client: SharedHttpClient) -> SharedHttpClient {
+    http_client_fn(move |settings, components| {
+        SharedHttpConnector::new(OneTurnLate(client.http_connector(settings, components)))
+    })
+}
+
+#[derive(Debug)]
+struct OneTurnLate(SharedHttpConnector);
+
+impl HttpConnector for OneTurnLate {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let connector = self.0.clone();
+        HttpConnectorFuture::new(async move {
+            tokio::task::yield_now().await;
+            connector.call(request).await
+        })
+    }
 }
 
 #[derive(Debug)]
