@@ -192,17 +192,11 @@ impl Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::support::refused;
     use serde_json::json;
 
     fn fields(value: Value) -> Fields {
         Fields::from_value(value).unwrap()
-    }
-
-    #[track_caller]
-    fn refused<T>(outcome: Result<T, ApiError>) -> String {
-        let error = outcome.err().unwrap();
-        assert_eq!(error.code(), crate::ErrorCode::InvalidRequest);
-        error.details()["field"].as_str().unwrap().to_owned()
     }
 
     #[test]

@@ -146,19 +146,12 @@ impl QueryParams {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::support::make_request;
+    use crate::support::{make_request, refused};
 
     fn with_authorization(value: &[u8]) -> Request {
         let mut request = make_request("/", "", b"");
         request.headers.insert(http::header::AUTHORIZATION, http::HeaderValue::from_bytes(value).unwrap());
         request
-    }
-
-    #[track_caller]
-    fn refused<T>(outcome: Result<T, ApiError>) -> String {
-        let error = outcome.err().unwrap();
-        assert_eq!(error.code(), crate::ErrorCode::InvalidRequest);
-        error.details()["field"].as_str().unwrap().to_owned()
     }
 
     #[test]

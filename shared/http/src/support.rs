@@ -1,6 +1,6 @@
 //! Callers and calls for this crate's own tests. Their table does not exist: what reads it fails.
 
-use crate::{Call, Params, Pattern, Request, RouteInfo};
+use crate::{ApiError, Call, ErrorCode, Params, Pattern, Request, RouteInfo};
 use theazo_store::{Aws, AwsEndpoints, Credentials, Table};
 use theazo_tenancy::{
     Claim, CredentialKind, CredentialRecord, IssuedKey, KeyId, Mode, PlatformId, Principal, RequestId, make_api_key,
@@ -73,4 +73,12 @@ pub(crate) fn make_call_of(request: Request) -> Call {
     // Port 1 of the loopback has no listener.
     let aws = Aws::local(&AwsEndpoints { dynamodb: "http://127.0.0.1:1".into(), kms: None });
     Call::new(request, &ROUTE, Credentials::new(Table::new(&aws, "none")))
+}
+
+/// The field that an `invalid_request` names; panics for anything else.
+#[track_caller]
+pub(crate) fn refused<T>(outcome: Result<T, ApiError>) -> String {
+    let error = outcome.err().unwrap();
+    assert_eq!(error.code(), ErrorCode::InvalidRequest);
+    error.details()["field"].as_str().unwrap().to_owned()
 }
