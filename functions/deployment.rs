@@ -6,8 +6,8 @@ use std::time::Duration;
 use theazo_providers::docker::{DockerConfig, DockerProvider, Endpoint};
 use theazo_providers::{Provider, ProviderError};
 use theazo_store::{
-    Agents, Aws, Credentials, KeyRing, KeyRingConfig, ProviderConfigs, ProviderCredentials, Replays, SecretNames,
-    SecretOpener, SecretSealer, Sessions, Table,
+    AgentCopies, Agents, Aws, Credentials, KeyRing, KeyRingConfig, ProviderConfigs, ProviderCredentials, Replays,
+    SecretNames, SecretOpener, SecretSealer, Sessions, Table,
 };
 use theazo_tenancy::Operator;
 
@@ -147,6 +147,8 @@ pub enum CapabilityName {
     SecretSealer,
     /// Open values.
     SecretOpener,
+    /// Keep sealed copies beside agents and open them to mask output.
+    AgentCopies,
     /// Read and remove provider configuration.
     ProviderConfigs,
     /// Make a platform secret a provider's credential.
@@ -184,6 +186,7 @@ capabilities! {
     SecretNames: deployment => Self::new(deployment.table.clone());
     SecretSealer: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
     SecretOpener: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
+    AgentCopies: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
     ProviderConfigs: deployment => Self::new(deployment.table.clone());
     ProviderCredentials: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
     Replays: deployment => Self::new(deployment.table.clone());

@@ -4,7 +4,9 @@ use crate::deployment::{Deployment, DeploymentConfig};
 use crate::routes::Route;
 use crate::{Incoming, serve};
 use bytes::Bytes;
+use lambda_http::request::RequestContext;
 use lambda_http::{Body, Error, RequestExt, service_fn};
+use std::net::IpAddr;
 use theazo_http::{LogFormat, init_logging};
 use theazo_store::Aws;
 
@@ -35,6 +37,7 @@ pub async fn run(route: &'static Route) -> Result<(), Error> {
 
 async fn answer(deployment: &Deployment, route: &'static Route, event: lambda_http::Request) -> http::Response<Body> {
     let raw_path = event.raw_http_path().to_owned();
+    let source_ip = source_ip(&event.request_context());
     let (parts, body) = event.into_parts();
     let body = match body {
         Body::Text(text) => Bytes::from(text),
@@ -43,6 +46,7 @@ async fn answer(deployment: &Deployment, route: &'static Route, event: lambda_ht
     };
     let incoming = Incoming {
         method: parts.method,
+        source_ip,
         raw_path,
         raw_query: parts.uri.query().unwrap_or_default().to_owned(),
         headers: parts.headers,
@@ -55,4 +59,14 @@ async fn answer(deployment: &Deployment, route: &'static Route, event: lambda_ht
         Ok(text) => Body::Text(text),
         Err(error) => Body::Binary(error.into_bytes()),
     })
+}
+
+/// The caller's address as the gateway saw it; headers that callers can set do not count.
+fn source_ip(context: &RequestContext) -> Option<IpAddr> {
+    let text = match context {
+        RequestContext::ApiGatewayV1(context) => context.identity.source_ip.as_deref(),
+        RequestContext::ApiGatewayV2(context) => context.http.source_ip.as_deref(),
+        _ => None,
+    };
+    text?.parse().ok()
 }

@@ -54,7 +54,7 @@ pub enum Boots {
 /// `internal_error` when the work list cannot be read. A provider that does not answer postpones its items instead.
 pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome, ApiError> {
     #[expect(clippy::disallowed_methods, reason = "reconciling acts for every tenant and has no caller")]
-    let work = Work::new(deployment.table().clone(), Operator::assume());
+    let work = Work::new(deployment.table().clone(), Operator::assume().on_schedule());
     let run = Run {
         sandboxes: Sandboxes::of(deployment),
         agents: Agents::of(deployment),

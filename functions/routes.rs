@@ -9,7 +9,8 @@ use std::future::Future;
 use std::pin::Pin;
 use theazo_http::{Answer, ApiError, Call, Caller, Pattern, RouteInfo};
 use theazo_store::{
-    Agents, ProviderConfigs, ProviderCredentials, Replays, SecretNames, SecretOpener, SecretSealer, Sessions,
+    AgentCopies, Agents, ProviderConfigs, ProviderCredentials, Replays, SecretNames, SecretOpener, SecretSealer,
+    Sessions,
 };
 
 use crate::agents::Sandboxes;
@@ -90,7 +91,7 @@ routes! {
         by [Platform] needs [SecretSealer] => secrets::platform_delete;
 
     AGENTS_CREATE = "agents-create" POST "/v1/sessions/{id}/agents"
-        by [Platform, Session] needs [Sessions, Agents, SecretOpener, Sandboxes] => agents::create;
+        by [Platform, Session] needs [Sessions, Agents, SecretOpener, AgentCopies, Sandboxes] => agents::create;
     AGENTS_LIST_OF_SESSION = "agents-list-of-session" GET "/v1/sessions/{id}/agents"
         by [Platform, Session] needs [Sessions, Agents] => agents::list_of_session;
     AGENTS_LIST = "agents-list" GET "/v1/agents"
@@ -100,7 +101,7 @@ routes! {
     AGENTS_STATUS = "agents-status" GET "/v1/agents/{id}/status"
         by [Platform, Session] needs [Agents] => agents::status;
     AGENTS_EXEC = "agents-exec" POST "/v1/agents/{id}/exec"
-        by [Platform, Session] needs [Agents, Replays, Sandboxes] => agents::exec;
+        by [Platform, Session] needs [Agents, Replays, AgentCopies, Sandboxes] => agents::exec;
     AGENTS_FILES_WRITE = "agents-files-write" POST "/v1/agents/{id}/files"
         by [Platform, Session] needs [Agents, Sandboxes] => agents::files_write;
     AGENTS_FILES_LIST = "agents-files-list" GET "/v1/agents/{id}/files"

@@ -4,6 +4,7 @@ use crate::deployment::Deployment;
 use crate::routes::Route;
 use bytes::Bytes;
 use futures_util::FutureExt;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 use theazo_http::{Answer, ApiError, Call, MAX_BODY_BYTES, Pattern, Request};
@@ -15,6 +16,8 @@ use tracing::Instrument;
 pub struct Incoming {
     /// The HTTP method.
     pub method: http::Method,
+    /// The address it came from, as the gateway or the listening socket saw it.
+    pub source_ip: Option<IpAddr>,
     /// The path, still percent-encoded.
     pub raw_path: String,
     /// The query, still percent-encoded.
@@ -39,11 +42,11 @@ pub async fn serve(
     let (outcome, trips) = async {
         let handling = async {
             let (route, params) = route.ok_or_else(ApiError::not_found)?;
-            let Incoming { raw_path, raw_query, headers, body, .. } = incoming;
+            let Incoming { source_ip, raw_path, raw_query, headers, body, .. } = incoming;
             if body.len() > MAX_BODY_BYTES {
                 return Err(ApiError::invalid("body", "must be at most 6 MB"));
             }
-            let request = Request { id: id.clone(), raw_path, params, raw_query, headers, body };
+            let request = Request { id: id.clone(), source_ip, raw_path, params, raw_query, headers, body };
             (route.handler)(Call::new(request, &route.info, deployment.credentials()), deployment).await
         };
         // A handler that panics has met a mistake of ours; the caller gets a 500 and the process goes on.

@@ -1,13 +1,13 @@
 //! `POST /v1/sessions/{id}/agents`
 
 use super::{Sandboxes, failure, lifecycle, parse_compute, show};
-use futures_util::future::try_join;
+use futures_util::future::{join, try_join};
 use std::time::Duration;
 use theazo_http::{Answer, ApiError, Call, ErrorCode, Fields};
-use theazo_providers::{Environment, ProviderError, ProviderKind, SandboxSpec};
+use theazo_providers::{Environment, Provider, ProviderError, ProviderKind, Sandbox, SandboxSpec};
 use theazo_store::{
-    Agent, AgentStatus, Agents, NewAgent, OpenedSecret, SecretName, SecretOpener, SecretSelection, Session,
-    SessionStatus, Sessions, StoreError, now_ms,
+    Agent, AgentCopies, AgentStatus, Agents, NewAgent, OpenedSecret, SealedSecrets, SecretName, SecretOpener,
+    SecretSelection, Session, SessionStatus, Sessions, StoreError, now_ms,
 };
 use theazo_tenancy::{Mode, SessionId, TenantScope};
 use theazo_vault::SecretValue;
@@ -37,6 +37,8 @@ const MAX_SELECTED: usize = 2 * theazo_store::MAX_NAMES_PER_SCOPE;
 const BOOT_TIMEOUT: Duration = Duration::from_secs(18);
 /// When taking back what was made is left to the scheduled clean-up, counted from the request's beginning.
 const ANSWER_WITHIN: Duration = Duration::from_secs(24);
+/// How long after an agent's time is over the table may keep its copies, should nobody have removed them.
+const COPIES_OUTLIVE_MS: i64 = 24 * 60 * 60 * 1000;
 /// How often a session that changes under our hands is read again.
 const ATTEMPTS: u32 = 20;
 
@@ -52,6 +54,7 @@ pub async fn handle(
     sessions: Sessions,
     agents: Agents,
     opener: SecretOpener,
+    copies: AgentCopies,
     sandboxes: Sandboxes,
 ) -> Result<Answer, ApiError> {
     let answer_by = Instant::now() + ANSWER_WITHIN;
@@ -74,20 +77,9 @@ pub async fn handle(
 
     let opened = opener.open(&scope, &sealed, &wanted.selection, now_ms()).await?;
     let agent = begin(&scope, session, wanted.new, &opened, &sessions, &agents).await?;
-    let spec = SandboxSpec {
-        agent: agent.id.to_string(),
-        session: agent.session.to_string(),
-        platform: scope.platform().to_string(),
-        lifetime: Duration::from_millis(u64::try_from(agent.timeout_ms).unwrap_or(0)),
-        internet: agent.internet,
-    };
-    let environment = environment(&agent, opened);
-    let created = tokio::time::timeout(BOOT_TIMEOUT, provider.create(&spec, &environment)).await;
-    drop(environment);
-    let sandbox = match created.unwrap_or(Err(ProviderError::TimedOut)) {
+    let sandbox = match boot(&scope, &agent, &sealed, opened, &copies, provider).await {
         Ok(sandbox) => sandbox,
-        Err(error) => {
-            let answer = failure::to_api(&agent.provider, &error);
+        Err(answer) => {
             let ended = undo(&scope, &agent, &agents, &sandboxes, answer_by).await;
             // Someone who ended the agent took its sandbox away; that is no fault of the provider's.
             return Err(if ended { ended_meanwhile() } else { answer });
@@ -184,6 +176,35 @@ async fn begin(
         }
     }
     Err(StoreError::Contended(ATTEMPTS).into())
+}
+
+/// Makes the sandbox with its environment and, side by side, writes the copies that its output is masked with: they are
+/// there before the agent takes its first call.
+async fn boot(
+    scope: &TenantScope,
+    agent: &Agent,
+    sealed: &SealedSecrets,
+    opened: Vec<OpenedSecret>,
+    copies: &AgentCopies,
+    provider: &dyn Provider,
+) -> Result<Sandbox, ApiError> {
+    let spec = SandboxSpec {
+        agent: agent.id.to_string(),
+        session: agent.session.to_string(),
+        platform: scope.platform().to_string(),
+        lifetime: Duration::from_millis(u64::try_from(agent.timeout_ms).unwrap_or(0)),
+        internet: agent.internet,
+    };
+    let gone_by_ms = agent.deadline_ms().saturating_add(COPIES_OUTLIVE_MS);
+    let kept = copies.keep(copies.seal(scope, &agent.id, sealed, &opened, gone_by_ms).await?);
+    let environment = environment(agent, opened);
+    let created = async {
+        let created = tokio::time::timeout(BOOT_TIMEOUT, provider.create(&spec, &environment)).await;
+        created.unwrap_or(Err(ProviderError::TimedOut))
+    };
+    let (kept, created) = join(kept, created).await;
+    kept?;
+    created.map_err(|error| failure::to_api(&agent.provider, &error))
 }
 
 /// The agent's own variables, then its secrets under their canonical, uppercase names.

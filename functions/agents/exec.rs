@@ -1,16 +1,17 @@
 //! `POST /v1/agents/{id}/exec`
 
-use super::{Sandboxes, refuse, usable};
+use super::{Sandboxes, mask, refuse, usable};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use futures_util::future::try_join;
+use futures_util::future::try_join3;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::time::Duration;
 use theazo_http::{Answer, ApiError, Call, ErrorCode, MAX_ANSWER_BYTES};
 use theazo_providers::{ExecOutput, ExecRequest, Language};
-use theazo_store::{Agent, Agents, Replays};
+use theazo_redaction::Redactor;
+use theazo_store::{Agent, AgentCopies, Agents, Replays};
 use theazo_tenancy::{Principal, ReadScope};
 
 const MAX_CODE: usize = 1024 * 1024;
@@ -29,24 +30,33 @@ enum Encoding {
 
 /// Runs code in an agent. A non-zero exit code is a result, not an error. After a 5xx the same request is given the same
 /// answer for a minute instead of running again: clients repeat such calls by themselves.
-pub async fn handle(call: Call, agents: Agents, replays: Replays, sandboxes: Sandboxes) -> Result<Answer, ApiError> {
+pub async fn handle(
+    call: Call,
+    agents: Agents,
+    replays: Replays,
+    copies: AgentCopies,
+    sandboxes: Sandboxes,
+) -> Result<Answer, ApiError> {
     let digest = digest(&call);
     let read = |scope: ReadScope| {
-        let (call, agents, replays) = (&call, &agents, &replays);
+        let (call, agents, replays, copies) = (&call, &agents, &replays, &copies);
         async move {
             let id = call.request().agent_id()?;
             let request = parse(call)?;
-            let (agent, replay) = try_join(agents.get(&scope, &id), replays.recall(&scope, &digest)).await?;
-            Ok((request, agent, replay))
+            let (agent, replay, sealed) =
+                try_join3(agents.get(&scope, &id), replays.recall(&scope, &digest), copies.load(&scope, &id)).await?;
+            Ok((request, agent, replay, sealed))
         }
     };
-    let (principal, ((request, encoding), agent, replay)) = call.authenticate_with(read).await?;
+    let (principal, ((request, encoding), agent, replay, sealed)) = call.authenticate_with(read).await?;
     let scope = principal.scope();
     let agent = agent.filter(|agent| scope.sees(&agent.session)).ok_or_else(ApiError::not_found)?;
     if let Some(failure) = replay.as_deref().and_then(ApiError::from_json) {
         return Err(failure);
     }
-    let outcome = run(request, encoding, &principal, &agent, &agents, &sandboxes).await;
+    // Before anything runs: what cannot be masked is not run.
+    let redactor = mask::redactor(&scope, &agent, &copies, &sealed).await?;
+    let outcome = run(request, encoding, &redactor, &principal, &agent, &agents, &sandboxes).await;
     if let Err(failure) = &outcome
         && failure.code().status() >= 500
         && let Err(error) = replays.remember(&scope, &digest, failure.to_json()).await
@@ -59,6 +69,7 @@ pub async fn handle(call: Call, agents: Agents, replays: Replays, sandboxes: San
 async fn run(
     request: ExecRequest,
     encoding: Encoding,
+    redactor: &Redactor,
     principal: &Principal,
     agent: &Agent,
     agents: &Agents,
@@ -76,7 +87,7 @@ async fn run(
             ApiError::new(ErrorCode::Timeout, "the code ran past its time limit and was ended").detail("timeoutMs", ms)
         );
     }
-    Answer::json(200, &show(&output, encoding))
+    Answer::json(200, &show(&output, redactor, encoding))
 }
 
 /// What makes two execs the same: the credential, the agent and the body.
@@ -123,10 +134,11 @@ fn parse_encoding(name: &str) -> Option<Encoding> {
 
 /// The result, with `truncated` naming the streams that were cut. Escaping can make text six times as long; what
 /// would not fit into an answer is cut as well.
-fn show(output: &ExecOutput, encoding: Encoding) -> Value {
+fn show(output: &ExecOutput, redactor: &Redactor, encoding: Encoding) -> Value {
     let budget = (MAX_ANSWER_BYTES - ENVELOPE) / 2;
-    let (stdout, stdout_cut) = encode(&output.stdout, encoding, budget);
-    let (stderr, stderr_cut) = encode(&output.stderr, encoding, budget);
+    let masked = |bytes: &[u8]| redactor.redact(bytes);
+    let (stdout, stdout_cut) = encode(&masked(&output.stdout), encoding, budget);
+    let (stderr, stderr_cut) = encode(&masked(&output.stderr), encoding, budget);
     let mut shown = json!({ "stdout": stdout, "stderr": stderr, "exitCode": output.exit_code });
     let cut = [("stdout", output.stdout_truncated || stdout_cut), ("stderr", output.stderr_truncated || stderr_cut)];
     let cut: Vec<&str> = cut.into_iter().filter(|(_, cut)| *cut).map(|(name, _)| name).collect();
@@ -138,7 +150,11 @@ fn show(output: &ExecOutput, encoding: Encoding) -> Value {
 
 fn encode(bytes: &[u8], encoding: Encoding, budget: usize) -> (String, bool) {
     match encoding {
-        Encoding::Base64 => (STANDARD.encode(bytes), false),
+        // Masking can make an output longer than what was captured.
+        Encoding::Base64 => match bytes.split_at_checked(budget / 4 * 3) {
+            Some((kept, rest)) if !rest.is_empty() => (STANDARD.encode(kept), true),
+            _ => (STANDARD.encode(bytes), false),
+        },
         Encoding::Utf8 => {
             let text = String::from_utf8_lossy(bytes);
             let mut escaped = 0;
@@ -162,6 +178,10 @@ fn encode(bytes: &[u8], encoding: Encoding, budget: usize) -> (String, bool) {
 mod tests {
     use super::*;
 
+    fn unmasked() -> Redactor {
+        Redactor::new([])
+    }
+
     fn output(stdout: Vec<u8>, stderr: Vec<u8>) -> ExecOutput {
         ExecOutput {
             stdout: stdout.into(),
@@ -175,9 +195,9 @@ mod tests {
 
     #[test]
     fn bytes_that_are_not_text_are_replaced_or_encoded() {
-        let shown = show(&output(b"a\xffb".to_vec(), vec![]), Encoding::Utf8);
+        let shown = show(&output(b"a\xffb".to_vec(), vec![]), &unmasked(), Encoding::Utf8);
         assert_eq!(shown, json!({"stdout": "a\u{fffd}b", "stderr": "", "exitCode": 7, "truncated": ["stderr"]}));
-        let shown = show(&output(b"a\xffb".to_vec(), vec![]), Encoding::Base64);
+        let shown = show(&output(b"a\xffb".to_vec(), vec![]), &unmasked(), Encoding::Base64);
         assert_eq!(shown["stdout"], "Yf9i");
     }
 
@@ -186,10 +206,10 @@ mod tests {
         for byte in [0x01, 0xff, b'"', b'a'] {
             let worst = output(vec![byte; OUTPUT_CAP], vec![byte; OUTPUT_CAP]);
             for encoding in [Encoding::Utf8, Encoding::Base64] {
-                assert!(show(&worst, encoding).to_string().len() <= MAX_ANSWER_BYTES, "{byte}");
+                assert!(show(&worst, &unmasked(), encoding).to_string().len() <= MAX_ANSWER_BYTES, "{byte}");
             }
         }
-        let worst = show(&output(vec![1; OUTPUT_CAP], vec![]), Encoding::Utf8);
+        let worst = show(&output(vec![1; OUTPUT_CAP], vec![]), &unmasked(), Encoding::Utf8);
         assert_eq!(worst["truncated"], json!(["stdout", "stderr"]));
     }
 }

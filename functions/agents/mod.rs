@@ -10,6 +10,7 @@ pub mod get;
 pub mod lifecycle;
 pub mod list;
 pub mod list_of_session;
+mod mask;
 mod sandboxes;
 pub mod status;
 pub mod terminate;

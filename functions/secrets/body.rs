@@ -63,8 +63,7 @@ fn check(name: &str, shown: &str, given: Given, kind: BodyKind) -> Result<NewSec
                 expires_at_ms = Some(at);
             }
             ("expiresAt", _) => return Err(wrong("expiresAt must be an ISO 8601 time")),
-            ("mask", Given::Flag(true)) => return Err(ApiError::not_built("mask")),
-            ("mask", Given::Flag(false)) => mask = false,
+            ("mask", Given::Flag(flag)) => mask = flag,
             ("mask", _) => return Err(wrong("mask must be true or false")),
             ("inherit", _) if kind == BodyKind::Session => return Err(wrong("inherit is for platform secrets")),
             ("inherit", Given::Flag(flag)) => inherit = flag,

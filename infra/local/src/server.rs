@@ -2,11 +2,12 @@
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request};
 use http_body_util::{BodyExt, Limited};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_functions::deployment::Deployment;
@@ -31,10 +32,16 @@ pub(crate) async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let app = Router::new().fallback(answer).with_state(deployment);
-    axum::serve(listener, app).with_graceful_shutdown(shutdown).await
+    axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(shutdown)
+        .await
 }
 
-async fn answer(State(deployment): State<Arc<Deployment>>, request: Request<Body>) -> Response {
+async fn answer(
+    State(deployment): State<Arc<Deployment>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request<Body>,
+) -> Response {
     // On a task of its own: a caller who hangs up does not stop what was begun, as in Lambda.
     let handled = tokio::spawn(async move {
         let (parts, body) = request.into_parts();
@@ -45,6 +52,7 @@ async fn answer(State(deployment): State<Arc<Deployment>>, request: Request<Body
         };
         let incoming = Incoming {
             method: parts.method,
+            source_ip: Some(peer.ip()),
             raw_path: parts.uri.path().to_owned(),
             raw_query: parts.uri.query().unwrap_or_default().to_owned(),
             headers: parts.headers,

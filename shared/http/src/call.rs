@@ -3,7 +3,7 @@
 use crate::{ApiError, ErrorCode, Pattern, Request};
 use std::future::Future;
 use theazo_store::{Credentials, now_ms};
-use theazo_tenancy::{Claim, Principal, ReadScope, Unauthorized};
+use theazo_tenancy::{Claim, Origin, Principal, ReadScope, Unauthorized};
 
 /// Part of the contract and not built yet: a caller who relies on it must not be told that all is well.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -80,7 +80,8 @@ impl Call {
         let claim = Claim::parse(self.request.bearer().ok_or(Unauthorized)?)?;
         let (record, withheld) =
             futures_util::future::join(self.credentials.find(&claim), claim.read_ahead(read)).await;
-        let principal = claim.prove(record?.as_ref(), now_ms())?;
+        let origin = Origin { request: self.request.id.clone(), source_ip: self.request.source_ip };
+        let principal = claim.prove(record?.as_ref(), now_ms())?.in_request(origin);
         let kind = if principal.session().is_some() { Caller::Session } else { Caller::Platform };
         if !self.route.callers.contains(&kind) {
             return Err(ApiError::new(ErrorCode::Forbidden, "this kind of credential may not call this route"));

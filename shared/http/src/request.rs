@@ -4,6 +4,7 @@ use crate::{ApiError, Fields, Params};
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use theazo_tenancy::{AgentId, RequestId, SessionId};
 
 /// Largest request: the gateway's 6 MB.
@@ -13,6 +14,8 @@ pub const MAX_BODY_BYTES: usize = 6_000_000;
 pub struct Request {
     /// Its id, made here.
     pub id: RequestId,
+    /// The address the request came from, as the gateway or the listening socket saw it.
+    pub source_ip: Option<IpAddr>,
     /// The path as it was sent, still percent-encoded.
     pub raw_path: String,
     /// The path's parameters, decoded.

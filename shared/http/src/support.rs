@@ -57,6 +57,7 @@ pub(crate) fn make_caller(mode: Mode) -> Caller {
 pub(crate) fn make_request(path: &str, query: &str, body: &[u8]) -> Request {
     Request {
         id: RequestId::make(),
+        source_ip: None,
         raw_path: path.to_owned(),
         params: Params::default(),
         raw_query: query.to_owned(),

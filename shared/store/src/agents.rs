@@ -5,11 +5,12 @@ mod state;
 
 pub use state::AgentStatus;
 
+use crate::audit::Deed;
 use crate::page::RowFilter;
 use crate::sessions::unchanged_and_active;
 use crate::table::{TTL, from_item, number, to_item, ttl_seconds};
 use crate::transaction::{Committed, Expression, Transaction, back_off};
-use crate::{Counters, Page, PageRequest, Session, StoreError, Table, now_ms};
+use crate::{AuditAction, AuditOutcome, Counters, Page, PageRequest, Session, StoreError, Table, now_ms};
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -42,6 +43,8 @@ pub struct BootedSecret {
     pub version: u64,
     /// Whose it is.
     pub origin: SecretOrigin,
+    /// Whether a copy is kept beside the agent to mask its output with.
+    pub masked: bool,
 }
 
 /// An agent to be made.
@@ -152,6 +155,23 @@ impl Agent {
     fn is_expired(&self, now_ms: i64) -> bool {
         self.sandbox_gone && self.ended_at_ms.is_some_and(|ended| ended.saturating_add(RETENTION_MS) <= now_ms)
     }
+}
+
+fn deed(agent: &Agent, action: AuditAction) -> Deed<'_> {
+    let names = agent.secrets.iter().map(|secret| secret.name.as_str());
+    Deed::done(action).names(names).session(&agent.session).agent(&agent.id)
+}
+
+/// What the trail says of an agent's new status. `booted` is whether it was booting until now.
+fn outcome(agent: &Agent, booted: bool) -> Option<Deed<'_>> {
+    let (action, outcome) = match agent.status {
+        AgentStatus::Ready if booted => (AuditAction::AgentBoot, AuditOutcome::Succeeded),
+        AgentStatus::Failed if booted => (AuditAction::AgentBoot, AuditOutcome::Failed),
+        AgentStatus::Completed => (AuditAction::AgentEnd, AuditOutcome::Succeeded),
+        AgentStatus::Failed => (AuditAction::AgentEnd, AuditOutcome::Failed),
+        _ => return None,
+    };
+    Some(deed(agent, action).with(outcome))
 }
 
 fn without_expired(mut page: Page<Agent>) -> Page<Agent> {
@@ -275,7 +295,8 @@ impl Agents {
             .put_new(&self.0, &own.agents().row(agent.id.as_str()), &agent)?
             .put_new(&self.0, &scope.live_agents().row(agent.id.as_str()), &agent.without_texts())?
             .put_new(&self.0, &own.live_agents().row(agent.id.as_str()), &agent.without_texts())?
-            .put_new(&self.0, &scope.work_key(&agent.id), &BTreeMap::<String, String>::new())?;
+            .put_new(&self.0, &scope.work_key(&agent.id), &BTreeMap::<String, String>::new())?
+            .audit(&self.0, scope, deed(&agent, AuditAction::AgentBoot).with(AuditOutcome::Started))?;
         match transaction.commit(&self.0).await? {
             Committed::Yes => Ok(agent),
             Committed::Refused { write: 0, .. } => Err(StoreError::Conflict("the session has changed")),
@@ -312,6 +333,7 @@ impl Agents {
             if !agent.status.can_become(to) {
                 return Err(StoreError::Conflict("the agent's state does not allow it"));
             }
+            let booted = agent.status == AgentStatus::Booting;
             agent.status = to;
             if to.is_over() {
                 agent.ended_at_ms = Some(now_ms());
@@ -324,6 +346,9 @@ impl Agents {
                     .value(":less", number(-1))
                     .value(":spent", number(agent.compute_ms(now_ms())));
                 transaction = transaction.update(&self.0, &own.counters_key(), release, "");
+            }
+            if let Some(deed) = outcome(&agent, booted) {
+                transaction = transaction.audit(&self.0, scope, deed)?;
             }
             match transaction.commit(&self.0).await? {
                 Committed::Yes => return Ok(agent),
@@ -340,6 +365,7 @@ impl Agents {
     pub async fn settle(&self, scope: &TenantScope, id: &AgentId) -> Result<Agent, StoreError> {
         for attempt in 0..ATTEMPTS {
             let mut agent = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
+            self.remove_copies(scope, &agent).await?;
             if agent.sandbox_gone {
                 return Ok(agent);
             }
@@ -355,6 +381,12 @@ impl Agents {
             }
         }
         Err(StoreError::Contended(ATTEMPTS))
+    }
+
+    /// Removes the copies of what an agent booted with.
+    async fn remove_copies(&self, scope: &TenantScope, agent: &Agent) -> Result<(), StoreError> {
+        let copies = scope.agent_copies(&agent.id);
+        self.0.delete_all(agent.secrets.iter().map(|secret| copies.row(&secret.name))).await
     }
 
     /// All of an agent's rows, on condition that nobody else has written them.

@@ -6,9 +6,11 @@
 //! writes a [`theazo_tenancy::TenantScope`], and both make every key.
 
 mod agents;
+mod audit;
 mod aws;
 mod credentials;
 mod error;
+mod ledger;
 mod page;
 mod platforms;
 mod provider_configs;
@@ -22,18 +24,20 @@ mod trips;
 mod work;
 
 pub use agents::{Agent, AgentFilter, AgentStatus, Agents, BootedSecret, NewAgent, SecretOrigin};
+pub use audit::{AuditAction, AuditEntry, AuditOutcome};
 pub use aws::{Aws, AwsEndpoints};
 pub use credentials::Credentials;
 pub use error::StoreError;
+pub use ledger::Deleted;
 pub use page::{Page, PageRequest, Position};
 pub use platforms::{NewPlatform, Platform, Platforms};
 pub use provider_configs::{ProviderConfig, ProviderConfigs, ProviderCredentials};
 pub use replays::Replays;
 pub use root_keys::{KeyRing, KeyRingConfig};
 pub use secrets::{
-    MAX_NAMES_PER_CALL, MAX_NAMES_PER_SCOPE, MAX_SCOPE_BYTES, MAX_VALUE_BYTES, NewSecret, OpenedSecret, ScopeNames,
-    ScopeState, SealedSecrets, SecretEntry, SecretName, SecretNameError, SecretNames, SecretOpener, SecretSealer,
-    SecretSelection, SecretTarget,
+    AgentCopies, MAX_NAMES_PER_CALL, MAX_NAMES_PER_SCOPE, MAX_SCOPE_BYTES, MAX_VALUE_BYTES, NewSecret, OpenedSecret,
+    ScopeNames, ScopeState, SealedCopies, SealedCopy, SealedSecrets, SecretEntry, SecretName, SecretNameError,
+    SecretNames, SecretOpener, SecretSealer, SecretSelection, SecretTarget,
 };
 pub use sessions::{
     Counters, Limits, NewSession, Session, SessionChanges, SessionEnvironment, SessionFilter, SessionStatus, Sessions,

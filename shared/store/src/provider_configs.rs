@@ -1,9 +1,10 @@
 //! Providers as a platform configured them. Credentials are secrets of the vault, named here and kept there.
 
+use crate::audit::Deed;
 use crate::secrets::{ProviderShield, SecretName};
 use crate::table::from_item;
 use crate::transaction::{Committed, Expression, Transaction, back_off};
-use crate::{KeyRing, StoreError, Table};
+use crate::{AuditAction, KeyRing, StoreError, Table};
 use serde::{Deserialize, Serialize};
 use theazo_tenancy::{ReadScope, TenantScope};
 
@@ -52,7 +53,11 @@ impl ProviderConfigs {
     /// [`StoreError::NotFound`] when it is not configured.
     pub async fn remove(&self, scope: &TenantScope, provider: &str) -> Result<(), StoreError> {
         let there = Expression::new("attribute_exists(pk)");
-        let transaction = Transaction::default().delete(&self.0, &scope.providers().row(provider), there);
+        let transaction = Transaction::default().delete(&self.0, &scope.providers().row(provider), there).audit(
+            &self.0,
+            scope,
+            Deed::done(AuditAction::ProviderDelete).names([provider]),
+        )?;
         match transaction.commit(&self.0).await? {
             Committed::Yes => Ok(()),
             Committed::Refused { .. } => Err(StoreError::NotFound),
@@ -90,6 +95,9 @@ impl ProviderCredentials {
             let shielding = shield.shield(scope, credential).await?;
             let transaction =
                 shielding.put(&self.table, &scope.providers().row(provider), &config, Expression::default())?;
+            let names = [provider, credential.canonical()];
+            let transaction =
+                transaction.audit(&self.table, scope, Deed::done(AuditAction::ProviderSet).names(names))?;
             match transaction.commit(&self.table).await? {
                 Committed::Yes => return Ok(config),
                 Committed::Refused { .. } => back_off(attempt).await,

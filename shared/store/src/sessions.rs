@@ -1,9 +1,10 @@
 //! Sessions: a platform's end users.
 
+use crate::audit::Deed;
 use crate::page::RowFilter;
 use crate::table::number;
 use crate::transaction::{Committed, Expression, Transaction, back_off};
-use crate::{Page, PageRequest, StoreError, Table, now_ms};
+use crate::{AuditAction, Deleted, Page, PageRequest, StoreError, Table, now_ms};
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -296,7 +297,9 @@ impl Sessions {
             }
             session.revision += 1;
             let unchanged = Expression::new("revision = :read").value(":read", number(read));
-            let transaction = Transaction::default().put(&self.0, &session_key(scope, &id), &session, unchanged)?;
+            let transaction = Transaction::default()
+                .put(&self.0, &session_key(scope, &id), &session, unchanged)?
+                .audit(&self.0, scope, Deed::done(AuditAction::SessionUpdate).session(&id))?;
             match transaction.commit(&self.0).await? {
                 Committed::Yes => return Ok(session),
                 Committed::Refused { .. } => back_off(attempt).await,
@@ -323,7 +326,9 @@ impl Sessions {
             let unchanged = Expression::new("revision = :read").value(":read", number(read));
             let mut transaction = Transaction::default()
                 .put(&self.0, &session_key(scope, id), &session, unchanged)?
-                .put(&self.0, &scope.session_work_key(id), &UserRow { session: id.clone() }, Expression::default())?;
+                .put(&self.0, &scope.session_work_key(id), &UserRow { session: id.clone() }, Expression::default())?
+                .note_deletion(&self.0, scope, Deleted::Session { session: id.clone() })?
+                .audit(&self.0, scope, Deed::done(AuditAction::SessionTerminate).session(id))?;
             let user = session.user_id.as_deref().and_then(UserId::parse);
             if let Some(user) = &user
                 && self.find_by_user(scope, user).await?.as_ref() == Some(id)
@@ -375,9 +380,10 @@ impl Sessions {
             let row = UserRow { session: session.id.clone() };
             transaction = transaction.put_new(&self.0, &scope.user_key(user), &row)?;
         }
+        transaction = transaction.audit(&self.0, scope, Deed::done(AuditAction::SessionCreate).session(&session.id))?;
         match transaction.commit(&self.0).await? {
             Committed::Yes => Ok(Some(session)),
-            Committed::Refused { write: 2, .. } => Ok(None),
+            Committed::Refused { write: 2, .. } if point => Ok(None),
             Committed::Refused { .. } => Err(StoreError::Conflict("an id was made twice")),
         }
     }

@@ -1,12 +1,14 @@
 //! The table itself: typed rows in and out, strongly consistent, and its creation for a local stack.
 
 use crate::error::table_error;
+use crate::transaction::back_off;
 use crate::{Aws, StoreError};
 use aws_sdk_dynamodb::operation::create_table::CreateTableError;
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
-    TimeToLiveSpecification,
+    AttributeDefinition, AttributeValue, BillingMode, DeleteRequest, KeySchemaElement, KeyType, PutRequest,
+    ScalarAttributeType, TimeToLiveSpecification, WriteRequest,
 };
+use futures_util::future::try_join_all;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
@@ -22,19 +24,39 @@ pub(crate) const TTL: &str = "ttl";
 pub struct Table {
     pub(crate) client: aws_sdk_dynamodb::Client,
     pub(crate) name: String,
+    ledger: String,
 }
 
 impl Table {
-    /// The table of that name.
+    /// The table of that name, with the ledger `<name>-ledger` beside it.
     pub fn new(aws: &Aws, name: impl Into<String>) -> Self {
-        Self { client: aws.dynamodb.clone(), name: name.into() }
+        let name = name.into();
+        let ledger = format!("{name}-ledger");
+        Self { client: aws.dynamodb.clone(), name, ledger }
     }
 
-    /// Creates the table as the deployment template describes it, unless it exists. For local stacks.
+    /// The same table with another ledger, as after a restore under a new name.
+    #[must_use]
+    pub fn with_ledger(self, ledger: impl Into<String>) -> Self {
+        Self { ledger: ledger.into(), ..self }
+    }
+
+    /// The ledger's table.
+    pub(crate) fn ledger(&self) -> Self {
+        Self { client: self.client.clone(), name: self.ledger.clone(), ledger: self.ledger.clone() }
+    }
+
+    /// Creates the table and its ledger as the deployment template describes them, unless they exist. For local
+    /// stacks.
     ///
     /// # Errors
     /// [`StoreError::Table`] when the engine refuses.
     pub async fn ensure_exists(&self) -> Result<(), StoreError> {
+        self.ensure_one().await?;
+        self.ledger().ensure_one().await
+    }
+
+    async fn ensure_one(&self) -> Result<(), StoreError> {
         let key = |name: &str, kind: KeyType| KeySchemaElement::builder().attribute_name(name).key_type(kind).build();
         let attribute = |name: &str| {
             AttributeDefinition::builder().attribute_name(name).attribute_type(ScalarAttributeType::S).build()
@@ -126,6 +148,57 @@ impl Table {
             .await
             .map_err(table_error("DeleteItem"))?;
         Ok(())
+    }
+}
+
+/// Rows that DynamoDB deletes in one request at most.
+const MAX_BATCH: usize = 25;
+const BATCH_ATTEMPTS: u32 = 12;
+
+impl Table {
+    /// Deletes rows, in no particular order and not all at once. Rows that are not there do not matter.
+    pub(crate) async fn delete_all(&self, keys: impl Iterator<Item = TableKey>) -> Result<(), StoreError> {
+        let requests = keys.map(|key| {
+            let delete = DeleteRequest::builder()
+                .key("pk", AttributeValue::S(key.pk().into()))
+                .key("sk", AttributeValue::S(key.sk().into()))
+                .build();
+            delete.map(|delete| WriteRequest::builder().delete_request(delete).build())
+        });
+        self.write_all(requests.collect::<Result<_, _>>().map_err(|_| StoreError::Corrupt("a deletion"))?).await
+    }
+
+    /// Puts rows, likewise, whatever was there before.
+    pub(crate) async fn put_all(&self, items: impl Iterator<Item = Item>) -> Result<(), StoreError> {
+        let requests = items.map(|item| {
+            let put = PutRequest::builder().set_item(Some(item)).build();
+            put.map(|put| WriteRequest::builder().put_request(put).build())
+        });
+        self.write_all(requests.collect::<Result<_, _>>().map_err(|_| StoreError::Corrupt("a row to be written"))?)
+            .await
+    }
+
+    async fn write_all(&self, requests: Vec<WriteRequest>) -> Result<(), StoreError> {
+        try_join_all(requests.chunks(MAX_BATCH).map(|batch| self.write_batch(batch.to_vec()))).await.map(|_| ())
+    }
+
+    async fn write_batch(&self, mut left: Vec<WriteRequest>) -> Result<(), StoreError> {
+        for attempt in 0..BATCH_ATTEMPTS {
+            let answer = self
+                .client
+                .batch_write_item()
+                .request_items(&self.name, left)
+                .send()
+                .await
+                .map_err(table_error("BatchWriteItem"))?;
+            // What the table had no capacity for right now comes back to be sent again.
+            left = answer.unprocessed_items.unwrap_or_default().remove(&self.name).unwrap_or_default();
+            if left.is_empty() {
+                return Ok(());
+            }
+            back_off(attempt).await;
+        }
+        Err(StoreError::Contended(BATCH_ATTEMPTS))
     }
 }
 

@@ -104,6 +104,7 @@ impl Claim {
             session: None,
             expires_at_ms: record.expires_at_ms,
             cursor_key: record.cursor_key,
+            origin: None,
         })
     }
 }

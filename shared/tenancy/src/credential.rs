@@ -1,6 +1,6 @@
 //! Credentials as they are made and stored, and the principals they prove.
 
-use crate::{Claim, KeyId, Mode, PlatformId, SessionId, TenantScope, base62};
+use crate::{Actor, ActorKind, Claim, KeyId, Mode, Origin, PlatformId, SessionId, TenantScope, base62};
 use std::fmt;
 use zeroize::Zeroizing;
 
@@ -60,12 +60,21 @@ pub struct Principal {
     pub(crate) session: Option<SessionId>,
     pub(crate) expires_at_ms: Option<i64>,
     pub(crate) cursor_key: [u8; 32],
+    pub(crate) origin: Option<Origin>,
 }
 
 impl Principal {
     /// What the caller may reach.
     pub fn scope(&self) -> TenantScope {
-        TenantScope::proven(self.platform.clone(), self.mode, self.session.clone())
+        let kind = if self.session.is_some() { ActorKind::Session } else { ActorKind::Platform };
+        let actor = Actor { kind, credential: Some(self.id.clone()), origin: self.origin.clone() };
+        TenantScope::proven(self.platform.clone(), self.mode, self.session.clone(), actor)
+    }
+
+    /// The same caller, in the request that it made.
+    #[must_use]
+    pub fn in_request(self, origin: Origin) -> Self {
+        Self { origin: Some(origin), ..self }
     }
 
     /// The credential's public id, for logs and the audit trail.

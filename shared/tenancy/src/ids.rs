@@ -29,6 +29,10 @@ fn make_body() -> String {
     encode(millis, make_random_bytes())
 }
 
+fn millis(at_ms: i64) -> u64 {
+    u64::try_from(at_ms).unwrap_or(0).min(0xffff_ffff_ffff)
+}
+
 fn encode(millis: u64, random: [u8; 10]) -> String {
     let mut value = u128::from(millis & 0xffff_ffff_ffff) << 80;
     for (index, byte) in random.iter().enumerate() {
@@ -59,6 +63,16 @@ macro_rules! id {
             /// A new, random id that sorts after all made in earlier milliseconds.
             pub fn make() -> Self {
                 Self(format!("{}{}", $prefix, make_body()))
+            }
+
+            /// A new, random id that sorts by that moment, Unix milliseconds.
+            pub fn make_at(at_ms: i64) -> Self {
+                Self(format!("{}{}", $prefix, encode(millis(at_ms), make_random_bytes())))
+            }
+
+            /// The lowest id of that moment, Unix milliseconds: where a range of times begins or ends.
+            pub fn first_at(at_ms: i64) -> Self {
+                Self(format!("{}{}", $prefix, encode(millis(at_ms), [0; 10])))
             }
 
             /// The id in a text.
@@ -105,6 +119,9 @@ macro_rules! id {
     };
 }
 
+id!(
+    /// An entry of the audit trail.
+    AuditId, "aud_");
 id!(
     /// A platform: a company that runs agents for its end users.
     PlatformId, "plt_");

@@ -11,6 +11,8 @@
 //! | `<platform>#<mode>#live-agents` | `agt_…` | an agent that has not settled, without its texts |
 //! | `<platform>#<mode>#names` | `names` | names and versions of the platform's secrets |
 //! | `<platform>#<mode>#values` | `NAME` | a sealed value of the platform's secrets |
+//! | `<platform>#<mode>#agt_…#copies` | `NAME` | a sealed copy of what an agent booted with |
+//! | `<platform>#<mode>#audit#<yyyy-mm>` | `aud_…` | an audit entry |
 //! | `<platform>#<mode>#replays` | SHA-256, hex | an answer to be given again |
 //! | `<platform>#<mode>#providers` | `docker` … | a configured provider |
 //! | `<platform>#<mode>#ses_…#counters` | `counters` | a session's counters |
@@ -22,10 +24,13 @@
 //! | `work#<shard>` | `agent#…`, `session#…` | the operator's unfinished and running work |
 //! | `root` | `active`, `version#<n>` | the wrapped root keys |
 //!
+//! The ledger's table, which is outside the data table's backups, has one kind of row: `<platform>#<mode>#deleted` with
+//! what was deleted (`secret#platform#NAME`, `secret#ses_…#NAME`, `session#ses_…`, `key#key_…`, `platform`).
+//!
 //! Sealed values lie under partitions of their own suffix, so that a policy on leading keys keeps a function that
 //! lists names from reading values.
 
-use crate::{AgentId, KeyId, Mode, PlatformId, SessionId, TenantScope};
+use crate::{Actor, ActorKind, AgentId, KeyId, Mode, PlatformId, SessionId, TenantScope};
 
 /// How many partitions the operator's work list is spread over.
 pub const WORK_SHARDS: u8 = 16;
@@ -50,6 +55,29 @@ pub struct WorkRef {
     pub mode: Mode,
     /// Which agent.
     pub agent: AgentId,
+}
+
+/// Where sealed values lie, as read from a partition's key. It says where to look; what a value is bound to proves
+/// whether it belongs there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedPlace {
+    /// Whose.
+    pub platform: PlatformId,
+    /// In which mode.
+    pub mode: Mode,
+    /// Of what.
+    pub owner: SealedOwner,
+}
+
+/// What sealed values belong to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SealedOwner {
+    /// The platform itself.
+    Platform,
+    /// A session.
+    Session(SessionId),
+    /// An agent: copies of what it booted with.
+    Agent(AgentId),
 }
 
 impl Partition {
@@ -110,17 +138,23 @@ impl TableKey {
 
 /// The operator of the deployment: the command line, scheduled functions, the local stack's set-up. Endpoints that
 /// callers reach must never hold one; the functions crate forbids [`Operator::assume`] by lint.
-pub struct Operator(());
+pub struct Operator(ActorKind);
 
 impl Operator {
     /// Takes the operator's part. Every call site is one where no caller's credential is at hand.
     pub fn assume() -> Self {
-        Self(())
+        Self(ActorKind::Operator)
+    }
+
+    /// The same part, as the deployment's own upkeep rather than a person plays it.
+    #[must_use]
+    pub fn on_schedule(self) -> Self {
+        Self(ActorKind::System)
     }
 
     /// A tenant's scope, without a credential.
     pub fn tenant(&self, platform: &PlatformId, mode: Mode) -> TenantScope {
-        TenantScope::proven(platform.clone(), mode, None)
+        TenantScope::proven(platform.clone(), mode, None, Actor::ours(self.0))
     }
 
     /// The directory of platforms.
@@ -146,6 +180,20 @@ impl Operator {
     /// The wrapped root keys.
     pub fn root_keys(&self) -> Partition {
         Partition::new("root".into())
+    }
+
+    /// Whose sealed values the partition holds, if it holds any.
+    pub fn parse_sealed(&self, pk: &str) -> Option<SealedPlace> {
+        let mut parts = pk.split('#');
+        let platform = PlatformId::parse(parts.next()?).ok()?;
+        let mode = Mode::parse(parts.next()?)?;
+        let owner = match (parts.next()?, parts.next(), parts.next()) {
+            ("values", None, None) => SealedOwner::Platform,
+            (session, Some("values"), None) => SealedOwner::Session(SessionId::parse(session).ok()?),
+            (agent, Some("copies"), None) => SealedOwner::Agent(AgentId::parse(agent).ok()?),
+            _ => return None,
+        };
+        Some(SealedPlace { platform, mode, owner })
     }
 
     /// The partitions of the work list.
@@ -196,6 +244,9 @@ mod tests {
                 scope.secret_values(),
                 scope.providers(),
                 scope.replays(),
+                scope.audit("2026-11"),
+                scope.agent_copies(&AgentId::make()),
+                scope.ledger(),
                 session.agents(),
                 session.live_agents(),
                 session.secret_values(),
@@ -216,9 +267,30 @@ mod tests {
     #[test]
     fn a_scope_confined_to_one_session_gives_no_other() {
         let own = SessionId::make();
-        let scope = TenantScope::proven(PlatformId::make(), Mode::Live, Some(own.clone()));
+        let actor = Actor::ours(ActorKind::Session);
+        let scope = TenantScope::proven(PlatformId::make(), Mode::Live, Some(own.clone()), actor);
         assert!(scope.session(&own).is_some());
         assert!(scope.session(&SessionId::make()).is_none());
+    }
+
+    #[test]
+    fn a_partition_of_sealed_values_names_its_owner_and_no_other_partition_does() {
+        let operator = Operator::assume();
+        let (platform, session, agent) = (PlatformId::make(), SessionId::make(), AgentId::make());
+        let scope = operator.tenant(&platform, Mode::Test);
+        let own = scope.session(&session).unwrap();
+        for (pk, owner) in [
+            (scope.secret_values(), SealedOwner::Platform),
+            (own.secret_values(), SealedOwner::Session(session)),
+            (scope.agent_copies(&agent), SealedOwner::Agent(agent)),
+        ] {
+            let place = SealedPlace { platform: platform.clone(), mode: Mode::Test, owner };
+            assert_eq!(operator.parse_sealed(pk.pk()), Some(place));
+            assert_eq!(operator.parse_sealed(&format!("{}#x", pk.pk())), None);
+        }
+        for other in [scope.agents().pk(), scope.secret_names_key().pk(), own.agents().pk(), "root", "work#0", ""] {
+            assert_eq!(operator.parse_sealed(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@
 
 #![cfg_attr(test, allow(clippy::string_slice, reason = "tests slice ASCII of their own"))]
 
+mod actor;
 mod base62;
 mod claim;
 mod credential;
@@ -31,12 +32,14 @@ mod keys;
 mod scope;
 mod user_id;
 
+pub use actor::{Actor, ActorKind, Origin};
 pub use claim::{Claim, Withheld};
 pub use credential::{CredentialKind, CredentialRecord, Principal, Unauthorized, make_api_key};
 pub use credential::{IssuedKey, KEY_PREFIX_CHARS};
 pub use ids::{
-    AgentId, CheckpointId, IdError, KeyId, LogId, PlatformId, RequestId, SessionId, SnapshotId, make_random_bytes,
+    AgentId, AuditId, CheckpointId, IdError, KeyId, LogId, PlatformId, RequestId, SessionId, SnapshotId,
+    make_random_bytes,
 };
-pub use keys::{Operator, Partition, TableKey, WORK_SHARDS, WorkRef};
+pub use keys::{Operator, Partition, SealedOwner, SealedPlace, TableKey, WORK_SHARDS, WorkRef};
 pub use scope::{Mode, ReadScope, SessionScope, TenantScope};
 pub use user_id::{MAX_USER_ID_BYTES, UserId};

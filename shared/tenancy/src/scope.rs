@@ -1,7 +1,7 @@
 //! Scopes: what a caller may reach, as a type.
 
 use crate::keys::{Partition, TableKey, WorkRef};
-use crate::{AgentId, PlatformId, SessionId, UserId};
+use crate::{Actor, AgentId, PlatformId, SessionId, UserId};
 use std::ops::Deref;
 
 /// A platform's two worlds, which never see each other's data.
@@ -45,21 +45,35 @@ pub struct ReadScope {
     only: Option<SessionId>,
 }
 
-/// A tenant's rows, for reading and writing. Only a proven principal, or the operator, has one.
+/// A tenant's rows, for reading and writing, in the name of an [`Actor`]. Only a proven principal, or the operator,
+/// has one.
 #[derive(Clone)]
-pub struct TenantScope(ReadScope);
+pub struct TenantScope {
+    read: ReadScope,
+    actor: Actor,
+}
 
 impl Deref for TenantScope {
     type Target = ReadScope;
 
     fn deref(&self) -> &ReadScope {
-        &self.0
+        &self.read
     }
 }
 
 impl TenantScope {
-    pub(crate) fn proven(platform: PlatformId, mode: Mode, only: Option<SessionId>) -> Self {
-        Self(ReadScope { platform, mode, only })
+    pub(crate) fn proven(platform: PlatformId, mode: Mode, only: Option<SessionId>, actor: Actor) -> Self {
+        Self { read: ReadScope { platform, mode, only }, actor }
+    }
+
+    /// Who writes.
+    pub fn actor(&self) -> &Actor {
+        &self.actor
+    }
+
+    /// What was deleted of the platform's, in the ledger's own table.
+    pub fn ledger(&self) -> Partition {
+        self.partition("deleted")
     }
 
     /// The operator's note that an agent is alive, written in the transaction that creates it.
@@ -139,6 +153,17 @@ impl ReadScope {
     /// Sealed values of the platform's secrets, a row each.
     pub fn secret_values(&self) -> Partition {
         self.partition("values")
+    }
+
+    /// The sealed copies of what an agent booted with, a row each, until it stops.
+    pub fn agent_copies(&self, agent: &AgentId) -> Partition {
+        self.partition(&format!("{agent}#copies"))
+    }
+
+    /// A calendar month's audit entries (`2026-11`), a row each: a busy platform's trail does not pile up in one
+    /// partition for ever.
+    pub fn audit(&self, month: &str) -> Partition {
+        self.partition(&format!("audit#{month}"))
     }
 
     /// Answers to be given again, a row each.

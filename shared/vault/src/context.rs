@@ -18,6 +18,8 @@ pub enum Scope<'a> {
     Platform,
     /// To one session, by its id.
     Session(&'a str),
+    /// To one agent, by its id: a copy of what it booted with.
+    Agent(&'a str),
 }
 
 /// What a secret may be used for. Each purpose has its own derivation labels, so a record of one never opens as another.
@@ -27,14 +29,17 @@ pub enum Purpose {
     AgentSecret,
     /// A value that only a provider adapter gets, and no agent ever.
     ProviderCredential,
+    /// A copy of a value that an agent booted with, kept beside it to mask its output with, and never delivered.
+    AgentCopy,
 }
 
 impl Purpose {
-    /// The purpose's byte in the encoded context. 3 is kept for the copies beside a booted agent.
+    /// The purpose's byte in the encoded context.
     pub(crate) const fn byte(self) -> u8 {
         match self {
             Self::AgentSecret => 1,
             Self::ProviderCredential => 2,
+            Self::AgentCopy => 3,
         }
     }
 }
@@ -88,8 +93,14 @@ impl Context<'_> {
         check_text(self.deployment, "deployment")?;
         check_text(self.platform, "platform")?;
         check_text(self.name, "name")?;
-        if let Scope::Session(id) = self.scope {
-            check_text(id, "session")?;
+        match self.scope {
+            Scope::Platform => {}
+            Scope::Session(id) => check_text(id, "session")?,
+            Scope::Agent(id) => check_text(id, "agent")?,
+        }
+        // A copy belongs to an agent, and nothing else does.
+        if matches!(self.scope, Scope::Agent(_)) != (self.purpose == Purpose::AgentCopy) {
+            return Err(VaultError::InvalidContext("purpose"));
         }
         if !matches!(self.mode, "live" | "test") {
             return Err(VaultError::InvalidContext("mode"));
@@ -109,6 +120,10 @@ impl Context<'_> {
             Scope::Platform => scope.push(0),
             Scope::Session(id) => {
                 scope.push(1);
+                scope.extend_from_slice(id.as_bytes());
+            }
+            Scope::Agent(id) => {
+                scope.push(2);
                 scope.extend_from_slice(id.as_bytes());
             }
         }

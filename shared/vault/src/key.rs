@@ -83,6 +83,7 @@ impl PlatformKey {
         let (key_label, commitment_label) = match purpose {
             Purpose::AgentSecret => (Label::AgentSecretKey, Label::AgentSecretCommitment),
             Purpose::ProviderCredential => (Label::ProviderCredentialKey, Label::ProviderCredentialCommitment),
+            Purpose::AgentCopy => (Label::AgentCopyKey, Label::AgentCopyCommitment),
         };
         let prk = Prk::extract(salt, self.key.expose_secret());
         let expand = |label: Label, out: &mut [u8; KEY_LEN]| {

@@ -2,8 +2,7 @@
 
 /// The `info` prefix of a key derivation: one label per purpose, and no other text is ever used as one.
 ///
-/// Changing the text of a label makes every record sealed under it unreadable. A third purpose (the copies kept beside
-/// a booted agent) takes two more labels and the purpose byte 3.
+/// Changing the text of a label makes every record sealed under it unreadable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Label {
     /// Root key to platform key.
@@ -16,17 +15,23 @@ pub(crate) enum Label {
     ProviderCredentialKey,
     /// Platform key to the commitment of one record that only a provider adapter may get.
     ProviderCredentialCommitment,
+    /// Platform key to the key of one copy kept beside a booted agent.
+    AgentCopyKey,
+    /// Platform key to the commitment of one copy kept beside a booted agent.
+    AgentCopyCommitment,
 }
 
 impl Label {
     /// Every label, for the test that holds them distinct and prefix-free.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::PlatformKey,
         Self::AgentSecretKey,
         Self::AgentSecretCommitment,
         Self::ProviderCredentialKey,
         Self::ProviderCredentialCommitment,
+        Self::AgentCopyKey,
+        Self::AgentCopyCommitment,
     ];
 
     /// The label as it enters a derivation, ASCII.
@@ -37,6 +42,8 @@ impl Label {
             Self::AgentSecretCommitment => "theazo/vault/v1/agent-secret/commitment",
             Self::ProviderCredentialKey => "theazo/vault/v1/provider-credential/record-key",
             Self::ProviderCredentialCommitment => "theazo/vault/v1/provider-credential/commitment",
+            Self::AgentCopyKey => "theazo/vault/v1/agent-copy/record-key",
+            Self::AgentCopyCommitment => "theazo/vault/v1/agent-copy/commitment",
         }
     }
 }
@@ -64,6 +71,8 @@ mod tests {
                 Label::AgentSecretCommitment => 2,
                 Label::ProviderCredentialKey => 3,
                 Label::ProviderCredentialCommitment => 4,
+                Label::AgentCopyKey => 5,
+                Label::AgentCopyCommitment => 6,
             };
             assert_eq!(place, expected);
         }

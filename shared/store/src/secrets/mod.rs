@@ -4,12 +4,14 @@
 //! several secrets all or nothing and keeps a scope's limits. A value's row repeats what the vault binds to it
 //! (version, expiry, flags), so that an edited column makes the record refuse to open.
 
+mod copies;
 mod name;
 mod names;
 mod opener;
 mod sealer;
 mod shield;
 
+pub use copies::{AgentCopies, SealedCopies, SealedCopy};
 pub use name::{SecretName, SecretNameError};
 pub use names::{ScopeNames, SecretEntry, SecretNames};
 pub use opener::{OpenedSecret, SealedSecrets, SecretOpener, SecretSelection};
@@ -31,6 +33,9 @@ pub const MAX_NAMES_PER_SCOPE: usize = 100;
 pub const MAX_SCOPE_BYTES: u64 = 256 * 1024;
 /// Most secrets in one call; their rows and the names' row fit into one transaction with its companions.
 pub const MAX_NAMES_PER_CALL: usize = 90;
+
+/// What a shorter value would hide is more than what masking it would protect, bytes.
+const SHORTEST_MASKED: usize = 6;
 
 /// Whose secrets are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Opening secrets, for the one purpose of delivering them to a sandbox.
 
 use super::names::{self, ScopeNames};
-use super::{SecretName, SecretTarget, ValueRow, derive_key};
+use super::{SHORTEST_MASKED, SecretName, SecretTarget, ValueRow, derive_key};
 use crate::agents::{BootedSecret, SecretOrigin};
 use crate::platforms::PlatformRow;
 use crate::transaction::back_off;
@@ -23,7 +23,7 @@ pub struct SecretOpener {
 /// Everything a session's agents may get, still sealed.
 pub struct SealedSecrets {
     session: SessionId,
-    platform: PlatformRow,
+    pub(super) platform: PlatformRow,
     own: Sealed,
     inherited: Sealed,
 }
@@ -106,10 +106,9 @@ impl SecretOpener {
             let key = derive_key(&root, &sealed.platform);
             let context = row.context(self.keys.deployment(), scope, &target);
             let value = theazo_vault::open(&key, &context, &row.blob)?;
-            opened.push(OpenedSecret {
-                booted: BootedSecret { name: row.name.clone(), version: row.version, origin },
-                value,
-            });
+            let masked = row.flags.mask && value.len() >= SHORTEST_MASKED;
+            let booted = BootedSecret { name: row.name.clone(), version: row.version, origin, masked };
+            opened.push(OpenedSecret { booted, value });
         }
         Ok(opened)
     }

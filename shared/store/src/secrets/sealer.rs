@@ -2,10 +2,11 @@
 
 use super::names::{self, ScopeNames, SecretEntry};
 use super::{MAX_NAMES_PER_SCOPE, MAX_SCOPE_BYTES, SecretName, SecretTarget, ValueRow, derive_key, same_key};
+use crate::audit::Deed;
 use crate::platforms::PlatformRow;
 use crate::table::number;
 use crate::transaction::{Committed, Expression, Transaction, back_off};
-use crate::{KeyRing, StoreError, Table, now_ms, provider_configs};
+use crate::{AuditAction, Deleted, KeyRing, StoreError, Table, now_ms, provider_configs};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::try_join;
 use theazo_tenancy::{Partition, ReadScope, SessionId, TenantScope};
@@ -38,6 +39,13 @@ pub struct NewSecret {
     pub mask: bool,
     /// Whether sessions inherit it.
     pub inherit: bool,
+}
+
+fn deed(target: &SecretTarget, action: AuditAction) -> Deed<'_> {
+    match target {
+        SecretTarget::Platform => Deed::done(action),
+        SecretTarget::Session(id) => Deed::done(action).session(id),
+    }
 }
 
 impl SecretSealer {
@@ -113,6 +121,9 @@ impl SecretSealer {
                 &values.row(canonical),
                 Expression::default(),
             );
+            let transaction = transaction
+                .note_deletion(&self.table, scope, Deleted::secret(target, canonical, read.floor))?
+                .audit(&self.table, scope, deed(target, AuditAction::SecretsDelete).names([canonical]))?;
             match transaction.commit(&self.table).await? {
                 Committed::Yes => return Ok(()),
                 Committed::Refused { .. } => back_off(attempt).await,
@@ -202,7 +213,8 @@ impl SecretSealer {
         for row in rows {
             transaction = transaction.put_item(&self.table, row, Expression::default());
         }
-        Ok(transaction)
+        let names = secrets.iter().map(|secret| secret.name.canonical());
+        transaction.audit(&self.table, scope, deed(target, AuditAction::SecretsSet).names(names))
     }
 
     fn put_names(

@@ -182,6 +182,13 @@ impl World {
         rows.sort_by_key(|row| (row["pk"].as_s().unwrap().clone(), row["sk"].as_s().unwrap().clone()));
         rows
     }
+
+    /// The same without the audit trail, which grows with every change.
+    pub async fn scan_without_audit(&self) -> Vec<Item> {
+        let mut rows = self.scan().await;
+        rows.retain(|row| !row["pk"].as_s().unwrap().contains("#audit#"));
+        rows
+    }
 }
 
 pub type Delivered = BTreeMap<String, String>;

@@ -1,0 +1,228 @@
+//! The automaton that finds where a needle may begin.
+
+use crate::needle::{Form, Needle, PREFIX, Unit};
+use aho_corasick::automaton::{Automaton, StateID};
+use aho_corasick::nfa::contiguous::NFA;
+use aho_corasick::{Anchored, MatchKind};
+use std::collections::HashMap;
+use zeroize::Zeroizing;
+
+/// Prefix characters in all up to which the automaton is laid out as a table of every transition, at about 200 bytes
+/// a character: 13 MiB at most. With more it is read as it is: some ten bytes a character, several times slower.
+const MOST_IN_TABLE: usize = 1 << 16;
+
+/// A state of the automaton.
+pub(crate) type State = u32;
+
+/// What a state of the automaton means.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Progress {
+    /// Characters at the end of the input that begin a needle, the most that do.
+    pub depth: u8,
+    /// Whether the character before them may belong to the occurrence too.
+    pub lead: bool,
+    /// A needle they begin.
+    pub needle: u32,
+}
+
+/// The automaton over the first [`PREFIX`] characters of every needle, each character [`fold`]ed. Pattern `n` is
+/// needle `n`.
+pub(crate) struct Index {
+    automaton: NFA,
+    table: Option<Table>,
+    start: State,
+    /// By state of the automaton, ascending; states at which nothing has begun are not in it.
+    progress: Vec<(StateID, Progress)>,
+}
+
+/// Every transition of the automaton. A state is the place of its row, and [`MATCH`] if some prefix ends there.
+struct Table {
+    next: Zeroizing<Vec<State>>,
+    /// By byte, the column.
+    columns: [u8; 256],
+    /// By byte, the column, or for a special byte the one in which every entry has [`MATCH`].
+    stopping: [u8; 256],
+    width: usize,
+    /// By row.
+    states: Vec<(StateID, Progress)>,
+}
+
+const MATCH: State = 1 << 31;
+
+/// Joins characters that stand for the same in one form or another. What is found is compared exactly afterwards.
+fn fold(byte: u8) -> u8 {
+    match byte {
+        b'-' => b'+',
+        b'_' => b'/',
+        _ => byte.to_ascii_lowercase(),
+    }
+}
+
+impl Index {
+    /// Builds the automaton. `special` bytes end what [`Index::skim`] reads.
+    pub fn new(units: &[Unit], needles: &[Needle], special: &[bool; 256]) -> Self {
+        let patterns: Vec<Zeroizing<Vec<u8>>> = needles
+            .iter()
+            .map(|needle| {
+                let mut prefix = Zeroizing::new(Vec::with_capacity(PREFIX));
+                prefix.extend((0..needle.prefix_len()).map(|at| fold(needle.character(&units[needle.unit], at))));
+                prefix
+            })
+            .collect();
+        let automaton = NFA::builder()
+            .match_kind(MatchKind::Standard)
+            .prefilter(false)
+            .build(patterns.iter().map(|pattern| pattern.as_slice()))
+            .expect("prefixes of values of some hundred KiB stay far below 2^31 states");
+        let start = automaton.start_state(Anchored::No).expect("the automaton is built for unanchored search");
+        let progress = progress(&automaton, start, &patterns, needles);
+        let mut index = Self { automaton, table: None, start: start.as_u32(), progress };
+        if patterns.iter().map(|pattern| pattern.len()).sum::<usize>() <= MOST_IN_TABLE {
+            index.table = Some(Table::new(&index, start, &patterns, special));
+            index.start = 0;
+        }
+        index
+    }
+
+    /// The state in which nothing has begun.
+    pub fn start(&self) -> State {
+        self.start
+    }
+
+    #[cfg(test)]
+    pub fn has_table(&self) -> bool {
+        self.table.is_some()
+    }
+
+    pub fn next(&self, state: State, byte: u8) -> State {
+        match &self.table {
+            Some(table) => table.next[(state & !MATCH) as usize + usize::from(table.columns[usize::from(byte)])],
+            None => self.automaton.next_state(Anchored::No, id(state), fold(byte)).as_u32(),
+        }
+    }
+
+    /// Whether some needle's prefix ends in a state.
+    pub fn is_match(&self, state: State) -> bool {
+        match &self.table {
+            Some(_) => state & MATCH != 0,
+            None => self.automaton.is_match(id(state)),
+        }
+    }
+
+    /// The needles whose prefixes end in a state in which some do.
+    pub fn matches(&self, state: State) -> impl Iterator<Item = usize> {
+        let state = match &self.table {
+            Some(table) => table.row(state).0,
+            None => id(state),
+        };
+        (0..self.automaton.match_len(state)).map(move |number| self.automaton.match_pattern(state, number).as_usize())
+    }
+
+    pub fn progress(&self, state: State) -> Progress {
+        if state == self.start {
+            return Progress::default();
+        }
+        match &self.table {
+            Some(table) => table.row(state).1,
+            None => self.automaton_progress(id(state)),
+        }
+    }
+
+    fn automaton_progress(&self, state: StateID) -> Progress {
+        let found = self.progress.binary_search_by_key(&state, |(state, _)| *state);
+        found.ok().and_then(|at| self.progress.get(at)).map(|(_, progress)| *progress).unwrap_or_default()
+    }
+
+    /// Reads up to a byte that is special or completes a prefix; returns how many were read, and the state.
+    pub fn skim(&self, mut state: State, input: &[u8], special: &[bool; 256]) -> (usize, State) {
+        if let Some(table) = &self.table {
+            let next = table.next.as_slice();
+            state &= !MATCH;
+            for (at, byte) in input.iter().enumerate() {
+                let to = next[state as usize + usize::from(table.stopping[usize::from(*byte)])];
+                if to & MATCH != 0 {
+                    return (at, state);
+                }
+                state = to;
+            }
+            return (input.len(), state);
+        }
+        for (at, byte) in input.iter().enumerate() {
+            let to = self.next(state, *byte);
+            if special[usize::from(*byte)] || self.is_match(to) {
+                return (at, state);
+            }
+            state = to;
+        }
+        (input.len(), state)
+    }
+}
+
+fn id(state: State) -> StateID {
+    StateID::new(state as usize).unwrap_or(StateID::ZERO)
+}
+
+impl Table {
+    fn new(index: &Index, start: StateID, patterns: &[Zeroizing<Vec<u8>>], special: &[bool; 256]) -> Self {
+        let mut used = [false; 256];
+        patterns.iter().flat_map(|pattern| pattern.iter()).for_each(|byte| used[usize::from(*byte)] = true);
+        // Column 0 is for the bytes in no pattern, of which byte 255 stands for all unless it is in one itself.
+        let others = (0..=255u8).rev().find(|byte| !used[usize::from(fold(*byte))]).unwrap_or(u8::MAX);
+        let mut columns = [0u8; 256];
+        let mut bytes = vec![others];
+        for byte in (0..=255u8).filter(|byte| used[usize::from(*byte)]) {
+            columns[usize::from(byte)] = bytes.len() as u8;
+            bytes.push(byte);
+        }
+        let columns: [u8; 256] = std::array::from_fn(|byte| columns[usize::from(fold(byte as u8))]);
+        let width = bytes.len() + 1;
+        let stopping = std::array::from_fn(|byte| if special[byte] { bytes.len() as u8 } else { columns[byte] });
+
+        let mut rows: HashMap<StateID, State> = HashMap::from([(start, 0)]);
+        let mut states = vec![(start, Progress::default())];
+        let mut next = Zeroizing::new(Vec::new());
+        let mut row = 0;
+        while let Some((from, _)) = states.get(row).copied() {
+            for byte in &bytes {
+                let to = index.automaton.next_state(Anchored::No, from, *byte);
+                next.push(*rows.entry(to).or_insert_with(|| {
+                    states.push((to, index.automaton_progress(to)));
+                    let flag = if index.automaton.is_match(to) { MATCH } else { 0 };
+                    ((states.len() - 1) * width) as State | flag
+                }));
+            }
+            next.push(MATCH);
+            row += 1;
+        }
+        Self { next, columns, stopping, width, states }
+    }
+
+    fn row(&self, state: State) -> (StateID, Progress) {
+        self.states[(state & !MATCH) as usize / self.width]
+    }
+}
+
+/// Walks every pattern: the state after `n` characters of one is the state of that prefix.
+fn progress(
+    automaton: &NFA,
+    start: StateID,
+    patterns: &[Zeroizing<Vec<u8>>],
+    needles: &[Needle],
+) -> Vec<(StateID, Progress)> {
+    let mut all: Vec<(StateID, Progress)> = Vec::new();
+    for (needle, pattern) in patterns.iter().enumerate() {
+        let lead = needles.get(needle).map(|needle| needle.form).is_some_and(Form::has_lead);
+        let mut state = start;
+        for (byte, depth) in pattern.iter().zip(1..) {
+            state = automaton.next_state(Anchored::No, state, *byte);
+            all.push((state, Progress { depth, lead, needle: needle as u32 }));
+        }
+    }
+    all.sort_unstable_by_key(|(state, progress)| (*state, progress.needle));
+    all.dedup_by(|later, first| {
+        let same = later.0 == first.0;
+        first.1.lead |= same && later.1.lead;
+        same
+    });
+    all
+}

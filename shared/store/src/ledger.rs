@@ -1,0 +1,86 @@
+//! The ledger of deletions: a small table outside the data table's backups. A deletion is noted in it by the very
+//! transaction that deletes, so that a data table that was put back to an earlier moment can be told what has gone
+//! since.
+//!
+//! A row says that a thing was deleted up to some version or moment; it holds no value. There is one row for each thing,
+//! however often it was deleted.
+
+use crate::table::{TTL, number, to_item, ttl_seconds};
+use crate::transaction::{Expression, Transaction};
+use crate::{SecretTarget, StoreError, Table, now_ms};
+use serde::{Deserialize, Serialize};
+use theazo_tenancy::{KeyId, SessionId, TenantScope};
+
+/// How long a deletion is remembered, milliseconds: 400 days, which is longer than any backup should be kept.
+const RETENTION_MS: i64 = 400 * 24 * 60 * 60 * 1000;
+
+/// A thing that was deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "lowercase")]
+pub enum Deleted {
+    /// A secret: every value of that name up to this version.
+    Secret {
+        /// The session it was of; absent for the platform's own.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        session: Option<SessionId>,
+        /// Canonical name.
+        name: String,
+        /// The highest version that was deleted.
+        version: u64,
+    },
+    /// A terminated session: all its secrets and agents.
+    Session {
+        /// Which.
+        session: SessionId,
+    },
+    /// A revoked API key.
+    Key {
+        /// Which.
+        key: KeyId,
+    },
+    /// The whole platform.
+    Platform,
+}
+
+/// A row of the ledger.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct LedgerRow {
+    #[serde(flatten)]
+    pub(crate) deleted: Deleted,
+    pub(crate) at_ms: i64,
+}
+
+impl Deleted {
+    pub(crate) fn secret(target: &SecretTarget, name: &str, version: u64) -> Self {
+        let session = match target {
+            SecretTarget::Platform => None,
+            SecretTarget::Session(id) => Some(id.clone()),
+        };
+        Self::Secret { session, name: name.to_owned(), version }
+    }
+
+    fn sort_key(&self) -> String {
+        match self {
+            Self::Secret { session: None, name, .. } => format!("secret#platform#{name}"),
+            Self::Secret { session: Some(session), name, .. } => format!("secret#{session}#{name}"),
+            Self::Session { session } => format!("session#{session}"),
+            Self::Key { key } => format!("key#{key}"),
+            Self::Platform => "platform".into(),
+        }
+    }
+}
+
+impl Transaction {
+    /// Notes a deletion in the ledger's table.
+    pub(crate) fn note_deletion(
+        self,
+        table: &Table,
+        scope: &TenantScope,
+        deleted: Deleted,
+    ) -> Result<Self, StoreError> {
+        let row = LedgerRow { deleted, at_ms: now_ms() };
+        let mut item = to_item(&scope.ledger().row(&row.deleted.sort_key()), &row)?;
+        item.insert(TTL.into(), number(ttl_seconds(row.at_ms.saturating_add(RETENTION_MS))));
+        Ok(self.put_item(&table.ledger(), item, Expression::default()))
+    }
+}
