@@ -6,13 +6,13 @@ use std::time::Duration;
 use theazo_providers::docker::{DockerConfig, DockerProvider, Endpoint};
 use theazo_providers::{Provider, ProviderError};
 use theazo_store::{
-    AgentCopies, Agents, Aws, Credentials, KeyRing, KeyRingConfig, ProviderConfigs, ProviderCredentials, Replays,
-    SecretNames, SecretOpener, SecretSealer, Sessions, Table,
+    AgentCopies, Agents, ApiKeys, AuditLog, Aws, Credentials, KeyRing, KeyRingConfig, ProviderConfigs,
+    ProviderCredentials, RateLimits, Replays, SecretNames, SecretOpener, SecretSealer, SessionTokens, Sessions, Table,
 };
 use theazo_tenancy::Operator;
 
 /// How long an unwrapped root key may be used before KMS is asked again, unless configured otherwise.
-const KEY_CACHE_TTL: Duration = Duration::from_secs(600);
+const KEY_CACHE: Duration = Duration::from_secs(600);
 
 /// What distinguishes one deployment from another.
 #[derive(Clone, Debug)]
@@ -25,6 +25,11 @@ pub struct DeploymentConfig {
     pub kms_key_arn: String,
     /// The deployment's own Docker engine, if it has one.
     pub docker: Option<DockerEngine>,
+    /// How many requests a credential may make in a second.
+    pub rate_limits: RateLimits,
+    /// How long an unwrapped key may be used before KMS is asked again. Rotations wait that long twice; all functions
+    /// and whoever rotates must have the same, or rotations the longest.
+    pub key_cache: Duration,
 }
 
 /// A Docker engine that belongs to the deployment.
@@ -42,6 +47,9 @@ pub enum ConfigError {
     /// It is not set.
     #[error("{0} is not set")]
     Missing(&'static str),
+    /// It should be a whole number.
+    #[error("{0} is not a whole number")]
+    NotANumber(&'static str),
     /// The Docker engine's address cannot be used.
     #[error("the Docker engine cannot be used: {0}")]
     Docker(#[from] ProviderError),
@@ -54,6 +62,7 @@ pub struct Deployment {
     table: Table,
     keys: KeyRing,
     docker: Option<Arc<dyn Provider>>,
+    credentials: Credentials,
 }
 
 /// Environment variables of a function.
@@ -62,6 +71,20 @@ const TABLE: &str = "THEAZO_TABLE";
 const KMS_KEY: &str = "THEAZO_KMS_KEY_ARN";
 const DOCKER_ENDPOINT: &str = "THEAZO_DOCKER_ENDPOINT";
 const DOCKER_IMAGE: &str = "THEAZO_DOCKER_IMAGE";
+const KEY_RATE: &str = "THEAZO_KEY_REQUESTS_PER_SECOND";
+const TOKEN_RATE: &str = "THEAZO_TOKEN_REQUESTS_PER_SECOND";
+const KEY_CACHE_SECONDS: &str = "THEAZO_KEY_CACHE_SECONDS";
+
+/// How long keys are kept in memory, as the environment says.
+///
+/// # Errors
+/// [`ConfigError::NotANumber`].
+pub fn key_cache_from_env() -> Result<Duration, ConfigError> {
+    match std::env::var(KEY_CACHE_SECONDS) {
+        Ok(text) => Ok(Duration::from_secs(text.parse().map_err(|_| ConfigError::NotANumber(KEY_CACHE_SECONDS))?)),
+        Err(_) => Ok(KEY_CACHE),
+    }
+}
 
 impl DeploymentConfig {
     /// Reads the function's environment.
@@ -74,13 +97,23 @@ impl DeploymentConfig {
             Ok(endpoint) => Some(DockerEngine { endpoint: Endpoint::parse(&endpoint)?, image: get(DOCKER_IMAGE)? }),
             Err(_) => None,
         };
-        Ok(Self { name: get(NAME)?, table: get(TABLE)?, kms_key_arn: get(KMS_KEY)?, docker })
+        let rate = |name, usual| match std::env::var(name) {
+            Ok(text) => text.parse().map_err(|_| ConfigError::NotANumber(name)),
+            Err(_) => Ok(usual),
+        };
+        let usual = RateLimits::default();
+        let rate_limits = RateLimits { key: rate(KEY_RATE, usual.key)?, token: rate(TOKEN_RATE, usual.token)? };
+        let (name, table, kms_key_arn, key_cache) = (get(NAME)?, get(TABLE)?, get(KMS_KEY)?, key_cache_from_env()?);
+        Ok(Self { name, table, kms_key_arn, docker, rate_limits, key_cache })
     }
 
     /// The same as variables for another process.
     pub fn to_env(&self) -> Vec<(&'static str, String)> {
         let mut variables =
             vec![(NAME, self.name.clone()), (TABLE, self.table.clone()), (KMS_KEY, self.kms_key_arn.clone())];
+        variables.push((KEY_RATE, self.rate_limits.key.to_string()));
+        variables.push((TOKEN_RATE, self.rate_limits.token.to_string()));
+        variables.push((KEY_CACHE_SECONDS, self.key_cache.as_secs().to_string()));
         if let Some(docker) = &self.docker {
             let Endpoint::Unix(socket) = &docker.endpoint;
             variables.push((DOCKER_ENDPOINT, format!("unix://{}", socket.display())));
@@ -100,7 +133,7 @@ impl Deployment {
         let ring = KeyRingConfig {
             deployment: config.name.clone(),
             kms_key_arn: config.kms_key_arn.clone(),
-            cache_ttl: KEY_CACHE_TTL,
+            cache_ttl: config.key_cache,
         };
         #[expect(clippy::disallowed_methods, reason = "the key ring reads the root keys' rows and nothing else")]
         let keys = KeyRing::new(aws, table.clone(), ring, &Operator::assume());
@@ -111,7 +144,8 @@ impl Deployment {
             }
             None => None,
         };
-        Ok(Self { config, table, keys, docker })
+        let credentials = Credentials::new(table.clone(), config.rate_limits);
+        Ok(Self { config, table, keys, docker, credentials })
     }
 
     /// What distinguishes it.
@@ -130,7 +164,7 @@ impl Deployment {
     }
 
     pub(crate) fn credentials(&self) -> Credentials {
-        Credentials::new(self.table.clone())
+        self.credentials.clone()
     }
 }
 
@@ -149,12 +183,18 @@ pub enum CapabilityName {
     SecretOpener,
     /// Keep sealed copies beside agents and open them to mask output.
     AgentCopies,
+    /// Make, list, rotate and revoke API keys.
+    ApiKeys,
+    /// Mint and revoke sessions' tokens.
+    SessionTokens,
     /// Read and remove provider configuration.
     ProviderConfigs,
     /// Make a platform secret a provider's credential.
     ProviderCredentials,
     /// Have answers given again.
     Replays,
+    /// Read the audit trail.
+    AuditLog,
     /// Call compute providers.
     Sandboxes,
 }
@@ -187,8 +227,11 @@ capabilities! {
     SecretSealer: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
     SecretOpener: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
     AgentCopies: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
+    ApiKeys: deployment => Self::new(deployment.table.clone());
+    SessionTokens: deployment => Self::new(deployment.table.clone());
     ProviderConfigs: deployment => Self::new(deployment.table.clone());
     ProviderCredentials: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
     Replays: deployment => Self::new(deployment.table.clone());
+    AuditLog: deployment => Self::new(deployment.table.clone());
     Sandboxes: deployment => Self::new(deployment.docker.clone());
 }

@@ -5,7 +5,10 @@
 
 pub mod account;
 pub mod agents;
+pub mod audit;
 pub mod deployment;
+mod idempotency;
+pub mod keys;
 pub mod lambda;
 pub mod providers;
 pub mod reconcile;
@@ -13,5 +16,6 @@ pub mod routes;
 pub mod secrets;
 mod serve;
 pub mod sessions;
+pub mod upkeep;
 
 pub use serve::{Incoming, serve};

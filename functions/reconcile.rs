@@ -7,8 +7,10 @@ use crate::sessions::terminate;
 use std::collections::{HashMap, HashSet};
 use theazo_http::ApiError;
 use theazo_providers::AgentRef;
-use theazo_store::{AgentStatus, Agents, SecretSealer, Sessions, Work, WorkItem, now_ms};
-use theazo_tenancy::{Operator, WorkRef};
+use theazo_store::{
+    AgentStatus, Agents, DeletionState, PlatformDeletion, SecretSealer, Sessions, Table, Work, WorkItem, now_ms,
+};
+use theazo_tenancy::{Operator, PlatformId, WorkRef};
 
 /// How long a boot may be under way before its process counts as dead, milliseconds. A create gives up earlier.
 const BOOT_GRACE_MS: i64 = 60_000;
@@ -33,6 +35,8 @@ pub struct Outcome {
     pub settled: usize,
     /// Terminated sessions whose removal was finished.
     pub sessions: usize,
+    /// Deleted platforms of which now only the tombstone is left.
+    pub platforms: usize,
     /// Sandboxes that no agent owns.
     pub orphans: usize,
     /// Things that could not be done now and stay on the list.
@@ -53,14 +57,14 @@ pub enum Boots {
 /// # Errors
 /// `internal_error` when the work list cannot be read. A provider that does not answer postpones its items instead.
 pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome, ApiError> {
-    #[expect(clippy::disallowed_methods, reason = "reconciling acts for every tenant and has no caller")]
-    let work = Work::new(deployment.table().clone(), Operator::assume().on_schedule());
+    let (work, platforms) = upkeep(deployment.table());
     let run = Run {
         sandboxes: Sandboxes::of(deployment),
         agents: Agents::of(deployment),
         sessions: Sessions::of(deployment),
         sealer: SecretSealer::of(deployment),
         work,
+        platforms,
         boots,
     };
     let mut outcome = Outcome::default();
@@ -76,6 +80,7 @@ pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome,
                 outcome.sessions += usize::from(done.is_ok());
                 done
             }
+            WorkItem::Platform(platform) => run.platform(platform, &mut outcome).await,
         };
         if let Err(error) = done {
             tracing::warn!(?item, ?error, "postponed");
@@ -85,12 +90,19 @@ pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome,
     Ok(outcome)
 }
 
+#[expect(clippy::disallowed_methods, reason = "reconciling acts for every tenant and has no caller")]
+fn upkeep(table: &Table) -> (Work, PlatformDeletion) {
+    let operator = || Operator::assume().on_schedule();
+    (Work::new(table.clone(), operator()), PlatformDeletion::new(table.clone(), operator()))
+}
+
 struct Run {
     sandboxes: Sandboxes,
     agents: Agents,
     sessions: Sessions,
     sealer: SecretSealer,
     work: Work,
+    platforms: PlatformDeletion,
     boots: Boots,
 }
 
@@ -132,6 +144,14 @@ impl Run {
         Ok(())
     }
 
+    /// Goes on with a platform's deletion. Its agents end by its sessions' items, of which this may add some that are
+    /// done by the next run.
+    async fn platform(&self, platform: &PlatformId, outcome: &mut Outcome) -> Result<(), ApiError> {
+        let state = self.platforms.advance(platform, now_ms()).await?;
+        outcome.platforms += usize::from(state == DeletionState::Gone);
+        Ok(())
+    }
+
     /// Removes sandboxes that no recorded agent owns. Sandboxes are listed before the work list is read, and an agent
     /// is on the work list before its sandbox is made: what is missing there has no owner. Gives what runs at each
     /// provider that answered.
@@ -150,7 +170,7 @@ impl Run {
                 .into_iter()
                 .filter_map(|item| match item {
                     WorkItem::Agent(work) => Some(work.agent.to_string()),
-                    WorkItem::Session(..) => None,
+                    WorkItem::Session(..) | WorkItem::Platform(_) => None,
                 })
                 .collect();
             let alive = sandboxes.iter().filter(|sandbox| sandbox.running).map(|sandbox| sandbox.agent.clone());

@@ -4,13 +4,13 @@
 //! call it, which capabilities it is handed, whether its answer is a stream (`streams true`), and its handler. The local server and the Lambda binaries come from it.
 
 use crate::deployment::{Capability, CapabilityName, Deployment};
-use crate::{account, agents, providers, secrets, sessions};
+use crate::{account, agents, audit, keys, providers, secrets, sessions};
 use std::future::Future;
 use std::pin::Pin;
-use theazo_http::{Answer, ApiError, Call, Caller, Pattern, RouteInfo};
+use theazo_http::{Answer, ApiError, Call, Caller, Pattern, Repeats, RouteInfo};
 use theazo_store::{
-    AgentCopies, Agents, ProviderConfigs, ProviderCredentials, Replays, SecretNames, SecretOpener, SecretSealer,
-    Sessions,
+    AgentCopies, Agents, ApiKeys, AuditLog, ProviderConfigs, ProviderCredentials, Replays, SecretNames, SecretOpener,
+    SecretSealer, SessionTokens, Sessions,
 };
 
 use crate::agents::Sandboxes;
@@ -28,9 +28,18 @@ pub struct Route {
     pub handler: fn(Call, &Deployment) -> Handling,
 }
 
+macro_rules! repeats {
+    () => {
+        Repeats::Harmless
+    };
+    ($repeats:ident) => {
+        Repeats::$repeats
+    };
+}
+
 macro_rules! routes {
     ($($constant:ident = $name:literal $method:ident $path:literal
-        by [$($caller:ident),+] needs [$($capability:ident),*] $(streams $streams:literal)?
+        by [$($caller:ident),+] needs [$($capability:ident),*] $(streams $streams:literal)? $(repeats $repeats:ident)?
         => $noun:ident::$file:ident;)+) => {
         $(
             #[doc = concat!("`", stringify!($method), " ", $path, "`")]
@@ -41,6 +50,7 @@ macro_rules! routes {
                     pattern: Pattern($path),
                     callers: &[$(Caller::$caller),+],
                     streams: false $(|| $streams)?,
+                    repeats: repeats!($($repeats)?),
                 },
                 capabilities: &[$(<$capability as Capability>::NAME),*],
                 handler: |call, _deployment| {
@@ -60,8 +70,17 @@ routes! {
     WHOAMI = "whoami" GET "/v1/whoami"
         by [Platform, Session] needs [] => account::whoami;
 
+    API_KEYS_CREATE = "api-keys-create" POST "/v1/api-keys"
+        by [Platform] needs [ApiKeys, Replays] repeats Once => keys::create;
+    API_KEYS_LIST = "api-keys-list" GET "/v1/api-keys"
+        by [Platform] needs [ApiKeys] => keys::list;
+    API_KEYS_ROTATE = "api-keys-rotate" POST "/v1/api-keys/{id}/rotate"
+        by [Platform] needs [ApiKeys, Replays] repeats Once => keys::rotate;
+    API_KEYS_DELETE = "api-keys-delete" DELETE "/v1/api-keys/{id}"
+        by [Platform] needs [ApiKeys] => keys::delete;
+
     SESSIONS_CREATE = "sessions-create" POST "/v1/sessions"
-        by [Platform] needs [Sessions] => sessions::create;
+        by [Platform] needs [Sessions, Replays] repeats Once => sessions::create;
     SESSIONS_BY_USER = "sessions-by-user" POST "/v1/sessions/by-user/{userId}"
         by [Platform] needs [Sessions] => sessions::by_user;
     SESSIONS_LIST = "sessions-list" GET "/v1/sessions"
@@ -74,24 +93,28 @@ routes! {
         by [Platform] needs [Sessions] => sessions::limits_set;
     SESSIONS_USAGE = "sessions-usage" GET "/v1/sessions/{id}/usage"
         by [Platform, Session] needs [Sessions, Agents] => sessions::usage;
+    SESSIONS_TOKENS_CREATE = "sessions-tokens-create" POST "/v1/sessions/{id}/tokens"
+        by [Platform] needs [Sessions, SessionTokens, Replays] repeats Once => sessions::tokens_create;
+    SESSIONS_TOKENS_DELETE = "sessions-tokens-delete" DELETE "/v1/sessions/{id}/tokens"
+        by [Platform] needs [SessionTokens] => sessions::tokens_delete;
     SESSIONS_TERMINATE = "sessions-terminate" POST "/v1/sessions/{id}/terminate"
         by [Platform] needs [Sessions, Agents, SecretSealer, Sandboxes] => sessions::terminate;
 
     SECRETS_SET = "secrets-set" POST "/v1/sessions/{id}/secrets"
-        by [Platform] needs [Sessions, SecretSealer] => secrets::set;
+        by [Platform] needs [Sessions, SecretSealer, Replays] repeats Once => secrets::set;
     SECRETS_LIST = "secrets-list" GET "/v1/sessions/{id}/secrets"
         by [Platform, Session] needs [Sessions, SecretNames, Agents] => secrets::list;
     SECRETS_DELETE = "secrets-delete" DELETE "/v1/sessions/{id}/secrets/{name}"
         by [Platform] needs [Sessions, SecretSealer] => secrets::delete;
     PLATFORM_SECRETS_SET = "platform-secrets-set" POST "/v1/secrets"
-        by [Platform] needs [SecretSealer] => secrets::platform_set;
+        by [Platform] needs [SecretSealer, Replays] repeats Once => secrets::platform_set;
     PLATFORM_SECRETS_LIST = "platform-secrets-list" GET "/v1/secrets"
         by [Platform] needs [SecretNames, Agents] => secrets::platform_list;
     PLATFORM_SECRETS_DELETE = "platform-secrets-delete" DELETE "/v1/secrets/{name}"
         by [Platform] needs [SecretSealer] => secrets::platform_delete;
 
     AGENTS_CREATE = "agents-create" POST "/v1/sessions/{id}/agents"
-        by [Platform, Session] needs [Sessions, Agents, SecretOpener, AgentCopies, Sandboxes] => agents::create;
+        by [Platform, Session] needs [Sessions, Agents, SecretOpener, AgentCopies, Sandboxes, Replays] repeats Once => agents::create;
     AGENTS_LIST_OF_SESSION = "agents-list-of-session" GET "/v1/sessions/{id}/agents"
         by [Platform, Session] needs [Sessions, Agents] => agents::list_of_session;
     AGENTS_LIST = "agents-list" GET "/v1/agents"
@@ -101,9 +124,9 @@ routes! {
     AGENTS_STATUS = "agents-status" GET "/v1/agents/{id}/status"
         by [Platform, Session] needs [Agents] => agents::status;
     AGENTS_EXEC = "agents-exec" POST "/v1/agents/{id}/exec"
-        by [Platform, Session] needs [Agents, Replays, AgentCopies, Sandboxes] => agents::exec;
+        by [Platform, Session] needs [Agents, Replays, AgentCopies, Sandboxes] repeats Again => agents::exec;
     AGENTS_FILES_WRITE = "agents-files-write" POST "/v1/agents/{id}/files"
-        by [Platform, Session] needs [Agents, Sandboxes] => agents::files_write;
+        by [Platform, Session] needs [Agents, Sandboxes] repeats Again => agents::files_write;
     AGENTS_FILES_LIST = "agents-files-list" GET "/v1/agents/{id}/files"
         by [Platform, Session] needs [Agents, Sandboxes] => agents::files_list;
     AGENTS_FILES_READ = "agents-files-read" GET "/v1/agents/{id}/files/{path*}"
@@ -117,6 +140,9 @@ routes! {
         by [Platform] needs [ProviderCredentials] => providers::set;
     PROVIDERS_DELETE = "providers-delete" DELETE "/v1/providers/{provider}"
         by [Platform] needs [ProviderConfigs] => providers::delete;
+
+    AUDIT_LIST = "audit-list" GET "/v1/audit"
+        by [Platform] needs [AuditLog] => audit::list;
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ pub async fn handle(call: Call) -> Result<Answer, ApiError> {
     Answer::json(
         200,
         &json!({
-            "kind": if principal.session().is_some() { "session" } else { "platform" },
+            "kind": principal.scope().actor().kind.as_str(),
             "platformId": principal.platform(),
             "sessionId": principal.session(),
             "environment": principal.mode().as_str(),

@@ -1,12 +1,13 @@
 //! `POST /v1/sessions/{id}/agents`
 
 use super::{Sandboxes, failure, lifecycle, parse_compute, show};
+use crate::idempotency::once;
 use futures_util::future::{join, try_join};
 use std::time::Duration;
 use theazo_http::{Answer, ApiError, Call, ErrorCode, Fields};
 use theazo_providers::{Environment, Provider, ProviderError, ProviderKind, Sandbox, SandboxSpec};
 use theazo_store::{
-    Agent, AgentCopies, AgentStatus, Agents, NewAgent, OpenedSecret, SealedSecrets, SecretName, SecretOpener,
+    Agent, AgentCopies, AgentStatus, Agents, NewAgent, OpenedSecret, Replays, SealedSecrets, SecretName, SecretOpener,
     SecretSelection, Session, SessionStatus, Sessions, StoreError, now_ms,
 };
 use theazo_tenancy::{Mode, SessionId, TenantScope};
@@ -56,6 +57,7 @@ pub async fn handle(
     opener: SecretOpener,
     copies: AgentCopies,
     sandboxes: Sandboxes,
+    replays: Replays,
 ) -> Result<Answer, ApiError> {
     let answer_by = Instant::now() + ANSWER_WITHIN;
     let read = |scope| {
@@ -73,29 +75,42 @@ pub async fn handle(
     if scope.mode() == Mode::Test {
         return Err(ApiError::not_built("agents for test keys"));
     }
-    let provider = sandboxes.provider(&wanted.new.provider)?;
-
-    let opened = opener.open(&scope, &sealed, &wanted.selection, now_ms()).await?;
-    let agent = begin(&scope, session, wanted.new, &opened, &sessions, &agents).await?;
-    let sandbox = match boot(&scope, &agent, &sealed, opened, &copies, provider).await {
-        Ok(sandbox) => sandbox,
-        Err(answer) => {
-            let ended = undo(&scope, &agent, &agents, &sandboxes, answer_by).await;
-            // Someone who ended the agent took its sandbox away; that is no fault of the provider's.
-            return Err(if ended { ended_meanwhile() } else { answer });
-        }
+    let work = async {
+        let provider = sandboxes.provider(&wanted.new.provider)?;
+        let opened = opener.open(&scope, &sealed, &wanted.selection, now_ms()).await?;
+        let agent = begin(&scope, session, wanted.new, &opened, &sessions, &agents).await?;
+        let booted = boot(&scope, &agent, &sealed, opened, &copies, provider).await;
+        let agent = finish(&scope, agent, booted, &agents, &sandboxes, answer_by).await?;
+        Answer::json(201, &show(&agent))
     };
-    let ready = agents
-        .transition(&scope, &agent.id, AgentStatus::Ready, |agent| {
-            agent.ready_at_ms = Some(now_ms());
-            agent.region = sandbox.region.clone();
-        })
-        .await;
+    once(&call, &principal, &replays, None, work).await
+}
+
+/// Records how a boot went. After one that failed, nothing of the agent may stay.
+async fn finish(
+    scope: &TenantScope,
+    agent: Agent,
+    booted: Result<Sandbox, ApiError>,
+    agents: &Agents,
+    sandboxes: &Sandboxes,
+    answer_by: Instant,
+) -> Result<Agent, ApiError> {
+    let ready = match booted {
+        Ok(sandbox) => {
+            let ready = agents.transition(scope, &agent.id, AgentStatus::Ready, |agent| {
+                agent.ready_at_ms = Some(now_ms());
+                agent.region = sandbox.region.clone();
+            });
+            ready.await.map_err(ApiError::from)
+        }
+        Err(failure) => Err(failure),
+    };
     match ready {
-        Ok(agent) => Answer::json(201, &show(&agent)),
-        Err(error) => {
-            let ended = undo(&scope, &agent, &agents, &sandboxes, answer_by).await;
-            Err(if ended { ended_meanwhile() } else { error.into() })
+        Ok(agent) => Ok(agent),
+        Err(failure) => {
+            let ended = undo(scope, &agent, agents, sandboxes, answer_by).await;
+            // Someone who ended the agent took its sandbox away; that is no fault of the provider's.
+            Err(if ended { ended_meanwhile() } else { failure })
         }
     }
 }

@@ -136,9 +136,10 @@ fn parse_encoding(name: &str) -> Option<Encoding> {
 /// would not fit into an answer is cut as well.
 fn show(output: &ExecOutput, redactor: &Redactor, encoding: Encoding) -> Value {
     let budget = (MAX_ANSWER_BYTES - ENVELOPE) / 2;
-    let masked = |bytes: &[u8]| redactor.redact(bytes);
-    let (stdout, stdout_cut) = encode(&masked(&output.stdout), encoding, budget);
-    let (stderr, stderr_cut) = encode(&masked(&output.stderr), encoding, budget);
+    // Of an output that was cut, the last bytes may be the beginning of a value.
+    let masked = |bytes: &[u8], cut| if cut { redactor.redact_truncated(bytes) } else { redactor.redact(bytes) };
+    let (stdout, stdout_cut) = encode(&masked(&output.stdout, output.stdout_truncated), encoding, budget);
+    let (stderr, stderr_cut) = encode(&masked(&output.stderr, output.stderr_truncated), encoding, budget);
     let mut shown = json!({ "stdout": stdout, "stderr": stderr, "exitCode": output.exit_code });
     let cut = [("stdout", output.stdout_truncated || stdout_cut), ("stderr", output.stderr_truncated || stderr_cut)];
     let cut: Vec<&str> = cut.into_iter().filter(|(_, cut)| *cut).map(|(name, _)| name).collect();

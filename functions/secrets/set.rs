@@ -2,12 +2,18 @@
 
 use super::body::{self, BodyKind};
 use super::{live, terminated};
+use crate::idempotency::once;
 use futures_util::future::try_join;
 use theazo_http::{Answer, ApiError, Call};
-use theazo_store::{SecretSealer, SecretTarget, Sessions, StoreError};
+use theazo_store::{Replays, SecretSealer, SecretTarget, Sessions, StoreError};
 
 /// Sets a session's secrets: merges, all or nothing.
-pub async fn handle(call: Call, sessions: Sessions, sealer: SecretSealer) -> Result<Answer, ApiError> {
+pub async fn handle(
+    call: Call,
+    sessions: Sessions,
+    sealer: SecretSealer,
+    replays: Replays,
+) -> Result<Answer, ApiError> {
     let read = |scope| {
         let (call, sessions, sealer) = (&call, &sessions, &sealer);
         async move {
@@ -20,10 +26,13 @@ pub async fn handle(call: Call, sessions: Sessions, sealer: SecretSealer) -> Res
     };
     let (principal, (target, secrets, session, state)) = call.authenticate_with(read).await?;
     live(session)?;
-    match sealer.set(&principal.scope(), &target, state, &secrets).await {
-        Ok(()) => Ok(Answer::no_content()),
-        // It was there a moment ago, and sessions do not go: it has ended meanwhile.
-        Err(StoreError::NotFound) => Err(terminated()),
-        Err(error) => Err(error.into()),
-    }
+    let work = async {
+        match sealer.set(&principal.scope(), &target, state, &secrets).await {
+            Ok(()) => Ok(Answer::no_content()),
+            // It was there a moment ago, and sessions do not go: it has ended meanwhile.
+            Err(StoreError::NotFound) => Err(terminated()),
+            Err(error) => Err(error.into()),
+        }
+    };
+    once(&call, &principal, &replays, None, work).await
 }

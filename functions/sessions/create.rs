@@ -1,15 +1,19 @@
 //! `POST /v1/sessions`
 
 use super::{MAX_METADATA, read_limits, show};
+use crate::idempotency::once;
 use theazo_http::{Answer, ApiError, Call};
-use theazo_store::{NewSession, SessionEnvironment, Sessions};
+use theazo_store::{NewSession, Replays, SessionEnvironment, Sessions};
 use theazo_tenancy::{MAX_USER_ID_BYTES, UserId};
 
 /// Makes a session.
-pub async fn handle(call: Call, sessions: Sessions) -> Result<Answer, ApiError> {
+pub async fn handle(call: Call, sessions: Sessions, replays: Replays) -> Result<Answer, ApiError> {
     let (principal, new) = call.authenticate_with(|_| async { parse(&call) }).await?;
-    let session = sessions.create(&principal.scope(), &new).await?;
-    Answer::json(201, &show(&session))
+    let work = async {
+        let session = sessions.create(&principal.scope(), &new).await?;
+        Answer::json(201, &show(&session))
+    };
+    once(&call, &principal, &replays, None, work).await
 }
 
 fn parse(call: &Call) -> Result<NewSession, ApiError> {

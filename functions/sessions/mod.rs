@@ -7,6 +7,8 @@ pub mod limits_get;
 pub mod limits_set;
 pub mod list;
 pub mod terminate;
+pub mod tokens_create;
+pub mod tokens_delete;
 pub mod usage;
 
 use serde_json::{Value, json};

@@ -14,6 +14,15 @@ pub(crate) enum AdminError {
     /// The answer could not be written, by which a key may be lost.
     #[error("the answer cannot be written: {0}")]
     Output(#[from] std::io::Error),
+    /// What cannot be undone was not asked for twice.
+    #[error("this deletes {0} for good, with its keys, sessions, agents and secrets: say --yes if that is meant")]
+    Unconfirmed(PlatformId),
+    /// The ledger that was named, or is named by the table's name, is not there.
+    #[error("the ledger's table is not there: name the one that was in use with --ledger")]
+    NoLedger,
+    /// Some deletions could not be replayed.
+    #[error("{0} deletions are not done: serve nobody from this table yet, and repeat the command")]
+    Incomplete(usize),
     /// No answer in time.
     #[error("no answer within {} s", .0.as_secs())]
     TimedOut(Duration),

@@ -41,7 +41,7 @@ struct Created<'a> {
     key: &'a str,
 }
 
-fn platform_id(text: &str) -> Result<PlatformId, &'static str> {
+pub(crate) fn platform_id(text: &str) -> Result<PlatformId, &'static str> {
     PlatformId::parse(text).map_err(|_| "must be a platform's id: plt_ and 26 characters")
 }
 

@@ -7,6 +7,7 @@ mod error;
 mod key;
 mod output;
 mod platform;
+mod restore;
 mod target;
 mod text;
 
@@ -17,8 +18,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 use target::Target;
 
-/// No command here takes seconds; an endpoint that accepts connections and never answers must not hang a script.
+/// Most commands do not take seconds; an endpoint that accepts connections and never answers must not hang a script.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// What goes through all of a platform, or through the whole ledger, may take long, and can be repeated.
+const LONG_TIMEOUT: Duration = Duration::from_secs(4 * 60 * 60);
 
 /// Operates a Theazo deployment: the local stack of `cargo dev` unless told otherwise.
 #[derive(Parser)]
@@ -40,12 +43,25 @@ enum Noun {
     /// API keys of platforms.
     #[command(subcommand)]
     Key(key::Verb),
+    /// After a restore of the data table.
+    #[command(subcommand)]
+    Restore(restore::Verb),
+}
+
+impl Noun {
+    fn timeout(&self) -> Duration {
+        match self {
+            Self::Platform(platform::Verb::Delete { .. }) | Self::Restore(_) => LONG_TIMEOUT,
+            Self::Platform(_) | Self::Key(_) => TIMEOUT,
+        }
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = tokio::time::timeout(TIMEOUT, run(&cli)).await.unwrap_or(Err(AdminError::TimedOut(TIMEOUT)));
+    let timeout = cli.noun.timeout();
+    let outcome = tokio::time::timeout(timeout, run(&cli)).await.unwrap_or(Err(AdminError::TimedOut(timeout)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -60,5 +76,6 @@ async fn run(cli: &Cli) -> Result<(), AdminError> {
     match &cli.noun {
         Noun::Platform(verb) => platform::run(verb, table, &cli.output).await,
         Noun::Key(verb) => key::run(verb, table, &cli.output).await,
+        Noun::Restore(verb) => restore::run(verb, table, &cli.output).await,
     }
 }

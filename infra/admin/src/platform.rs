@@ -2,12 +2,14 @@
 
 use crate::error::AdminError;
 use crate::output::{Output, Show};
-use crate::text;
+use crate::{key, text};
 use clap::Subcommand;
 use serde::{Serialize, Serializer};
 use theazo_http::format_time;
-use theazo_store::{NewPlatform, PageRequest, Platform, Platforms, Table};
-use theazo_tenancy::Operator;
+use theazo_store::{
+    DeletionState, NewPlatform, PageRequest, Platform, PlatformDeletion, Platforms, StoreError, Table, now_ms,
+};
+use theazo_tenancy::{Operator, PlatformId};
 
 /// Platforms read at a time.
 const PAGE: usize = 100;
@@ -20,8 +22,20 @@ pub(crate) enum Verb {
         #[arg(value_parser = text::name)]
         name: String,
     },
-    /// Lists the deployment's platforms, newest first.
+    /// Lists the deployment's platforms, newest first, with those whose deletion is not finished.
     List,
+    /// Deletes a platform for good: its keys are refused at once, then everything of it goes.
+    ///
+    /// Its sessions end and their secrets are removed now; the deployment's scheduled clean-up ends its agents and removes
+    /// the rest. The audit trail stays until it expires. Repeating the command shows what is left.
+    Delete {
+        /// The platform's id
+        #[arg(value_parser = key::platform_id)]
+        platform: PlatformId,
+        /// That it is meant
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 /// What `create` answers.
@@ -38,6 +52,25 @@ struct Line {
     id: String,
     name: String,
     created_at: String,
+    /// When its deletion began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deleted_at: Option<String>,
+}
+
+/// What `delete` answers.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Deletion {
+    id: String,
+    /// `deleting` or `deleted`.
+    status: &'static str,
+    /// Agents that are still to be ended.
+    agents: usize,
+    /// Before when the last rows are not removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_before: Option<String>,
+    #[serde(skip)]
+    agents_shown: String,
 }
 
 /// Platforms of that table, in the operator's name.
@@ -47,12 +80,32 @@ pub(crate) fn platforms(table: Table) -> Platforms {
 }
 
 pub(crate) async fn run(verb: &Verb, table: Table, output: &Output) -> Result<(), AdminError> {
-    let platforms = platforms(table);
     match verb {
-        Verb::Create { name } => output.show(&Created(platforms.create(name).await?))?,
-        Verb::List => output.show(&list(&platforms).await?)?,
+        Verb::Create { name } => output.show(&Created(platforms(table).create(name).await?))?,
+        Verb::List => output.show(&list(&platforms(table)).await?)?,
+        Verb::Delete { platform, yes } => output.show(&delete(table, platform, *yes).await?)?,
     }
     Ok(())
+}
+
+async fn delete(table: Table, platform: &PlatformId, yes: bool) -> Result<Deletion, AdminError> {
+    if !yes {
+        return Err(AdminError::Unconfirmed(platform.clone()));
+    }
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the operator's tool; whoever reaches the table is the operator"
+    )]
+    let deletion = PlatformDeletion::new(table, Operator::assume());
+    deletion.begin(platform).await.map_err(|error| match error {
+        StoreError::NotFound => AdminError::UnknownPlatform(platform.clone()),
+        other => other.into(),
+    })?;
+    let (status, agents, not_before) = match deletion.advance(platform, now_ms()).await? {
+        DeletionState::UnderWay { agents, until_ms } => ("deleting", agents, Some(format_time(until_ms))),
+        DeletionState::Gone => ("deleted", 0, None),
+    };
+    Ok(Deletion { id: platform.to_string(), status, agents, not_before, agents_shown: agents.to_string() })
 }
 
 async fn list(platforms: &Platforms) -> Result<Listed, AdminError> {
@@ -71,7 +124,8 @@ async fn list(platforms: &Platforms) -> Result<Listed, AdminError> {
 impl From<Platform> for Line {
     fn from(platform: Platform) -> Self {
         let created_at = format_time(platform.created_at_ms);
-        Self { id: platform.id.to_string(), name: platform.name, created_at }
+        let deleted_at = platform.deleted_at_ms.map(format_time);
+        Self { id: platform.id.to_string(), name: platform.name, created_at, deleted_at }
     }
 }
 
@@ -106,9 +160,25 @@ impl Show for Created {
 }
 
 impl Show for Listed {
-    const HEADER: &'static [&'static str] = &["PLATFORM", "CREATED", "NAME"];
+    const HEADER: &'static [&'static str] = &["PLATFORM", "CREATED", "STATUS", "NAME"];
 
     fn rows(&self) -> Vec<Vec<&str>> {
-        self.0.iter().map(|line| vec![line.id.as_str(), line.created_at.as_str(), line.name.as_str()]).collect()
+        let status = |line: &Line| if line.deleted_at.is_some() { "deleting" } else { "active" };
+        self.0.iter().map(|line| vec![&*line.id, &*line.created_at, status(line), &*line.name]).collect()
+    }
+}
+
+impl Show for Deletion {
+    const HEADER: &'static [&'static str] = &["PLATFORM", "STATUS", "AGENTS LEFT", "NOT FINISHED BEFORE"];
+
+    fn rows(&self) -> Vec<Vec<&str>> {
+        vec![vec![&self.id, self.status, &self.agents_shown, self.not_before.as_deref().unwrap_or("-")]]
+    }
+
+    fn note(&self) -> Option<&'static str> {
+        self.not_before.is_some().then_some(
+            "Its keys are refused, its sessions are over and their secrets are gone. The deployment's scheduled clean-up ends \
+             its agents and removes the rest; until then `cargo admin platform list` shows it as deleting.",
+        )
     }
 }

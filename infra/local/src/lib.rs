@@ -1,6 +1,7 @@
 //! The local stack: the same functions behind one local server, over an embedded DynamoDB-compatible engine, a small
 //! KMS emulator, and the machine's Docker engine.
 
+pub mod bench;
 pub mod data_dir;
 pub mod quickstart;
 mod server;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use theazo_functions::deployment::DockerEngine;
 use theazo_http::{LogFormat, init_logging};
 use theazo_local::terminal::{TerminalProgress, interrupted, say};
-use theazo_local::{Stack, StackConfig, quickstart};
+use theazo_local::{Stack, StackConfig, bench, quickstart};
 use theazo_setup::{ensure_agent_image, ensure_engine};
 
 /// Theazo on this machine.
@@ -24,6 +24,19 @@ struct Cli {
 enum Command {
     /// Sets everything up, runs the main job through plain HTTP, and explains each step.
     Quickstart,
+    /// Measures Theazo's own work beside a baseline, in one run. For figures that mean something: `cargo dev-release bench`.
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Sealing, opening, a session's secrets as an agent gets them, and masking.
+    Vault {
+        /// Also write the figures to this file.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
 }
 
 /// Without a subcommand: the local stack in the foreground.
@@ -50,6 +63,7 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Some(Command::Quickstart) => quickstart::run().await,
+        Some(Command::Bench(Bench::Vault { json })) => measure_vault(json).await,
         None => serve(cli.run).await,
     };
     match outcome {
@@ -59,6 +73,10 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+async fn measure_vault(json: Option<PathBuf>) -> Result<(), Failure> {
+    bench::vault::run(bench::vault::Effort::FULL).await?.publish(json.as_deref())
 }
 
 async fn serve(args: RunArgs) -> Result<(), Failure> {

@@ -51,12 +51,17 @@ pub async fn run() -> Result<(), Failure> {
 }
 
 /// A folder that goes when this does.
-struct Throwaway(PathBuf);
+pub(crate) struct Throwaway(PathBuf);
 
 impl Throwaway {
-    fn make() -> Self {
+    pub(crate) fn make() -> Self {
         let name = format!("theazo-quickstart-{}", hex::encode(theazo_tenancy::make_random_bytes::<6>()));
         Self(std::env::temp_dir().join(name))
+    }
+
+    /// Where it is, once somebody has made it.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 }
 

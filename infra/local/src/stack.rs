@@ -6,11 +6,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use theazo_functions::deployment::{ConfigError, Deployment, DeploymentConfig, DockerEngine};
+use theazo_functions::deployment::{
+    ConfigError, Deployment, DeploymentConfig, DockerEngine, key_cache_from_env,
+};
 use theazo_functions::reconcile::{Boots, Outcome, reconcile};
+use theazo_functions::upkeep::{Rotated, advance_rotations};
 use theazo_http::ApiError;
 use theazo_kms_emulator::{Emulator, EmulatorError};
-use theazo_store::{Aws, AwsEndpoints, PageRequest, Platforms, StoreError, Table};
+use theazo_store::{Aws, AwsEndpoints, PageRequest, Platforms, RateLimits, StoreError, Table};
 use theazo_tenancy::{Mode, Operator, PlatformId};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -155,6 +158,7 @@ impl Stack {
         let aws =
             Aws::local(&AwsEndpoints { dynamodb: format!("http://{dynamodb}"), kms: Some(format!("http://{kms}")) });
         let config_of = DeploymentConfig {
+            rate_limits: RateLimits::default(),
             name: deployment_name(&data_dir)?,
             table: TABLE.into(),
             kms_key_arn,
@@ -246,6 +250,11 @@ async fn reconcile_often(deployment: Arc<Deployment>, engine: dynoxide::Database
             Ok(outcome) if outcome == Outcome::default() => {}
             Ok(outcome) => tracing::info!(?outcome, "reconciled"),
             Err(error) => tracing::error!(?error, "reconciling failed"),
+        }
+        match advance_rotations(&deployment).await {
+            Ok(rotated) if rotated == Rotated::default() => {}
+            Ok(rotated) => tracing::info!(?rotated, "went on with a rotation"),
+            Err(error) => tracing::error!(%error, "a rotation could not go on"),
         }
     }
 }

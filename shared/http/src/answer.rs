@@ -13,6 +13,7 @@ pub const MAX_ANSWER_BYTES: usize = 6_000_000;
 pub struct Answer {
     status: u16,
     body: Bytes,
+    retry_after_s: Option<u64>,
 }
 
 impl Answer {
@@ -26,17 +27,26 @@ impl Answer {
             tracing::error!(bytes = body.len(), "an answer is too large");
             return Err(ApiError::internal());
         }
-        Ok(Self { status, body: body.into() })
+        Ok(Self { status, body: body.into(), retry_after_s: None })
     }
 
     /// A JSON answer of a value that is known to be small.
     pub(crate) fn from_value(status: u16, value: &Value) -> Self {
-        Self { status, body: value.to_string().into() }
+        Self { status, body: value.to_string().into(), retry_after_s: None }
     }
 
     /// 204.
     pub fn no_content() -> Self {
-        Self { status: 204, body: Bytes::new() }
+        Self { status: 204, body: Bytes::new(), retry_after_s: None }
+    }
+
+    pub(crate) fn retry_after(self, seconds: u64) -> Self {
+        Self { retry_after_s: Some(seconds), ..self }
+    }
+
+    /// An answer that was given before: its status and its body as JSON text, empty for none.
+    pub fn again(status: u16, body: String) -> Self {
+        Self { status, body: body.into(), retry_after_s: None }
     }
 
     /// The HTTP status.
@@ -59,6 +69,9 @@ impl Answer {
             headers.insert("x-request-id", id);
         }
         headers.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(http::header::RETRY_AFTER, http::HeaderValue::from(seconds));
+        }
         headers.insert("x-content-type-options", http::HeaderValue::from_static("nosniff"));
         if !response.body().is_empty() {
             let json = http::HeaderValue::from_static("application/json");

@@ -3,10 +3,12 @@
 use crate::{ApiError, ErrorCode, Pattern, Request};
 use std::future::Future;
 use theazo_store::{Credentials, now_ms};
-use theazo_tenancy::{Claim, Origin, Principal, ReadScope, Unauthorized};
+use theazo_tenancy::{Claim, CredentialKind, Origin, Principal, ReadScope, Unauthorized};
 
-/// Part of the contract and not built yet: a caller who relies on it must not be told that all is well.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// Requests are counted by the second.
+const RETRY_AFTER_S: u64 = 1;
+/// The header under which a request that creates is done once.
+pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// The kinds of caller a route may serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +21,17 @@ pub enum Caller {
     Agent,
     /// No credential at all; only liveness and the API's own description.
     Anyone,
+}
+
+/// What becomes of a request that is sent again, as clients do by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeats {
+    /// It changes nothing that the first did not: reading, or setting what is set.
+    Harmless,
+    /// Under one `Idempotency-Key` it is done once, and the first answer is given again.
+    Once,
+    /// It is done again; an `Idempotency-Key` is refused, so that nobody relies on one.
+    Again,
 }
 
 /// What a route declares about itself.
@@ -34,6 +47,8 @@ pub struct RouteInfo {
     pub callers: &'static [Caller],
     /// Whether its answer is a stream.
     pub streams: bool,
+    /// What becomes of a request that is sent again.
+    pub repeats: Repeats,
 }
 
 /// One request with the means to authenticate it. Handing out a scope is the only thing it does with a credential.
@@ -59,6 +74,25 @@ impl Call {
         self.route
     }
 
+    /// The key under which the request is to be done once.
+    ///
+    /// # Errors
+    /// `invalid_request` for anything but 1 to 255 visible ASCII characters.
+    pub fn idempotency_key(&self) -> Result<Option<&str>, ApiError> {
+        let Some(value) = self.request.headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+        let text = value.to_str().unwrap_or_default();
+        if (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            Ok(Some(text))
+        } else {
+            Err(ApiError::invalid(IDEMPOTENCY_KEY, "must be 1 to 255 visible ASCII characters"))
+        }
+    }
+
+    /// The credential as it was presented, for keying what must not be found out from the table.
+    pub fn credential_text(&self) -> &str {
+        self.request.bearer().unwrap_or_default()
+    }
+
     /// Authenticates the caller.
     ///
     /// # Errors
@@ -78,16 +112,27 @@ impl Call {
         F: Future<Output = Result<T, ApiError>>,
     {
         let claim = Claim::parse(self.request.bearer().ok_or(Unauthorized)?)?;
-        let (record, withheld) =
-            futures_util::future::join(self.credentials.find(&claim), claim.read_ahead(read)).await;
+        let (admission, withheld) =
+            futures_util::future::join(self.credentials.admit(&claim), claim.read_ahead(read)).await;
+        let admission = admission?;
         let origin = Origin { request: self.request.id.clone(), source_ip: self.request.source_ip };
-        let principal = claim.prove(record?.as_ref(), now_ms())?.in_request(origin);
-        let kind = if principal.session().is_some() { Caller::Session } else { Caller::Platform };
+        let principal = claim.prove(admission.record.as_ref(), now_ms())?.in_request(origin);
+        tracing::Span::current().record("credential", principal.credential_id().as_str());
+        if admission.over_limit {
+            return Err(ApiError::rate_limited(RETRY_AFTER_S));
+        }
+        let kind = match principal.kind() {
+            CredentialKind::ApiKey => Caller::Platform,
+            CredentialKind::Session(_) => Caller::Session,
+            CredentialKind::Agent(..) => Caller::Agent,
+        };
         if !self.route.callers.contains(&kind) {
             return Err(ApiError::new(ErrorCode::Forbidden, "this kind of credential may not call this route"));
         }
-        tracing::Span::current().record("credential", principal.credential_id().as_str());
-        if self.route.method == "POST" && self.request.headers.contains_key(IDEMPOTENCY_KEY) {
+        if self.route.method != "GET" && !principal.permissions().exec {
+            return Err(ApiError::new(ErrorCode::Forbidden, "this token may only read"));
+        }
+        if self.route.repeats == Repeats::Again && self.request.headers.contains_key(IDEMPOTENCY_KEY) {
             return Err(ApiError::not_built(IDEMPOTENCY_KEY));
         }
         Ok((principal.clone(), withheld.release(&principal)??))

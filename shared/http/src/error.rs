@@ -6,6 +6,9 @@ use std::borrow::Cow;
 use theazo_store::StoreError;
 use theazo_tenancy::{RequestId, Unauthorized};
 
+/// The detail that is also given as the header `Retry-After`.
+const RETRY_AFTER: &str = "retryAfter";
+
 /// The closed list of error codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorCode {
@@ -130,6 +133,11 @@ impl ApiError {
         Self::new(ErrorCode::NotFound, "not found")
     }
 
+    /// Too many requests; the caller may try again after that many seconds.
+    pub fn rate_limited(seconds: u64) -> Self {
+        Self::new(ErrorCode::RateLimited, "too many requests").detail(RETRY_AFTER, seconds)
+    }
+
     /// Our fault. The cause is logged where it happened, never shown.
     pub fn internal() -> Self {
         Self::new(ErrorCode::Internal, "something went wrong on our side")
@@ -172,7 +180,11 @@ impl ApiError {
             },
             "requestId": request_id,
         });
-        Answer::from_value(self.code.status(), &body)
+        let answer = Answer::from_value(self.code.status(), &body);
+        match self.details.get(RETRY_AFTER).and_then(Value::as_u64) {
+            Some(seconds) => answer.retry_after(seconds),
+            None => answer,
+        }
     }
 }
 

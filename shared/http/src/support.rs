@@ -1,9 +1,10 @@
 //! Callers and calls for this crate's own tests. Their table does not exist: what reads it fails.
 
-use crate::{ApiError, Call, ErrorCode, Params, Pattern, Request, RouteInfo};
-use theazo_store::{Aws, AwsEndpoints, Credentials, Table};
+use crate::{ApiError, Call, ErrorCode, Params, Pattern, Repeats, Request, RouteInfo};
+use theazo_store::{Aws, AwsEndpoints, Credentials, RateLimits, Table};
 use theazo_tenancy::{
-    Claim, CredentialKind, CredentialRecord, IssuedKey, KeyId, Mode, PlatformId, Principal, RequestId, make_api_key,
+    Claim, CredentialKind, CredentialRecord, IssuedKey, KeyId, Mode, Permissions, PlatformId, Principal, RequestId,
+    make_api_key,
 };
 
 pub(crate) static ROUTE: RouteInfo = RouteInfo {
@@ -12,6 +13,7 @@ pub(crate) static ROUTE: RouteInfo = RouteInfo {
     pattern: Pattern("/v1/things"),
     callers: &[crate::Caller::Platform],
     streams: false,
+    repeats: Repeats::Harmless,
 };
 
 /// A proven caller.
@@ -33,6 +35,7 @@ impl Caller {
             expires_at_ms: None,
             revoked_at_ms: None,
             cursor_key,
+            permissions: Permissions { exec: true },
         };
         let principal = Claim::parse(&key.text).unwrap().prove(Some(&record), 0).unwrap();
         Self { platform, cursor_key, principal }
@@ -73,7 +76,7 @@ pub(crate) fn make_call(path: &str, query: &str) -> Call {
 pub(crate) fn make_call_of(request: Request) -> Call {
     // Port 1 of the loopback has no listener.
     let aws = Aws::local(&AwsEndpoints { dynamodb: "http://127.0.0.1:1".into(), kms: None });
-    Call::new(request, &ROUTE, Credentials::new(Table::new(&aws, "none")))
+    Call::new(request, &ROUTE, Credentials::new(Table::new(&aws, "none"), RateLimits::default()))
 }
 
 /// The field that an `invalid_request` names; panics for anything else.

@@ -26,6 +26,7 @@
 mod cover;
 mod decode;
 mod index;
+mod lane;
 mod matcher;
 mod needle;
 mod stream;

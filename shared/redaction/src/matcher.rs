@@ -1,8 +1,8 @@
 //! Following one needle in one reading, from the end of its prefix on.
 
 use crate::cover::Hit;
+use crate::lane::Text;
 use crate::needle::{Needle, PREFIX, Unit};
-use crate::stream::Text;
 
 /// A byte as a reading shows it, and where it stands in the input.
 #[derive(Clone, Copy, Default)]

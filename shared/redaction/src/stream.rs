@@ -3,8 +3,9 @@
 use crate::Redactor;
 use crate::cover::{Cover, Hit};
 use crate::decode::{self, ARMOUR, READINGS, Reading, Token};
-use crate::index::{Index, State};
-use crate::matcher::{Matcher, Recent, Step, Tail};
+use crate::index::Index;
+use crate::lane::{Lane, Text, is_armour, settle};
+use crate::matcher::Matcher;
 use crate::needle::PREFIX;
 use zeroize::Zeroizing;
 
@@ -28,55 +29,12 @@ const LEAST_AT_END: usize = 32;
 /// The same where the stream is known to be cut; as many characters of any form are enough.
 const LEAST_AT_CUT: usize = 6;
 
-/// One reading of the input, and what has begun in it.
-struct Lane {
-    reading: Reading,
-    /// Whether it differs from the literal reading at present. If not, that one's state is also its own, and the
-    /// lane is only a place for the numbers of [`Reading::Armour`].
-    apart: bool,
-    state: State,
-    /// Position of the next token.
-    next: usize,
-    /// Bytes read since the lane last read anything but the plain byte.
-    plain: usize,
-    /// Bytes of line break and indentation since the last character ([`Reading::Armour`]).
-    broken: usize,
-    /// Base64 or hex characters in a row, up to the last byte ([`Reading::Armour`]).
-    run: usize,
-    recent: Recent,
-    matchers: Vec<Matcher>,
-    tails: Vec<Tail>,
-}
-
-impl Lane {
-    /// Whether nothing but the automaton's state is to be kept up.
-    fn is_idle(&self) -> bool {
-        self.matchers.is_empty() && self.tails.is_empty()
-    }
-
-    /// The position before which nothing can belong to an occurrence that has begun here.
-    fn begun(&self, otherwise: usize) -> usize {
-        let begun = self.matchers.iter().map(Matcher::hold).chain(self.tails.iter().map(|tail| tail.hit.start));
-        begun.fold(otherwise, usize::min)
-    }
-
-    fn hold(&self, index: &Index, leads: &[bool; 256]) -> usize {
-        let progress = index.progress(self.state);
-        let depth = usize::from(progress.depth);
-        let mut hold = self.recent.back(depth).map_or(self.next, |first| first.at);
-        if self.reading == Reading::Armour && (progress.lead || depth == 0) {
-            let lead = self.recent.back(depth + 1).filter(|lead| leads[usize::from(lead.byte)]);
-            hold = lead.map_or(hold, |lead| lead.at);
-        }
-        self.begun(hold)
-    }
-}
-
 /// Masks a stream that comes in chunks; made by [`Redactor::stream`].
 ///
 /// What is written does not depend on where the chunks are cut. Held back is only what may still turn out to belong
 /// to a value: a suffix that begins one in some encoding, an unfinished escape (at most 11 bytes), or one base64
-/// character which can hold the first bits of a value. A dropped stream wipes what it held.
+/// character which can hold the first bits of a value. A dropped stream wipes its buffer; pieces that were left behind
+/// when the buffer grew are not wiped.
 pub struct Stream<'r> {
     redactor: &'r Redactor,
     /// Input from position `base` on: all that is not written, and some that is.
@@ -98,25 +56,13 @@ pub struct Stream<'r> {
 impl<'r> Stream<'r> {
     pub(crate) fn new(redactor: &'r Redactor) -> Self {
         let start = redactor.index.as_ref().map(Index::start).unwrap_or_default();
-        let lane = |reading| Lane {
-            reading,
-            apart: reading == Reading::Literal,
-            state: start,
-            next: 0,
-            plain: 0,
-            broken: 0,
-            run: 0,
-            recent: Recent::default(),
-            matchers: Vec::new(),
-            tails: Vec::new(),
-        };
         Self {
             redactor,
             input: Zeroizing::default(),
             base: 0,
             written: 0,
             at: 0,
-            lanes: redactor.readings.iter().map(|reading| lane(*reading)).collect(),
+            lanes: redactor.readings.iter().map(|reading| Lane::new(*reading, start)).collect(),
             followed: vec![0; redactor.needles.len()],
             cover: Cover::default(),
             #[cfg(test)]
@@ -372,13 +318,15 @@ impl<'r> Stream<'r> {
         for (part, byte) in token.bytes().iter().enumerate() {
             let byte = *byte;
             let text = Text { redactor: self.redactor, input: &self.input, base: self.base, reading: lane.reading };
-            lane.tails.retain_mut(|tail| {
-                let more = tail.step(&text, byte, end);
-                if !more {
-                    self.cover.add(tail.hit);
-                }
-                more
-            });
+            if !lane.tails.is_empty() {
+                lane.tails.retain_mut(|tail| {
+                    let more = tail.step(&text, byte, end);
+                    if !more {
+                        self.cover.add(tail.hit);
+                    }
+                    more
+                });
+            }
             lane.recent.push(at, part, byte);
             lane.run = if is_armour(byte) { lane.run + 1 } else { 0 };
             let bit = 1 << lane_number;
@@ -432,36 +380,5 @@ impl<'r> Stream<'r> {
         for tail in lane.tails.drain(..) {
             self.cover.add(tail.hit);
         }
-    }
-}
-
-/// Whether a byte is a character of base64 or hex.
-fn is_armour(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_')
-}
-
-/// Takes up what a matcher found; tells whether it goes on.
-fn settle(step: Step, cover: &mut Cover, tails: &mut Vec<Tail>) -> bool {
-    match step.found {
-        Some(tail) if tail.is_open() => tails.push(tail),
-        Some(tail) => cover.add(tail.hit),
-        None => {}
-    }
-    step.goes_on
-}
-
-/// The input in one reading, for matchers to look back into.
-pub(crate) struct Text<'s> {
-    pub redactor: &'s Redactor,
-    input: &'s [u8],
-    base: usize,
-    reading: Reading,
-}
-
-impl Text<'_> {
-    /// The token at a position. The input is there at least to the end of a token that was read before.
-    pub fn token(&self, at: usize, after_break: bool) -> Option<Token> {
-        let input = self.input.get(at.checked_sub(self.base)?..)?;
-        decode::read(self.reading, input, true, after_break)
     }
 }

@@ -14,7 +14,7 @@ use crate::{AuditAction, AuditOutcome, Counters, Page, PageRequest, Session, Sto
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use theazo_tenancy::{AgentId, ReadScope, SessionId, SessionScope, TenantScope};
+use theazo_tenancy::{AgentId, KeyId, ReadScope, SessionId, SessionScope, TenantScope};
 
 const ATTEMPTS: u32 = 30;
 /// How long an ended agent stays readable, milliseconds.
@@ -116,6 +116,9 @@ pub struct Agent {
     /// When it was completed or failed, Unix milliseconds.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ended_at_ms: Option<i64>,
+    /// The token that its sandbox reports with.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub token: Option<KeyId>,
     /// Whether the provider is known to hold nothing of it any more.
     pub sandbox_gone: bool,
     /// Changes with every write, for optimistic locking.
@@ -280,6 +283,7 @@ impl Agents {
             created_at_ms: now_ms(),
             ready_at_ms: None,
             ended_at_ms: None,
+            token: None,
             sandbox_gone: false,
             revision: 1,
         };

@@ -1,12 +1,16 @@
 //! The audit trail: who changed what. Entries are written in the transaction of the change, so there is none without
 //! its entry, and never changed afterwards.
 
+mod log;
+
+pub use log::{AuditFilter, AuditLog};
+
+use self::log::Month;
 use crate::table::{Item, TTL, number, to_item, ttl_seconds};
 use crate::transaction::{Expression, Transaction};
 use crate::{StoreError, Table, now_ms};
 use serde::{Deserialize, Serialize};
 use theazo_tenancy::{AgentId, AuditId, KeyId, SessionId, TableKey, TenantScope};
-use time::OffsetDateTime;
 
 /// How long an entry is kept, milliseconds: 400 days.
 pub(crate) const RETENTION_MS: i64 = 400 * 24 * 60 * 60 * 1000;
@@ -77,7 +81,7 @@ pub enum AuditOutcome {
 }
 
 /// An entry of the audit trail.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditEntry {
     /// Its id, which sorts by time.
     pub id: AuditId,
@@ -164,14 +168,8 @@ fn entry_item(scope: &TenantScope, deed: Deed<'_>) -> Result<Item, StoreError> {
         source_ip: origin.and_then(|origin| origin.source_ip).map(|ip| ip.to_string()),
         request: origin.map(|origin| origin.request.to_string()),
     };
-    let key: TableKey = scope.audit(&month_of(at_ms)).row(entry.id.as_str());
+    let key: TableKey = scope.audit(&Month::of(at_ms).to_string()).row(entry.id.as_str());
     let mut item = to_item(&key, &entry)?;
     item.insert(TTL.into(), number(ttl_seconds(at_ms.saturating_add(RETENTION_MS))));
     Ok(item)
-}
-
-/// The calendar month, in UTC, that names an entry's partition: `2026-11`.
-pub(crate) fn month_of(at_ms: i64) -> String {
-    let time = OffsetDateTime::from_unix_timestamp(at_ms.div_euclid(1000)).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    format!("{:04}-{:02}", time.year(), u8::from(time.month()))
 }

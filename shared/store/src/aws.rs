@@ -4,6 +4,17 @@ use crate::trips::{TripInterceptor, one_turn_late};
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_types::timeout::TimeoutConfig;
+use std::time::Duration;
+
+/// How long a connection may take to be made.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// How long one attempt of a call may take. An item or an unwrapped key takes milliseconds; a page of 1 MB less than
+/// a second.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
+/// How long a call may take with all its attempts: less than half of the 29 s after which the gateway gives up on us,
+/// so that a caller is told of it.
+const CALL_LIMIT: Duration = Duration::from_secs(12);
 
 /// Addresses of DynamoDB- and KMS-compatible services other than AWS's own.
 #[derive(Clone, Debug)]
@@ -25,6 +36,15 @@ fn https_client() -> SharedHttpClient {
     aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
 }
 
+/// By themselves, the SDK's clients wait for ever on a service that does not answer.
+fn limits() -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(CONNECT_LIMIT)
+        .operation_attempt_timeout(ATTEMPT_LIMIT)
+        .operation_timeout(CALL_LIMIT)
+        .build()
+}
+
 impl Aws {
     /// Region, credentials and endpoints as the usual AWS variables say; inside Lambda, the function's own role.
     pub async fn from_env() -> Self {
@@ -42,6 +62,7 @@ impl Aws {
             .endpoint_url(&endpoints.dynamodb)
             .credentials_provider(credentials.clone())
             .http_client(http.clone())
+            .timeout_config(limits())
             .interceptor(TripInterceptor)
             .build();
         let mut kms = aws_sdk_kms::Config::builder()
@@ -49,6 +70,7 @@ impl Aws {
             .region(aws_sdk_kms::config::Region::new("us-east-1"))
             .credentials_provider(credentials)
             .http_client(http)
+            .timeout_config(limits())
             .interceptor(TripInterceptor);
         kms.set_endpoint_url(endpoints.kms.clone());
         Self {
@@ -58,8 +80,29 @@ impl Aws {
     }
 
     fn from_config(shared: &aws_config::SdkConfig) -> Self {
-        let dynamodb = aws_sdk_dynamodb::config::Builder::from(shared).interceptor(TripInterceptor).build();
-        let kms = aws_sdk_kms::config::Builder::from(shared).interceptor(TripInterceptor).build();
-        Self { dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb), kms: aws_sdk_kms::Client::from_conf(kms) }
+        let dynamodb = aws_sdk_dynamodb::config::Builder::from(shared).timeout_config(limits());
+        let kms = aws_sdk_kms::config::Builder::from(shared).timeout_config(limits());
+        Self {
+            dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb.interceptor(TripInterceptor).build()),
+            kms: aws_sdk_kms::Client::from_conf(kms.interceptor(TripInterceptor).build()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_client_has_our_time_limits_wherever_it_is_configured() {
+        let endpoints = AwsEndpoints { dynamodb: "http://127.0.0.1:1".into(), kms: None };
+        let shared = aws_config::SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
+        for aws in [Aws::local(&endpoints), Aws::from_config(&shared)] {
+            for set in [aws.dynamodb.config().timeout_config(), aws.kms.config().timeout_config()] {
+                let set = set.unwrap();
+                let limits = [set.connect_timeout(), set.operation_attempt_timeout(), set.operation_timeout()];
+                assert_eq!(limits, [Some(CONNECT_LIMIT), Some(ATTEMPT_LIMIT), Some(CALL_LIMIT)]);
+            }
+        }
     }
 }

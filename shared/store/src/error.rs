@@ -66,6 +66,85 @@ impl StoreError {
         let (Self::Table { code, .. } | Self::Kms { code, .. }) = self else { return false };
         [TIMEOUT, NO_CONNECTION, NOT_MADE].contains(&code.as_str())
     }
+
+    /// Why the key service failed, if it did.
+    pub fn kms_failure(&self) -> Option<KmsFailure> {
+        match self {
+            Self::Kms { code, .. } => Some(KmsFailure::of(code)),
+            _ => None,
+        }
+    }
+}
+
+/// Why the key service failed: what whoever reads our logs has to do about it. Callers are not told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KmsFailure {
+    /// We ask more often than the account may. It passes.
+    Throttled,
+    /// The function's role or the key's policy does not allow it.
+    Denied,
+    /// The key was disabled, and can be enabled again.
+    Disabled,
+    /// The key is to be deleted, which can still be called off, or is in another state in which it cannot be used.
+    PendingDeletion,
+    /// There is no such key (any more).
+    NoSuchKey,
+    /// The wrapped key was damaged, or its encryption context is another: the row was edited, moved or copied.
+    InvalidCiphertext,
+    /// The wrapped key was wrapped under another KMS key.
+    IncorrectKey,
+    /// Nobody was reached.
+    Unreachable,
+    /// There was no answer in time.
+    TimedOut,
+    /// Anything else, such as failures inside the service.
+    Other,
+}
+
+impl KmsFailure {
+    /// The failure behind an error code, as listed for `Decrypt`, `ReEncrypt` and
+    /// `GenerateDataKeyWithoutPlaintext` and under "Common error types" in the AWS KMS API reference, or behind what
+    /// the connection did.
+    pub(crate) fn of(code: &str) -> Self {
+        match code {
+            "ThrottlingException" | "Throttling" | "TooManyRequestsException" | "RequestLimitExceeded" => {
+                Self::Throttled
+            }
+            "AccessDeniedException"
+            | "AccessDenied"
+            | "NotAuthorized"
+            | "OptInRequired"
+            | "UnrecognizedClientException"
+            | "ExpiredTokenException"
+            | "InvalidClientTokenId"
+            | "InvalidSignatureException"
+            | "IncompleteSignature" => Self::Denied,
+            "DisabledException" => Self::Disabled,
+            "KMSInvalidStateException" => Self::PendingDeletion,
+            "NotFoundException" => Self::NoSuchKey,
+            "InvalidCiphertextException" => Self::InvalidCiphertext,
+            "IncorrectKeyException" => Self::IncorrectKey,
+            NO_CONNECTION | NOT_MADE => Self::Unreachable,
+            TIMEOUT => Self::TimedOut,
+            _ => Self::Other,
+        }
+    }
+
+    /// Its name in our logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Throttled => "throttled",
+            Self::Denied => "denied",
+            Self::Disabled => "disabled",
+            Self::PendingDeletion => "pending deletion",
+            Self::NoSuchKey => "no such key",
+            Self::InvalidCiphertext => "invalid ciphertext or context",
+            Self::IncorrectKey => "incorrect key",
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timed out",
+            Self::Other => "other",
+        }
+    }
 }
 
 /// The service's error code of a failed call, without the request or the answer.

@@ -5,11 +5,13 @@
 //! A row says that a thing was deleted up to some version or moment; it holds no value. There is one row for each thing,
 //! however often it was deleted.
 
-use crate::table::{TTL, number, to_item, ttl_seconds};
+use crate::error::table_error;
+use crate::table::{Item, TTL, from_item, number, to_item, ttl_seconds};
 use crate::transaction::{Expression, Transaction};
 use crate::{SecretTarget, StoreError, Table, now_ms};
 use serde::{Deserialize, Serialize};
-use theazo_tenancy::{KeyId, SessionId, TenantScope};
+use std::fmt;
+use theazo_tenancy::{KeyId, Mode, Operator, PlatformId, SessionId, TenantScope};
 
 /// How long a deletion is remembered, milliseconds: 400 days, which is longer than any backup should be kept.
 const RETENTION_MS: i64 = 400 * 24 * 60 * 60 * 1000;
@@ -50,6 +52,28 @@ pub(crate) struct LedgerRow {
     pub(crate) at_ms: i64,
 }
 
+/// A row of the ledger, with whose it is.
+pub(crate) struct Noted {
+    pub(crate) platform: PlatformId,
+    pub(crate) mode: Mode,
+    pub(crate) row: LedgerRow,
+}
+
+/// Some rows of the ledger.
+pub(crate) struct LedgerPage {
+    pub(crate) rows: Vec<Noted>,
+    /// Keys of rows that say nothing we understand.
+    pub(crate) unreadable: Vec<String>,
+    /// Where to go on.
+    pub(crate) next: Option<Item>,
+}
+
+impl fmt::Display for Noted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.platform, self.mode.as_str(), self.row.deleted.sort_key())
+    }
+}
+
 impl Deleted {
     pub(crate) fn secret(target: &SecretTarget, name: &str, version: u64) -> Self {
         let session = match target {
@@ -82,5 +106,30 @@ impl Transaction {
         let mut item = to_item(&scope.ledger().row(&row.deleted.sort_key()), &row)?;
         item.insert(TTL.into(), number(ttl_seconds(row.at_ms.saturating_add(RETENTION_MS))));
         Ok(self.put_item(&table.ledger(), item, Expression::default()))
+    }
+}
+
+impl Table {
+    /// A page of the whole ledger, of all platforms.
+    pub(crate) async fn ledger_page(&self, operator: &Operator, start: Option<Item>) -> Result<LedgerPage, StoreError> {
+        let answer = self
+            .client
+            .scan()
+            .table_name(&self.ledger().name)
+            .consistent_read(true)
+            .set_exclusive_start_key(start)
+            .send()
+            .await
+            .map_err(table_error("Scan"))?;
+        let mut page = LedgerPage { rows: Vec::new(), unreadable: Vec::new(), next: answer.last_evaluated_key };
+        for item in answer.items.unwrap_or_default() {
+            let text = |name: &str| item.get(name).and_then(|value| value.as_s().ok()).cloned().unwrap_or_default();
+            let (pk, sk) = (text("pk"), text("sk"));
+            match (operator.parse_ledger(&pk), from_item(item)) {
+                (Some((platform, mode)), Ok(row)) => page.rows.push(Noted { platform, mode, row }),
+                _ => page.unreadable.push(format!("{pk} {sk}")),
+            }
+        }
+        Ok(page)
     }
 }

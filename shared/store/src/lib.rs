@@ -6,17 +6,22 @@
 //! writes a [`theazo_tenancy::TenantScope`], and both make every key.
 
 mod agents;
+mod api_keys;
 mod audit;
 mod aws;
 mod credentials;
+mod deletion;
 mod error;
 mod ledger;
 mod page;
 mod platforms;
 mod provider_configs;
 mod replays;
+mod restore;
 mod root_keys;
+mod rotation;
 mod secrets;
+mod session_tokens;
 mod sessions;
 mod table;
 mod transaction;
@@ -24,21 +29,29 @@ mod trips;
 mod work;
 
 pub use agents::{Agent, AgentFilter, AgentStatus, Agents, BootedSecret, NewAgent, SecretOrigin};
-pub use audit::{AuditAction, AuditEntry, AuditOutcome};
+pub use api_keys::{ApiKey, ApiKeys, NewApiKey};
+pub use audit::{AuditAction, AuditEntry, AuditFilter, AuditLog, AuditOutcome};
 pub use aws::{Aws, AwsEndpoints};
-pub use credentials::Credentials;
-pub use error::StoreError;
+pub use credentials::{Admission, Credentials, RateLimits};
+pub use deletion::{DeletionState, PlatformDeletion};
+pub use error::{KmsFailure, StoreError};
 pub use ledger::Deleted;
 pub use page::{Page, PageRequest, Position};
 pub use platforms::{NewPlatform, Platform, Platforms};
 pub use provider_configs::{ProviderConfig, ProviderConfigs, ProviderCredentials};
-pub use replays::Replays;
+pub use replays::{Note, Noted, Replays};
+pub use restore::{Replay, ReplayMode, Restore, Tally};
 pub use root_keys::{KeyRing, KeyRingConfig};
+pub use rotation::{
+    DEFAULT_BACKUP_WINDOW, PlatformRotation, PlatformWalk, Retirement, RootProgress, RootRotation, RootStatus,
+    VersionStatus,
+};
 pub use secrets::{
     AgentCopies, MAX_NAMES_PER_CALL, MAX_NAMES_PER_SCOPE, MAX_SCOPE_BYTES, MAX_VALUE_BYTES, NewSecret, OpenedSecret,
     ScopeNames, ScopeState, SealedCopies, SealedCopy, SealedSecrets, SecretEntry, SecretName, SecretNameError,
     SecretNames, SecretOpener, SecretSealer, SecretSelection, SecretTarget,
 };
+pub use session_tokens::SessionTokens;
 pub use sessions::{
     Counters, Limits, NewSession, Session, SessionChanges, SessionEnvironment, SessionFilter, SessionStatus, Sessions,
 };

@@ -42,16 +42,77 @@ pub(crate) struct RowFilter {
 }
 
 impl RowFilter {
-    pub(crate) fn compare(mut self, attribute: &str, operator: &str, value: AttributeValue) -> Self {
+    pub(crate) fn compare(self, attribute: &str, operator: &str, value: AttributeValue) -> Self {
+        self.term(attribute, value, |name, value| format!("{name} {operator} {value}"))
+    }
+
+    /// Of a list: that the value is in it.
+    pub(crate) fn contains(self, attribute: &str, value: AttributeValue) -> Self {
+        self.term(attribute, value, |name, value| format!("contains({name}, {value})"))
+    }
+
+    fn term(mut self, attribute: &str, value: AttributeValue, write: impl Fn(&str, &str) -> String) -> Self {
         let index = self.terms.len();
-        self.terms.push(format!("#f{index} {operator} :f{index}"));
-        self.names.insert(format!("#f{index}"), attribute.into());
-        self.values.insert(format!(":f{index}"), value);
+        let (name, placeholder) = (format!("#f{index}"), format!(":f{index}"));
+        self.terms.push(write(&name, &placeholder));
+        self.names.insert(name, attribute.into());
+        self.values.insert(placeholder, value);
         self
     }
 }
 
+/// The part of a partition that a query goes through, newest first.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Span<'a> {
+    /// Only what sorts before this.
+    pub(crate) before: Option<&'a str>,
+    /// Nothing that sorts before this. Not after `before`, or the table refuses.
+    pub(crate) from: Option<&'a str>,
+}
+
+/// What one query gave.
+pub(crate) struct Stretch {
+    pub(crate) rows: Vec<Item>,
+    /// The sort key to go on before, if the partition may hold more.
+    pub(crate) last: Option<String>,
+}
+
 impl Table {
+    /// One query for at most `wanted` rows, or with a filter for what it lets through of a stretch.
+    pub(crate) async fn query_back(
+        &self,
+        partition: &Partition,
+        span: Span<'_>,
+        wanted: usize,
+        filter: &RowFilter,
+    ) -> Result<Stretch, StoreError> {
+        // With a filter, rows are dropped after they were counted against the limit: read more of them at once.
+        let limit = if filter.terms.is_empty() { wanted } else { 500 };
+        let mut values = filter.values.clone();
+        values.insert(":pk".into(), AttributeValue::S(partition.pk().into()));
+        if let Some(from) = span.from {
+            values.insert(":from".into(), AttributeValue::S(from.into()));
+        }
+        let condition = if span.from.is_some() { "pk = :pk AND sk >= :from" } else { "pk = :pk" };
+        let answer = self
+            .client
+            .query()
+            .table_name(&self.name)
+            .key_condition_expression(condition)
+            .set_filter_expression((!filter.terms.is_empty()).then(|| filter.terms.join(" AND ")))
+            .set_expression_attribute_names((!filter.names.is_empty()).then(|| filter.names.clone()))
+            .set_expression_attribute_values(Some(values))
+            .consistent_read(true)
+            .scan_index_forward(false)
+            .limit(i32::try_from(limit).unwrap_or(i32::MAX))
+            .set_exclusive_start_key(span.before.map(|before| start_key(partition, before)))
+            .send()
+            .await
+            .map_err(table_error("Query"))?;
+        let last = answer.last_evaluated_key.as_ref().and_then(sort_key);
+        Ok(Stretch { rows: answer.items.unwrap_or_default(), last })
+    }
+
     pub(crate) async fn page<T: DeserializeOwned>(
         &self,
         partition: &Partition,
@@ -60,30 +121,13 @@ impl Table {
     ) -> Result<Page<T>, StoreError> {
         let wanted = request.limit + 1;
         let mut found: Vec<Item> = Vec::new();
-        let mut start = request.after.as_ref().map(|after| start_key(partition, &after.0));
+        let mut before = request.after.as_ref().map(|after| after.0.clone());
         for _ in 0..MAX_QUERIES {
-            // With a filter, rows are dropped after they were counted against the limit: read more of them at once.
-            let limit = if filter.terms.is_empty() { wanted - found.len() } else { 500 };
-            let mut values = filter.values.clone();
-            values.insert(":pk".into(), AttributeValue::S(partition.pk().into()));
-            let answer = self
-                .client
-                .query()
-                .table_name(&self.name)
-                .key_condition_expression("pk = :pk")
-                .set_filter_expression((!filter.terms.is_empty()).then(|| filter.terms.join(" AND ")))
-                .set_expression_attribute_names((!filter.names.is_empty()).then(|| filter.names.clone()))
-                .set_expression_attribute_values(Some(values))
-                .consistent_read(true)
-                .scan_index_forward(false)
-                .limit(i32::try_from(limit).unwrap_or(i32::MAX))
-                .set_exclusive_start_key(start)
-                .send()
-                .await
-                .map_err(table_error("Query"))?;
-            found.extend(answer.items.unwrap_or_default());
-            start = answer.last_evaluated_key;
-            if found.len() >= wanted || start.is_none() {
+            let span = Span { before: before.as_deref(), from: None };
+            let stretch = self.query_back(partition, span, wanted - found.len(), &filter).await?;
+            found.extend(stretch.rows);
+            before = stretch.last;
+            if found.len() >= wanted || before.is_none() {
                 break;
             }
         }
@@ -91,7 +135,7 @@ impl Table {
             found.truncate(request.limit);
             found.last().and_then(sort_key)
         } else {
-            start.as_ref().and_then(sort_key)
+            before
         };
         let rows = found.into_iter().map(from_item).collect::<Result<_, _>>()?;
         Ok(Page { rows, next: next.map(Position) })

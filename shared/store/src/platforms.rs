@@ -1,9 +1,11 @@
 //! Platforms and their API keys, as the operator makes them.
 
-use crate::credentials::{CredentialRow, KIND_API_KEY, hex_bytes};
+use crate::audit::Deed;
+use crate::credentials::hex_bytes;
 use crate::page::RowFilter;
-use crate::transaction::{Committed, Expression, Transaction};
-use crate::{Page, PageRequest, StoreError, Table, now_ms};
+use crate::table::from_item;
+use crate::transaction::{Committed, Transaction};
+use crate::{ApiKey, AuditAction, NewApiKey, Page, PageRequest, StoreError, Table, api_keys, now_ms};
 use serde::{Deserialize, Serialize};
 use theazo_tenancy::{IssuedKey, KeyId, Mode, Operator, PlatformId, ReadScope, make_api_key, make_random_bytes};
 
@@ -23,6 +25,9 @@ pub struct Platform {
     pub name: String,
     /// Unix milliseconds.
     pub created_at_ms: i64,
+    /// When its deletion began, which is not finished yet, Unix milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub deleted_at_ms: Option<i64>,
 }
 
 /// A platform that was just made, with its first keys.
@@ -36,7 +41,7 @@ pub struct NewPlatform {
 }
 
 /// The platform's own row: what the vault and authentication derive from.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct PlatformRow {
     pub(crate) id: PlatformId,
     pub(crate) name: String,
@@ -45,25 +50,40 @@ pub(crate) struct PlatformRow {
     #[serde(with = "hex_bytes")]
     pub(crate) vault_salt: [u8; 32],
     pub(crate) vault_key_version: u32,
+    /// Salts of earlier vault keys, as long as a value may lie sealed under one: while the key is being rotated.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(crate) vault_previous: Vec<PreviousSalt>,
     #[serde(with = "hex_bytes")]
     pub(crate) cursor_key: [u8; 32],
 }
 
-/// What may be shown of a key.
-#[derive(Serialize)]
-struct ApiKeyRow<'a> {
-    id: &'a KeyId,
-    name: &'a str,
-    prefix: &'a str,
-    mode: &'a str,
-    created_at_ms: i64,
+/// The salt of an earlier vault key.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PreviousSalt {
+    pub(crate) version: u32,
     #[serde(with = "hex_bytes")]
-    hash: [u8; 32],
+    pub(crate) salt: [u8; 32],
 }
+
+impl PlatformRow {
+    /// The salt of that version of the vault key, if a value may lie sealed under it.
+    pub(crate) fn salt_of(&self, version: u32) -> Option<[u8; 32]> {
+        if version == self.vault_key_version {
+            return Some(self.vault_salt);
+        }
+        self.vault_previous.iter().find(|previous| previous.version == version).map(|previous| previous.salt)
+    }
+}
+
+/// The attribute that marks a platform's row from the moment its deletion begins.
+pub(crate) const DELETED_AT: &str = "deleted_at_ms";
 
 impl Table {
     pub(crate) async fn platform_row(&self, scope: &ReadScope) -> Result<PlatformRow, StoreError> {
-        self.get(&scope.platform_key()).await?.ok_or(StoreError::NotFound)
+        let row = self.get_raw(&scope.platform_key()).await?;
+        // Of a platform that is being deleted nothing is opened or written any more.
+        let row = row.filter(|row| !row.contains_key(DELETED_AT)).ok_or(StoreError::NotFound)?;
+        from_item(row)
     }
 }
 
@@ -78,21 +98,23 @@ impl Platforms {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn create(&self, name: &str) -> Result<NewPlatform, StoreError> {
-        let platform = Platform { id: PlatformId::make(), name: name.to_owned(), created_at_ms: now_ms() };
+        let platform =
+            Platform { id: PlatformId::make(), name: name.to_owned(), created_at_ms: now_ms(), deleted_at_ms: None };
         let row = PlatformRow {
             id: platform.id.clone(),
             name: platform.name.clone(),
             created_at_ms: platform.created_at_ms,
             vault_salt: make_random_bytes(),
             vault_key_version: 1,
+            vault_previous: Vec::new(),
             cursor_key: make_random_bytes(),
         };
         let (live, test) = (make_api_key(&row.id, Mode::Live), make_api_key(&row.id, Mode::Test));
         let transaction = Transaction::default()
             .put_new(&self.table, &self.operator.platform_key(&row.id), &row)?
             .put_new(&self.table, &self.operator.directory().row(row.id.as_str()), &platform)?;
-        let transaction = self.add_key(transaction, &row, Mode::Live, "first live key", &live, &KeyId::make())?;
-        let transaction = self.add_key(transaction, &row, Mode::Test, "first test key", &test, &KeyId::make())?;
+        let (transaction, _) = self.add_key(transaction, &row, Mode::Live, "first live key", &live)?;
+        let (transaction, _) = self.add_key(transaction, &row, Mode::Test, "first test key", &test)?;
         match transaction.commit(&self.table).await? {
             Committed::Yes => Ok(NewPlatform { platform, live, test }),
             Committed::Refused { .. } => Err(StoreError::Conflict("an id was made twice")),
@@ -114,11 +136,11 @@ impl Platforms {
         let exists = Transaction::default().check(
             &self.table,
             &self.operator.platform_key(platform),
-            Expression::new("attribute_exists(pk)"),
+            api_keys::platform_lives(),
         );
-        let id = KeyId::make();
-        match self.add_key(exists, &row, mode, name, &key, &id)?.commit(&self.table).await? {
-            Committed::Yes => Ok((id, key)),
+        let (transaction, shown) = self.add_key(exists, &row, mode, name, &key)?;
+        match transaction.commit(&self.table).await? {
+            Committed::Yes => Ok((shown.id, key)),
             Committed::Refused { write: 0, .. } => Err(StoreError::NotFound),
             Committed::Refused { .. } => Err(StoreError::Conflict("an id was made twice")),
         }
@@ -138,25 +160,13 @@ impl Platforms {
         platform: &PlatformRow,
         mode: Mode,
         name: &str,
-        key: &IssuedKey,
-        id: &KeyId,
-    ) -> Result<Transaction, StoreError> {
-        let credential = CredentialRow {
-            id: id.clone(),
-            kind: KIND_API_KEY.into(),
-            platform: platform.id.clone(),
-            mode: mode.as_str().into(),
-            hash: key.hash,
-            cursor_key: platform.cursor_key,
-            expires_at_ms: None,
-            revoked_at_ms: None,
-        };
-        let shown =
-            ApiKeyRow { id, name, prefix: &key.prefix, mode: mode.as_str(), created_at_ms: now_ms(), hash: key.hash };
-        transaction.put_new(&self.table, &self.operator.credential_key(&key.hash), &credential)?.put_new(
-            &self.table,
-            &self.operator.api_key_key(&platform.id, id),
-            &shown,
-        )
+        issued: &IssuedKey,
+    ) -> Result<(Transaction, ApiKey), StoreError> {
+        let new = NewApiKey { name: name.to_owned(), mode, expires_at_ms: None };
+        let key = api_keys::shown(&new, issued);
+        let scope = self.operator.tenant(&platform.id, mode);
+        let deed = Deed::done(AuditAction::KeyCreate).names([key.id.as_str()]);
+        let transaction = api_keys::put_key(transaction, &self.table, &scope, platform.cursor_key, issued, &key)?;
+        Ok((transaction.audit(&self.table, &scope, deed)?, key))
     }
 }

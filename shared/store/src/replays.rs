@@ -1,16 +1,58 @@
 //! Answers to be given again: an exec that ended in a 5xx is repeated by clients that retry by themselves, and must
 //! not run again for it.
 
-use crate::table::{TTL, number, to_item, ttl_seconds};
+use crate::credentials::hex_bytes;
+use crate::table::{Item, TTL, from_item, number, to_item, ttl_seconds};
 use crate::transaction::{Committed, Expression, Transaction};
 use crate::{StoreError, Table, now_ms};
 use serde::{Deserialize, Serialize};
-use theazo_tenancy::{ReadScope, TenantScope};
+use theazo_tenancy::{ReadScope, TableKey, TenantScope};
 
 /// How long an answer is given again, milliseconds.
 const LIFE_MS: i64 = 60_000;
 
-/// Remembering answers for a minute.
+/// How long a request is known by its idempotency key, milliseconds: 24 hours.
+const NOTE_LIFE_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// A request that is to be done once.
+#[derive(Clone, Copy)]
+pub struct Note {
+    /// What it is known by: a digest of the caller's credential and key.
+    pub place: [u8; 32],
+    /// What it asks for: a keyed digest of route and body.
+    pub digest: [u8; 32],
+}
+
+/// What is known of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Noted {
+    /// Nothing until now; it is noted.
+    New,
+    /// It was answered.
+    Answered {
+        /// The HTTP status.
+        status: u16,
+        /// The body as JSON text, empty for none.
+        body: String,
+    },
+    /// It is under way, or was cut off.
+    Unanswered,
+    /// Something else was asked for in its place.
+    Different,
+}
+
+#[derive(Serialize, Deserialize)]
+struct NoteRow {
+    #[serde(with = "hex_bytes")]
+    digest: [u8; 32],
+    until_ms: i64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    status: Option<u16>,
+    #[serde(default)]
+    body: String,
+}
+
+/// Remembering answers: of requests that are done once for a day, of failed execs for a minute.
 #[derive(Clone)]
 pub struct Replays(Table);
 
@@ -48,4 +90,58 @@ impl Replays {
             Committed::Yes | Committed::Refused { .. } => Ok(()),
         }
     }
+
+    /// Notes a request that is about to be done, unless it is known.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn note(&self, scope: &TenantScope, note: &Note) -> Result<Noted, StoreError> {
+        let now = now_ms();
+        let row = NoteRow { digest: note.digest, until_ms: now + NOTE_LIFE_MS, status: None, body: String::new() };
+        let unknown = Expression::new("attribute_not_exists(pk) OR until_ms <= :now").value(":now", number(now));
+        let transaction = Transaction::default().put_item(&self.0, note_item(scope, note, &row)?, unknown);
+        let Committed::Refused { row, .. } = transaction.commit(&self.0).await? else { return Ok(Noted::New) };
+        let row: NoteRow = from_item(row.ok_or(StoreError::Corrupt("a note that was there and is not"))?)?;
+        Ok(match row.status {
+            _ if row.digest != note.digest => Noted::Different,
+            Some(status) => Noted::Answered { status, body: row.body },
+            None => Noted::Unanswered,
+        })
+    }
+
+    /// Keeps the answer of a noted request.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn answer(
+        &self,
+        scope: &TenantScope,
+        note: &Note,
+        status: u16,
+        body: String,
+    ) -> Result<(), StoreError> {
+        let row = NoteRow { digest: note.digest, until_ms: now_ms() + NOTE_LIFE_MS, status: Some(status), body };
+        let item = note_item(scope, note, &row)?;
+        match Transaction::default().put_item(&self.0, item, Expression::default()).commit(&self.0).await? {
+            Committed::Yes | Committed::Refused { .. } => Ok(()),
+        }
+    }
+
+    /// Takes the note of a request back that left nothing behind.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn forget(&self, scope: &TenantScope, note: &Note) -> Result<(), StoreError> {
+        self.0.delete(&note_key(scope, note)).await
+    }
+}
+
+fn note_key(scope: &TenantScope, note: &Note) -> TableKey {
+    scope.replays().row(&format!("once#{}", hex::encode(note.place)))
+}
+
+fn note_item(scope: &TenantScope, note: &Note, row: &NoteRow) -> Result<Item, StoreError> {
+    let mut item = to_item(&note_key(scope, note), row)?;
+    item.insert(TTL.into(), number(ttl_seconds(row.until_ms)));
+    Ok(item)
 }

@@ -74,6 +74,9 @@ pub struct Session {
     /// Unix milliseconds.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub terminated_at_ms: Option<i64>,
+    /// Its tokens are good while this is the epoch they were minted in.
+    #[serde(default)]
+    pub token_epoch: u64,
     /// Changes with every write, for optimistic locking.
     pub revision: u64,
 }
@@ -134,7 +137,7 @@ impl SessionChanges {
     }
 }
 
-fn session_key(scope: &ReadScope, id: &SessionId) -> TableKey {
+pub(crate) fn session_key(scope: &ReadScope, id: &SessionId) -> TableKey {
     scope.sessions().row(id.as_str())
 }
 
@@ -370,6 +373,7 @@ impl Sessions {
             created_at_ms: now_ms(),
             paused_at_ms: None,
             terminated_at_ms: None,
+            token_epoch: 0,
             revision: 1,
         };
         let counters = scope.session(&session.id).ok_or(StoreError::NotFound)?.counters_key();

@@ -5,8 +5,8 @@ use crate::transaction::back_off;
 use crate::{Aws, StoreError};
 use aws_sdk_dynamodb::operation::create_table::CreateTableError;
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, AttributeValue, BillingMode, DeleteRequest, KeySchemaElement, KeyType, PutRequest,
-    ScalarAttributeType, TimeToLiveSpecification, WriteRequest,
+    AttributeDefinition, AttributeValue, BillingMode, DeleteRequest, KeySchemaElement, KeyType, KeysAndAttributes,
+    PutRequest, ScalarAttributeType, TimeToLiveSpecification, WriteRequest,
 };
 use futures_util::future::try_join_all;
 use serde::Serialize;
@@ -94,6 +94,36 @@ impl Table {
             .await
             .map_err(table_error("UpdateTimeToLive"))?;
         Ok(())
+    }
+
+    /// Those of these rows that are there, in no particular order. At most 100, a limit of DynamoDB.
+    pub(crate) async fn get_many(&self, keys: impl Iterator<Item = TableKey>) -> Result<Vec<Item>, StoreError> {
+        let keys = keys.map(|key| {
+            Item::from([
+                ("pk".to_owned(), AttributeValue::S(key.pk().into())),
+                ("sk".to_owned(), AttributeValue::S(key.sk().into())),
+            ])
+        });
+        let keys: Vec<Item> = keys.collect();
+        let mut found = Vec::with_capacity(keys.len());
+        let mut left = (!keys.is_empty()).then_some(keys);
+        for attempt in 0..BATCH_ATTEMPTS {
+            let Some(keys) = left else { return Ok(found) };
+            let wanted = KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(true).build();
+            let answer = self
+                .client
+                .batch_get_item()
+                .request_items(&self.name, wanted.map_err(|_| StoreError::Corrupt("keys to be read"))?)
+                .send()
+                .await
+                .map_err(table_error("BatchGetItem"))?;
+            found.extend(answer.responses.unwrap_or_default().remove(&self.name).unwrap_or_default());
+            left = answer.unprocessed_keys.unwrap_or_default().remove(&self.name).map(|rest| rest.keys);
+            if left.is_some() {
+                back_off(attempt).await;
+            }
+        }
+        Err(StoreError::Contended(BATCH_ATTEMPTS))
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, key: &TableKey) -> Result<Option<T>, StoreError> {

@@ -1,5 +1,5 @@
-//! The operator's work list: every agent that may have something at its provider, and every terminated session that
-//! may have secrets left. Written in the transactions that begin such work, removed when it is done.
+//! The operator's work list: every agent that may have something at its provider, every terminated session that may
+//! have secrets left, and every platform whose deletion is not finished. Written in the transactions that begin such work, removed when it is done.
 
 use crate::{StoreError, Table};
 use futures_util::future::try_join_all;
@@ -18,6 +18,8 @@ pub enum WorkItem {
     Agent(WorkRef),
     /// A terminated session whose secrets or agents may not be gone yet.
     Session(PlatformId, Mode, SessionId),
+    /// A deleted platform of which more than its tombstone may be left.
+    Platform(PlatformId),
 }
 
 impl Work {
@@ -49,10 +51,11 @@ impl Work {
         let items = rows.into_iter().flatten().filter_map(|row| {
             let sk = row.get("sk")?.as_s().ok()?;
             let agent = self.operator.parse_agent_work(sk).map(WorkItem::Agent);
-            agent.or_else(|| {
+            let session = || {
                 let (platform, mode, session) = self.operator.parse_session_work(sk)?;
                 Some(WorkItem::Session(platform, mode, session))
-            })
+            };
+            agent.or_else(session).or_else(|| self.operator.parse_platform_work(sk).map(WorkItem::Platform))
         });
         Ok(items.collect())
     }

@@ -10,6 +10,8 @@ pub enum ActorKind {
     Platform,
     /// An end user's session, by its token.
     Session,
+    /// An agent, by its token.
+    Agent,
     /// The deployment's operator, on the command line.
     Operator,
     /// The deployment itself: what is finished, ended and removed on schedule.
@@ -22,6 +24,7 @@ impl ActorKind {
         match self {
             Self::Platform => "platform",
             Self::Session => "session",
+            Self::Agent => "agent",
             Self::Operator => "operator",
             Self::System => "system",
         }

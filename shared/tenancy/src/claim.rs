@@ -1,8 +1,10 @@
 //! What a caller claims to be, before any I/O, and how the claim is proven.
 
-use crate::credential::{CHECKSUM_CHARS, RANDOM_CHARS};
+use crate::credential::{AGENT_PREFIX, CHECKSUM_CHARS, RANDOM_CHARS, SESSION_PREFIX};
 use crate::keys::TableKey;
-use crate::{CredentialKind, CredentialRecord, Mode, PlatformId, Principal, ReadScope, Unauthorized, base62};
+use crate::{
+    AgentId, CredentialKind, CredentialRecord, Mode, PlatformId, Principal, ReadScope, SessionId, Unauthorized, base62,
+};
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::future::Future;
@@ -39,28 +41,43 @@ impl<T> Withheld<T> {
 }
 
 impl Claim {
-    /// Takes a bearer token apart and verifies its checksum, without any I/O.
+    /// Takes a credential apart and verifies its checksum, without any I/O.
     ///
     /// # Errors
-    /// [`Unauthorized`] for everything that [`crate::make_api_key`] could not have made.
+    /// [`Unauthorized`] for everything that could not have been made here.
     pub fn parse(token: &str) -> Result<Self, Unauthorized> {
-        let (mode, rest) = [Mode::Live, Mode::Test]
-            .into_iter()
-            .find_map(|mode| token.strip_prefix(mode.key_prefix()).map(|rest| (mode, rest)))
-            .ok_or(Unauthorized)?;
-        if !rest.is_ascii() || rest.len() != RANDOM_CHARS + PlatformId::LEN + CHECKSUM_CHARS {
-            return Err(Unauthorized);
+        Self::take_apart(token).ok_or(Unauthorized)
+    }
+
+    fn take_apart(token: &str) -> Option<Self> {
+        let bytes = token.is_ascii().then_some(token)?;
+        let (covered, checksum) = bytes.split_at_checked(bytes.len().checked_sub(CHECKSUM_CHARS)?)?;
+        if checksum.as_bytes() != base62::encode_u32(crc32fast::hash(covered.as_bytes())).as_slice() {
+            return None;
         }
-        let (random, rest) = rest.split_at(RANDOM_CHARS);
-        let (platform, checksum) = rest.split_at(PlatformId::LEN);
-        let (covered, _) = token.split_at(token.len() - CHECKSUM_CHARS);
-        if !base62::is_base62(random)
-            || checksum.as_bytes() != base62::encode_u32(crc32fast::hash(covered.as_bytes())).as_slice()
-        {
-            return Err(Unauthorized);
-        }
-        let platform = PlatformId::parse(platform).map_err(|_| Unauthorized)?;
-        Ok(Self { hash: Self::hash_of(token), kind: CredentialKind::ApiKey, platform, mode })
+        let key_mode = [Mode::Live, Mode::Test].into_iter().find(|mode| covered.starts_with(mode.key_prefix()));
+        let prefix = match key_mode {
+            Some(mode) => mode.key_prefix(),
+            None => [SESSION_PREFIX, AGENT_PREFIX].into_iter().find(|prefix| covered.starts_with(prefix))?,
+        };
+        let (random, rest) = covered.strip_prefix(prefix)?.split_at_checked(RANDOM_CHARS)?;
+        let (platform, rest) = rest.split_at_checked(PlatformId::LEN)?;
+        let (kind, mode) = match key_mode {
+            Some(mode) => rest.is_empty().then_some((CredentialKind::ApiKey, mode))?,
+            None => {
+                let (session, rest) = rest.split_at_checked(SessionId::LEN)?;
+                let session = SessionId::parse(session).ok()?;
+                let (kind, letter) = if prefix == SESSION_PREFIX {
+                    (CredentialKind::Session(session), rest)
+                } else {
+                    let (agent, rest) = rest.split_at_checked(AgentId::LEN)?;
+                    (CredentialKind::Agent(session, AgentId::parse(agent).ok()?), rest)
+                };
+                (kind, [Mode::Live, Mode::Test].into_iter().find(|mode| mode.letter() == letter)?)
+            }
+        };
+        let platform = PlatformId::parse(platform).ok()?;
+        base62::is_base62(random).then(|| Self { hash: Self::hash_of(token), kind, platform, mode })
     }
 
     pub(crate) fn hash_of(token: &str) -> [u8; 32] {
@@ -72,13 +89,35 @@ impl Claim {
         TableKey::credential(&self.hash)
     }
 
+    /// What the credential says it is for. Nothing is proven by it.
+    pub fn kind(&self) -> &CredentialKind {
+        &self.kind
+    }
+
+    /// The row of the session that the credential names, on which its validity depends as well. For the lookup of the
+    /// credential only.
+    pub fn session_key(&self) -> Option<TableKey> {
+        let session = self.kind.session()?;
+        Some(self.claimed_scope().sessions().row(session.as_str()))
+    }
+
+    /// The row of the agent that the credential names, likewise.
+    pub fn agent_key(&self) -> Option<TableKey> {
+        let CredentialKind::Agent(_, agent) = &self.kind else { return None };
+        Some(self.claimed_scope().agents().row(agent.as_str()))
+    }
+
+    fn claimed_scope(&self) -> ReadScope {
+        ReadScope::claimed(self.platform.clone(), self.mode, self.kind.session().cloned())
+    }
+
     /// Starts a read for the claimed tenant side by side with the credential's lookup. The outcome is withheld
     /// until the claim is proven.
     pub async fn read_ahead<T, F>(&self, read: impl FnOnce(ReadScope) -> F) -> Withheld<T>
     where
         F: Future<Output = T>,
     {
-        Withheld(read(ReadScope::claimed(self.platform.clone(), self.mode)).await, self.hash)
+        Withheld(read(self.claimed_scope()).await, self.hash)
     }
 
     /// Proves the claim by the stored credential.
@@ -101,7 +140,8 @@ impl Claim {
             id: record.id.clone(),
             platform: record.platform.clone(),
             mode: record.mode,
-            session: None,
+            kind: record.kind.clone(),
+            permissions: record.permissions,
             expires_at_ms: record.expires_at_ms,
             cursor_key: record.cursor_key,
             origin: None,
@@ -112,7 +152,7 @@ impl Claim {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{IssuedKey, KeyId, make_api_key};
+    use crate::{IssuedKey, KeyId, Permissions, make_agent_token, make_api_key, make_session_token};
 
     fn issued(mode: Mode) -> (IssuedKey, CredentialRecord) {
         let platform = PlatformId::make();
@@ -126,6 +166,7 @@ mod tests {
             expires_at_ms: None,
             revoked_at_ms: None,
             cursor_key: [7; 32],
+            permissions: Permissions { exec: true },
         };
         (key, record)
     }
@@ -149,6 +190,45 @@ mod tests {
         let body = "th_live_00000000000000000000000000000000plt_00000000000000000000000000";
         let token = format!("{body}{}", "1KqQge");
         assert!(Claim::parse(&token).is_ok());
+    }
+
+    #[test]
+    fn a_made_token_names_its_platform_session_agent_and_mode() {
+        let (platform, session, agent) = (PlatformId::make(), SessionId::make(), AgentId::make());
+        for mode in [Mode::Live, Mode::Test] {
+            let token = make_session_token(&platform, mode, &session);
+            let claim = Claim::parse(&token.text).unwrap();
+            assert_eq!((&claim.platform, claim.mode), (&platform, mode));
+            assert_eq!(claim.kind, CredentialKind::Session(session.clone()));
+            assert!(claim.claimed_scope().session(&SessionId::make()).is_none());
+
+            let token = make_agent_token(&platform, mode, &session, &agent);
+            let claim = Claim::parse(&token.text).unwrap();
+            assert_eq!((&claim.platform, claim.mode), (&platform, mode));
+            assert_eq!(claim.kind, CredentialKind::Agent(session.clone(), agent.clone()));
+        }
+    }
+
+    #[test]
+    fn parts_of_one_kind_of_credential_do_not_make_another() {
+        let checked = |body: String| {
+            format!("{body}{}", std::str::from_utf8(&base62::encode_u32(crc32fast::hash(body.as_bytes()))).unwrap())
+        };
+        let (random, platform, session) = ("0".repeat(32), PlatformId::make(), SessionId::make());
+        assert!(Claim::parse(&checked(format!("th_live_{random}{platform}"))).is_ok());
+        for body in [
+            format!("th_live_{random}{platform}{session}l"),
+            format!("th_sess_{random}{platform}l"),
+            format!("th_sess_{random}{platform}{session}"),
+            format!("th_sess_{random}{platform}{session}x"),
+            format!("th_sess_{random}{platform}{session}ll"),
+            format!("th_agent_{random}{platform}{session}l"),
+            format!("th_prod_{random}{platform}"),
+            format!("th_live_{}{platform}", "-".repeat(32)),
+            format!("{random}{platform}"),
+        ] {
+            assert!(Claim::parse(&checked(body.clone())).is_err(), "{body}");
+        }
     }
 
     #[test]

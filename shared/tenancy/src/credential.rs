@@ -1,6 +1,6 @@
 //! Credentials as they are made and stored, and the principals they prove.
 
-use crate::{Actor, ActorKind, Claim, KeyId, Mode, Origin, PlatformId, SessionId, TenantScope, base62};
+use crate::{Actor, ActorKind, AgentId, Claim, KeyId, Mode, Origin, PlatformId, SessionId, TenantScope, base62};
 use std::fmt;
 use zeroize::Zeroizing;
 
@@ -8,6 +8,10 @@ use zeroize::Zeroizing;
 pub(crate) const RANDOM_CHARS: usize = 32;
 /// Base62 characters of the CRC-32 at a credential's end.
 pub(crate) const CHECKSUM_CHARS: usize = 6;
+/// What every session's token begins with.
+pub(crate) const SESSION_PREFIX: &str = "th_sess_";
+/// What every agent's token begins with.
+pub(crate) const AGENT_PREFIX: &str = "th_agent_";
 /// How many characters of a key may be shown again after its making.
 pub const KEY_PREFIX_CHARS: usize = 12;
 
@@ -21,6 +25,17 @@ pub struct Unauthorized;
 pub enum CredentialKind {
     /// An API key: the whole platform, in one mode.
     ApiKey,
+    /// A session's token: that session and nothing else.
+    Session(SessionId),
+    /// An agent's token: what that agent reports of itself, and nothing else.
+    Agent(SessionId, AgentId),
+}
+
+/// What a session's token allows besides reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permissions {
+    /// Whether it may do anything but read.
+    pub exec: bool,
 }
 
 /// A credential's row, found by the SHA-256 of the whole credential.
@@ -42,6 +57,8 @@ pub struct CredentialRecord {
     pub revoked_at_ms: Option<i64>,
     /// 32 random bytes of the platform, for authenticating its cursors.
     pub cursor_key: [u8; 32],
+    /// What it allows.
+    pub permissions: Permissions,
 }
 
 impl fmt::Debug for CredentialRecord {
@@ -57,7 +74,8 @@ pub struct Principal {
     pub(crate) id: KeyId,
     pub(crate) platform: PlatformId,
     pub(crate) mode: Mode,
-    pub(crate) session: Option<SessionId>,
+    pub(crate) kind: CredentialKind,
+    pub(crate) permissions: Permissions,
     pub(crate) expires_at_ms: Option<i64>,
     pub(crate) cursor_key: [u8; 32],
     pub(crate) origin: Option<Origin>,
@@ -66,9 +84,13 @@ pub struct Principal {
 impl Principal {
     /// What the caller may reach.
     pub fn scope(&self) -> TenantScope {
-        let kind = if self.session.is_some() { ActorKind::Session } else { ActorKind::Platform };
+        let kind = match self.kind {
+            CredentialKind::ApiKey => ActorKind::Platform,
+            CredentialKind::Session(_) => ActorKind::Session,
+            CredentialKind::Agent(..) => ActorKind::Agent,
+        };
         let actor = Actor { kind, credential: Some(self.id.clone()), origin: self.origin.clone() };
-        TenantScope::proven(self.platform.clone(), self.mode, self.session.clone(), actor)
+        TenantScope::proven(self.platform.clone(), self.mode, self.session().cloned(), actor)
     }
 
     /// The same caller, in the request that it made.
@@ -92,9 +114,19 @@ impl Principal {
         self.mode
     }
 
-    /// The one session the caller is confined to, for a session's credential.
+    /// What kind of caller it is.
+    pub fn kind(&self) -> &CredentialKind {
+        &self.kind
+    }
+
+    /// What the credential allows besides reading.
+    pub fn permissions(&self) -> Permissions {
+        self.permissions
+    }
+
+    /// The one session the caller is confined to, for a session's or an agent's credential.
     pub fn session(&self) -> Option<&SessionId> {
-        self.session.as_ref()
+        self.kind.session()
     }
 
     /// When the credential ends by itself, Unix milliseconds.
@@ -114,9 +146,19 @@ impl fmt::Debug for Principal {
     }
 }
 
-/// A key that was just made. The text is shown once and never stored.
+impl CredentialKind {
+    /// The one session that it reaches, unless it reaches the whole platform.
+    pub fn session(&self) -> Option<&SessionId> {
+        match self {
+            Self::ApiKey => None,
+            Self::Session(session) | Self::Agent(session, _) => Some(session),
+        }
+    }
+}
+
+/// A credential that was just made. The text is shown once and never stored.
 pub struct IssuedKey {
-    /// The whole key.
+    /// The whole credential.
     pub text: Zeroizing<String>,
     /// What may be shown later to recognise it: the first [`KEY_PREFIX_CHARS`] characters.
     pub prefix: String,
@@ -126,11 +168,27 @@ pub struct IssuedKey {
 
 /// Makes an API key: `th_{live|test}_`, 32 random base62 characters, the platform's id, six characters of checksum.
 pub fn make_api_key(platform: &PlatformId, mode: Mode) -> IssuedKey {
+    issue(mode.key_prefix(), &[platform.as_str()])
+}
+
+/// Makes a session's token: `th_sess_`, 32 random base62 characters, the ids of platform and session, `l` or `t` for the
+/// mode, six characters of checksum.
+pub fn make_session_token(platform: &PlatformId, mode: Mode, session: &SessionId) -> IssuedKey {
+    issue(SESSION_PREFIX, &[platform.as_str(), session.as_str(), mode.letter()])
+}
+
+/// Makes an agent's token: `th_agent_`, then as a session's with the agent's id before the mode.
+pub fn make_agent_token(platform: &PlatformId, mode: Mode, session: &SessionId, agent: &AgentId) -> IssuedKey {
+    issue(AGENT_PREFIX, &[platform.as_str(), session.as_str(), agent.as_str(), mode.letter()])
+}
+
+fn issue(prefix: &str, names: &[&str]) -> IssuedKey {
     let random = Zeroizing::new(base62::make_random(RANDOM_CHARS));
-    let mut text = Zeroizing::new(String::with_capacity(128));
-    text.push_str(mode.key_prefix());
+    // Never grown: a longer allocation would leave a copy behind.
+    let mut text = Zeroizing::new(String::with_capacity(256));
+    text.push_str(prefix);
     text.push_str(&random);
-    text.push_str(platform.as_str());
+    names.iter().for_each(|name| text.push_str(name));
     let checksum = base62::encode_u32(crc32fast::hash(text.as_bytes()));
     text.extend(checksum.iter().copied().map(char::from));
     let prefix = text.chars().take(KEY_PREFIX_CHARS).collect();

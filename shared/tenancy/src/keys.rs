@@ -2,7 +2,7 @@
 //!
 //! | partition | sort key | holds |
 //! |---|---|---|
-//! | `credential#<SHA-256, hex>` | `credential` | an API key |
+//! | `credential#<SHA-256, hex>` | `credential` | an API key, a session's or an agent's token |
 //! | `<platform>` | `platform` | a platform |
 //! | `<platform>#keys` | `key_…` | what may be shown of an API key |
 //! | `<platform>#<mode>#sessions` | `ses_…` | a session |
@@ -21,7 +21,7 @@
 //! | `<platform>#<mode>#ses_…#names` | `names` | names and versions of the session's secrets |
 //! | `<platform>#<mode>#ses_…#values` | `NAME` | a sealed value of the session's secrets |
 //! | `platforms` | `plt_…` | the operator's directory |
-//! | `work#<shard>` | `agent#…`, `session#…` | the operator's unfinished and running work |
+//! | `work#<shard>` | `agent#…`, `session#…`, `platform#…` | the operator's unfinished and running work |
 //! | `root` | `active`, `version#<n>` | the wrapped root keys |
 //!
 //! The ledger's table, which is outside the data table's backups, has one kind of row: `<platform>#<mode>#deleted` with
@@ -123,6 +123,14 @@ impl TableKey {
         Self::new(platform.to_string(), "platform".into())
     }
 
+    pub(crate) fn api_keys(platform: &PlatformId) -> Partition {
+        Partition::new(format!("{platform}#keys"))
+    }
+
+    pub(crate) fn api_key(platform: &PlatformId, key: &KeyId) -> Self {
+        Self::api_keys(platform).row(key.as_str())
+    }
+
     pub(crate) fn work(work: &WorkRef) -> Self {
         let WorkRef { platform, mode, agent } = work;
         Self::new(format!("work#{:x}", shard_of(agent.as_str())), format!("agent#{platform}#{}#{agent}", mode.as_str()))
@@ -133,6 +141,10 @@ impl TableKey {
             format!("work#{:x}", shard_of(session.as_str())),
             format!("session#{platform}#{}#{session}", mode.as_str()),
         )
+    }
+
+    fn platform_work(platform: &PlatformId) -> Self {
+        Self::new(format!("work#{:x}", shard_of(platform.as_str())), format!("platform#{platform}"))
     }
 }
 
@@ -169,7 +181,7 @@ impl Operator {
 
     /// What may be shown of a platform's API key.
     pub fn api_key_key(&self, platform: &PlatformId, key: &KeyId) -> TableKey {
-        Partition::new(format!("{platform}#keys")).row(key.as_str())
+        TableKey::api_key(platform, key)
     }
 
     /// A credential's row.
@@ -199,6 +211,24 @@ impl Operator {
     /// The partitions of the work list.
     pub fn work(&self) -> impl Iterator<Item = Partition> {
         (0..WORK_SHARDS).map(|shard| Partition::new(format!("work#{shard:x}")))
+    }
+
+    /// The note that a platform's deletion is not finished.
+    pub fn platform_work_key(&self, platform: &PlatformId) -> TableKey {
+        TableKey::platform_work(platform)
+    }
+
+    /// The platform that a row of the work list names, if it names one.
+    pub fn parse_platform_work(&self, sk: &str) -> Option<PlatformId> {
+        PlatformId::parse(sk.strip_prefix("platform#")?).ok()
+    }
+
+    /// Whose deletions a partition of the ledger's table holds.
+    pub fn parse_ledger(&self, pk: &str) -> Option<(PlatformId, Mode)> {
+        let mut parts = pk.split('#');
+        let platform = PlatformId::parse(parts.next()?).ok()?;
+        let mode = Mode::parse(parts.next()?)?;
+        (parts.next() == Some("deleted") && parts.next().is_none()).then_some((platform, mode))
     }
 
     /// The agent that a row of the work list names, if it names one.
@@ -303,5 +333,21 @@ mod tests {
         assert!(operator.work().any(|partition| partition.pk() == key.pk()));
         assert_eq!(operator.parse_agent_work(&format!("{}#x", key.sk())), None);
         assert_eq!(operator.parse_agent_work("agent#plt#live#agt"), None);
+        let platform = operator.platform_work_key(&work.platform);
+        assert_eq!(operator.parse_platform_work(platform.sk()), Some(work.platform));
+        assert!(operator.work().any(|partition| partition.pk() == platform.pk()));
+        assert_eq!(operator.parse_platform_work(key.sk()), None);
+        assert_eq!(operator.parse_agent_work(platform.sk()), None);
+    }
+
+    #[test]
+    fn a_partition_of_the_ledger_names_its_tenant_and_no_other_partition_does() {
+        let operator = Operator::assume();
+        let scope = operator.tenant(&PlatformId::make(), Mode::Test);
+        let ledger = scope.ledger();
+        assert_eq!(operator.parse_ledger(ledger.pk()), Some((scope.platform().clone(), Mode::Test)));
+        for other in [scope.sessions().pk(), &format!("{}#x", ledger.pk()), "platforms", ""] {
+            assert_eq!(operator.parse_ledger(other), None, "{other}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Scopes: what a caller may reach, as a type.
 
 use crate::keys::{Partition, TableKey, WorkRef};
-use crate::{Actor, AgentId, PlatformId, SessionId, UserId};
+use crate::{Actor, AgentId, IssuedKey, PlatformId, SessionId, UserId};
 use std::ops::Deref;
 
 /// A platform's two worlds, which never see each other's data.
@@ -25,6 +25,14 @@ impl Mode {
     /// The mode of that name.
     pub fn parse(name: &str) -> Option<Self> {
         [Self::Live, Self::Test].into_iter().find(|mode| mode.as_str() == name)
+    }
+
+    /// The mode's letter in tokens whose prefix does not tell it.
+    pub(crate) const fn letter(self) -> &'static str {
+        match self {
+            Self::Live => "l",
+            Self::Test => "t",
+        }
     }
 
     pub(crate) const fn key_prefix(self) -> &'static str {
@@ -76,6 +84,16 @@ impl TenantScope {
         self.partition("deleted")
     }
 
+    /// The row of one of the platform's credentials, by the SHA-256 that was noted when it was made.
+    pub fn credential_key_of(&self, hash: &[u8; 32]) -> TableKey {
+        TableKey::credential(hash)
+    }
+
+    /// The row of a credential that is being made, by the SHA-256 of its text.
+    pub fn new_credential_key(&self, issued: &IssuedKey) -> TableKey {
+        TableKey::credential(&issued.hash)
+    }
+
     /// The operator's note that an agent is alive, written in the transaction that creates it.
     pub fn work_key(&self, agent: &AgentId) -> TableKey {
         TableKey::work(&WorkRef { platform: self.platform.clone(), mode: self.mode, agent: agent.clone() })
@@ -88,8 +106,8 @@ impl TenantScope {
 }
 
 impl ReadScope {
-    pub(crate) fn claimed(platform: PlatformId, mode: Mode) -> Self {
-        Self { platform, mode, only: None }
+    pub(crate) fn claimed(platform: PlatformId, mode: Mode, only: Option<SessionId>) -> Self {
+        Self { platform, mode, only }
     }
 
     fn partition(&self, suffix: &str) -> Partition {
@@ -123,6 +141,11 @@ impl ReadScope {
     /// The platform's own row: name, vault salt, key version.
     pub fn platform_key(&self) -> TableKey {
         TableKey::platform(&self.platform)
+    }
+
+    /// What may be shown of the platform's API keys, a row each.
+    pub fn api_keys(&self) -> Partition {
+        TableKey::api_keys(&self.platform)
     }
 
     /// All sessions, a row each.

@@ -18,7 +18,7 @@ pub enum Scope<'a> {
     Platform,
     /// To one session, by its id.
     Session(&'a str),
-    /// To one agent, by its id: a copy of what it booted with.
+    /// To one agent, by its id. Only a [`Purpose::AgentCopy`] does, and nothing else.
     Agent(&'a str),
 }
 
@@ -29,7 +29,8 @@ pub enum Purpose {
     AgentSecret,
     /// A value that only a provider adapter gets, and no agent ever.
     ProviderCredential,
-    /// A copy of a value that an agent booted with, kept beside it to mask its output with, and never delivered.
+    /// A copy of a value that an agent booted with, kept beside it to mask its output with, and never delivered. It
+    /// belongs to a [`Scope::Agent`] and to no other.
     AgentCopy,
 }
 

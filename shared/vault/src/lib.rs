@@ -6,7 +6,8 @@
 //!
 //! - `hazmat` wraps the primitives, so that published test vectors run through the very calls that we make.
 //! - `label` lists every domain separation label.
-//! - `context` says what a record is bound to, as bytes.
+//! - `context` says what a record is bound to, as bytes: to a place (platform, session or agent) and to a purpose
+//!   (agent secret, provider credential, or the copy of a value kept beside an agent that booted with it).
 //! - `key` derives platform keys from the root key, and record keys from platform keys.
 //! - `record` lays a record out, seals and opens.
 //!

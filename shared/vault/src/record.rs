@@ -75,7 +75,6 @@ impl<'a> Parts<'a> {
     fn parse(record: &'a [u8]) -> Result<Self, VaultError> {
         // Before the length, because a later format may have other lengths and deserves its own answer.
         match *record {
-            [] => return Err(VaultError::Malformed),
             [format, ..] if format != FORMAT => return Err(VaultError::UnknownFormat(format)),
             [_, suite, ..] if suite != SUITE => return Err(VaultError::UnknownSuite(suite)),
             _ => {}

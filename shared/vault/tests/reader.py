@@ -1,7 +1,7 @@
-"""Opens a record of format 1, written from FORMAT.md alone and sharing no code with the crate.
+"""Opens records of format 1, written from FORMAT.md alone and sharing no code with the crate.
 
-Reads a golden file on standard input and writes the value in hex to standard output. Exits with 3 if the record is
-refused and with 77 if the package `cryptography` is missing.
+Reads cases in the form of golden files on standard input, each followed by an empty line. Writes a line for each to
+standard output: the value in hex after `value `, or `refused`. Exits with 77 if the package `cryptography` is missing.
 """
 
 import hmac
@@ -15,7 +15,8 @@ try:
 except ImportError:
     sys.exit(77)
 
-PURPOSES = {"agent-secret": 1, "provider-credential": 2}
+PURPOSES = {"agent-secret": 1, "provider-credential": 2, "agent-copy": 3}
+SCOPES = {"platform": 0, "session": 1, "agent": 2}
 MODES = {"live", "test"}
 
 
@@ -42,13 +43,16 @@ def platform_key(root_key, salt, platform, root_version, key_version):
 
 def context(case, root_version, key_version):
     assert case["mode"] in MODES
-    scope, _, session = case["scope"].partition(" ")
+    scope, _, owner = case["scope"].partition(" ")
+    assert (scope == "platform") == (owner == "")
+    if (scope == "agent") != (case["purpose"] == "agent-copy"):
+        raise Refused("purpose")
     expiry = case["expires_at_ms"]
     fields = [
         case["deployment"].encode(),
         case["platform"].encode(),
         case["mode"].encode(),
-        b"\x00" if scope == "platform" else b"\x01" + session.encode(),
+        bytes([SCOPES[scope]]) + owner.encode(),
         case["name"].encode(),
         int(case["version"]).to_bytes(8, "big"),
         b"" if expiry == "none" else int(expiry).to_bytes(8, "big", signed=True),
@@ -91,13 +95,18 @@ def open_record(case, record):
 
 
 def parse(lines):
-    pairs = (line.partition(" = ") for line in lines if line.strip() and not line.startswith("#"))
-    return {key: value.rstrip("\n") for key, _, value in pairs}
+    pairs = (line.partition(" = ") for line in lines if line and not line.startswith("#"))
+    return {key: value for key, _, value in pairs}
+
+
+def answer(case):
+    try:
+        return "value " + open_record(case, bytes.fromhex(case["record"])).hex()
+    except (Refused, InvalidTag):
+        return "refused"
 
 
 if __name__ == "__main__":
-    golden = parse(sys.stdin)
-    try:
-        print(open_record(golden, bytes.fromhex(golden["record"])).hex())
-    except (Refused, InvalidTag):
-        sys.exit(3)
+    for text in sys.stdin.read().split("\n\n"):
+        if text:
+            print(answer(parse(text.split("\n"))))

@@ -52,7 +52,7 @@ fn thirty_two_bytes_are_masked_at_any_end_and_fewer_are_not() {
     assert_eq!(redactor.redact(&[&value[..99], b"\n"].concat()), [&value[..99], b"\n"].concat());
     let text = hex::encode(&value[..32]);
     assert_eq!(shown(&redactor, text.as_bytes()), "[secret:A]");
-    assert_eq!(shown(&redactor, &text.as_bytes()[..63]), &text[..63]);
+    assert_eq!(redactor.redact(&text.as_bytes()[..63]), &text.as_bytes()[..63]);
 }
 
 #[test]

@@ -71,8 +71,8 @@ fn json_escapes_of_any_characters_are_masked() {
 fn base64_is_masked_at_every_alignment_however_it_is_cut() {
     for value in VALUES {
         let redactor = redactor(&[value.as_bytes()]);
-        for before in ["", "u", "u:", "us:", "use:"] {
-            for after in ["", "!", "!?", "!?.", "!?.+"] {
+        for before in ["", "u", "u:", "us:"] {
+            for after in ["", "!", "!?", "!?.+"] {
                 for text in armoured(before.as_bytes(), value.as_bytes(), after.as_bytes()) {
                     let masked = shown(&redactor, text.as_bytes());
                     assert_eq!(masked.matches("[secret:A]").count(), 1, "{value}: {text}: {masked}");
@@ -165,6 +165,7 @@ fn base64_and_hex_are_masked_wherever_a_line_is_broken_and_however_they_are_cut(
         let texts = [
             wrap(&STANDARD.encode(&data), 64, "\n"),
             wrap(&URL_SAFE.encode(&data), 76, "\r\n"),
+            wrap(&STANDARD.encode(&data), 62, "\n"),
             wrap(&STANDARD.encode(&data), 44, "\n \t"),
             wrap(&STANDARD_NO_PAD.encode(&data), 60, "\\r\\n"),
             wrap(&STANDARD.encode(&data), 64, "\\\n"),

@@ -77,7 +77,7 @@ fn encodings(value: &str) -> Vec<(&'static str, String)> {
     let component = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.!~*'()".contains(&byte);
     let quoted = |byte: u8| unreserved(byte) || byte == b'/';
     let json = serde_json::to_string(value).unwrap();
-    let json = json[1..json.len() - 1].to_owned();
+    let json = json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).unwrap().to_owned();
     let crate_percent = percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC).to_string();
     vec![
         ("plain", value.to_owned()),
@@ -153,6 +153,33 @@ fn overlapping_occurrences_are_masked_as_one_under_the_longest() {
 }
 
 #[test]
+fn the_longest_names_what_overlaps_also_if_it_comes_first() {
+    assert_eq!(shown(&redactor(&[b"ghijkl", b"abcdefghij"]), b".abcdefghijkl."), ".[secret:B].");
+}
+
+#[test]
+fn a_false_beginning_that_overlaps_an_occurrence_does_not_hide_it() {
+    let plain = "abcabcabcabcabcabcd";
+    assert_eq!(shown(&redactor(&[plain.as_bytes()]), b"<abcabcabcabcabcabcabcabcd>"), "<abcabc[secret:A]>");
+    let (twelve, thirteen) = ("a".repeat(12), "a".repeat(13));
+    let value = format!("{twelve}b{thirteen}bz");
+    let text = format!("<{twelve}b{thirteen}b{thirteen}bz>");
+    assert_eq!(shown(&redactor(&[value.as_bytes()]), text.as_bytes()), format!("<{twelve}ba[secret:A]>"));
+}
+
+#[test]
+fn an_escape_that_ends_in_the_character_it_stands_for_belongs_to_the_value() {
+    assert_eq!(shown(&redactor(&[b"31abcdefgh"]), b"<3%31abcdefgh>"), "<[secret:A]>");
+}
+
+#[test]
+fn an_escaped_apostrophe_is_masked_and_half_a_surrogate_pair_is_kept() {
+    let redactor = redactor(&[b"it's-me"]);
+    assert_eq!(shown(&redactor, br"'it\'s-me'"), "'[secret:A]'");
+    assert_eq!(shown(&redactor, br"\ud83d\u0041\udc00"), r"\ud83d\u0041\udc00");
+}
+
+#[test]
 fn a_value_that_overlaps_itself_leaves_nothing() {
     let redactor = redactor(&[b"abcabcabcabcabc"]);
     let text = format!("<{}>", "abc".repeat(9));
@@ -221,9 +248,10 @@ fn base64_beside_a_value_keeps_what_does_not_depend_on_it() {
 fn base64_broken_by_more_than_indentation_is_not_joined() {
     let redactor = redactor(&[b"hunter2hunter2"]);
     let text = STANDARD.encode("hunter2hunter2");
-    let apart = format!("{}\n{}{}", &text[..9], " ".repeat(70), &text[9..]);
+    let (left, right) = text.split_at(9);
+    let apart = format!("{left}\n{}{right}", " ".repeat(70));
     assert_eq!(shown(&redactor, apart.as_bytes()), apart);
-    let near = format!("{}\n{}{}", &text[..9], " ".repeat(60), &text[9..]);
+    let near = format!("{left}\n{}{right}", " ".repeat(60));
     assert_eq!(shown(&redactor, near.as_bytes()), "[secret:A]");
 }
 

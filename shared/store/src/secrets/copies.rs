@@ -1,12 +1,16 @@
 //! Copies of what an agent booted with, sealed for that agent alone, for masking its output until it stops. They are
 //! independent of the secrets themselves: deleting or replacing one changes nothing for an agent that runs with it.
 
-use super::{OpenedSecret, SealedSecrets, ValueRow, derive_key};
+use super::{OUT_OF_DATE_ATTEMPTS, OpenedSecret, SealedSecrets, ValueRow};
 use crate::platforms::PlatformRow;
+use crate::root_keys::is_out_of_date;
 use crate::table::{Item, TTL, number, ttl_seconds};
+use crate::transaction::back_off;
 use crate::{Agent, KeyRing, StoreError, Table};
+use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::try_join;
 use std::collections::HashMap;
+use std::sync::Arc;
 use theazo_tenancy::{AgentId, Partition, ReadScope, TenantScope};
 use theazo_vault::{Context, Flags, Purpose, RecordHeader, Scope, SecretValue};
 
@@ -44,10 +48,11 @@ impl AgentCopies {
     ) -> Result<Vec<SealedCopy>, StoreError> {
         let masked = opened.iter().filter(|secret| secret.booted.masked);
         let mut copies = Vec::new();
+        let origin = Origin { scope: scope.clone(), agent: agent.clone(), platform: secrets.platform.clone() };
+        let origin = Arc::new(origin);
         let partition = scope.agent_copies(agent);
         for secret in masked {
-            let root = self.keys.active().await?;
-            let key = derive_key(&root, &secrets.platform);
+            let key = self.keys.sealing_key(&secrets.platform).await?;
             let mut row = ValueRow {
                 name: secret.booted.name.clone(),
                 version: secret.booted.version,
@@ -56,20 +61,55 @@ impl AgentCopies {
                 provider: false,
                 blob: Vec::new(),
             };
-            row.blob = theazo_vault::seal(&key, &context(&row, self.keys.deployment(), scope, agent), &secret.value)?;
+            let context = copy_context(&row, self.keys.deployment(), scope, agent);
+            row.blob = theazo_vault::seal(&key, &context, &secret.value)?;
             let mut item = row.item(&partition.row(&row.name));
             item.insert(TTL.into(), number(ttl_seconds(gone_by_ms)));
-            copies.push(SealedCopy(item));
+            copies.push(SealedCopy { item, origin: origin.clone() });
         }
         Ok(copies)
     }
 
-    /// Writes an agent's copies.
+    /// Writes an agent's copies, which all come from one call of [`AgentCopies::seal`], and looks afterwards whether the
+    /// platform's key is still the one that they were sealed under. If it is, a rotation that begins later finds them;
+    /// if not, one may have passed already, and they are sealed anew here.
     ///
     /// # Errors
-    /// [`StoreError::Table`] when the table does not answer.
+    /// [`StoreError::Table`] when the table does not answer; [`StoreError::Kms`]; [`StoreError::Contended`].
     pub async fn keep(&self, copies: Vec<SealedCopy>) -> Result<(), StoreError> {
-        self.table.put_all(copies.into_iter().map(|SealedCopy(item)| item)).await
+        let Some(origin) = copies.first().map(|copy| copy.origin.clone()) else { return Ok(()) };
+        let mut items: Vec<Item> = copies.into_iter().map(|copy| copy.item).collect();
+        let mut sealed_for = origin.platform.clone();
+        for attempt in 0..OUT_OF_DATE_ATTEMPTS {
+            self.table.put_all(items.iter().cloned()).await?;
+            let platform = self.table.platform_row(&origin.scope).await?;
+            let key = |platform: &PlatformRow| (platform.vault_key_version, platform.vault_salt);
+            if key(&platform) == key(&sealed_for) {
+                return Ok(());
+            }
+            back_off(attempt).await;
+            for item in &mut items {
+                self.seal_again(item, &origin, &sealed_for, &platform).await?;
+            }
+            sealed_for = platform;
+        }
+        Err(StoreError::Contended(OUT_OF_DATE_ATTEMPTS))
+    }
+
+    async fn seal_again(
+        &self,
+        item: &mut Item,
+        origin: &Origin,
+        from: &PlatformRow,
+        to: &PlatformRow,
+    ) -> Result<(), StoreError> {
+        let row = ValueRow::parse(item.clone())?;
+        let context = copy_context(&row, self.keys.deployment(), &origin.scope, &origin.agent);
+        let key = self.keys.opening_key(from, RecordHeader::parse(&row.blob)?).await?;
+        let value = theazo_vault::open(&key, &context, &row.blob)?;
+        let blob = theazo_vault::seal(&*self.keys.sealing_key(to).await?, &context, &value)?;
+        item.insert("blob".into(), AttributeValue::B(blob.into()));
+        Ok(())
     }
 
     /// Reads an agent's copies. Nothing is opened.
@@ -84,7 +124,7 @@ impl AgentCopies {
     }
 
     /// Opens an agent's copies, names and values, for masking. All that it booted with to be masked must be there, so
-    /// that nobody uncovers a value by removing a row.
+    /// that nobody uncovers a value by removing a row. What a rotation has sealed anew since it was read is read again.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] when a copy is missing or of another version; [`StoreError::Vault`] when one does not
@@ -95,14 +135,31 @@ impl AgentCopies {
         agent: &Agent,
         sealed: &SealedCopies,
     ) -> Result<HashMap<String, SecretValue>, StoreError> {
+        let mut outcome = self.open_once(scope, agent, sealed).await;
+        for attempt in 0..OUT_OF_DATE_ATTEMPTS {
+            if !outcome.as_ref().is_err_and(is_out_of_date) {
+                break;
+            }
+            if attempt > 0 {
+                back_off(attempt).await;
+            }
+            outcome = self.open_once(scope, agent, &self.load(scope, &agent.id).await?).await;
+        }
+        outcome
+    }
+
+    async fn open_once(
+        &self,
+        scope: &TenantScope,
+        agent: &Agent,
+        sealed: &SealedCopies,
+    ) -> Result<HashMap<String, SecretValue>, StoreError> {
         let mut opened = HashMap::with_capacity(sealed.rows.len());
         for booted in agent.secrets.iter().filter(|booted| booted.masked) {
             let row = sealed.rows.iter().find(|row| row.name == booted.name && row.version == booted.version);
             let row = row.ok_or(StoreError::Corrupt("a copy beside an agent is missing"))?;
-            let header = RecordHeader::parse(&row.blob)?;
-            let root = self.keys.version(header.root_version).await?;
-            let key = derive_key(&root, &sealed.platform);
-            let context = context(row, self.keys.deployment(), scope, &agent.id);
+            let key = self.keys.opening_key(&sealed.platform, RecordHeader::parse(&row.blob)?).await?;
+            let context = copy_context(row, self.keys.deployment(), scope, &agent.id);
             opened.insert(row.name.clone(), theazo_vault::open(&key, &context, &row.blob)?);
         }
         Ok(opened)
@@ -110,10 +167,25 @@ impl AgentCopies {
 }
 
 /// A copy, ready to be written.
-pub struct SealedCopy(Item);
+pub struct SealedCopy {
+    item: Item,
+    origin: Arc<Origin>,
+}
+
+/// Whose copies they are, and what the key that they are sealed under was derived from.
+struct Origin {
+    scope: TenantScope,
+    agent: AgentId,
+    platform: PlatformRow,
+}
 
 /// What a copy is bound to.
-fn context<'a>(row: &'a ValueRow, deployment: &'a str, scope: &'a ReadScope, agent: &'a AgentId) -> Context<'a> {
+pub(crate) fn copy_context<'a>(
+    row: &'a ValueRow,
+    deployment: &'a str,
+    scope: &'a ReadScope,
+    agent: &'a AgentId,
+) -> Context<'a> {
     Context {
         deployment,
         platform: scope.platform().as_str(),

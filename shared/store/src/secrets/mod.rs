@@ -16,6 +16,7 @@ pub use name::{SecretName, SecretNameError};
 pub use names::{ScopeNames, SecretEntry, SecretNames};
 pub use opener::{OpenedSecret, SealedSecrets, SecretOpener, SecretSelection};
 pub use sealer::{NewSecret, ScopeState, SecretSealer};
+pub(crate) use copies::copy_context;
 pub(crate) use shield::ProviderShield;
 
 use crate::table::{Item, TTL, number, ttl_seconds};
@@ -33,6 +34,9 @@ pub const MAX_NAMES_PER_SCOPE: usize = 100;
 pub const MAX_SCOPE_BYTES: u64 = 256 * 1024;
 /// Most secrets in one call; their rows and the names' row fit into one transaction with its companions.
 pub const MAX_NAMES_PER_CALL: usize = 90;
+
+/// How often record and platform are read again when a rotation has sealed the record anew between the two reads.
+const OUT_OF_DATE_ATTEMPTS: u32 = 5;
 
 /// What a shorter value would hide is more than what masking it would protect, bytes.
 const SHORTEST_MASKED: usize = 6;
@@ -63,13 +67,13 @@ impl SecretTarget {
 }
 
 /// A sealed value's row: the record and what the vault binds to it.
-struct ValueRow {
-    name: String,
+pub(crate) struct ValueRow {
+    pub(crate) name: String,
     version: u64,
     expires_at_ms: Option<i64>,
     flags: Flags,
     provider: bool,
-    blob: Vec<u8>,
+    pub(crate) blob: Vec<u8>,
 }
 
 impl ValueRow {
@@ -90,7 +94,7 @@ impl ValueRow {
         item
     }
 
-    fn parse(mut item: Item) -> Result<Self, StoreError> {
+    pub(crate) fn parse(mut item: Item) -> Result<Self, StoreError> {
         let parsed = (|| {
             let flag = |name: &str| item.get(name)?.as_bool().ok().copied();
             let expires_at_ms = match item.get("expires_at_ms") {
@@ -114,7 +118,7 @@ impl ValueRow {
     }
 
     /// What the record is bound to: the tenant from the authorised request, the rest from columns that it proves.
-    fn context<'a>(&'a self, deployment: &'a str, scope: &'a ReadScope, target: &'a SecretTarget) -> Context<'a> {
+    pub(crate) fn context<'a>(&'a self, deployment: &'a str, scope: &'a ReadScope, target: &'a SecretTarget) -> Context<'a> {
         Context {
             deployment,
             platform: scope.platform().as_str(),
@@ -133,13 +137,8 @@ impl ValueRow {
 }
 
 /// Holds while a platform's vault key is the one that was read: nothing may be written under a key that has gone.
-fn same_key(platform: &PlatformRow) -> Expression {
+pub(crate) fn same_key(platform: &PlatformRow) -> Expression {
     Expression::new("vault_key_version = :version AND vault_salt = :salt")
         .value(":version", number(platform.vault_key_version))
         .value(":salt", AttributeValue::S(hex::encode(platform.vault_salt)))
-}
-
-/// What a platform's vault key is derived from, besides the root key.
-fn derive_key(root: &theazo_vault::RootKey, platform: &PlatformRow) -> theazo_vault::PlatformKey {
-    root.derive_platform_key(platform.id.as_str(), &platform.vault_salt, platform.vault_key_version)
 }

@@ -1,9 +1,10 @@
 //! Opening secrets, for the one purpose of delivering them to a sandbox.
 
 use super::names::{self, ScopeNames};
-use super::{SHORTEST_MASKED, SecretName, SecretTarget, ValueRow, derive_key};
+use super::{OUT_OF_DATE_ATTEMPTS, SHORTEST_MASKED, SecretName, SecretTarget, ValueRow};
 use crate::agents::{BootedSecret, SecretOrigin};
 use crate::platforms::PlatformRow;
+use crate::root_keys::is_out_of_date;
 use crate::transaction::back_off;
 use crate::{KeyRing, StoreError, Table, now_ms};
 use futures_util::future::{try_join, try_join3};
@@ -72,12 +73,33 @@ impl SecretOpener {
     }
 
     /// Opens the selected secrets as of now: expired ones are left out, and a provider's credential is never among
-    /// them.
+    /// them. What a rotation has sealed anew since it was read is read again.
     ///
     /// # Errors
     /// [`StoreError::UnknownSecret`] for a selected name that is not to be had; [`StoreError::Vault`] when a record
     /// does not belong where it lies; [`StoreError::Kms`].
     pub async fn open(
+        &self,
+        scope: &TenantScope,
+        sealed: &SealedSecrets,
+        selection: &SecretSelection,
+        now_ms: i64,
+    ) -> Result<Vec<OpenedSecret>, StoreError> {
+        let mut outcome = self.open_once(scope, sealed, selection, now_ms).await;
+        for attempt in 0..OUT_OF_DATE_ATTEMPTS {
+            if !outcome.as_ref().is_err_and(is_out_of_date) {
+                break;
+            }
+            if attempt > 0 {
+                back_off(attempt).await;
+            }
+            let again = self.load(scope, &sealed.session).await?;
+            outcome = self.open_once(scope, &again, selection, now_ms).await;
+        }
+        outcome
+    }
+
+    async fn open_once(
         &self,
         scope: &TenantScope,
         sealed: &SealedSecrets,
@@ -101,9 +123,7 @@ impl SecretOpener {
                 SecretOrigin::Session => SecretTarget::Session(sealed.session.clone()),
                 SecretOrigin::Platform => SecretTarget::Platform,
             };
-            let header = RecordHeader::parse(&row.blob)?;
-            let root = self.keys.version(header.root_version).await?;
-            let key = derive_key(&root, &sealed.platform);
+            let key = self.keys.opening_key(&sealed.platform, RecordHeader::parse(&row.blob)?).await?;
             let context = row.context(self.keys.deployment(), scope, &target);
             let value = theazo_vault::open(&key, &context, &row.blob)?;
             let masked = row.flags.mask && value.len() >= SHORTEST_MASKED;

@@ -1,7 +1,7 @@
 //! Writing secrets: sealing, replacing, deleting.
 
 use super::names::{self, ScopeNames, SecretEntry};
-use super::{MAX_NAMES_PER_SCOPE, MAX_SCOPE_BYTES, SecretName, SecretTarget, ValueRow, derive_key, same_key};
+use super::{MAX_NAMES_PER_SCOPE, MAX_SCOPE_BYTES, SecretName, SecretTarget, ValueRow, same_key};
 use crate::audit::Deed;
 use crate::platforms::PlatformRow;
 use crate::table::number;
@@ -77,8 +77,7 @@ impl SecretSealer {
         secrets: &[NewSecret],
     ) -> Result<(), StoreError> {
         for attempt in 0..ATTEMPTS {
-            let root = self.keys.active().await?;
-            let key = derive_key(&root, &read.platform);
+            let key = self.keys.sealing_key(&read.platform).await?;
             let transaction = self.set_once(scope, target, read, secrets, &key)?;
             match transaction.commit(&self.table).await? {
                 Committed::Yes => return Ok(()),

@@ -1,9 +1,10 @@
 //! Making a platform secret a provider's credential: sealed under another label, out of every agent's reach.
 
 use super::names;
-use super::{SecretName, SecretTarget, ValueRow, derive_key, same_key};
+use super::{OUT_OF_DATE_ATTEMPTS, SecretName, SecretTarget, ValueRow, same_key};
+use crate::root_keys::is_out_of_date;
 use crate::table::number;
-use crate::transaction::{Expression, Transaction};
+use crate::transaction::{Expression, Transaction, back_off};
 use crate::{KeyRing, StoreError, Table, now_ms};
 use futures_util::future::try_join3;
 use theazo_tenancy::TenantScope;
@@ -17,6 +18,18 @@ pub(crate) struct ProviderShield<'a> {
 impl ProviderShield<'_> {
     /// The writes that make a secret a credential, on condition that nothing has changed meanwhile.
     pub(crate) async fn shield(&self, scope: &TenantScope, name: &SecretName) -> Result<Transaction, StoreError> {
+        let mut outcome = self.shield_once(scope, name).await;
+        for attempt in 0..OUT_OF_DATE_ATTEMPTS {
+            if !outcome.as_ref().is_err_and(is_out_of_date) {
+                break;
+            }
+            back_off(attempt).await;
+            outcome = self.shield_once(scope, name).await;
+        }
+        outcome
+    }
+
+    async fn shield_once(&self, scope: &TenantScope, name: &SecretName) -> Result<Transaction, StoreError> {
         let target = SecretTarget::Platform;
         let value_key = target.values(scope)?.row(name.canonical());
         let (mut names, platform, value) = try_join3(
@@ -37,14 +50,11 @@ impl ProviderShield<'_> {
 
         let old = ValueRow::parse(value.ok_or_else(unknown)?)?;
         let deployment = self.keys.deployment();
-        let header = RecordHeader::parse(&old.blob)?;
-        let root = self.keys.version(header.root_version).await?;
-        let opening = derive_key(&root, &platform);
+        let opening = self.keys.opening_key(&platform, RecordHeader::parse(&old.blob)?).await?;
         let value = theazo_vault::open(&opening, &old.context(deployment, scope, &target), &old.blob)?;
 
-        let root = self.keys.active().await?;
         let mut new = ValueRow { version: old.version + 1, provider: true, blob: Vec::new(), ..old };
-        let sealing = derive_key(&root, &platform);
+        let sealing = self.keys.sealing_key(&platform).await?;
         new.blob = theazo_vault::seal(&sealing, &new.context(deployment, scope, &target), &value)?;
         entry.version = new.version;
         entry.provider = true;

@@ -1,15 +1,24 @@
 //! The store over the real AWS SDK: an embedded DynamoDB-compatible engine and the KMS emulator, each test its own.
 //!
-//! - `support` starts both and makes tenants; `proxy` stands between the SDK and a service, to count and to disturb.
+//! - `support` starts both and makes tenants; `proxy` stands between the SDK and a service, to count and to disturb; `logs`
+//!   keeps what is logged.
 //! - `root_keys`, `secrets`, `sealed_rows`, `sessions`, `agents`, `pages`: a module per promise of the store.
-//! - `conflicts` disturbs what the embedded engine never does by itself.
+//! - `reader` reads the rows in another language.
+//! - `audit`: the trail that every change leaves.
+//! - `conflicts` disturbs what the embedded engine never does by itself; `key_faults` does it to the key service.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking; clippy does not see helpers as tests")]
 
 mod agents;
+mod audit;
 mod conflicts;
+mod deletion;
+mod key_faults;
+mod logs;
 mod pages;
 mod proxy;
+mod reader;
+mod restore;
 mod root_keys;
 mod sealed_rows;
 mod secrets;

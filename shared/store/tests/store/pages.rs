@@ -10,7 +10,7 @@ use theazo_store::{
 use theazo_tenancy::{SessionId, UserId};
 
 /// Everything that pages of that size show, and how many pages it took.
-async fn walk<T>(limit: usize, read: impl AsyncFn(PageRequest) -> Result<Page<T>, StoreError>) -> (Vec<T>, usize) {
+pub async fn walk<T>(limit: usize, read: impl AsyncFn(PageRequest) -> Result<Page<T>, StoreError>) -> (Vec<T>, usize) {
     let (mut rows, mut after) = (Vec::new(), None);
     for pages in 1..200 {
         let page = read(PageRequest { limit, after }).await.unwrap();

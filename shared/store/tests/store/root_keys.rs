@@ -1,12 +1,11 @@
 //! Root keys: what is in the table opens only where and as it was written, and KMS is asked no more than needed.
 
+use crate::logs;
 use crate::proxy::Proxy;
 use crate::support::{DEPLOYMENT, Item, World, aws, key_ring, number, operator, own, pairs, refused, secret, text};
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
-use std::cell::RefCell;
-use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_store::{
@@ -269,35 +268,15 @@ async fn making_the_root_key_again_or_at_the_same_time_changes_nothing() {
     assert_eq!(world.scan().await, rows);
 }
 
-thread_local! {
-    static LOGGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Keeps what is logged apart by thread, that is, by test: one that runs on a single thread sees its own lines only.
-struct OwnThread;
-
-impl Write for OwnThread {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        LOGGED.with_borrow_mut(|lines| lines.write(bytes))
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test(flavor = "current_thread")]
 async fn only_a_refusal_of_kms_is_logged_as_one() {
-    // For the whole process: with a subscriber of one thread, another thread that comes first to a place in the code
-    // decides for all that nobody listens there.
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(|| OwnThread).finish();
-    tracing::subscriber::set_global_default(subscriber).unwrap();
-    tracing::callsite::rebuild_interest_cache();
-    let logged = || LOGGED.with_borrow(|lines| String::from_utf8(lines.clone()).unwrap());
+    logs::capture();
     let world = World::start().await;
     assert!(both(&world.cold_keys(HOUR)).await.iter().all(Result::is_ok));
-    assert!(!logged().contains("refused"), "{}", logged());
+    let logged = logs::take();
+    assert!(!logged.contains("refused"), "{logged}");
     world.kms.disable_key().key_id(&world.kms_key_arn).send().await.unwrap();
     assert!(world.cold_keys(HOUR).active().await.is_err());
-    assert!(logged().contains("the key service refused") && logged().contains("DisabledException"), "{}", logged());
+    let logged = logs::take();
+    assert!(logged.contains("the key service refused") && logged.contains("DisabledException"), "{logged}");
 }

@@ -18,7 +18,8 @@ use crate::{
 
 /// Every golden file with the SHA-256 of its bytes. Files are only ever added: one that had to be changed so that the
 /// tests pass means that stored secrets no longer open.
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
+    ("agent-copy", "dc77e5cae18a15db824622cce93e0fd1056f1c9678de6ba5489960f2c6a14079"),
     ("empty-value", "ca28bbb96adf8be7810200a59d6c056ca028e1155bd74e0d80746bb57537a125"),
     ("maximum-size", "4b5848a65ee362f2114def11ab422102e154de717a13a5d07575fe524b86ae8c"),
     ("padding-edge", "8c953064e1e9837cb85e863c291412359de019e554c7bf14996275a134c87e20"),
@@ -75,10 +76,16 @@ impl Golden {
             deployment: self.text("deployment"),
             platform: self.text("platform"),
             mode: self.text("mode"),
-            scope: self.text("scope").strip_prefix("session ").map_or(Scope::Platform, Scope::Session),
+            scope: match self.text("scope").split_once(' ') {
+                None if self.text("scope") == "platform" => Scope::Platform,
+                Some(("session", id)) => Scope::Session(id),
+                Some(("agent", id)) => Scope::Agent(id),
+                _ => panic!("{}", self.text("scope")),
+            },
             purpose: match self.text("purpose") {
                 "agent-secret" => Purpose::AgentSecret,
                 "provider-credential" => Purpose::ProviderCredential,
+                "agent-copy" => Purpose::AgentCopy,
                 other => panic!("{other}"),
             },
             name: self.text("name"),
@@ -146,7 +153,7 @@ fn golden_records_are_reproduced_bit_for_bit() {
             }
         }
     }
-    assert_eq!((whole, hashed), (5, 1));
+    assert_eq!((whole, hashed), (6, 1));
 }
 
 #[test]
@@ -186,41 +193,64 @@ fn the_published_page_has_the_golden_example_and_every_label() {
     }
 }
 
-/// Runs the independent reader over a golden text with `record` in it. The value, or the exit code.
-fn read_independently(golden: &Golden, record: &[u8]) -> Result<Vec<u8>, i32> {
+/// Runs the independent reader over golden texts, each with a record in place of its own. What it answers to each:
+/// the value, or `None` for a refusal. `None` altogether where Python or its package is missing.
+fn read_independently(cases: &[(&Golden, Vec<u8>)]) -> Option<Vec<Option<Vec<u8>>>> {
     let started = Command::new("python3")
         .args(["-B", "tests/reader.py"])
         .current_dir(CRATE)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn();
-    let Ok(mut child) = started else { return Err(77) };
-    // A reader without its package exits before it reads, and then this write fails; its exit code says why.
-    let input = format!("{}record = {}\n", golden.source, hex::encode(record));
+    let mut child = started.ok()?;
+    let case = |(golden, record): &(&Golden, Vec<u8>)| format!("{}record = {}\n\n", golden.source, hex::encode(record));
+    let input: String = cases.iter().map(case).collect();
+    // It answers after it has read everything, so neither side waits for the other. A reader without its package exits
+    // before it reads, and then this write fails; its exit code says why.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
-    match output.status.code() {
-        Some(0) => Ok(hex::decode(String::from_utf8(output.stdout).unwrap().trim_end()).unwrap()),
-        code => Err(code.unwrap_or(-1)),
+    if output.status.code() == Some(77) {
+        return None;
     }
+    assert!(output.status.success(), "the reader failed");
+    let answers = String::from_utf8(output.stdout).unwrap();
+    let answer = |line: &str| match line.strip_prefix("value ") {
+        Some(value) => Some(hex::decode(value).unwrap()),
+        None => {
+            assert_eq!(line, "refused");
+            None
+        }
+    };
+    Some(answers.lines().map(answer).collect())
 }
 
 #[test]
 fn a_reader_in_another_language_opens_what_we_seal() {
-    for (name, golden) in Golden::all() {
+    let (mut cases, mut expected) = (Vec::new(), Vec::new());
+    let all: Vec<_> = Golden::all().collect();
+    for (name, golden) in &all {
         // The golden record, and one with a salt and a nonce that nobody chose.
         let fresh = seal(&golden.key(), &golden.context(), &SecretValue::from_bytes(golden.value())).unwrap();
         for record in [golden.sealed_again(), fresh] {
-            match read_independently(&golden, &record) {
-                Err(77) if std::env::var_os("THEAZO_CI").is_none_or(|ci| ci != "1") => {
-                    eprintln!("skipped: needs python3 with the package `cryptography`");
-                    return;
-                }
-                read => assert!(read == Ok(golden.value()), "{name}: {:?}", read.err()),
-            }
+            cases.push((golden, record));
+            expected.push((*name, "as it was sealed", Some(golden.value())));
         }
-        let mut altered = golden.sealed_again();
-        altered[54] ^= 1;
-        assert_eq!(read_independently(&golden, &altered), Err(3), "{name}");
+        let len = golden.sealed_again().len();
+        for (at, what) in [(0, "format"), (5, "root version"), (54, "commitment"), (86, "text"), (len - 16, "tag")] {
+            let mut altered = golden.sealed_again();
+            altered[at] ^= 1;
+            cases.push((golden, altered));
+            expected.push((*name, what, None));
+        }
+    }
+    let Some(read) = read_independently(&cases) else {
+        let in_ci = std::env::var_os("THEAZO_CI").is_some_and(|ci| ci == "1");
+        assert!(!in_ci, "needs python3 with the package `cryptography`");
+        eprintln!("skipped: needs python3 with the package `cryptography`");
+        return;
+    };
+    assert_eq!(read.len(), expected.len());
+    for (read, (name, what, expected)) in read.into_iter().zip(expected) {
+        assert!(read == expected, "{name}, {what}: opened is {}", read.is_some());
     }
 }

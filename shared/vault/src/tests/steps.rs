@@ -125,6 +125,13 @@ fn only_the_one_right_padding_opens() {
     assert_eq!(opens(&with(longest, &[(MAX_VALUE_LEN + 1, 0x80)])), None, "a value over 32 KiB");
 }
 
+/// The value in a padded text by the letter of `FORMAT.md`, byte by byte and without the crate's own arithmetic.
+fn unpad_naively(text: &[u8]) -> Option<&[u8]> {
+    let at = (0..text.len()).rev().find(|at| text[*at] != 0)?;
+    let in_the_last_block = text.len() - at <= 64;
+    (text[at] == 0x80 && in_the_last_block).then(|| &text[..at])
+}
+
 /// The inverse of [`encode_fields`]; that it exists is what makes the encoding injective.
 fn decode_fields(bytes: &[u8]) -> Option<(u8, Vec<Vec<u8>>)> {
     let (purpose, rest) = bytes.strip_prefix(MAGIC.as_slice())?.strip_prefix(&[1, 1])?.split_first()?;
@@ -144,10 +151,16 @@ fn similar_context() -> impl Strategy<Value = (Context<'static>, (u32, u32))> {
     let text = || prop::sample::select(vec!["A", "AA", "AAA", "live", "A\0", "\0\0\0\u{1}A"]);
     let scope = prop_oneof![Just(Scope::Platform), text().prop_map(Scope::Session)];
     let purpose = prop::sample::select(vec![Purpose::AgentSecret, Purpose::ProviderCredential]);
+    let copy = text().prop_map(|id| (Scope::Agent(id), Purpose::AgentCopy));
+    let owner = prop_oneof![2 => (scope, purpose), 1 => copy];
     let texts = (text(), text(), prop::sample::select(vec!["live", "test"]), prop::sample::select(vec!["A", "AA"]));
     let numbers = (0..2_u64, prop::option::of(-1..2_i64), any::<(bool, bool)>(), (0..2_u32, 0..2_u32));
-    (texts, scope, purpose, numbers).prop_map(
-        |((deployment, platform, mode, name), scope, purpose, (version, expires_at_ms, (mask, inherit), versions))| {
+    (texts, owner, numbers).prop_map(
+        |(
+            (deployment, platform, mode, name),
+            (scope, purpose),
+            (version, expires_at_ms, (mask, inherit), versions),
+        )| {
             let flags = Flags { mask, inherit };
             let context = Context { deployment, platform, mode, scope, purpose, name, version, expires_at_ms, flags };
             (context, versions)
@@ -169,6 +182,22 @@ proptest! {
         let (one, two) = (one % bytes.len(), two % bytes.len());
         let cut = |at: usize| encode_fields(1, &[&bytes[..at], &bytes[at..]]);
         prop_assert_eq!(cut(one) == cut(two), one == two);
+    }
+
+    /// Texts mostly of zeros and marks, so that many are padded rightly and many almost.
+    #[test]
+    fn any_sealed_text_opens_to_what_the_page_says(
+        text in (1..5_usize).prop_flat_map(|blocks| {
+            let byte = prop_oneof![40 => Just(0_u8), 2 => Just(0x80), 1 => any::<u8>()];
+            prop::collection::vec(byte, blocks * 64)
+        }),
+    ) {
+        let key = key(1, "plt_1", 1, 1);
+        let opened = open_steps(&key, &context(), &forge(&key, &key, &text));
+        match unpad_naively(&text) {
+            Some(value) => prop_assert!(opened.is_ok_and(|opened| opened.expose() == value)),
+            None => prop_assert_eq!(opened.err(), Some(Refusal::Padding)),
+        }
     }
 
     #[test]

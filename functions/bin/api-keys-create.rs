@@ -1,0 +1,4 @@
+//! `POST /v1/api-keys`
+use theazo_functions::{lambda, routes};
+
+lambda!(routes::API_KEYS_CREATE);

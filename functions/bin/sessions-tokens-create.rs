@@ -1,0 +1,4 @@
+//! `POST /v1/sessions/{id}/tokens`
+use theazo_functions::{lambda, routes};
+
+lambda!(routes::SESSIONS_TOKENS_CREATE);

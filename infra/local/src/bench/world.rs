@@ -1,0 +1,115 @@
+//! A table and a key service for a benchmark: embedded, in memory, on loopback, with a count of the calls to the
+//! key service.
+
+use super::Failure;
+use crate::quickstart::Throwaway;
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, Response, StatusCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use theazo_kms_emulator::Emulator;
+use theazo_store::{Aws, AwsEndpoints, KeyRing, KeyRingConfig, Platforms, Table};
+use theazo_tenancy::{Mode, Operator, TenantScope};
+use tokio::net::TcpListener;
+
+/// What the store needs, and one platform.
+pub(super) struct World {
+    aws: Aws,
+    pub(super) table: Table,
+    kms_key_arn: String,
+    kms_calls: Arc<AtomicUsize>,
+    operator: Operator,
+    pub(super) scope: TenantScope,
+    /// Holds the emulator's file.
+    _folder: Throwaway,
+}
+
+impl World {
+    pub(super) async fn start() -> Result<Self, Failure> {
+        let folder = Throwaway::make();
+        std::fs::create_dir(folder.path())?;
+        let engine = dynoxide::Database::memory()?;
+        let (listener, dynamodb) = listen().await?;
+        tokio::spawn(dynoxide::server::serve_with_shutdown(listener, engine, std::future::pending()));
+        let emulator = Emulator::open(&folder.path().join("kms.json"))?;
+        let kms_key_arn = emulator.ensure_key("alias/theazo")?;
+        let (listener, kms) = listen().await?;
+        tokio::spawn(emulator.serve(listener, std::future::pending()));
+        let (counted, kms_calls) = count_calls(kms).await?;
+
+        let aws = Aws::local(&AwsEndpoints { dynamodb, kms: Some(counted) });
+        let table = Table::new(&aws, "theazo");
+        table.ensure_exists().await?;
+        #[expect(clippy::disallowed_methods, reason = "sets up a table of its own, as set-up does")]
+        let operator = Operator::assume();
+        let platform = Platforms::new(table.clone(), operator.clone()).create("bench").await?.platform.id;
+        let scope = operator.tenant(&platform, Mode::Live);
+        let world = Self { aws, table, kms_key_arn, kms_calls, operator, scope, _folder: folder };
+        world.cold_keys().ensure_root_key().await?;
+        Ok(world)
+    }
+
+    /// A key ring with nothing in memory.
+    pub(super) fn cold_keys(&self) -> KeyRing {
+        let config = KeyRingConfig {
+            deployment: "bench".into(),
+            kms_key_arn: self.kms_key_arn.clone(),
+            cache_ttl: Duration::from_secs(3600),
+        };
+        KeyRing::new(&self.aws, self.table.clone(), config, &self.operator)
+    }
+
+    /// Calls to the key service so far.
+    pub(super) fn kms_calls(&self) -> usize {
+        self.kms_calls.load(Ordering::SeqCst)
+    }
+}
+
+async fn listen() -> Result<(TcpListener, String), Failure> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    Ok((listener, url))
+}
+
+#[derive(Clone)]
+struct Counter {
+    upstream: String,
+    http: reqwest::Client,
+    calls: Arc<AtomicUsize>,
+}
+
+/// Stands before a service and counts the requests to it.
+async fn count_calls(upstream: String) -> Result<(String, Arc<AtomicUsize>), Failure> {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counter = Counter { upstream, http: reqwest::Client::builder().no_proxy().build()?, calls: calls.clone() };
+    let (listener, url) = listen().await?;
+    let router = Router::new().fallback(forward).with_state(counter);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    Ok((url, calls))
+}
+
+async fn forward(State(counter): State<Counter>, headers: HeaderMap, body: Bytes) -> Response<Body> {
+    counter.calls.fetch_add(1, Ordering::SeqCst);
+    let answer = async {
+        let mut request = counter.http.post(&counter.upstream).body(body);
+        for name in ["x-amz-target", "content-type", "authorization", "x-amz-date"] {
+            if let Some(value) = headers.get(name) {
+                request = request.header(name, value);
+            }
+        }
+        let answer = request.send().await?;
+        let (status, content_type) = (answer.status(), answer.headers().get("content-type").cloned());
+        let mut response = Response::new(Body::from(answer.bytes().await?));
+        *response.status_mut() = status;
+        response.headers_mut().extend(content_type.map(|value| (axum::http::header::CONTENT_TYPE, value)));
+        Ok::<_, reqwest::Error>(response)
+    };
+    answer.await.unwrap_or_else(|_| {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::BAD_GATEWAY;
+        response
+    })
+}

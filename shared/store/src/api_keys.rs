@@ -1,0 +1,300 @@
+//! API keys, as a platform manages its own: made, listed, rotated with an overlap, revoked.
+//!
+//! A key has two rows: the credential, found by its hash, and what may be shown of it. Both change together. A test key
+//! manages test keys only, so that it is no way to the platform's live data; a live key manages both.
+
+use crate::audit::Deed;
+use crate::credentials::{CredentialRow, KIND_API_KEY, hex_bytes};
+use crate::page::RowFilter;
+use crate::table::{TTL, number, to_item, ttl_seconds};
+use crate::transaction::{Committed, Expression, Transaction, back_off};
+use crate::{AuditAction, Deleted, Page, PageRequest, StoreError, Table, now_ms};
+use aws_sdk_dynamodb::types::AttributeValue;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use theazo_tenancy::{IssuedKey, KeyId, Mode, Principal, ReadScope, TenantScope, make_api_key};
+
+const ATTEMPTS: u32 = 20;
+/// How long a revoked key's rows are kept, milliseconds: 90 days.
+pub(crate) const REVOKED_KEPT_MS: i64 = 90 * 24 * 60 * 60 * 1000;
+
+/// Managing a platform's API keys.
+#[derive(Clone)]
+pub struct ApiKeys(Table);
+
+/// What may be shown of a key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ApiKey {
+    /// Its id.
+    pub id: KeyId,
+    /// Its name, for people.
+    pub name: String,
+    /// Its first characters.
+    pub prefix: String,
+    /// `live` or `test`.
+    pub mode: String,
+    /// Unix milliseconds.
+    pub created_at_ms: i64,
+    /// When it ends by itself, Unix milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub expires_at_ms: Option<i64>,
+    /// When it was revoked, Unix milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub revoked_at_ms: Option<i64>,
+    /// The key that takes its place, once it was rotated.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub successor: Option<KeyId>,
+    #[serde(with = "hex_bytes")]
+    pub(crate) hash: [u8; 32],
+}
+
+impl ApiKey {
+    /// Whether it is accepted now.
+    pub fn is_good(&self, now_ms: i64) -> bool {
+        let over = |at: Option<i64>| at.is_some_and(|at| at <= now_ms);
+        !over(self.expires_at_ms) && !over(self.revoked_at_ms)
+    }
+}
+
+/// Which key to make.
+#[derive(Clone, Debug)]
+pub struct NewApiKey {
+    /// Its name, for people.
+    pub name: String,
+    /// Live or test.
+    pub mode: Mode,
+    /// When it ends by itself, Unix milliseconds.
+    pub expires_at_ms: Option<i64>,
+}
+
+/// Holds while a platform exists and is not being deleted.
+pub(crate) fn platform_lives() -> Expression {
+    Expression::new("attribute_exists(pk) AND attribute_not_exists(deleted_at_ms)")
+}
+
+/// The two rows of a new key.
+pub(crate) fn put_key(
+    transaction: Transaction,
+    table: &Table,
+    scope: &TenantScope,
+    cursor_key: [u8; 32],
+    issued: &IssuedKey,
+    shown: &ApiKey,
+) -> Result<Transaction, StoreError> {
+    let credential = CredentialRow {
+        id: shown.id.clone(),
+        kind: KIND_API_KEY.into(),
+        platform: scope.platform().clone(),
+        mode: shown.mode.clone(),
+        hash: issued.hash,
+        cursor_key,
+        expires_at_ms: shown.expires_at_ms,
+        revoked_at_ms: None,
+        session: None,
+        agent: None,
+        epoch: 0,
+        may_exec: true,
+    };
+    transaction.put_new(table, &scope.new_credential_key(issued), &credential)?.put_new(
+        table,
+        &scope.api_keys().row(shown.id.as_str()),
+        shown,
+    )
+}
+
+/// What may be shown of a key that was just made.
+pub(crate) fn shown(new: &NewApiKey, issued: &IssuedKey) -> ApiKey {
+    ApiKey {
+        id: KeyId::make(),
+        name: new.name.clone(),
+        prefix: issued.prefix.clone(),
+        mode: new.mode.as_str().into(),
+        created_at_ms: now_ms(),
+        expires_at_ms: new.expires_at_ms,
+        revoked_at_ms: None,
+        successor: None,
+        hash: issued.hash,
+    }
+}
+
+impl ApiKeys {
+    /// Over that table.
+    pub fn new(table: Table) -> Self {
+        Self(table)
+    }
+
+    /// Makes a key for the caller's platform.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] while the platform is being deleted.
+    pub async fn create(&self, caller: &Principal, new: &NewApiKey) -> Result<(ApiKey, IssuedKey), StoreError> {
+        let scope = caller.scope();
+        let issued = make_api_key(scope.platform(), new.mode);
+        let key = shown(new, &issued);
+        let alive = Transaction::default().check(&self.0, &scope.platform_key(), platform_lives());
+        let transaction = put_key(alive, &self.0, &scope, *caller.cursor_key(), &issued, &key)?.audit(
+            &self.0,
+            &scope,
+            Deed::done(AuditAction::KeyCreate).names([key.id.as_str()]),
+        )?;
+        match transaction.commit(&self.0).await? {
+            Committed::Yes => Ok((key, issued)),
+            Committed::Refused { .. } => Err(StoreError::Conflict("the platform is being deleted")),
+        }
+    }
+
+    /// A page of the keys that the scope may manage, newest first, without those that are over.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn list(&self, scope: &ReadScope, page: &PageRequest) -> Result<Page<ApiKey>, StoreError> {
+        let mut terms = RowFilter::default();
+        if scope.mode() == Mode::Test {
+            terms = terms.compare("mode", "=", AttributeValue::S(Mode::Test.as_str().into()));
+        }
+        let mut page: Page<ApiKey> = self.0.page(&scope.api_keys(), page, terms).await?;
+        let now = now_ms();
+        page.rows.retain(|key| key.is_good(now));
+        Ok(page)
+    }
+
+    /// When each of these keys was used last, Unix milliseconds, to the second. Keys that were never used are missing.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn last_used(&self, scope: &TenantScope, keys: &[ApiKey]) -> Result<HashMap<KeyId, i64>, StoreError> {
+        let rows = self.0.get_many(keys.iter().map(|key| scope.credential_key_of(&key.hash))).await?;
+        let used = rows.iter().filter_map(|row| {
+            let id = KeyId::parse(row.get("id")?.as_s().ok()?).ok()?;
+            let window: i64 = row.get("window")?.as_n().ok()?.parse().ok()?;
+            Some((id, window.saturating_mul(1000)))
+        });
+        Ok(used.collect())
+    }
+
+    /// Makes a key that takes another's place. The old one ends after `overlap_ms`, unless it ends earlier anyway. The
+    /// new one is given the life that the old one was given.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Conflict`] when it was rotated before or the platform is being deleted;
+    /// [`StoreError::Contended`].
+    pub async fn rotate(
+        &self,
+        caller: &Principal,
+        id: &KeyId,
+        overlap_ms: i64,
+    ) -> Result<(ApiKey, IssuedKey), StoreError> {
+        let scope = caller.scope();
+        for attempt in 0..ATTEMPTS {
+            let mut old = self.find(&scope, id).await?;
+            if old.successor.is_some() {
+                return Err(StoreError::Conflict("the key was rotated before"));
+            }
+            let now = now_ms();
+            let mode = Mode::parse(&old.mode).ok_or(StoreError::Corrupt("an API key of unknown mode"))?;
+            let life = old.expires_at_ms.map(|at| at - old.created_at_ms);
+            let new = NewApiKey { name: old.name.clone(), mode, expires_at_ms: life.map(|life| now + life) };
+            let issued = make_api_key(scope.platform(), mode);
+            let key = shown(&new, &issued);
+            let ends = now.saturating_add(overlap_ms);
+            let ends = old.expires_at_ms.map_or(ends, |at| at.min(ends));
+            let (was_successor, was_expiry) = (old.successor.replace(key.id.clone()), old.expires_at_ms.replace(ends));
+            debug_assert!(was_successor.is_none());
+            let end = Expression::new("SET expires_at_ms = :at").value(":at", number(ends));
+            let transaction = Transaction::default()
+                .check(&self.0, &scope.platform_key(), platform_lives())
+                .put(&self.0, &scope.api_keys().row(id.as_str()), &old, unchanged(was_expiry))?
+                .update(&self.0, &scope.credential_key_of(&old.hash), end, "attribute_exists(pk)");
+            let transaction = put_key(transaction, &self.0, &scope, *caller.cursor_key(), &issued, &key)?.audit(
+                &self.0,
+                &scope,
+                Deed::done(AuditAction::KeyRotate).names([id.as_str(), key.id.as_str()]),
+            )?;
+            match transaction.commit(&self.0).await? {
+                Committed::Yes => return Ok((key, issued)),
+                Committed::Refused { write: 0, .. } => {
+                    return Err(StoreError::Conflict("the platform is being deleted"));
+                }
+                Committed::Refused { .. } => back_off(attempt).await,
+            }
+        }
+        Err(StoreError::Contended(ATTEMPTS))
+    }
+
+    /// Revokes a key, at once and everywhere. The last live key that does not end by itself stays, unless that is
+    /// asked for: whoever revokes it locks themselves out.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Conflict`] for the last live key; [`StoreError::Contended`].
+    pub async fn revoke(&self, scope: &TenantScope, id: &KeyId, force: bool) -> Result<(), StoreError> {
+        for attempt in 0..ATTEMPTS {
+            let mut key = self.find(scope, id).await?;
+            let mut transaction = Transaction::default();
+            if key.mode == Mode::Live.as_str() && !force {
+                // Another key that lasts, held in place by this very transaction: two callers who revoke the last two
+                // keys at one moment cannot both succeed.
+                let left = self.another_that_lasts(scope, id).await?;
+                let left =
+                    left.ok_or(StoreError::Conflict("it is the platform's last live key (force=true revokes it)"))?;
+                transaction = transaction.check(&self.0, &scope.api_keys().row(left.as_str()), unchanged(None));
+            }
+            let was_expiry = key.expires_at_ms;
+            let now = now_ms();
+            key.revoked_at_ms = Some(now);
+            // Gone altogether is refused just as well.
+            let forgotten = number(ttl_seconds(now.saturating_add(REVOKED_KEPT_MS)));
+            let mut item = to_item(&scope.api_keys().row(id.as_str()), &key)?;
+            item.insert(TTL.into(), forgotten.clone());
+            let end = Expression::new("SET revoked_at_ms = :at, #ttl = :ttl")
+                .name("#ttl", TTL)
+                .value(":at", number(now))
+                .value(":ttl", forgotten);
+            let transaction = transaction
+                .put_item(&self.0, item, unchanged(was_expiry))
+                .update(&self.0, &scope.credential_key_of(&key.hash), end, "attribute_exists(pk)")
+                .note_deletion(&self.0, scope, Deleted::Key { key: id.clone() })?
+                .audit(&self.0, scope, Deed::done(AuditAction::KeyRevoke).names([id.as_str()]))?;
+            match transaction.commit(&self.0).await? {
+                Committed::Yes => return Ok(()),
+                Committed::Refused { .. } => back_off(attempt).await,
+            }
+        }
+        Err(StoreError::Contended(ATTEMPTS))
+    }
+
+    /// A key that the scope may manage and that is not over.
+    async fn find(&self, scope: &ReadScope, id: &KeyId) -> Result<ApiKey, StoreError> {
+        let key: ApiKey = self.0.get(&scope.api_keys().row(id.as_str())).await?.ok_or(StoreError::NotFound)?;
+        let may = scope.mode() == Mode::Live || key.mode == Mode::Test.as_str();
+        if may && key.is_good(now_ms()) { Ok(key) } else { Err(StoreError::NotFound) }
+    }
+
+    async fn another_that_lasts(&self, scope: &ReadScope, id: &KeyId) -> Result<Option<KeyId>, StoreError> {
+        let live = AttributeValue::S(Mode::Live.as_str().into());
+        let mut request = PageRequest { limit: 100, after: None };
+        loop {
+            let terms = RowFilter::default().compare("mode", "=", live.clone());
+            let page: Page<ApiKey> = self.0.page(&scope.api_keys(), &request, terms).await?;
+            let lasts = |key: &ApiKey| key.id != *id && key.expires_at_ms.is_none() && key.revoked_at_ms.is_none();
+            if let Some(key) = page.rows.into_iter().find(lasts) {
+                return Ok(Some(key.id));
+            }
+            match page.next {
+                Some(next) => request.after = Some(next),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+/// Holds while a key is not revoked and ends when it was read to end.
+fn unchanged(expires_at_ms: Option<i64>) -> Expression {
+    match expires_at_ms {
+        None => Expression::new(
+            "attribute_exists(pk) AND attribute_not_exists(revoked_at_ms) AND attribute_not_exists(expires_at_ms)",
+        ),
+        Some(at) => {
+            Expression::new("attribute_not_exists(revoked_at_ms) AND expires_at_ms = :read").value(":read", number(at))
+        }
+    }
+}

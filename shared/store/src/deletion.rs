@@ -1,0 +1,308 @@
+//! Deleting a whole platform: what is refused from the first moment on, what goes at once, what waits until its agents
+//! have ended, and what stays.
+//!
+//! One transaction marks the platform, notes it in the ledger and puts it on the work list. From then on no key of it can
+//! be made and nothing can be sealed under its vault key: the mark takes the salt away from where every such write
+//! expects it. Everything after that is idempotent and may be interrupted anywhere; the work list finishes it. In the
+//! end there is the audit trail, until it expires, and a tombstone.
+
+use crate::api_keys::REVOKED_KEPT_MS;
+use crate::audit::Deed;
+use crate::page::{RowFilter, Span};
+use crate::platforms::DELETED_AT;
+use crate::sessions::session_key;
+use crate::table::{Item, TTL, from_item, number, ttl_seconds};
+use crate::transaction::{Committed, Expression, Transaction};
+use crate::{
+    Agent, ApiKey, AuditAction, Deleted, Page, PageRequest, Session, SessionStatus, Sessions, StoreError, Table, now_ms,
+};
+use aws_sdk_dynamodb::types::AttributeValue;
+use futures_util::future::try_join_all;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use theazo_tenancy::{AgentId, Mode, Operator, Partition, PlatformId, SessionScope, TableKey, TenantScope, UserId};
+
+/// How long the last rows of a deleted platform stay, milliseconds. Longer than any request that was authenticated
+/// before its keys were revoked: Lambda ends a function after 15 minutes
+/// (<https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>). Then nobody writes for it any more.
+const QUIET_MS: i64 = 20 * 60 * 1000;
+/// Sessions or keys worked on at a time.
+const AT_ONCE: usize = 16;
+/// Rows read at a time.
+const STRETCH: usize = 100;
+
+/// Deleting platforms. For the operator's command line, and for the scheduled clean-up that finishes it.
+pub struct PlatformDeletion {
+    table: Table,
+    operator: Operator,
+    sessions: Sessions,
+}
+
+/// How far a deletion is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeletionState {
+    /// Its keys are refused, its sessions over, its agents' secrets gone. The rest follows when no agent is left, and not
+    /// before a moment.
+    UnderWay {
+        /// Agents that may still have something at their provider.
+        agents: usize,
+        /// The moment, Unix milliseconds.
+        until_ms: i64,
+    },
+    /// Only the tombstone and the audit trail are left.
+    Gone,
+}
+
+/// What a deletion needs of the platform's row, and all that stays of it.
+#[derive(Serialize, Deserialize)]
+struct Tombstone {
+    id: PlatformId,
+    created_at_ms: i64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    deleted_at_ms: Option<i64>,
+    /// When nothing else was left.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    gone_at_ms: Option<i64>,
+}
+
+impl PlatformDeletion {
+    /// Over that table.
+    pub fn new(table: Table, operator: Operator) -> Self {
+        Self { sessions: Sessions::new(table.clone()), table, operator }
+    }
+
+    pub(crate) fn operator(&self) -> &Operator {
+        &self.operator
+    }
+
+    /// Marks a platform as deleted, for good. Idempotent.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is no such platform.
+    pub async fn begin(&self, platform: &PlatformId) -> Result<(), StoreError> {
+        let scope = self.operator.tenant(platform, Mode::Live);
+        let now = now_ms();
+        // The salt leaves the attribute under which writes of sealed values expect it, and stays in the row until the
+        // last agent has ended: a provider's credential may be needed for that.
+        let mark =
+            Expression::new("SET deleted_at_ms = :now, retired_vault_salt = vault_salt REMOVE vault_salt, cursor_key")
+                .value(":now", number(now));
+        let show = Expression::new("SET deletedAtMs = :now").value(":now", number(now));
+        let unmarked = format!("attribute_exists(pk) AND attribute_not_exists({DELETED_AT})");
+        let transaction = Transaction::default()
+            .update(&self.table, &self.operator.platform_key(platform), mark, &unmarked)
+            .update(&self.table, &self.directory_key(platform), show, "attribute_exists(pk)")
+            .put(&self.table, &self.work_key(platform), &BTreeMap::<String, String>::new(), Expression::default())?
+            .note_deletion(&self.table, &scope, Deleted::Platform)?
+            .audit(&self.table, &scope, Deed::done(AuditAction::PlatformDelete))?;
+        match transaction.commit(&self.table).await? {
+            Committed::Yes | Committed::Refused { write: 0, row: Some(_) } => Ok(()),
+            Committed::Refused { .. } => Err(StoreError::NotFound),
+        }
+    }
+
+    /// Takes a deletion that was begun as far as it goes now. Idempotent, and safe to be interrupted. It ends no agent:
+    /// that is done by whoever reaches sandboxes, through the sessions that this puts on the work list.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when it was not begun; [`StoreError::Table`] when the table does not answer.
+    pub async fn advance(&self, platform: &PlatformId, now_ms: i64) -> Result<DeletionState, StoreError> {
+        let Some(row) = self.table.get::<Tombstone>(&self.operator.platform_key(platform)).await? else {
+            self.table.delete(&self.work_key(platform)).await?;
+            return Ok(DeletionState::Gone);
+        };
+        let deleted_at_ms = row.deleted_at_ms.ok_or(StoreError::Conflict("the platform is not being deleted"))?;
+        if row.gone_at_ms.is_some() {
+            return Ok(DeletionState::Gone);
+        }
+        let scopes = [Mode::Live, Mode::Test].map(|mode| self.operator.tenant(platform, mode));
+        self.revoke_keys(&scopes[0], deleted_at_ms).await?;
+        let mut agents = 0;
+        for scope in &scopes {
+            self.end_sessions(scope).await?;
+            self.remove_secrets_of_agents(scope).await?;
+            agents += self.table.query_all(&scope.live_agents()).await?.len();
+        }
+        let until_ms = deleted_at_ms.saturating_add(QUIET_MS);
+        if agents > 0 || now_ms < until_ms {
+            return Ok(DeletionState::UnderWay { agents, until_ms });
+        }
+        for scope in &scopes {
+            self.remove_rest(scope).await?;
+        }
+        self.bury(&scopes[0], Tombstone { gone_at_ms: Some(now_ms), ..row }).await?;
+        Ok(DeletionState::Gone)
+    }
+
+    async fn revoke_keys(&self, scope: &TenantScope, at_ms: i64) -> Result<(), StoreError> {
+        let keys = self.table.query_all(&scope.api_keys()).await?.into_iter().map(from_item);
+        let keys: Vec<ApiKey> = keys.collect::<Result<_, _>>()?;
+        let good: Vec<_> = keys.iter().filter(|key| key.revoked_at_ms.is_none_or(|revoked| revoked > at_ms)).collect();
+        for some in good.chunks(AT_ONCE) {
+            try_join_all(some.iter().map(|key| self.table.revoke_key(scope, key, at_ms))).await?;
+        }
+        Ok(())
+    }
+
+    /// Terminates what is not terminated yet. Each session is on the work list from that moment on.
+    async fn end_sessions(&self, scope: &TenantScope) -> Result<(), StoreError> {
+        let mut request = PageRequest { limit: STRETCH, after: None };
+        loop {
+            let over = AttributeValue::S(SessionStatus::Terminated.as_str().into());
+            let terms = RowFilter::default().compare("status", "<>", over);
+            let page: Page<Session> = self.table.page(&scope.sessions(), &request, terms).await?;
+            for some in page.rows.chunks(AT_ONCE) {
+                try_join_all(some.iter().map(|session| async move {
+                    self.sessions.terminate(scope, &session.id).await?;
+                    let own = scope.session(&session.id).ok_or(StoreError::NotFound)?;
+                    self.table.remove_secrets_of(&own).await.map(|_| ())
+                }))
+                .await?;
+            }
+            match page.next {
+                Some(next) => request.after = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Removes the platform's own values but for providers' credentials.
+    async fn remove_secrets_of_agents(&self, scope: &TenantScope) -> Result<(), StoreError> {
+        let values = scope.secret_values();
+        let rows = self.table.query_all(&values).await?;
+        let is_credential = |row: &Item| row.get("provider").and_then(|flag| flag.as_bool().ok()) == Some(&true);
+        let ours = rows.iter().filter(|row| !is_credential(row)).filter_map(sort_key);
+        self.table.delete_all(ours.map(|name| values.row(name))).await
+    }
+
+    /// Removes everything of one mode but the audit trail. Of a session its row goes last, for it leads to the others.
+    async fn remove_rest(&self, scope: &TenantScope) -> Result<(), StoreError> {
+        loop {
+            let sessions = self.table.stretch(&scope.sessions()).await?;
+            if sessions.is_empty() {
+                break;
+            }
+            for row in sessions {
+                self.remove_session(scope, &from_item(row)?).await?;
+            }
+        }
+        for partition in [scope.agents(), scope.secret_values(), scope.providers(), scope.replays()] {
+            self.table.remove_partition(&partition).await?;
+        }
+        self.table.remove_row(&scope.secret_names_key()).await.map(|_| ())
+    }
+
+    async fn remove_session(&self, scope: &TenantScope, session: &Session) -> Result<(), StoreError> {
+        let own = scope.session(&session.id).ok_or(StoreError::NotFound)?;
+        self.table.remove_secrets_of(&own).await?;
+        loop {
+            let agents = self.table.stretch(&own.agents()).await?.into_iter().map(from_item);
+            let agents: Vec<Agent> = agents.collect::<Result<_, _>>()?;
+            if agents.is_empty() {
+                break;
+            }
+            self.table.delete_all(agents.iter().flat_map(|agent| rows_of(scope, agent))).await?;
+            self.table.delete_all(agents.iter().map(|agent| own.agents().row(agent.id.as_str()))).await?;
+        }
+        let mut transaction = Transaction::default()
+            .delete(&self.table, &own.counters_key(), Expression::default())
+            .delete(&self.table, &scope.session_work_key(&session.id), Expression::default())
+            .delete(&self.table, &session_key(scope, &session.id), Expression::default());
+        if let Some(user) = session.user_id.as_deref().and_then(UserId::parse)
+            && self.sessions.find_by_user(scope, &user).await?.as_ref() == Some(&session.id)
+        {
+            transaction = transaction.delete(&self.table, &scope.user_key(&user), Expression::default());
+        }
+        // It has no conditions.
+        let (Committed::Yes | Committed::Refused { .. }) = transaction.commit(&self.table).await?;
+        Ok(())
+    }
+
+    /// Removes the keys, and with the last transaction the salt and the platform's place in the directory.
+    async fn bury(&self, scope: &TenantScope, tombstone: Tombstone) -> Result<(), StoreError> {
+        let keys = self.table.query_all(&scope.api_keys()).await?.into_iter().map(from_item);
+        let keys: Vec<ApiKey> = keys.collect::<Result<_, _>>()?;
+        let rows = |key: &ApiKey| [scope.credential_key_of(&key.hash), scope.api_keys().row(key.id.as_str())];
+        self.table.delete_all(keys.iter().flat_map(rows)).await?;
+        let platform = &tombstone.id;
+        let transaction = Transaction::default()
+            .put(&self.table, &self.operator.platform_key(platform), &tombstone, Expression::default())?
+            .delete(&self.table, &self.directory_key(platform), Expression::default())
+            .delete(&self.table, &self.work_key(platform), Expression::default());
+        let (Committed::Yes | Committed::Refused { .. }) = transaction.commit(&self.table).await?;
+        Ok(())
+    }
+
+    fn directory_key(&self, platform: &PlatformId) -> TableKey {
+        self.operator.directory().row(platform.as_str())
+    }
+
+    fn work_key(&self, platform: &PlatformId) -> TableKey {
+        self.operator.platform_work_key(platform)
+    }
+}
+
+/// All rows of an agent but the one among its session's agents.
+fn rows_of(scope: &TenantScope, agent: &Agent) -> Vec<TableKey> {
+    let id: &AgentId = &agent.id;
+    let copies = scope.agent_copies(id);
+    let mut keys: Vec<_> = agent.secrets.iter().map(|secret| copies.row(&secret.name)).collect();
+    keys.extend([scope.agents().row(id.as_str()), scope.work_key(id)]);
+    keys
+}
+
+fn sort_key(row: &Item) -> Option<&str> {
+    row.get("sk")?.as_s().ok().map(String::as_str)
+}
+
+impl Table {
+    /// Revokes a key as of that moment, unless it was revoked by then. Whether it was not.
+    pub(crate) async fn revoke_key(&self, scope: &TenantScope, key: &ApiKey, at_ms: i64) -> Result<bool, StoreError> {
+        let end = Expression::new("SET revoked_at_ms = :at, #ttl = :ttl")
+            .name("#ttl", TTL)
+            .value(":at", number(at_ms))
+            .value(":ttl", number(ttl_seconds(at_ms.saturating_add(REVOKED_KEPT_MS))));
+        let good = "attribute_exists(pk) AND (attribute_not_exists(revoked_at_ms) OR revoked_at_ms > :at)";
+        let transaction = Transaction::default()
+            .update(self, &scope.credential_key_of(&key.hash), end.clone(), good)
+            .update(self, &scope.api_keys().row(key.id.as_str()), end, "attribute_exists(pk)");
+        match transaction.commit(self).await? {
+            Committed::Yes => Ok(true),
+            Committed::Refused { .. } => Ok(false),
+        }
+    }
+
+    /// Removes all secrets of a session that takes none any more. Whether there were any.
+    pub(crate) async fn remove_secrets_of(&self, own: &SessionScope) -> Result<bool, StoreError> {
+        let values = self.remove_partition(&own.secret_values()).await?;
+        let names = self.remove_row(&own.secret_names_key()).await?;
+        Ok(values || names)
+    }
+
+    /// Removes a row. Whether it was there.
+    async fn remove_row(&self, key: &TableKey) -> Result<bool, StoreError> {
+        let is_there = self.get_raw(key).await?.is_some();
+        if is_there {
+            self.delete(key).await?;
+        }
+        Ok(is_there)
+    }
+
+    /// Some rows of a partition; none when it is empty.
+    async fn stretch(&self, partition: &Partition) -> Result<Vec<Item>, StoreError> {
+        Ok(self.query_back(partition, Span::default(), STRETCH, &RowFilter::default()).await?.rows)
+    }
+
+    /// Removes every row of a partition to which nobody adds. Whether there were any.
+    async fn remove_partition(&self, partition: &Partition) -> Result<bool, StoreError> {
+        let mut any = false;
+        loop {
+            let rows = self.stretch(partition).await?;
+            if rows.is_empty() {
+                return Ok(any);
+            }
+            any = true;
+            self.delete_all(rows.iter().filter_map(sort_key).map(|sk| partition.row(sk))).await?;
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Root keys: rows that KMS wraps, unwrapped into memory for a bounded time, and the platforms' keys derived from them.
+//!
+//! A version's row is written once and never changed. The active row is its own ciphertext (by `ReEncrypt`), not a
+//! pointer, so that nobody who can merely write to the table can choose which version is used. All columns of a row
+//! but the ciphertext are its KMS encryption context, together with the deployment's name: a row that was edited,
+//! moved, or copied from another deployment does not unwrap. The layout follows the branch-key store of the AWS
+//! Encryption SDK's specification.
+//!
+//! - `rows` is what lies in the table, and what KMS is asked about it.
+//! - `cache` keeps keys in memory.
+
+mod cache;
+mod rows;
+
+pub(crate) use rows::{RootRow, Slot};
+
+use crate::platforms::PlatformRow;
+use crate::transaction::{Committed, Expression, Transaction};
+use crate::{Aws, StoreError, Table, now_ms};
+use cache::{Cache, Kept};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use theazo_tenancy::{Operator, Partition, PlatformId};
+use theazo_vault::{PlatformKey, RecordHeader, RootKey, VaultError};
+
+/// The version of a deployment's first root key.
+pub(crate) const FIRST_VERSION: u32 = 1;
+
+/// Root keys in memory at most: the active one and, of rotations, the versions that records still name.
+const MAX_ROOTS: usize = 16;
+/// Platforms' keys in memory at most. One instance never holds every platform's.
+const MAX_PLATFORMS: usize = 256;
+/// How much earlier than other keys the active one is asked for again, at most: what is sealed with a key from memory
+/// is written within a cache life of when the active row was read, the time of the request that writes it included.
+const WRITING_MS: i64 = 30_000;
+
+/// Where root keys are and who wraps them.
+#[derive(Clone, Debug)]
+pub struct KeyRingConfig {
+    /// The deployment's name, bound into every context and every record.
+    pub deployment: String,
+    /// The KMS key's ARN; never an alias, which could be pointed elsewhere.
+    pub kms_key_arn: String,
+    /// How long an unwrapped key may be used before KMS is asked again: a cache life.
+    pub cache_ttl: Duration,
+}
+
+/// The keys of one deployment. Only functions that seal or open values hold one.
+#[derive(Clone)]
+pub struct KeyRing(Arc<Inner>);
+
+pub(crate) struct Inner {
+    table: Table,
+    kms: aws_sdk_kms::Client,
+    config: KeyRingConfig,
+    partition: Partition,
+    cache: Mutex<Keys>,
+    /// Held while KMS is asked, so that a burst of requests asks once.
+    flight: tokio::sync::Mutex<()>,
+}
+
+/// What is in memory. A ring is of one deployment, so its name is in no entry's.
+struct Keys {
+    roots: Cache<Slot, RootKey>,
+    platforms: Cache<PlatformSlot, PlatformKey>,
+}
+
+/// Everything that a platform's key is derived from: an edited salt leads to another entry.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct PlatformSlot {
+    platform: PlatformId,
+    root_version: u32,
+    key_version: u32,
+    salt: [u8; 32],
+}
+
+impl PlatformSlot {
+    fn derive(&self, root: &RootKey) -> PlatformKey {
+        root.derive_platform_key(self.platform.as_str(), &self.salt, self.key_version)
+    }
+}
+
+impl KeyRing {
+    /// The key ring of a deployment. Nothing is fetched until a key is needed.
+    pub fn new(aws: &Aws, table: Table, config: KeyRingConfig, operator: &Operator) -> Self {
+        Self(Arc::new(Inner {
+            table,
+            kms: aws.kms.clone(),
+            config,
+            partition: operator.root_keys(),
+            cache: Mutex::new(Keys { roots: Cache::new(MAX_ROOTS), platforms: Cache::new(MAX_PLATFORMS) }),
+            flight: tokio::sync::Mutex::default(),
+        }))
+    }
+
+    /// The deployment's name.
+    pub fn deployment(&self) -> &str {
+        &self.0.config.deployment
+    }
+
+    /// How long a key may be used before KMS is asked again.
+    pub fn cache_ttl(&self) -> Duration {
+        self.0.config.cache_ttl
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.0
+    }
+
+    /// The root key to seal with.
+    ///
+    /// # Errors
+    /// [`StoreError::NoRootKey`]; [`StoreError::Kms`] when KMS refuses or does not answer: the vault stays closed.
+    pub async fn active(&self) -> Result<Arc<RootKey>, StoreError> {
+        Ok(self.root(Slot::Active).await?.key)
+    }
+
+    /// The root key that a record names.
+    ///
+    /// # Errors
+    /// As [`KeyRing::active`].
+    pub async fn version(&self, version: u32) -> Result<Arc<RootKey>, StoreError> {
+        Ok(self.root(Slot::Version(version)).await?.key)
+    }
+
+    /// The key that a platform's values are sealed with now.
+    pub(crate) async fn sealing_key(&self, platform: &PlatformRow) -> Result<Arc<PlatformKey>, StoreError> {
+        let root = self.root(Slot::Active).await?;
+        Ok(self.derived(current_slot(platform, root.key.version()), &root))
+    }
+
+    /// The same under a root key that the caller has chosen, for sealing anew.
+    pub(crate) async fn sealing_key_of(
+        &self,
+        platform: &PlatformRow,
+        root_version: u32,
+    ) -> Result<Arc<PlatformKey>, StoreError> {
+        self.platform_key(current_slot(platform, root_version)).await
+    }
+
+    /// The key that a platform's record names.
+    ///
+    /// # Errors
+    /// As [`KeyRing::active`]; [`VaultError::WrongKeyVersion`] when the platform's row knows no such version. Whoever
+    /// read record and row a moment ago reads them again (see [`is_out_of_date`]).
+    pub(crate) async fn opening_key(
+        &self,
+        platform: &PlatformRow,
+        header: RecordHeader,
+    ) -> Result<Arc<PlatformKey>, StoreError> {
+        let key_version = header.platform_key_version;
+        let salt = platform.salt_of(key_version).ok_or(VaultError::WrongKeyVersion)?;
+        let platform = platform.id.clone();
+        self.platform_key(PlatformSlot { platform, root_version: header.root_version, key_version, salt }).await
+    }
+
+    /// Makes the deployment's first root key, unless there is one. The plaintext never leaves KMS here.
+    ///
+    /// # Errors
+    /// [`StoreError::Kms`] or [`StoreError::Table`] when a service refuses.
+    pub async fn ensure_root_key(&self) -> Result<(), StoreError> {
+        let inner = &*self.0;
+        if inner.row(Slot::Active).await?.is_some() {
+            return Ok(());
+        }
+        let now = now_ms();
+        let version = inner.generate(FIRST_VERSION, now).await?;
+        let active = inner.rewrap(&version, Slot::Active, now).await?;
+        let absent = || Expression::new("attribute_not_exists(pk)");
+        let transaction = Transaction::default()
+            .put_item(&inner.table, version.item(&inner.partition), absent())
+            .put_item(&inner.table, active.item(&inner.partition), absent());
+        match transaction.commit(&inner.table).await? {
+            // Refused: someone else made it meanwhile, which is just as good.
+            Committed::Yes | Committed::Refused { .. } => Ok(()),
+        }
+    }
+
+    async fn root(&self, slot: Slot) -> Result<Kept<RootKey>, StoreError> {
+        if let Some(kept) = self.0.cached_root(slot) {
+            return Ok(kept);
+        }
+        let _flight = self.0.flight.lock().await;
+        if let Some(kept) = self.0.cached_root(slot) {
+            return Ok(kept);
+        }
+        // From before the row is read: what the row says may be out of date from then on.
+        let read_at_ms = now_ms();
+        let row = self.0.row(slot).await?.ok_or(StoreError::NoRootKey)?;
+        let key = self.0.unwrap(&row).await?;
+        Ok(self.0.remember(slot, key, read_at_ms))
+    }
+
+    async fn platform_key(&self, slot: PlatformSlot) -> Result<Arc<PlatformKey>, StoreError> {
+        if let Some(key) = self.0.cached_platform(&slot) {
+            return Ok(key);
+        }
+        let root = self.root(Slot::Version(slot.root_version)).await?;
+        Ok(self.derived(slot, &root))
+    }
+
+    fn derived(&self, slot: PlatformSlot, root: &Kept<RootKey>) -> Arc<PlatformKey> {
+        if let Some(key) = self.0.cached_platform(&slot) {
+            return key;
+        }
+        let key = Arc::new(slot.derive(&root.key));
+        if let Ok(mut cache) = self.0.cache.lock() {
+            // No longer than the root key that it comes from.
+            cache.platforms.put(slot, Kept { key: key.clone(), until_ms: root.until_ms });
+        }
+        key
+    }
+}
+
+fn current_slot(platform: &PlatformRow, root_version: u32) -> PlatformSlot {
+    PlatformSlot {
+        platform: platform.id.clone(),
+        root_version,
+        key_version: platform.vault_key_version,
+        salt: platform.vault_salt,
+    }
+}
+
+/// Whether opening failed for want of a key that was there when the record was written. When a rotation has sealed the
+/// record anew since it was read, reading it again helps.
+pub(crate) fn is_out_of_date(error: &StoreError) -> bool {
+    matches!(error, StoreError::NoRootKey | StoreError::Vault(VaultError::WrongKeyVersion))
+}
+
+impl Inner {
+    fn ttl_ms(&self) -> i64 {
+        i64::try_from(self.config.cache_ttl.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn cached_root(&self, slot: Slot) -> Option<Kept<RootKey>> {
+        let mut cache = self.cache.lock().ok()?;
+        cache.roots.expire(now_ms(), self.ttl_ms());
+        cache.roots.get(&slot)
+    }
+
+    fn cached_platform(&self, slot: &PlatformSlot) -> Option<Arc<PlatformKey>> {
+        let mut cache = self.cache.lock().ok()?;
+        cache.platforms.expire(now_ms(), self.ttl_ms());
+        cache.platforms.get(slot).map(|kept| kept.key)
+    }
+
+    fn remember(&self, slot: Slot, key: Arc<RootKey>, read_at_ms: i64) -> Kept<RootKey> {
+        let kept = Kept { until_ms: read_at_ms.saturating_add(self.ttl_ms()), key };
+        if let Ok(mut cache) = self.cache.lock() {
+            if slot == Slot::Active {
+                let writing = WRITING_MS.min(self.ttl_ms() / 4);
+                cache.roots.put(slot, Kept { until_ms: kept.until_ms - writing, ..kept.clone() });
+            }
+            cache.roots.put(Slot::Version(kept.key.version()), kept.clone());
+        }
+        kept
+    }
+}

@@ -1,0 +1,111 @@
+//! Tokens of sessions: minted by a platform for one end user, for a while.
+//!
+//! A token is good while its session lives and the session's token epoch is the one it was minted in. Raising the epoch
+//! ends all of a session's tokens in one write, however many there are.
+
+use crate::audit::Deed;
+use crate::credentials::{CredentialRow, KIND_SESSION};
+use crate::sessions::{SessionStatus, session_key};
+use crate::table::{TTL, number, to_item, ttl_seconds};
+use crate::transaction::{Committed, Expression, Transaction, back_off};
+use crate::{AuditAction, Session, StoreError, Table};
+use aws_sdk_dynamodb::types::AttributeValue;
+use theazo_tenancy::{IssuedKey, KeyId, Permissions, Principal, SessionId, TenantScope, make_session_token};
+
+const ATTEMPTS: u32 = 20;
+
+/// Minting and revoking sessions' tokens.
+#[derive(Clone)]
+pub struct SessionTokens(Table);
+
+impl SessionTokens {
+    /// Over that table.
+    pub fn new(table: Table) -> Self {
+        Self(table)
+    }
+
+    /// Mints a token. `session` is the session as it was read a moment ago; if it has changed, it is read again.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Conflict`] for a terminated session; [`StoreError::Contended`].
+    pub async fn mint(
+        &self,
+        caller: &Principal,
+        session: &Session,
+        expires_at_ms: i64,
+        permissions: Permissions,
+    ) -> Result<IssuedKey, StoreError> {
+        let scope = caller.scope();
+        let mut session = session.clone();
+        for attempt in 0..ATTEMPTS {
+            if session.status == SessionStatus::Terminated {
+                return Err(StoreError::Conflict("the session is terminated"));
+            }
+            let issued = make_session_token(scope.platform(), scope.mode(), &session.id);
+            let id = KeyId::make();
+            let row = CredentialRow {
+                id: id.clone(),
+                kind: KIND_SESSION.into(),
+                platform: scope.platform().clone(),
+                mode: scope.mode().as_str().into(),
+                hash: issued.hash,
+                cursor_key: *caller.cursor_key(),
+                expires_at_ms: Some(expires_at_ms),
+                revoked_at_ms: None,
+                session: Some(session.id.clone()),
+                agent: None,
+                epoch: session.token_epoch,
+                may_exec: permissions.exec,
+            };
+            let mut item = to_item(&scope.new_credential_key(&issued), &row)?;
+            item.insert(TTL.into(), number(ttl_seconds(expires_at_ms)));
+            let transaction = Transaction::default()
+                .check(&self.0, &session_key(&scope, &session.id), in_epoch(&session))
+                .put_item(&self.0, item, Expression::new("attribute_not_exists(pk)"))
+                .audit(
+                    &self.0,
+                    &scope,
+                    Deed::done(AuditAction::TokenCreate).names([id.as_str()]).session(&session.id),
+                )?;
+            match transaction.commit(&self.0).await? {
+                Committed::Yes => return Ok(issued),
+                Committed::Refused { .. } => back_off(attempt).await,
+            }
+            session = self.0.get(&session_key(&scope, &session.id)).await?.ok_or(StoreError::NotFound)?;
+        }
+        Err(StoreError::Contended(ATTEMPTS))
+    }
+
+    /// Ends all tokens of a session, at once and everywhere.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn revoke_all(&self, scope: &TenantScope, session: &SessionId) -> Result<(), StoreError> {
+        let key = session_key(scope, session);
+        let raise =
+            Expression::new("SET token_epoch = if_not_exists(token_epoch, :zero) + :one, revision = revision + :one")
+                .value(":zero", number(0))
+                .value(":one", number(1));
+        let transaction = Transaction::default().update(&self.0, &key, raise, "attribute_exists(pk)").audit(
+            &self.0,
+            scope,
+            Deed::done(AuditAction::TokenRevoke).session(session),
+        )?;
+        match transaction.commit(&self.0).await? {
+            Committed::Yes => Ok(()),
+            Committed::Refused { .. } => Err(StoreError::NotFound),
+        }
+    }
+}
+
+/// Holds while a session lives and none of its tokens was revoked since it was read.
+fn in_epoch(session: &Session) -> Expression {
+    let condition = match session.token_epoch {
+        0 => "(attribute_not_exists(token_epoch) OR token_epoch = :epoch)",
+        _ => "token_epoch = :epoch",
+    };
+    Expression::new(&format!("#s <> :over AND {condition}"))
+        .name("#s", "status")
+        .value(":over", AttributeValue::S("terminated".into()))
+        .value(":epoch", number(session.token_epoch))
+}
