@@ -37,19 +37,20 @@ pub async fn handle(call: Call, sessions: Sessions, names: SecretNames, agents: 
     if !session.is_some_and(|session| principal.scope().sees(&session.id)) {
         return Err(ApiError::not_found());
     }
-    let inherited = inherited.map(|names| names.only_inherited());
     if details {
         let now = now_ms();
         let mut shown = listing::details(&own, SecretOrigin::Session, &holders, now);
-        if let Some(inherited) = inherited {
-            let not_overridden = inherited.without(&own);
+        shown.extend(listing::deleted(&own, SecretOrigin::Session, &holders));
+        if let Some(platform) = inherited {
+            shown.extend(listing::deleted(&platform, SecretOrigin::Platform, &holders));
+            let not_overridden = platform.only_inherited().without(&own);
             shown.extend(listing::details(&not_overridden, SecretOrigin::Platform, &holders, now));
             shown.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
         }
         return Answer::json(200, &shown);
     }
     let merged = match inherited {
-        Some(inherited) => own.merged_with(inherited),
+        Some(platform) => own.merged_with(platform.only_inherited()),
         None => own,
     };
     Answer::json(200, &listing::names(&merged))

@@ -23,7 +23,9 @@ pub async fn handle(call: Call, names: SecretNames, agents: Agents) -> Result<An
     };
     let (_, (details, own, holders)) = call.authenticate_with(read).await?;
     if details {
-        return Answer::json(200, &listing::details(&own, SecretOrigin::Platform, &holders, now_ms()));
+        let mut shown = listing::details(&own, SecretOrigin::Platform, &holders, now_ms());
+        shown.extend(listing::deleted(&own, SecretOrigin::Platform, &holders));
+        return Answer::json(200, &shown);
     }
     Answer::json(200, &listing::names(&own))
 }

@@ -211,6 +211,11 @@ async fn fail_on_every_route(bed: &Bed) {
                 "inherited",
                 "provider",
                 "compute",
+                "secret",
+                "session",
+                "key",
+                "since",
+                "until",
             ] {
                 bed.ask(method, &format!("{path}?{parameter}={in_path}"), Value::Null).await;
             }

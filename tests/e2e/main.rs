@@ -13,6 +13,7 @@
 
 mod harness;
 
+mod audit;
 mod concurrency;
 mod crash;
 mod exec;
@@ -28,3 +29,4 @@ mod refusals;
 mod round_trips;
 mod secrets;
 mod sessions;
+mod wire;

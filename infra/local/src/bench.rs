@@ -96,7 +96,8 @@ impl Figures {
             samples.reverse();
         }
         let n = samples.len();
-        let at = |percent: usize| samples.get((n * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or(f64::NAN);
+        let at =
+            |percent: usize| samples.get((n * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or(f64::NAN);
         Self { p50: at(50), p95: at(95), p99: at(99), n }
     }
 }

@@ -163,6 +163,7 @@ impl Stack {
             table: TABLE.into(),
             kms_key_arn,
             docker: config.docker,
+            key_cache: key_cache_from_env()?,
         };
         let deployment = Arc::new(Deployment::new(&aws, config_of)?);
         deployment.table().ensure_exists().await?;

@@ -34,6 +34,7 @@ assert_opaque!(
     theazo_redaction::Redactor,
     theazo_redaction::Stream<'static>,
     theazo_redaction::Masked<'static>,
+    theazo_tenancy::IssuedKey,
 );
 
 // Holds root keys in memory; its clones share them.

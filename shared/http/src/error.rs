@@ -226,6 +226,7 @@ impl From<StoreError> for ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use theazo_store::KmsFailure;
 
     fn body(error: ApiError) -> Value {
         serde_json::from_slice(error.into_answer(&RequestId::make()).body()).unwrap()
@@ -286,6 +287,30 @@ mod tests {
                 assert!(!shown["error"]["message"].as_str().unwrap().contains(inner), "{shown}");
             }
         }
+    }
+
+    #[test]
+    fn why_the_key_service_failed_is_not_told_outside() {
+        let codes = [
+            "ThrottlingException",
+            "AccessDeniedException",
+            "DisabledException",
+            "KMSInvalidStateException",
+            "InvalidCiphertextException",
+            "IncorrectKeyException",
+            "NotFoundException",
+            "timeout",
+            "no connection",
+        ];
+        let mut told = std::collections::HashSet::new();
+        for code in codes {
+            let error = StoreError::Kms { operation: "Decrypt", code: code.into() };
+            assert!(error.kms_failure().is_some_and(|failure| failure != KmsFailure::Other), "{code}");
+            let shown = body(error.into());
+            assert_eq!((&shown["error"]["code"], &shown["error"]["details"]), (&json!("internal_error"), &json!({})));
+            told.insert(shown["error"]["message"].to_string());
+        }
+        assert_eq!(told.len(), 1, "{told:?}");
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub use body::Fields;
 pub use call::{Call, Caller, Repeats, RouteInfo};
 pub use cursor::{PageQuery, list_answer};
 pub use error::{ApiError, ErrorCode};
-pub use logging::{LogFormat, LoggingError, init_logging};
+pub use logging::{LogFormat, LoggingError, init_logging, make_subscriber};
 pub use pattern::{Params, Pattern};
 pub use request::{MAX_BODY_BYTES, QueryParams, Request};
 pub use times::{format_duration, format_time, parse_duration_ms, parse_time_ms};

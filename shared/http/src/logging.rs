@@ -1,8 +1,9 @@
 //! The process's logging. Libraries that would print bodies are capped here, in code, whatever the configuration says.
 
-use tracing::Metadata;
+use tracing::{Metadata, Subscriber};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -37,14 +38,18 @@ fn is_allowed(metadata: &Metadata<'_>) -> bool {
 /// [`LoggingError`] when it was set up before.
 pub fn init_logging(format: LogFormat) -> Result<(), LoggingError> {
     let wanted = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    make_subscriber(format, wanted, std::io::stderr).try_init().map_err(|_| LoggingError)
+}
+
+/// What [`init_logging`] sets up, for whoever wants the lines elsewhere. `wanted` chooses among what the caps allow.
+pub fn make_subscriber<W>(format: LogFormat, wanted: EnvFilter, writer: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let lines = match format {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
         LogFormat::Text => lines.with_ansi(false).boxed(),
     };
-    tracing_subscriber::registry()
-        .with(lines.with_filter(filter_fn(is_allowed)))
-        .with(wanted)
-        .try_init()
-        .map_err(|_| LoggingError)
+    tracing_subscriber::registry().with(lines.with_filter(filter_fn(is_allowed))).with(wanted)
 }

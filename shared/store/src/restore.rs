@@ -265,11 +265,9 @@ impl Restore {
 
     async fn key(&self, scope: &TenantScope, id: &KeyId, at_ms: i64, mode: ReplayMode) -> Result<bool, StoreError> {
         let Some(key) = self.table.get::<ApiKey>(&scope.api_keys().row(id.as_str())).await? else { return Ok(false) };
-        if mode == ReplayMode::Apply {
-            return self.table.revoke_key(scope, &key, at_ms).await;
-        }
         let credential = self.table.get_raw(&scope.credential_key_of(&key.hash)).await?;
-        Ok(credential.is_some_and(|row| number_of(&row, "revoked_at_ms").is_none_or(|revoked| revoked > at_ms)))
+        let is_good = credential.is_some_and(|row| number_of(&row, "revoked_at_ms").is_none_or(|at| at > at_ms));
+        Ok(is_good && (mode == ReplayMode::DryRun || self.table.revoke_key(scope, &key, at_ms).await?))
     }
 
     /// The rest of it is finished by the work list.

@@ -13,9 +13,13 @@ use crate::{
 ///
 /// Zeroised when dropped; no `Debug`, no `Clone`, and nothing gives the bytes back.
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// let root = theazo_vault::RootKey::from_bytes(1, zeroize::Zeroizing::new([0; 32]));
 /// println!("{root:?}");
+/// ```
+/// ```compile_fail,E0599
+/// let root = theazo_vault::RootKey::from_bytes(1, zeroize::Zeroizing::new([0; 32]));
+/// let copy = root.clone();
 /// ```
 pub struct RootKey {
     version: u32,
@@ -56,9 +60,13 @@ impl RootKey {
 /// It knows which platform it belongs to, so that a cache which confuses two platforms is caught before it seals.
 /// Zeroised when dropped; no `Debug`, no `Clone`.
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// let root = theazo_vault::RootKey::from_bytes(1, zeroize::Zeroizing::new([0; 32]));
-/// let key = root.derive_platform_key("plt_1", &[0; 32], 1).clone();
+/// println!("{:?}", root.derive_platform_key("plt_1", &[0; 32], 1));
+/// ```
+/// ```compile_fail,E0599
+/// let root = theazo_vault::RootKey::from_bytes(1, zeroize::Zeroizing::new([0; 32]));
+/// let copy = root.derive_platform_key("plt_1", &[0; 32], 1).clone();
 /// ```
 pub struct PlatformKey {
     pub(crate) platform: Box<str>,

@@ -8,11 +8,11 @@ use zeroize::Zeroize;
 /// It has no `Debug`, `Clone`, `Display` or `Serialize`, and [`SecretValue::expose`] is the only way in, so that
 /// every place where a value leaves can be listed.
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// let value = theazo_vault::SecretValue::from_bytes(vec![1]);
 /// println!("{value:?}");
 /// ```
-/// ```compile_fail
+/// ```compile_fail,E0599
 /// let value = theazo_vault::SecretValue::from_bytes(vec![1]);
 /// let copy = value.clone();
 /// ```

@@ -37,7 +37,10 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 /// The code of a file without comments, and without its tests, which stand at a file's end.
 fn code(text: &str) -> String {
     let (product, tests) = text.split_once("#[cfg(test)]\nmod tests {").unwrap_or((text, "\n}\n"));
-    assert!(tests.ends_with("\n}\n") && tests.matches("\n}\n").count() == 1, "something stands after the tests: {text}");
+    assert!(
+        tests.ends_with("\n}\n") && tests.matches("\n}\n").count() == 1,
+        "something stands after the tests: {text}"
+    );
     // Only what is certainly a comment: `//` may stand in a text.
     let lines = product.lines().filter(|line| !line.trim_start().starts_with("//"));
     lines.flat_map(|line| [line.split(" // ").next().unwrap_or_default(), "\n"]).collect()

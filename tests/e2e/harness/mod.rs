@@ -7,6 +7,7 @@ mod process;
 mod raw;
 mod shared;
 mod table;
+mod tap;
 
 pub use client::{Answer, Client};
 pub use encodings::Canary;
@@ -15,6 +16,7 @@ pub use process::{DevCommand, Process, collect, provider_of};
 pub use raw::send_raw;
 pub use shared::{Platform, docker_engine, left_on_engine, stack};
 pub use table::scan_everything;
+pub use tap::{Break, Tap};
 
 use sha2::{Digest, Sha256};
 

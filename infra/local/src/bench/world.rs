@@ -21,7 +21,6 @@ pub(super) struct World {
     pub(super) table: Table,
     kms_key_arn: String,
     kms_calls: Arc<AtomicUsize>,
-    operator: Operator,
     pub(super) scope: TenantScope,
     /// Holds the emulator's file.
     _folder: Throwaway,
@@ -43,11 +42,9 @@ impl World {
         let aws = Aws::local(&AwsEndpoints { dynamodb, kms: Some(counted) });
         let table = Table::new(&aws, "theazo");
         table.ensure_exists().await?;
-        #[expect(clippy::disallowed_methods, reason = "sets up a table of its own, as set-up does")]
-        let operator = Operator::assume();
-        let platform = Platforms::new(table.clone(), operator.clone()).create("bench").await?.platform.id;
-        let scope = operator.tenant(&platform, Mode::Live);
-        let world = Self { aws, table, kms_key_arn, kms_calls, operator, scope, _folder: folder };
+        let platform = Platforms::new(table.clone(), operator()).create("bench").await?.platform.id;
+        let scope = operator().tenant(&platform, Mode::Live);
+        let world = Self { aws, table, kms_key_arn, kms_calls, scope, _folder: folder };
         world.cold_keys().ensure_root_key().await?;
         Ok(world)
     }
@@ -59,13 +56,18 @@ impl World {
             kms_key_arn: self.kms_key_arn.clone(),
             cache_ttl: Duration::from_secs(3600),
         };
-        KeyRing::new(&self.aws, self.table.clone(), config, &self.operator)
+        KeyRing::new(&self.aws, self.table.clone(), config, &operator())
     }
 
     /// Calls to the key service so far.
     pub(super) fn kms_calls(&self) -> usize {
         self.kms_calls.load(Ordering::SeqCst)
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark sets up a table of its own, as set-up does")]
+fn operator() -> Operator {
+    Operator::assume()
 }
 
 async fn listen() -> Result<(TcpListener, String), Failure> {

@@ -168,8 +168,8 @@ impl PlatformRotation {
     }
 
     async fn reseal_all(&self, partitions: Vec<Partition>, root_version: u32) -> Result<Tally, StoreError> {
-        let tallies = partitions.iter().map(|partition| async move {
-            let rows: Vec<Item> = self.table.query_all(partition).await?;
+        let tallies = partitions.into_iter().map(|partition| async move {
+            let rows: Vec<Item> = self.table.query_all(&partition).await?;
             self.resealer.reseal(rows, root_version).await
         });
         let mut tallies = stream::iter(tallies).buffer_unordered(AT_ONCE);

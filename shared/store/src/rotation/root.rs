@@ -16,7 +16,7 @@ use theazo_tenancy::Operator;
 
 const ATTEMPTS: u32 = 10;
 /// Rows that one page of the scan reads at most, whether they hold sealed values or not.
-const PAGE: i32 = 1000;
+const PAGE: i32 = 250;
 /// What ends one piece of work, whichever comes first: this many pages, or rows that were not current.
 const PAGES: usize = 10;
 const ROWS: u64 = 200;

@@ -4,7 +4,7 @@ use super::trail;
 use crate::pages::walk;
 use crate::proxy::Proxy;
 use crate::support::{Item, World, aws, name, number, operator, secret, text};
-use futures_util::future::{join3, join_all};
+use futures_util::future::{join_all, join3};
 use serde_json::Value;
 use std::collections::HashSet;
 use theazo_store::{

@@ -1,0 +1,211 @@
+//! The audit trail: what was done with a key, as its platform can read it afterwards, and nobody else.
+
+use crate::harness::{Answer, Canary, Client, Platform};
+use serde_json::{Value, json};
+use std::collections::HashSet;
+
+/// The entries of a page of that query, newest first.
+async fn entries(client: &Client, query: &str) -> Vec<Value> {
+    let page = client.get(&format!("/v1/audit?limit=100&{query}")).await.expect(200);
+    assert_eq!(page["hasMore"], false, "{page}");
+    page["data"].as_array().unwrap().clone()
+}
+
+fn request_id(answer: &Answer) -> String {
+    assert!(answer.status < 300, "{answer:?}");
+    answer.headers["x-request-id"].clone()
+}
+
+fn actions(entries: &[Value]) -> Vec<&str> {
+    entries.iter().map(|entry| entry["action"].as_str().unwrap()).collect()
+}
+
+/// What a session's life left: its session, agent, and the requests of each call.
+struct Life {
+    session: String,
+    agent: String,
+    set: String,
+    boot: String,
+    end: String,
+    terminate: String,
+}
+
+/// Sets a secret, boots an agent, and ends both.
+async fn live(client: &Client, value: &str) -> Life {
+    let session = client.session("u").await;
+    let secrets = json!({ "my_Token": value, "Other": { "value": value, "mask": false } });
+    let set = client.post(&format!("/v1/sessions/{session}/secrets"), secrets).await;
+    let boot = client.post(&format!("/v1/sessions/{session}/agents"), json!({})).await;
+    let agent = boot.json()["id"].as_str().unwrap().to_owned();
+    let end = client.call("POST", &format!("/v1/agents/{agent}/terminate"), None).await;
+    let terminate = client.call("POST", &format!("/v1/sessions/{session}/terminate"), None).await;
+    let [set, boot, end, terminate] = [set, boot, end, terminate].map(|answer| request_id(&answer));
+    Life { session, agent, set, boot, end, terminate }
+}
+
+#[tokio::test]
+async fn a_platform_reads_who_set_a_secret_and_which_agent_got_it() {
+    let platform = Platform::make("audit").await;
+    let client = &platform.client;
+    let secret = Canary::make();
+    let life = live(client, secret.value()).await;
+    let key = client.get("/v1/whoami").await.expect(200)["keyId"].clone();
+
+    let trail = entries(client, &format!("session={}", life.session)).await;
+    let told: Vec<_> = trail
+        .iter()
+        .map(|entry| {
+            let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+            (text("action"), text("outcome"), text("requestId"), text("agentId"), entry["names"].clone())
+        })
+        .collect();
+    let (set, none) = (json!(["MY_TOKEN", "OTHER"]), json!([]));
+    let created = told.last().unwrap().2.clone();
+    let step = |action: &str, outcome: &str, request: &str, agent: &str, names: &Value| {
+        (action.to_owned(), outcome.to_owned(), request.to_owned(), agent.to_owned(), names.clone())
+    };
+    assert_eq!(
+        told,
+        [
+            step("session.terminate", "succeeded", &life.terminate, "", &none),
+            step("agent.end", "succeeded", &life.end, &life.agent, &set),
+            step("agent.boot", "succeeded", &life.boot, &life.agent, &set),
+            step("agent.boot", "started", &life.boot, &life.agent, &set),
+            step("secrets.set", "succeeded", &life.set, "", &set),
+            step("session.create", "succeeded", &created, "", &none),
+        ]
+    );
+    for entry in &trail {
+        assert_eq!((&entry["principal"], &entry["keyId"]), (&json!("platform"), &key), "{entry}");
+        assert_eq!((&entry["sourceIp"], &entry["sessionId"]), (&json!("127.0.0.1"), &json!(life.session)), "{entry}");
+        let names: HashSet<_> = entry.as_object().unwrap().keys().map(String::as_str).collect();
+        let shown = ["id", "timestamp", "principal", "keyId", "action", "names", "sessionId", "agentId", "outcome"];
+        assert_eq!(names, shown.into_iter().chain(["sourceIp", "requestId"]).collect());
+        assert!(entry["id"].as_str().unwrap().starts_with("aud_"));
+    }
+    secret.is_not_in("the trail", Value::from(trail.clone()).to_string());
+
+    let of_secret = entries(client, "secret=MY_token").await;
+    assert_eq!(actions(&of_secret), ["agent.end", "agent.boot", "agent.boot", "secrets.set"]);
+    assert_eq!(entries(client, "secret=MY_TOKE").await, Vec::<Value>::new());
+    let by_key = entries(client, &format!("key={}&session={}", key.as_str().unwrap(), life.session)).await;
+    assert_eq!(by_key, trail);
+    let boot = trail[3]["timestamp"].as_str().unwrap();
+    let since = entries(client, &format!("session={}&since={boot}", life.session)).await;
+    let until = entries(client, &format!("session={}&until={boot}", life.session)).await;
+    assert!(!since.is_empty() && !until.is_empty());
+    assert_eq!([since, until].concat(), trail, "what is not since then is until then");
+}
+
+#[tokio::test]
+async fn a_platforms_first_keys_are_on_record_as_the_operators_work() {
+    let platform = Platform::make("audit of keys").await;
+    for (key, other) in [(&platform.live_key, &platform.test_key), (&platform.test_key, &platform.live_key)] {
+        let client = platform.client.with_key(Some(key));
+        let who = client.get("/v1/whoami").await.expect(200)["keyId"].clone();
+        let other = client.with_key(Some(other)).get("/v1/whoami").await.expect(200)["keyId"].clone();
+        let trail = entries(&client, "").await;
+        assert_eq!(actions(&trail), ["key.create"]);
+        assert_eq!((&trail[0]["principal"], &trail[0]["names"]), (&json!("operator"), &json!([who])));
+        for field in ["keyId", "sourceIp", "requestId", "sessionId", "agentId"] {
+            assert_eq!(trail[0][field], Value::Null, "{field}");
+        }
+        assert!(!trail[0].to_string().contains(other.as_str().unwrap()));
+    }
+}
+
+#[tokio::test]
+async fn nobody_else_sees_anything_of_a_trail() {
+    let (platform, stranger) = (Platform::make("audited").await, Platform::make("stranger").await);
+    let client = &platform.client;
+    let session = client.session("u").await;
+    client.set_secrets(&session, json!({ "NAME": "value" })).await;
+    let key = client.get("/v1/whoami").await.expect(200)["keyId"].as_str().unwrap().to_owned();
+    assert_eq!(actions(&entries(client, "").await), ["secrets.set", "session.create", "key.create"]);
+    let cursor = client.get("/v1/audit?limit=1").await.expect(200)["cursor"].as_str().unwrap().to_owned();
+    for other in [stranger.client.clone(), client.with_key(Some(&platform.test_key))] {
+        assert_eq!(actions(&entries(&other, "").await), ["key.create"], "its own");
+        for query in [format!("session={session}"), "secret=NAME".to_owned(), format!("key={key}")] {
+            assert_eq!(entries(&other, &query).await, Vec::<Value>::new(), "{query}");
+        }
+        other.get(&format!("/v1/audit?limit=1&cursor={cursor}")).await.expect_invalid("cursor");
+    }
+    client.with_key(None).get("/v1/audit").await.expect_error(401, "unauthorized");
+    client.terminate(&session).await;
+}
+
+#[tokio::test]
+async fn the_trail_is_walked_page_by_page_and_wrong_queries_are_refused_by_name() {
+    let platform = Platform::make("audit pages").await;
+    let client = &platform.client;
+    for n in 0..5 {
+        client.post("/v1/secrets", json!({ format!("N{n}"): "value" })).await.expect(204);
+    }
+    client.delete("/v1/secrets/n0").await.expect(204);
+    let all = entries(client, "").await;
+    assert_eq!(actions(&all)[..2], ["secrets.delete", "secrets.set"]);
+    for (filter, limit, expected) in [("", 2, 7), ("secret=n0&", 1, 2), ("until=2999-01-01T00:00:00Z&", 3, 7)] {
+        let mut seen = Vec::new();
+        let mut next = String::new();
+        for _ in 0..20 {
+            let answer = client.get(&format!("/v1/audit?{filter}limit={limit}{next}")).await;
+            assert_eq!(answer.headers["x-theazo-round-trips"], "1");
+            let page = answer.expect(200);
+            seen.extend(page["data"].as_array().unwrap().clone());
+            let Some(cursor) = page["cursor"].as_str() else { break };
+            next = format!("&cursor={cursor}");
+            // What happens meanwhile is newer than what is still to come.
+            client.session("meanwhile").await;
+        }
+        let of_secrets: Vec<_> = seen.iter().filter(|entry| entry["action"] != "session.create").cloned().collect();
+        assert_eq!(of_secrets.len(), expected, "{filter}");
+        let ids: HashSet<_> = seen.iter().map(|entry| entry["id"].as_str().unwrap()).collect();
+        assert_eq!(ids.len(), seen.len());
+        assert!(of_secrets.iter().all(|entry| all.contains(entry)));
+    }
+    for (query, field) in [
+        ("secret=", "secret"),
+        ("secret=1bad", "secret"),
+        ("secret=a-b", "secret"),
+        ("session=x", "session"),
+        ("session=agt_00000000000000000000000000", "session"),
+        ("key=", "key"),
+        ("key=th_live_x", "key"),
+        ("since=yesterday", "since"),
+        ("until=2026-01-01", "until"),
+        ("until=", "until"),
+        ("limit=0", "limit"),
+        ("limit=101", "limit"),
+        ("cursor=x", "cursor"),
+        ("secret=%ff", "query"),
+    ] {
+        client.get(&format!("/v1/audit?{query}")).await.expect_invalid(field);
+    }
+    // Forged positions: well-formed cursors that this list did not give.
+    for bytes in [36, 64, 1056] {
+        client.get(&format!("/v1/audit?cursor={}", "A".repeat(bytes / 3 * 4))).await.expect_invalid("cursor");
+    }
+    for empty in ["since=2999-01-01T00:00:00Z", "until=2020-01-01T00:00:00Z", "secret=ABSENT"] {
+        assert_eq!(
+            client.get(&format!("/v1/audit?{empty}")).await.expect(200),
+            json!({ "data": [], "hasMore": false })
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_is_not_on_record() {
+    let platform = Platform::make("audit of refusals").await;
+    let client = &platform.client;
+    let session = client.session("u").await;
+    let before = entries(client, "").await;
+    let (own, agents) = (format!("/v1/sessions/{session}/secrets"), format!("/v1/sessions/{session}/agents"));
+    client.post(&own, json!({ "PATH": "x" })).await.expect_error(422, "unprocessable_entity");
+    client.post(&own, json!({ "A": 5 })).await.expect_error(400, "invalid_request");
+    client.delete(&format!("{own}/ABSENT")).await.expect_error(404, "not_found");
+    client.post(&agents, json!({ "gpu": true })).await.expect_error(422, "unprocessable_entity");
+    client.post(&agents, json!({ "secrets": ["ABSENT"] })).await.expect_error(400, "invalid_request");
+    client.delete("/v1/providers/e2b").await.expect_error(404, "not_found");
+    assert_eq!(entries(client, "").await, before);
+    client.terminate(&session).await;
+}
