@@ -7,7 +7,8 @@ use theazo_providers::docker::{DockerConfig, DockerProvider, Endpoint};
 use theazo_providers::{Provider, ProviderError};
 use theazo_store::{
     AgentCopies, Agents, ApiKeys, AuditLog, Aws, Credentials, KeyRing, KeyRingConfig, ProviderConfigs,
-    ProviderCredentials, RateLimits, Replays, SecretNames, SecretOpener, SecretSealer, SessionTokens, Sessions, Table,
+    ProviderCredentials, RateLimits, Replays, SecretNames, SecretOpener, SecretSealer, SessionTokens, Sessions,
+    SimulatedDisks, Table,
 };
 use theazo_tenancy::Operator;
 
@@ -233,5 +234,5 @@ capabilities! {
     ProviderCredentials: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
     Replays: deployment => Self::new(deployment.table.clone());
     AuditLog: deployment => Self::new(deployment.table.clone());
-    Sandboxes: deployment => Self::new(deployment.docker.clone());
+    Sandboxes: deployment => Self::new(deployment.docker.clone(), SimulatedDisks::new(deployment.table.clone()));
 }

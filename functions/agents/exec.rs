@@ -75,7 +75,7 @@ async fn run(
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<Answer, ApiError> {
-    let (provider, sandbox) = usable(agent, sandboxes)?;
+    let (provider, sandbox) = usable(&principal.scope(), agent, sandboxes)?;
     let timeout = request.timeout;
     let output = match provider.exec(&sandbox, request).await {
         Ok(output) => output,

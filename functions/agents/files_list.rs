@@ -17,7 +17,7 @@ pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<
         Ok(if dir.starts_with('/') { dir.to_owned() } else { format!("/{dir}") })
     };
     let (principal, agent, dir) = authenticate(&call, &agents, parse).await?;
-    let (provider, sandbox) = usable(&agent, &sandboxes)?;
+    let (provider, sandbox) = usable(&principal.scope(), &agent, &sandboxes)?;
     let entries = provider.list_files(&sandbox, &dir).await;
     let entries = match entries {
         Ok(entries) => entries,

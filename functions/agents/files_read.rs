@@ -20,7 +20,7 @@ struct Read {
 /// Reads a file or a piece of one. Text comes as text where it can; `?encoding=base64` asks for bytes.
 pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<Answer, ApiError> {
     let (principal, agent, read) = authenticate(&call, &agents, || parse(&call)).await?;
-    let (provider, sandbox) = usable(&agent, &sandboxes)?;
+    let (provider, sandbox) = usable(&principal.scope(), &agent, &sandboxes)?;
     let piece = provider.read_file(&sandbox, &read.path, read.offset, read.length).await;
     let piece = match piece {
         Ok(piece) => piece,

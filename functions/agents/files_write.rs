@@ -23,7 +23,7 @@ struct Write {
 /// Writes a file or a piece of one; parents are made.
 pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<Answer, ApiError> {
     let (principal, agent, write) = authenticate(&call, &agents, || parse(&call)).await?;
-    let (provider, sandbox) = usable(&agent, &sandboxes)?;
+    let (provider, sandbox) = usable(&principal.scope(), &agent, &sandboxes)?;
     let written = provider.write_file(&sandbox, &write.path, write.at, write.data).await;
     match written {
         Ok(()) => Ok(Answer::no_content()),

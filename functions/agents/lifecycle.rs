@@ -67,7 +67,7 @@ pub async fn take_back(
 
 async fn remove(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: &Sandboxes) -> Result<Agent, ApiError> {
     let sandbox = AgentRef { agent: agent.id.to_string() };
-    let destroyed = sandboxes.provider(&agent.provider)?.destroy(&sandbox).await;
+    let destroyed = sandboxes.provider(scope, &agent.provider)?.destroy(&sandbox).await;
     destroyed.map_err(|error| failure::to_api(&agent.provider, &error))?;
     Ok(agents.settle(scope, &agent.id).await?)
 }

@@ -12,6 +12,7 @@ pub mod list;
 pub mod list_of_session;
 mod mask;
 mod sandboxes;
+mod simulated;
 pub mod status;
 pub mod terminate;
 
@@ -19,10 +20,11 @@ pub use sandboxes::Sandboxes;
 
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use theazo_http::{ApiError, Call, ErrorCode, QueryParams, format_time};
 use theazo_providers::{AgentRef, Provider, ProviderError, ProviderKind};
 use theazo_store::{Agent, AgentFilter, AgentStatus, Agents};
-use theazo_tenancy::Principal;
+use theazo_tenancy::{Principal, TenantScope};
 
 /// An agent as the API shows it.
 fn show(agent: &Agent) -> Value {
@@ -81,10 +83,14 @@ where
 }
 
 /// The provider of an agent whose sandbox takes calls.
-fn usable<'a>(agent: &Agent, sandboxes: &'a Sandboxes) -> Result<(&'a dyn Provider, AgentRef), ApiError> {
+fn usable(
+    scope: &TenantScope,
+    agent: &Agent,
+    sandboxes: &Sandboxes,
+) -> Result<(Arc<dyn Provider>, AgentRef), ApiError> {
     match agent.status {
         AgentStatus::Ready | AgentStatus::Running => {
-            Ok((sandboxes.provider(&agent.provider)?, AgentRef { agent: agent.id.to_string() }))
+            Ok((sandboxes.provider(scope, &agent.provider)?, AgentRef { agent: agent.id.to_string() }))
         }
         other => Err(not_running(other)),
     }

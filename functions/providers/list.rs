@@ -12,8 +12,9 @@ pub async fn handle(call: Call, configs: ProviderConfigs, sandboxes: Sandboxes) 
         let configs = &configs;
         async move { Ok(configs.list(&scope).await?) }
     };
-    let (_, configured) = call.authenticate_with(read).await?;
-    let deployment = join_all(sandboxes.all().map(|provider| async {
+    let (principal, configured) = call.authenticate_with(read).await?;
+    let providers = sandboxes.all_of(&principal.scope());
+    let deployment = join_all(providers.iter().map(|provider| async {
         let health = provider.health().await;
         json!({
             "provider": provider.kind().as_str(),

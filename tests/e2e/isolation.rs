@@ -239,9 +239,6 @@ async fn live_and_test_keys_of_one_platform_do_not_see_each_others_data() {
     let listed = live.get("/v1/sessions").await.expect(200);
     assert_eq!(listed["data"].as_array().unwrap().len(), 1);
 
-    let refused = test.post(&format!("/v1/sessions/{session}/agents"), json!({})).await;
-    assert_eq!(refused.expect_error(422, "unprocessable_entity")["details"]["feature"], "agents for test keys");
-    assert_eq!(test.get(&format!("/v1/sessions/{session}/usage")).await.expect(200)["totalAgentsCreated"], 0);
     test.terminate(&session).await;
     assert_eq!(live.get(&format!("/v1/sessions/{}", tenant.session)).await.expect(200)["status"], "active");
     live.terminate(&tenant.session).await;

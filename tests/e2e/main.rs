@@ -14,6 +14,7 @@
 mod harness;
 
 mod audit;
+mod breaches;
 mod concurrency;
 mod crash;
 mod exec;

@@ -99,7 +99,7 @@ impl Local {
     async fn platform(&self) -> Platform {
         let made = self.json(&["platform", "create", "acme"]).await;
         let (id, key, test_key) = (made["id"].clone(), made["liveKey"].clone(), made["testKey"].clone());
-        self.done(&key, "POST", "/platform/secrets", Some(json!({ "SHARED": "s", "OLD": "o" }))).await;
+        self.done(&key, "POST", "/secrets", Some(json!({ "SHARED": "s", "OLD": "o" }))).await;
         let mut sessions = Vec::new();
         for _ in 0..2 {
             let session = self.done(&key, "POST", "/sessions", Some(json!({}))).await["id"].clone();
@@ -202,7 +202,7 @@ async fn deletions_are_replayed_on_a_restored_table() {
     let (live, over) = (&kept.sessions[0], &kept.sessions[1]);
 
     let backup = local.rows("theazo").await;
-    local.done(&kept.key, "DELETE", "/platform/secrets/OLD", None).await;
+    local.done(&kept.key, "DELETE", "/secrets/OLD", None).await;
     local.done(&kept.key, "DELETE", &format!("/sessions/{live}/secrets/A"), None).await;
     local.done(&kept.key, "POST", &format!("/sessions/{over}/terminate"), None).await;
     local.json(&["platform", "delete", &gone.id, "--yes"]).await;

@@ -2,6 +2,11 @@
 
 use crate::ProviderKind;
 
+/// Why a path cannot be used that names a directory where a file is meant, or the other way round.
+pub(crate) const WRONG_KIND: &str = "it names something of another kind";
+/// Why a path cannot be used that no file can have.
+pub(crate) const BAD_PATH: &str = "it is too long or has a NUL byte";
+
 /// A failed call to a provider. `Display` is for our logs and carries no value, credential or raw answer body.
 #[derive(Debug, thiserror::Error)]
 pub enum ProviderError {

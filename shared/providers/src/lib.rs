@@ -13,6 +13,7 @@
 mod contract;
 pub mod docker;
 mod error;
+pub mod simulated;
 
 pub use contract::{
     AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, OwnedSandbox, Provider, ProviderKind, Sandbox,

@@ -23,6 +23,7 @@ mod rotation;
 mod secrets;
 mod session_tokens;
 mod sessions;
+mod simulated_disk;
 mod table;
 mod transaction;
 mod trips;
@@ -55,6 +56,7 @@ pub use session_tokens::SessionTokens;
 pub use sessions::{
     Counters, Limits, NewSession, Session, SessionChanges, SessionEnvironment, SessionFilter, SessionStatus, Sessions,
 };
+pub use simulated_disk::{DiskIndex, SimulatedDisks};
 pub use table::Table;
 pub use trips::{RoundTrips, count_round_trips};
 pub use work::{Work, WorkItem};

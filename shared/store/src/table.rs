@@ -168,6 +168,32 @@ impl Table {
         }
     }
 
+    /// The sort keys of every row of a partition, without the rows. For partitions like those of [`Table::query_all`].
+    pub(crate) async fn sort_keys(&self, partition: &Partition) -> Result<Vec<String>, StoreError> {
+        let mut keys = Vec::new();
+        let mut start = None;
+        loop {
+            let answer = self
+                .client
+                .query()
+                .table_name(&self.name)
+                .key_condition_expression("pk = :pk")
+                .expression_attribute_values(":pk", AttributeValue::S(partition.pk().into()))
+                .projection_expression("sk")
+                .consistent_read(true)
+                .set_exclusive_start_key(start)
+                .send()
+                .await
+                .map_err(table_error("Query"))?;
+            let rows = answer.items.unwrap_or_default();
+            keys.extend(rows.iter().filter_map(|row| Some(row.get("sk")?.as_s().ok()?.clone())));
+            start = answer.last_evaluated_key;
+            if start.is_none() {
+                return Ok(keys);
+            }
+        }
+    }
+
     pub(crate) async fn delete(&self, key: &TableKey) -> Result<(), StoreError> {
         self.client
             .delete_item()

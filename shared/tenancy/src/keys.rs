@@ -12,6 +12,7 @@
 //! | `<platform>#<mode>#names` | `names` | names and versions of the platform's secrets |
 //! | `<platform>#<mode>#values` | `NAME` | a sealed value of the platform's secrets |
 //! | `<platform>#<mode>#agt_…#copies` | `NAME` | a sealed copy of what an agent booted with |
+//! | `<platform>#<mode>#agt_…#disk` | `index`, `piece#…` | a simulated agent's files; in test mode only |
 //! | `<platform>#<mode>#audit#<yyyy-mm>` | `aud_…` | an audit entry |
 //! | `<platform>#<mode>#replays` | SHA-256, hex | an answer to be given again |
 //! | `<platform>#<mode>#providers` | `docker` … | a configured provider |
@@ -267,6 +268,7 @@ mod tests {
         for mode in [Mode::Live, Mode::Test] {
             let scope = operator.tenant(&platform, mode);
             let session = scope.session(&SessionId::make()).unwrap();
+            let agent = AgentId::make();
             let partitions = [
                 scope.sessions(),
                 scope.agents(),
@@ -275,7 +277,8 @@ mod tests {
                 scope.providers(),
                 scope.replays(),
                 scope.audit("2026-11"),
-                scope.agent_copies(&AgentId::make()),
+                scope.agent_copies(&agent),
+                scope.simulated_disk(&agent),
                 scope.ledger(),
                 session.agents(),
                 session.live_agents(),
@@ -312,13 +315,21 @@ mod tests {
         for (pk, owner) in [
             (scope.secret_values(), SealedOwner::Platform),
             (own.secret_values(), SealedOwner::Session(session)),
-            (scope.agent_copies(&agent), SealedOwner::Agent(agent)),
+            (scope.agent_copies(&agent), SealedOwner::Agent(agent.clone())),
         ] {
             let place = SealedPlace { platform: platform.clone(), mode: Mode::Test, owner };
             assert_eq!(operator.parse_sealed(pk.pk()), Some(place));
             assert_eq!(operator.parse_sealed(&format!("{}#x", pk.pk())), None);
         }
-        for other in [scope.agents().pk(), scope.secret_names_key().pk(), own.agents().pk(), "root", "work#0", ""] {
+        for other in [
+            scope.agents().pk(),
+            scope.simulated_disk(&agent).pk(),
+            scope.secret_names_key().pk(),
+            own.agents().pk(),
+            "root",
+            "work#0",
+            "",
+        ] {
             assert_eq!(operator.parse_sealed(other), None, "{other}");
         }
     }

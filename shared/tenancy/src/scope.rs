@@ -183,6 +183,11 @@ impl ReadScope {
         self.partition(&format!("{agent}#copies"))
     }
 
+    /// A simulated agent's files: an index, and pieces.
+    pub fn simulated_disk(&self, agent: &AgentId) -> Partition {
+        self.partition(&format!("{agent}#disk"))
+    }
+
     /// A calendar month's audit entries (`2026-11`), a row each: a busy platform's trail does not pile up in one
     /// partition for ever.
     pub fn audit(&self, month: &str) -> Partition {

@@ -15,7 +15,7 @@ pub use engine::{CommandLines, Events, commit_and_search, container_name, docker
 pub use process::{DevCommand, Process, collect, provider_of};
 pub use raw::send_raw;
 pub use shared::{Platform, docker_engine, left_on_engine, stack};
-pub use table::scan_everything;
+pub use table::{dynamodb, scan_everything};
 pub use tap::{Break, Tap};
 
 use sha2::{Digest, Sha256};

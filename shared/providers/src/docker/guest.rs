@@ -5,6 +5,7 @@
 
 use super::failure::{failed, from_engine, says, status};
 use super::{DockerProvider, names};
+use crate::error::{BAD_PATH, WRONG_KIND};
 use crate::{Environment, ProviderError};
 use bollard::container::LogOutput;
 use bollard::errors::Error as EngineError;
@@ -217,9 +218,9 @@ pub(super) fn refused(operation: &'static str, reason: Refusal) -> ProviderError
     match reason {
         Refusal::NotFound => ProviderError::FileNotFound,
         Refusal::OutsideRoots => ProviderError::PathOutside,
-        Refusal::WrongKind => ProviderError::PathUnusable("it names something of another kind"),
+        Refusal::WrongKind => ProviderError::PathUnusable(WRONG_KIND),
         Refusal::PermissionDenied => ProviderError::PathUnusable("the agent's user has no permission"),
-        Refusal::BadPath => ProviderError::PathUnusable("it is too long or has a NUL byte"),
+        Refusal::BadPath => ProviderError::PathUnusable(BAD_PATH),
         Refusal::NoSpace => ProviderError::NoSpace,
         Refusal::NoRuntime => ProviderError::NoRuntime,
         Refusal::Os(number) => failed(operation, false, format!("the guest met operating system error {number}")),

@@ -1,0 +1,445 @@
+//! Rotation against a model: any order of users' calls and rotation steps, each of which may crash between any two
+//! writes, and rotations under load. At every moment everything opens with the value that was last written.
+
+use crate::agents::new_agent;
+use crate::rotation::{LIFE, LIFE_MS, sealed_rows};
+use crate::support::{World, aws, own, operator, secret, text};
+use aws_sdk_dynamodb::types::AttributeValue;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use theazo_store::{
+    Agent, AgentCopies, KeyRing, NewAgent, PlatformRotation, Retirement, RootProgress, RootRotation, SealedSecrets,
+    SecretNames, SecretOpener, SecretSealer, SecretSelection, SecretTarget, Session, StoreError, Table, now_ms,
+};
+use theazo_tenancy::TenantScope;
+use theazo_vault::SecretValue;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const NAMES: [&str; 3] = ["A", "B", "C"];
+
+/// A proxy before the table, behind which a process dies after a number of writes.
+#[derive(Clone)]
+struct Gate(Arc<GateState>);
+
+struct GateState {
+    upstream: String,
+    http: reqwest::Client,
+    crash: Mutex<Option<Crash>>,
+}
+
+/// Where a process dies.
+#[derive(Clone, Copy, Debug)]
+struct Crash {
+    /// After that many writes.
+    after: u32,
+    /// Whether the last write still reaches the table, and only its answer is lost.
+    reaches: bool,
+}
+
+impl Gate {
+    async fn start(upstream: &str) -> (Self, String) {
+        let state = GateState { upstream: upstream.into(), http: reqwest::Client::new(), crash: Mutex::default() };
+        let gate = Self(Arc::new(state));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = axum::Router::new().fallback(pass).layer(DefaultBodyLimit::disable()).with_state(gate.clone());
+        tokio::spawn(axum::serve(listener, router).into_future());
+        (gate, url)
+    }
+
+    fn set(&self, crash: Option<Crash>) {
+        *self.0.crash.lock().unwrap() = crash;
+    }
+
+    /// Whether a call reaches the table, and whether its answer comes back.
+    fn admit(&self, is_write: bool) -> (bool, bool) {
+        match &mut *self.0.crash.lock().unwrap() {
+            None => (true, true),
+            // Dead: nothing goes through any more.
+            Some(Crash { after: 0, reaches }) => (is_write && std::mem::take(reaches), false),
+            Some(crash) => {
+                crash.after -= u32::from(is_write);
+                (true, true)
+            }
+        }
+    }
+}
+
+async fn pass(State(gate): State<Gate>, headers: HeaderMap, body: Bytes) -> Response {
+    let target = headers["x-amz-target"].to_str().unwrap();
+    let is_write = !["GetItem", "Query", "Scan"].iter().any(|read| target.ends_with(read));
+    let (reaches, answers) = gate.admit(is_write);
+    let mut answer = None;
+    if reaches {
+        let mut request = gate.0.http.post(&gate.0.upstream).body(body);
+        for (name, value) in &headers {
+            if name != "host" && name != "content-length" {
+                request = request.header(name, value);
+            }
+        }
+        let got = request.send().await.unwrap();
+        answer = Some((got.status().as_u16(), got.bytes().await.unwrap()));
+    }
+    let dead = r#"{"__type":"com.amazonaws.dynamodb.v20120810#AccessDeniedException","message":"dead"}"#;
+    let (status, body) = answer.filter(|_| answers).unwrap_or((400, dead.into()));
+    let answer = Response::builder().status(status).header("content-type", "application/x-amz-json-1.0");
+    answer.body(body.into()).unwrap()
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Set { of: usize, name: usize, value: u16 },
+    Delete { of: usize, name: usize },
+    Boot { session: usize },
+    List { of: usize },
+    Load { session: usize },
+    OpenLoaded,
+    BeginRoot,
+    AdvanceRoot,
+    Wait,
+    Retire,
+    BeginPlatform,
+    WalkPlatform,
+}
+
+fn step() -> impl Strategy<Value = (Step, Option<Crash>)> {
+    let (of, name) = (0..3_usize, 0..NAMES.len());
+    let step = prop_oneof![
+        5 => (of.clone(), name.clone(), any::<u16>()).prop_map(|(of, name, value)| Step::Set { of, name, value }),
+        2 => (of.clone(), name).prop_map(|(of, name)| Step::Delete { of, name }),
+        2 => (0..2_usize).prop_map(|session| Step::Boot { session }),
+        1 => of.prop_map(|of| Step::List { of }),
+        2 => (0..2_usize).prop_map(|session| Step::Load { session }),
+        2 => Just(Step::OpenLoaded),
+        3 => Just(Step::BeginRoot),
+        6 => Just(Step::AdvanceRoot),
+        5 => Just(Step::Wait),
+        3 => Just(Step::Retire),
+        2 => Just(Step::BeginPlatform),
+        4 => Just(Step::WalkPlatform),
+    ];
+    let crash = (0..3_u32, any::<bool>()).prop_map(|(after, reaches)| Crash { after, reaches });
+    (step, prop::option::weighted(0.4, crash))
+}
+
+/// A scope's values by name; the platform's scope is the last.
+type Values = BTreeMap<String, String>;
+
+struct Model {
+    world: World,
+    gate: Gate,
+    /// The table as a process sees it that may die.
+    table: Table,
+    scope: TenantScope,
+    sessions: [Session; 2],
+    values: [Values; 3],
+    agents: Vec<(Agent, Values)>,
+    loaded: Option<(usize, SealedSecrets, Values)>,
+    /// An instance that keeps keys in memory for up to a cache life.
+    warm: KeyRing,
+    now_ms: i64,
+}
+
+impl Model {
+    async fn start() -> Self {
+        let world = World::start().await;
+        let (gate, url) = Gate::start(&world.dynamodb_url).await;
+        let table = Table::new(&aws(&url, &world.kms_url), "theazo");
+        let scope = world.tenant().await;
+        let sessions = [world.session(&scope).await, world.session(&scope).await];
+        let warm = world.cold_keys(HOUR);
+        let (values, agents, now_ms) = (Default::default(), Vec::new(), now_ms());
+        Self { world, gate, table, scope, sessions, values, agents, loaded: None, warm, now_ms }
+    }
+
+    fn target(&self, of: usize) -> SecretTarget {
+        self.sessions.get(of).map_or(SecretTarget::Platform, own)
+    }
+
+    fn expected(&self, session: usize) -> Values {
+        let mut all = self.values[2].clone();
+        all.extend(self.values[session].clone());
+        all
+    }
+
+    fn root(&self, table: &Table) -> RootRotation {
+        RootRotation::new(table.clone(), ring(&self.world, table), operator(), LIFE)
+    }
+
+    fn platform(&self, table: &Table) -> PlatformRotation {
+        PlatformRotation::new(table.clone(), ring(&self.world, table), operator())
+    }
+
+    async fn take(&mut self, step: &Step, crash: Option<Crash>) {
+        self.gate.set(crash);
+        let done = self.try_step(step).await;
+        self.gate.set(None);
+        if let Err(error) = &done {
+            assert!(crash.is_some(), "{step:?}: {error:?}");
+            assert!(matches!(error, StoreError::Table { code, .. } if code == "AccessDeniedException"), "{error:?}");
+        }
+        self.check(step, done.is_err()).await;
+    }
+
+    async fn try_step(&mut self, step: &Step) -> Result<(), StoreError> {
+        match *step {
+            Step::Set { of, name, value } => {
+                let sealer = SecretSealer::new(self.table.clone(), self.warm.clone());
+                let (target, value) = (self.target(of), format!("value {value:05}"));
+                let read = sealer.load(&self.scope, &target).await?;
+                sealer.set(&self.scope, &target, read, &[secret(NAMES[name], &value)]).await?;
+                self.values[of].insert(NAMES[name].into(), value);
+            }
+            Step::Delete { of, name } => {
+                let sealer = SecretSealer::new(self.table.clone(), self.warm.clone());
+                let read = sealer.load(&self.scope, &self.target(of)).await?;
+                match sealer.delete(&self.scope, &self.target(of), read, NAMES[name]).await {
+                    Ok(()) => assert!(self.values[of].remove(NAMES[name]).is_some()),
+                    Err(StoreError::NotFound) => assert!(!self.values[of].contains_key(NAMES[name])),
+                    Err(error) => return Err(error),
+                }
+            }
+            Step::Boot { session } if self.agents.len() < 3 => self.boot(session).await?,
+            Step::Boot { .. } => {}
+            Step::List { of } => {
+                let names = SecretNames::new(self.table.clone()).load(&self.scope, &self.target(of)).await?;
+                assert!(names.entries().map(|(name, _)| name).eq(self.values[of].keys()));
+            }
+            Step::Load { session } => {
+                let opener = SecretOpener::new(self.table.clone(), self.warm.clone());
+                let sealed = opener.load(&self.scope, &self.sessions[session].id).await?;
+                self.loaded = Some((session, sealed, self.expected(session)));
+            }
+            Step::OpenLoaded => {
+                let Some((session, sealed, then)) = &self.loaded else { return Ok(()) };
+                let opener = SecretOpener::new(self.table.clone(), ring(&self.world, &self.table));
+                let opened = opener.open(&self.scope, sealed, &SecretSelection::All, now_ms()).await?;
+                let opened: Values = opened.into_iter().map(|one| (one.booted.name, shown(&one.value))).collect();
+                assert!(opened == *then || opened == self.expected(*session));
+            }
+            Step::BeginRoot => drop(self.root(&self.table).begin(self.now_ms).await?),
+            Step::AdvanceRoot => drop(self.root(&self.table).advance(self.now_ms).await?),
+            Step::Wait => {
+                self.now_ms += LIFE_MS;
+                self.warm = self.world.cold_keys(HOUR);
+            }
+            Step::Retire => {
+                let rotation = self.root(&self.table);
+                let oldest = self.root(&self.world.table).status(self.now_ms).await?.versions[0].version;
+                let _ = rotation.retire(oldest, Duration::ZERO, self.now_ms).await?;
+            }
+            Step::BeginPlatform => drop(self.platform(&self.table).begin(self.scope.platform()).await?),
+            Step::WalkPlatform => drop(self.platform(&self.table).walk(self.scope.platform(), self.now_ms).await?),
+        }
+        Ok(())
+    }
+
+    async fn boot(&mut self, session: usize) -> Result<(), StoreError> {
+        let opener = SecretOpener::new(self.table.clone(), self.warm.clone());
+        let copies = AgentCopies::new(self.table.clone(), self.warm.clone());
+        let sealed = opener.load(&self.scope, &self.sessions[session].id).await?;
+        let opened = opener.open(&self.scope, &sealed, &SecretSelection::All, now_ms()).await?;
+        let new = NewAgent { secrets: opened.iter().map(|one| one.booted.clone()).collect(), ..new_agent() };
+        let agent = theazo_store::Agents::new(self.table.clone());
+        let agent = agent.begin_boot(&self.scope, &self.sessions[session], new).await?;
+        let kept = copies.seal(&self.scope, &agent.id, &sealed, &opened, now_ms() + 86_400_000).await?;
+        copies.keep(kept).await?;
+        self.agents.push((agent, self.expected(session)));
+        Ok(())
+    }
+
+    /// Everything opens with the model's value. After a crash, what the step was about is as before or as wanted.
+    async fn check(&mut self, step: &Step, crashed: bool) {
+        let keys = self.world.cold_keys(HOUR);
+        if let (true, Step::Set { of, name, .. } | Step::Delete { of, name }) = (crashed, step) {
+            let before = self.values[*of].get(NAMES[*name]).cloned();
+            let after = match step {
+                Step::Set { value, .. } => Some(format!("value {value:05}")),
+                _ => None,
+            };
+            let found = self.find(&keys, *of, NAMES[*name]).await;
+            assert!(found == before || found == after, "{step:?}: {found:?}");
+            match found {
+                Some(value) => drop(self.values[*of].insert(NAMES[*name].into(), value)),
+                None => drop(self.values[*of].remove(NAMES[*name])),
+            }
+        }
+        let opener = SecretOpener::new(self.world.table.clone(), keys.clone());
+        for session in 0..2 {
+            let sealed = opener.load(&self.scope, &self.sessions[session].id).await.unwrap();
+            let opened = opener.open(&self.scope, &sealed, &SecretSelection::All, now_ms()).await.unwrap();
+            let opened: Values = opened.into_iter().map(|one| (one.booted.name, shown(&one.value))).collect();
+            assert_eq!(opened, self.expected(session), "{step:?}");
+        }
+        let copies = AgentCopies::new(self.world.table.clone(), keys);
+        for (agent, booted) in &self.agents {
+            let sealed = copies.load(&self.scope, &agent.id).await.unwrap();
+            let opened = copies.open(&self.scope, agent, &sealed).await.unwrap();
+            let opened: Values = opened.iter().map(|(name, value)| (name.clone(), shown(value))).collect();
+            assert_eq!(opened, *booted, "{step:?}");
+        }
+    }
+
+    /// One scope's own value, if it has one of that name.
+    async fn find(&self, keys: &KeyRing, of: usize, name: &str) -> Option<String> {
+        let names = self.world.names().load(&self.scope, &self.target(of)).await.unwrap();
+        names.get(name)?;
+        let opener = SecretOpener::new(self.world.table.clone(), keys.clone());
+        // The platform's own as a session sees it that has no secrets.
+        let session = match self.sessions.get(of) {
+            Some(session) => session.clone(),
+            None => self.world.session(&self.scope).await,
+        };
+        let sealed = opener.load(&self.scope, &session.id).await.unwrap();
+        let opened = opener.open(&self.scope, &sealed, &SecretSelection::All, now_ms()).await.unwrap();
+        opened.iter().find(|one| one.booted.name == name).map(|one| shown(&one.value))
+    }
+
+    /// Whatever was begun and abandoned is finished, and then nothing is left on old keys.
+    async fn finish(mut self) {
+        for _ in 0..20 {
+            if self.platform(&self.world.table).walk(self.scope.platform(), self.now_ms).await.unwrap().finished {
+                break;
+            }
+        }
+        for _ in 0..200 {
+            match self.root(&self.world.table).advance(self.now_ms).await.unwrap() {
+                RootProgress::Idle => break,
+                RootProgress::Resealing { .. } | RootProgress::Finished { .. } => {}
+                _ => self.now_ms += LIFE_MS,
+            }
+        }
+        self.now_ms += 2 * LIFE_MS;
+        let status = self.root(&self.world.table).status(self.now_ms).await.unwrap();
+        assert_eq!((status.rotation, status.unopened, status.unreadable), (RootProgress::Idle, 0, 0));
+        for version in status.versions.iter().filter(|version| !version.active) {
+            assert_eq!(version.values, 0);
+            let rotation = self.root(&self.world.table);
+            let retired = rotation.retire(version.version, Duration::ZERO, self.now_ms).await.unwrap();
+            assert_eq!(retired, Retirement::Retired);
+        }
+        self.warm = self.world.cold_keys(HOUR);
+        self.check(&Step::Wait, false).await;
+        let platform = self.world.row(&self.scope.platform_key()).await.unwrap();
+        assert!(!platform.contains_key("vault_previous"));
+        let active = status.versions.iter().find(|version| version.active).unwrap().version;
+        for (key, (header, _)) in sealed_rows(&self.world).await {
+            assert_eq!(header.root_version, active, "{key:?}");
+            let current = AttributeValue::N(header.platform_key_version.to_string());
+            assert_eq!(platform["vault_key_version"], current, "{key:?}");
+        }
+        assert_eq!(platform["id"], text(self.scope.platform().as_str()));
+    }
+}
+
+/// A ring with nothing in memory, behind the same table.
+fn ring(world: &World, table: &Table) -> KeyRing {
+    let config = theazo_store::KeyRingConfig {
+        deployment: crate::support::DEPLOYMENT.into(),
+        kms_key_arn: world.kms_key_arn.clone(),
+        cache_ttl: HOUR,
+    };
+    KeyRing::new(&aws(&world.dynamodb_url, &world.kms_url), table.clone(), config, &operator())
+}
+
+fn shown(value: &SecretValue) -> String {
+    String::from_utf8(value.expose().to_vec()).unwrap()
+}
+
+#[test]
+fn in_any_order_and_with_any_crash_everything_opens_and_ends_under_the_new_keys() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let config = Config { cases: 12, max_shrink_iters: 40, failure_persistence: None, ..Config::default() };
+    let until = Instant::now() + Duration::from_secs(15);
+    let steps = prop::collection::vec(step(), 20..50);
+    let outcome = TestRunner::new(config).run(&steps, |steps| {
+        // A slow machine tries fewer orders, and never none.
+        static TRIED: AtomicU32 = AtomicU32::new(0);
+        if TRIED.fetch_add(1, Ordering::Relaxed) > 2 && Instant::now() > until {
+            return Ok(());
+        }
+        runtime.block_on(async {
+            let mut model = Model::start().await;
+            for (step, crash) in &steps {
+                model.take(step, *crash).await;
+            }
+            model.finish().await;
+        });
+        Ok(())
+    });
+    outcome.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn under_load_rotations_fail_no_request_and_lose_no_write() {
+    const TTL: Duration = Duration::from_millis(200);
+    // Longer than the instances keep keys, as it must be; the rest is for a machine that has much else to do.
+    const WAIT: Duration = Duration::from_millis(1500);
+    let mut world = World::start().await;
+    world.keys = world.cold_keys(TTL);
+    let world = Arc::new(world);
+    let scope = world.tenant().await;
+    let over = Arc::new(AtomicBool::new(false));
+    world.set(&scope, &SecretTarget::Platform, &[secret("SHARED", "shared value")]).await.unwrap();
+    let mut users = Vec::new();
+    for user in 0..4 {
+        let (world, scope, over) = (world.clone(), scope.clone(), over.clone());
+        users.push(tokio::spawn(async move {
+            let session = world.session(&scope).await;
+            let (mut written, mut own_values) = (0_u32, Values::new());
+            while !over.load(Ordering::Relaxed) {
+                written += 1;
+                let name = NAMES[written as usize % 3];
+                let value = format!("user {user} wrote {written}");
+                world.set(&scope, &own(&session), &[secret(name, &value)]).await.unwrap();
+                own_values.insert(name.into(), value);
+                if written % 5 == 0 {
+                    world.delete(&scope, &own(&session), name).await.unwrap();
+                    own_values.remove(name);
+                }
+                let mut expected = own_values.clone();
+                expected.insert("SHARED".into(), "shared value".into());
+                assert_eq!(world.delivered(&scope, &session.id).await.unwrap(), expected);
+                assert!(world.versions(&scope, &own(&session)).await.keys().eq(own_values.keys()));
+            }
+            (session, own_values, written)
+        }));
+    }
+    let rotation = RootRotation::new(world.table.clone(), world.keys.clone(), operator(), WAIT);
+    let platform = PlatformRotation::new(world.table.clone(), world.keys.clone(), operator());
+    for version in 2..=3 {
+        rotation.begin(now_ms()).await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            assert!(Instant::now() < deadline);
+            if matches!(rotation.advance(now_ms()).await.unwrap(), RootProgress::Finished { .. }) {
+                break;
+            }
+            platform.begin(scope.platform()).await.unwrap();
+            let _ = platform.walk(scope.platform(), now_ms()).await.unwrap();
+        }
+        assert_eq!(world.keys.version(version).await.unwrap().version(), version);
+    }
+    while !platform.walk(scope.platform(), now_ms()).await.unwrap().finished {}
+    over.store(true, Ordering::Relaxed);
+    for user in users {
+        let (session, own_values, written) = user.await.unwrap();
+        assert!(written >= 3, "{written}");
+        let mut expected = own_values;
+        expected.insert("SHARED".into(), "shared value".into());
+        assert_eq!(world.delivered(&scope, &session.id).await.unwrap(), expected);
+    }
+    assert!(sealed_rows(&world).await.values().all(|(header, _)| header.root_version == 3));
+    for old in [1, 2] {
+        let retired = rotation.retire(old, Duration::ZERO, now_ms() + 60_000).await.unwrap();
+        assert_eq!(retired, Retirement::Retired);
+    }
+}

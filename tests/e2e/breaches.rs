@@ -1,0 +1,262 @@
+//! Breach drills: an attacker holds something, and learns what the README's table says and no more. One test each, named
+//! for what is held. What an attacker learns from the engine, from images and from logs is in `leak` and `isolation`.
+
+use crate::harness::{Canary, Client, Platform, dynamodb, scan_everything, stack};
+use serde_json::{Value, json};
+use theazo_tenancy::{Mode, PlatformId, make_api_key};
+
+const TABLE: &str = "theazo";
+
+/// A platform with a secret in its vault.
+struct Victim {
+    platform: Platform,
+    canary: Canary,
+    session: String,
+}
+
+impl Victim {
+    async fn make(name: &str) -> Self {
+        let platform = Platform::make(name).await;
+        let canary = Canary::make();
+        let session = platform.client.session("user").await;
+        platform.client.set_secrets(&session, json!({ "TOKEN": canary.value() })).await;
+        Self { platform, canary, session }
+    }
+
+    fn client(&self) -> &Client {
+        &self.platform.client
+    }
+
+    /// The row of the sealed value.
+    fn value_key(&self) -> Value {
+        let pk = format!("{}#live#{}#values", self.platform.id, self.session);
+        json!({ "pk": { "S": pk }, "sk": { "S": "TOKEN" } })
+    }
+
+    /// Boots an agent, which needs the value.
+    async fn try_boot(&self) -> u16 {
+        let path = format!("/v1/sessions/{}/agents", self.session);
+        self.client().post(&path, json!({})).await.status
+    }
+}
+
+async fn row(key: &Value) -> Value {
+    let request = json!({ "TableName": TABLE, "Key": key, "ConsistentRead": true });
+    dynamodb(&stack().dynamodb_url(), "GetItem", request).await["Item"].clone()
+}
+
+async fn put(item: &Value) {
+    dynamodb(&stack().dynamodb_url(), "PutItem", json!({ "TableName": TABLE, "Item": item })).await;
+}
+
+#[tokio::test]
+async fn a_dump_of_the_whole_table_holds_no_value_and_nothing_that_authenticates() {
+    let victim = Victim::make("dump").await;
+    let token = victim.client().post(&format!("/v1/sessions/{}/tokens", victim.session), json!({})).await.expect(201);
+    let token = token["token"].as_str().unwrap();
+    let dump = scan_everything(&stack().dynamodb_url()).await;
+    let dumped = String::from_utf8_lossy(&dump.decoded);
+    victim.canary.is_not_in("the dump", &dump.decoded);
+    assert!(dumped.contains("TOKEN"), "names are in the dump");
+    for credential in [victim.platform.live_key.as_str(), victim.platform.test_key.as_str(), token] {
+        assert!(!dumped.contains(credential), "a credential is in the dump");
+        let (_, random) = credential.split_at(12);
+        assert!(!dumped.contains(&random[..20]), "a part of a credential is in the dump");
+    }
+    // The hashes are all that is left of credentials, and are none themselves.
+    let hashes = dumped.split('\0').filter_map(|text| text.strip_prefix("hash"));
+    let hashes: Vec<&str> = hashes.filter(|hash| hash.len() == 64).collect();
+    assert!(hashes.len() > 2);
+    for hash in hashes.iter().take(5) {
+        let refused = victim.client().with_key(Some(hash)).get("/v1/whoami").await;
+        refused.expect_error(401, "unauthorized");
+    }
+}
+
+#[tokio::test]
+async fn write_access_to_the_table_moves_edits_and_swaps_no_value_into_an_agent() {
+    let (victim, thief) = (Victim::make("moved").await, Victim::make("thief").await);
+    let original = row(&victim.value_key()).await;
+    let own = row(&thief.value_key()).await;
+
+    // Moved to another platform, under that platform's own key and columns.
+    let mut moved = own.clone();
+    moved["blob"] = original["blob"].clone();
+    put(&moved).await;
+    assert_eq!(thief.try_boot().await, 500, "a moved value");
+    put(&own).await;
+
+    // Edited where it lies.
+    for (column, edited) in [
+        ("mask", json!({ "BOOL": false })),
+        ("inherit", json!({ "BOOL": false })),
+        ("provider", json!({ "BOOL": true })),
+        ("version", json!({ "N": "2" })),
+        ("expires_at_ms", json!({ "N": "4102444800000" })),
+    ] {
+        let mut item = original.clone();
+        assert_ne!(item[column], edited, "{column}");
+        item[column] = edited;
+        put(&item).await;
+        assert_eq!(victim.try_boot().await, 500, "{column}");
+    }
+
+    // An earlier version under the present one's number.
+    put(&original).await;
+    victim.client().set_secrets(&victim.session, json!({ "TOKEN": "another value" })).await;
+    let mut swapped = row(&victim.value_key()).await;
+    let present = swapped.clone();
+    swapped["blob"] = original["blob"].clone();
+    put(&swapped).await;
+    assert_eq!(victim.try_boot().await, 500, "an earlier version");
+
+    put(&present).await;
+    let agent = victim.client().boot(&victim.session, json!({})).await;
+    let printed = victim.client().run(&agent, "bash", "printf %s \"$TOKEN\" | wc -c").await;
+    assert_eq!(printed.trim(), "another value".len().to_string());
+    victim.client().terminate(&victim.session).await;
+}
+
+#[tokio::test]
+async fn a_grant_to_decrypt_with_the_kms_key_opens_nothing_without_the_table() {
+    let stack = tokio::task::spawn_blocking(stack).await.unwrap();
+    let key = &stack.deployment().config().kms_key_arn;
+    let ask = |operation: &'static str, body: Value| async move {
+        let request = reqwest::Client::new()
+            .post(stack.kms_url())
+            .header("content-type", "application/x-amz-json-1.1")
+            .header("x-amz-target", format!("TrentService.{operation}"))
+            .body(body.to_string());
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+    };
+    // All that the key alone gives is other keys.
+    let (status, _) = ask("GenerateDataKey", json!({ "KeyId": key, "NumberOfBytes": 32 })).await;
+    assert_eq!(status, 200);
+    // Even the wrapped root key opens only under the whole context, which names deployment, row and version.
+    let wrapped = row(&json!({ "pk": { "S": "root" }, "sk": { "S": "active" } })).await;
+    let blob = wrapped["ciphertext"]["B"].as_str().unwrap();
+    let deployment = stack.deployment().config().name.clone();
+    let contexts = [
+        Value::Null,
+        json!({}),
+        json!({ "theazo:deployment": deployment }),
+        json!({ "theazo:deployment": deployment, "theazo:purpose": "root-key", "theazo:row": "active" }),
+    ];
+    for context in contexts {
+        let mut body = json!({ "KeyId": key, "CiphertextBlob": blob });
+        if !context.is_null() {
+            body["EncryptionContext"] = context;
+        }
+        let (status, answer) = ask("Decrypt", body).await;
+        assert_eq!(status, 400, "{answer}");
+        assert!(answer["Plaintext"].is_null());
+    }
+}
+
+#[tokio::test]
+async fn a_stolen_session_token_reaches_that_session_and_no_value() {
+    let victim = Victim::make("stolen token").await;
+    let other = victim.client().session("another user").await;
+    let path = format!("/v1/sessions/{}/tokens", victim.session);
+    let token = victim.client().post(&path, json!({ "permissions": ["read"] })).await.expect(201);
+    let thief = victim.client().with_key(token["token"].as_str());
+
+    let names = thief.get(&format!("/v1/sessions/{}/secrets?details=true", victim.session)).await;
+    victim.canary.is_not_in("the names", &names.text);
+    assert_eq!(names.expect(200)[0]["name"], "TOKEN");
+    thief.get(&format!("/v1/sessions/{other}")).await.expect_error(404, "not_found");
+    thief.get(&format!("/v1/sessions/{other}/secrets")).await.expect_error(404, "not_found");
+    for path in ["/v1/sessions", "/v1/agents", "/v1/secrets", "/v1/api-keys", "/v1/providers", "/v1/audit"] {
+        thief.get(path).await.expect_error(403, "forbidden");
+    }
+    thief.post(&path, json!({})).await.expect_error(403, "forbidden");
+    let agents = format!("/v1/sessions/{}/agents", victim.session);
+    thief.post(&agents, Value::Null).await.expect_error(403, "forbidden");
+
+    victim.client().delete(&path).await.expect(204);
+    thief.get(&format!("/v1/sessions/{}", victim.session)).await.expect_error(401, "unauthorized");
+}
+
+#[tokio::test]
+async fn a_revoked_key_and_a_forged_one_learn_nothing_not_even_that_the_platform_exists() {
+    let victim = Victim::make("revoked").await;
+    let new = json!({ "name": "spare", "environment": "live" });
+    let spare = victim.client().post("/v1/api-keys", new).await.expect(201);
+    let holder = victim.client().with_key(spare["key"].as_str());
+    holder.get("/v1/whoami").await.expect(200);
+    victim.client().delete(&format!("/v1/api-keys/{}", spare["id"].as_str().unwrap())).await.expect(204);
+
+    let forged = make_api_key(&victim.platform.id, Mode::Live);
+    let nowhere = make_api_key(&PlatformId::make(), Mode::Live);
+    let session = format!("/v1/sessions/{}", victim.session);
+    let mut answers = Vec::new();
+    for key in [spare["key"].as_str().unwrap(), &forged.text, &nowhere.text] {
+        for path in [session.as_str(), "/v1/sessions/ses_00000000000000000000000000", "/v1/sessions?limit=x"] {
+            let answer = holder.with_key(Some(key)).get(path).await;
+            assert_eq!(answer.status, 401);
+            answers.push(answer.without_request_id());
+        }
+    }
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "{answers:?}");
+}
+
+#[tokio::test]
+async fn a_test_key_is_no_way_to_live_data_or_live_keys() {
+    let victim = Victim::make("test key").await;
+    let test = victim.client().with_key(Some(&victim.platform.test_key));
+    test.get(&format!("/v1/sessions/{}", victim.session)).await.expect_error(404, "not_found");
+    assert_eq!(test.get("/v1/sessions").await.expect(200)["data"], json!([]));
+    let live = json!({ "name": "mine", "environment": "live" });
+    test.post("/v1/api-keys", live).await.expect_error(403, "forbidden");
+    let keys = victim.client().get("/v1/api-keys").await.expect(200);
+    let keys = keys["data"].as_array().unwrap().clone();
+    assert_eq!(keys.len(), 2);
+    let live = keys.iter().find(|key| key["environment"] == "live").unwrap();
+    let path = format!("/v1/api-keys/{}", live["id"].as_str().unwrap());
+    test.delete(&format!("{path}?force=true")).await.expect_error(404, "not_found");
+    test.post(&format!("{path}/rotate"), json!({})).await.expect_error(404, "not_found");
+    let shown = test.get("/v1/api-keys").await.expect(200);
+    assert!(shown["data"].as_array().unwrap().iter().all(|key| key["environment"] == "test"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_malicious_cursor_or_path_is_refused_and_breaks_nothing() {
+    let (victim, thief) = (Victim::make("cursors").await, Platform::make("cursor thief").await);
+    victim.client().post("/v1/sessions", json!({})).await.expect(201);
+    let page = victim.client().get("/v1/sessions?limit=1").await.expect(200);
+    let cursor = page["cursor"].as_str().unwrap().to_owned();
+    let mut flipped = cursor.clone().into_bytes();
+    flipped[3] = if flipped[3] == b'A' { b'B' } else { b'A' };
+    let flipped = String::from_utf8(flipped).unwrap();
+    let long = "A".repeat(10_000);
+    for (client, path) in [
+        (&thief.client, format!("/v1/sessions?limit=1&cursor={cursor}")),
+        (victim.client(), format!("/v1/agents?cursor={cursor}")),
+        (victim.client(), format!("/v1/sessions?status=active&cursor={cursor}")),
+        (victim.client(), format!("/v1/sessions?cursor={flipped}")),
+        (victim.client(), format!("/v1/sessions?cursor={}", &cursor[..cursor.len() - 1])),
+        (victim.client(), format!("/v1/sessions?cursor={long}")),
+        (victim.client(), "/v1/sessions?cursor=%00".to_owned()),
+    ] {
+        let refused = client.get(&path).await.expect_error(400, "invalid_request");
+        assert_eq!(refused["details"]["field"], "cursor");
+    }
+    let session = &victim.session;
+    for path in [
+        format!("/v1/sessions/{session}%00"),
+        format!("/v1/sessions/{session}/"),
+        format!("/v1/sessions/{session}%2f..%2f{session}"),
+        format!("/v1/sessions/..%2f{session}"),
+        format!("/v1/sessions/{}", session.to_uppercase()),
+        format!("/v1/sessions/{}", session.replace("ses_", "s\u{435}s_").replace('\u{435}', "%D0%B5")),
+        format!("/v1/sessions/{session}%23values"),
+        format!("/v1/sessions/{long}"),
+        format!("/v1/agents/{long}/files/%2e%2e%2f%2e%2e%2fetc%2fpasswd"),
+    ] {
+        let answer = victim.client().get(&path).await;
+        answer.expect_error(404, "not_found");
+    }
+    assert_eq!(victim.client().get(&format!("/v1/sessions/{session}")).await.status, 200);
+}
