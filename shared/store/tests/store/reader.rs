@@ -40,6 +40,9 @@ struct Case {
     expected: Option<Vec<u8>>,
 }
 
+/// A partition, its scope as the reader writes it, and the names and values in it.
+type Place<'a> = (Partition, String, &'a [(&'a str, &'a str)]);
+
 fn column(row: &Item, name: &str) -> String {
     match row.get(name) {
         Some(AttributeValue::S(text) | AttributeValue::N(text)) => text.clone(),
@@ -132,7 +135,7 @@ async fn sealed(world: &World, scope: &TenantScope) -> Vec<Sealed> {
 
     let request = request(world, scope).await;
     let own_scope = scope.session(&session.id).unwrap();
-    let places: [(Partition, String, &[(&str, &str)]); 3] = [
+    let places: [Place; 3] = [
         (
             scope.secret_values(),
             "platform".into(),

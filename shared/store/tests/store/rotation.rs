@@ -467,7 +467,7 @@ async fn a_platforms_new_key_reaches_all_its_values_and_nobody_elses() {
     assert_eq!(sealed_rows(&world).await, before);
     assert_opens(&world, &live).await;
     let waiting = platforms(&world).unfinished(now_ms(), LIFE).await.unwrap();
-    assert_eq!(waiting, [platform.clone()]);
+    assert_eq!(waiting, std::slice::from_ref(platform));
 
     let first = platforms(&world).walk(platform, now_ms()).await.unwrap();
     assert_eq!((first.resealed, first.unopened, first.finished), (9, 0, false));
@@ -533,7 +533,7 @@ async fn a_platforms_old_salt_stays_while_a_row_that_does_not_open_names_it() {
     // Upkeep leaves it alone for a while, and looks again then.
     let now = now_ms();
     assert!(platforms(&world).unfinished(now, LIFE).await.unwrap().is_empty());
-    assert_eq!(platforms(&world).unfinished(now + LIFE_MS, LIFE).await.unwrap(), [platform.clone()]);
+    assert_eq!(platforms(&world).unfinished(now + LIFE_MS, LIFE).await.unwrap(), std::slice::from_ref(platform));
     // A note that was edited or removed ends nothing early.
     let note = root_key(&format!("platform#{platform}"));
     world.remove(&note).await;

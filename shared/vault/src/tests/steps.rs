@@ -168,6 +168,36 @@ fn similar_context() -> impl Strategy<Value = (Context<'static>, (u32, u32))> {
     )
 }
 
+/// Two contexts that have most in common: the second is the first with a few fields of another.
+fn neighbours() -> impl Strategy<Value = [(Context<'static>, (u32, u32)); 2]> {
+    let taken = prop::collection::vec(prop::bool::weighted(0.15), 11);
+    (similar_context(), similar_context(), taken).prop_map(|(one, other, taken)| {
+        let mut two = one;
+        let mut take = taken.into_iter();
+        let mut merge = |copy: &mut dyn FnMut()| {
+            if take.next() == Some(true) {
+                copy()
+            }
+        };
+        merge(&mut || two.0.deployment = other.0.deployment);
+        merge(&mut || two.0.platform = other.0.platform);
+        merge(&mut || two.0.mode = other.0.mode);
+        merge(&mut || two.0.name = other.0.name);
+        merge(&mut || two.0.version = other.0.version);
+        merge(&mut || two.0.expires_at_ms = other.0.expires_at_ms);
+        merge(&mut || two.0.flags.mask = other.0.flags.mask);
+        merge(&mut || two.0.flags.inherit = other.0.flags.inherit);
+        merge(&mut || two.1 = other.1);
+        merge(&mut || two.0.scope = other.0.scope);
+        merge(&mut || two.0.purpose = other.0.purpose);
+        // An agent's scope goes with its purpose or not at all.
+        if matches!(two.0.scope, Scope::Agent(_)) != (two.0.purpose == Purpose::AgentCopy) {
+            (two.0.scope, two.0.purpose) = (other.0.scope, other.0.purpose);
+        }
+        [one, two]
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -200,8 +230,14 @@ proptest! {
         }
     }
 
+}
+
+proptest! {
+    // Enough that every field is often the only one to differ.
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 4096, ..ProptestConfig::default() })]
+
     #[test]
-    fn different_contexts_encode_differently(one in similar_context(), two in similar_context()) {
+    fn different_contexts_encode_differently([one, two] in neighbours()) {
         let encode = |(context, (root, key)): &(Context<'_>, (u32, u32))| context.encode(*root, *key).unwrap();
         prop_assert_eq!(encode(&one) == encode(&two), one == two);
     }
