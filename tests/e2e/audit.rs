@@ -56,10 +56,12 @@ async fn a_platform_reads_who_set_a_secret_and_which_agent_got_it() {
         .iter()
         .map(|entry| {
             let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
-            (text("action"), text("outcome"), text("requestId"), text("agentId"), entry["names"].clone())
+            let mut names = entry["names"].clone();
+            names.as_array_mut().unwrap().sort_by_key(Value::to_string);
+            (text("action"), text("outcome"), text("requestId"), text("agentId"), names)
         })
         .collect();
-    let (set, none) = (json!(["MY_TOKEN", "OTHER"]), json!([]));
+    let (names, none) = (json!(["MY_TOKEN", "OTHER"]), json!([]));
     let created = told.last().unwrap().2.clone();
     let step = |action: &str, outcome: &str, request: &str, agent: &str, names: &Value| {
         (action.to_owned(), outcome.to_owned(), request.to_owned(), agent.to_owned(), names.clone())
@@ -68,10 +70,10 @@ async fn a_platform_reads_who_set_a_secret_and_which_agent_got_it() {
         told,
         [
             step("session.terminate", "succeeded", &life.terminate, "", &none),
-            step("agent.end", "succeeded", &life.end, &life.agent, &set),
-            step("agent.boot", "succeeded", &life.boot, &life.agent, &set),
-            step("agent.boot", "started", &life.boot, &life.agent, &set),
-            step("secrets.set", "succeeded", &life.set, "", &set),
+            step("agent.end", "succeeded", &life.end, &life.agent, &names),
+            step("agent.boot", "succeeded", &life.boot, &life.agent, &names),
+            step("agent.boot", "started", &life.boot, &life.agent, &names),
+            step("secrets.set", "succeeded", &life.set, "", &names),
             step("session.create", "succeeded", &created, "", &none),
         ]
     );

@@ -148,7 +148,7 @@ async fn the_printed_table_address_answers_dynamodb_tools() {
     let line = printed.lines().find(|line| line.trim_start().starts_with("table ")).expect("the table's address");
     let address = line.split_whitespace().find(|word| word.starts_with("http://")).expect("an address").to_owned();
     let listed = dynamodb(&address, "ListTables", json!({})).await;
-    assert_eq!(listed["TableNames"], json!(["theazo"]));
+    assert_eq!(listed["TableNames"], json!(["theazo", "theazo-ledger"]));
     let described = dynamodb(&address, "DescribeTable", json!({ "TableName": "theazo" })).await;
     assert_eq!(described["Table"]["TableStatus"], "ACTIVE", "{described}");
 

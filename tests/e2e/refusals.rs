@@ -124,24 +124,6 @@ async fn fields_that_ask_for_what_is_not_built_are_refused_by_name_and_make_noth
 }
 
 #[tokio::test]
-async fn an_idempotency_key_is_refused_until_it_can_be_honoured() {
-    let platform = Platform::make("idempotency").await;
-    let base = crate::harness::stack().base_url();
-    let answer = reqwest::Client::new()
-        .post(format!("{base}/v1/sessions"))
-        .bearer_auth(&platform.live_key)
-        .header("Idempotency-Key", "k1")
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(answer.status().as_u16(), 422);
-    let error: serde_json::Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
-    assert_eq!(error["error"]["details"]["feature"], "idempotency-key");
-    let listed = platform.client.get("/v1/sessions").await.expect(200);
-    assert_eq!(listed, json!({ "data": [], "hasMore": false }));
-}
-
-#[tokio::test]
 async fn health_needs_no_key_and_whoami_tells_what_a_key_is() {
     let platform = Platform::make("whoami").await;
     let client = &platform.client;

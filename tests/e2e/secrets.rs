@@ -374,13 +374,3 @@ async fn a_selection_is_bounded_and_counts_a_name_once() {
     assert_eq!(client.environment(&agent).await["A"].1, sha256("1"));
     client.terminate(&session).await;
 }
-
-#[tokio::test]
-async fn masking_is_refused_until_it_is_built_and_its_absence_can_be_agreed_to() {
-    let platform = Platform::make("mask").await;
-    let client = &platform.client;
-    let secrets = format!("/v1/sessions/{}/secrets", client.session("u").await);
-    let refused = client.post(&secrets, json!({ "A": { "value": "x", "mask": true } })).await;
-    assert_eq!(refused.expect_error(422, "unprocessable_entity")["details"]["feature"], "mask");
-    client.post(&secrets, json!({ "A": { "value": "x", "mask": false } })).await.expect(204);
-}

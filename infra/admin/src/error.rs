@@ -1,6 +1,7 @@
 //! What can go wrong, and what the operator is told about it.
 
 use crate::target::Target;
+use std::path::PathBuf;
 use std::time::Duration;
 use theazo_store::StoreError;
 use theazo_tenancy::PlatformId;
@@ -23,6 +24,38 @@ pub(crate) enum AdminError {
     /// Some deletions could not be replayed.
     #[error("{0} deletions are not done: serve nobody from this table yet, and repeat the command")]
     Incomplete(usize),
+    /// The key service, the key or the deployment's name is not known.
+    #[error(
+        "{what} is needed: {} says nothing of a local stack with this table (name its data folder with --data-dir)",
+        .folder.display()
+    )]
+    WhichKey {
+        /// The option.
+        what: &'static str,
+        /// Where it was looked up.
+        folder: PathBuf,
+    },
+    /// A version of the root key must stay.
+    #[error("version {version} of the root key was not retired: {why}")]
+    NotRetired {
+        /// Which.
+        version: u32,
+        /// Why.
+        why: String,
+    },
+    /// Values of a platform are in the way of forgetting its old key.
+    #[error(
+        "{values} sealed values of {platform} do not open where they lie (damaged or moved) and name its old key, which is \
+         kept for them; put them right or remove them, and run this again. Among them: {}", .places.join(", ")
+    )]
+    Stuck {
+        /// Whose.
+        platform: PlatformId,
+        /// How many.
+        values: u64,
+        /// Where some of them lie.
+        places: Vec<String>,
+    },
     /// No answer in time.
     #[error("no answer within {} s", .0.as_secs())]
     TimedOut(Duration),
@@ -37,6 +70,14 @@ impl AdminError {
         match self {
             Self::Store(StoreError::Table { code, .. }) if code == "ResourceNotFoundException" => {
                 format!("there is no table `{}` at {target}", target.table_name())
+            }
+            Self::Store(StoreError::Kms { code, .. }) if code == "InvalidCiphertextException" => {
+                "the key service does not vouch for a root key's row: it was edited, or --deployment or --kms-key is \
+                 another than it was made with"
+                    .into()
+            }
+            Self::Store(error @ StoreError::Kms { .. }) if error.is_unreachable() && !target.is_aws() => {
+                "the key service does not answer: is `cargo dev` running, and is it the one meant?".into()
             }
             Self::Store(error) if error.is_unreachable() && target.is_aws() => {
                 format!("AWS cannot be reached: are region, credentials and network in order? ({error})")

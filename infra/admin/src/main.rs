@@ -1,6 +1,6 @@
 //! `cargo admin`: the operator's command line, over the table itself. It needs no API key, because it makes them.
 //!
-//! A file per noun; `target` says which table is meant, `output` writes answers, `error` says what went wrong. The
+//! A file per noun; `target` says which table is meant, `vault` which key service and key, `output` writes answers, `error` says what went wrong. The
 //! exit status is 0 when it was done, 1 when it failed, and 2 when the command line cannot be understood.
 
 mod error;
@@ -8,8 +8,10 @@ mod key;
 mod output;
 mod platform;
 mod restore;
+mod root_key;
 mod target;
 mod text;
+mod vault;
 
 use clap::{Parser, Subcommand};
 use error::AdminError;
@@ -46,13 +48,18 @@ enum Noun {
     /// After a restore of the data table.
     #[command(subcommand)]
     Restore(restore::Verb),
+    /// The deployment's root key, which everything is sealed under in the end.
+    RootKey(root_key::RootKey),
 }
 
 impl Noun {
-    fn timeout(&self) -> Duration {
+    /// How long the command may take; nothing for one that waits on purpose and bounds each of its steps instead.
+    fn timeout(&self) -> Option<Duration> {
         match self {
-            Self::Platform(platform::Verb::Delete { .. }) | Self::Restore(_) => LONG_TIMEOUT,
-            Self::Platform(_) | Self::Key(_) => TIMEOUT,
+            Self::RootKey(root_key::RootKey { verb: root_key::Verb::Rotate, .. }) => None,
+            Self::RootKey(_) | Self::Restore(_) => Some(LONG_TIMEOUT),
+            Self::Platform(platform::Verb::Delete { .. } | platform::Verb::RotateKey { .. }) => Some(LONG_TIMEOUT),
+            Self::Platform(_) | Self::Key(_) => Some(TIMEOUT),
         }
     }
 }
@@ -60,8 +67,10 @@ impl Noun {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let timeout = cli.noun.timeout();
-    let outcome = tokio::time::timeout(timeout, run(&cli)).await.unwrap_or(Err(AdminError::TimedOut(timeout)));
+    let outcome = match cli.noun.timeout() {
+        Some(limit) => tokio::time::timeout(limit, run(&cli)).await.unwrap_or(Err(AdminError::TimedOut(limit))),
+        None => run(&cli).await,
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -74,8 +83,9 @@ async fn main() -> ExitCode {
 async fn run(cli: &Cli) -> Result<(), AdminError> {
     let table = cli.target.table().await;
     match &cli.noun {
-        Noun::Platform(verb) => platform::run(verb, table, &cli.output).await,
+        Noun::Platform(verb) => platform::run(verb, &cli.target, table, &cli.output).await,
         Noun::Key(verb) => key::run(verb, table, &cli.output).await,
         Noun::Restore(verb) => restore::run(verb, table, &cli.output).await,
+        Noun::RootKey(command) => command.run(&cli.target, &cli.output).await,
     }
 }

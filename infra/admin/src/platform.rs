@@ -1,13 +1,16 @@
 //! Platforms.
 
 use crate::error::AdminError;
-use crate::output::{Output, Show};
+use crate::output::{Output, Show, note};
+use crate::target::Target;
+use crate::vault::{Vault, VaultArgs, operator};
 use crate::{key, text};
 use clap::Subcommand;
 use serde::{Serialize, Serializer};
 use theazo_http::format_time;
 use theazo_store::{
-    DeletionState, NewPlatform, PageRequest, Platform, PlatformDeletion, Platforms, StoreError, Table, now_ms,
+    DeletionState, NewPlatform, PageRequest, Platform, PlatformDeletion, PlatformRotation, Platforms, StoreError,
+    Table, now_ms,
 };
 use theazo_tenancy::{Operator, PlatformId};
 
@@ -35,6 +38,17 @@ pub(crate) enum Verb {
         /// That it is meant
         #[arg(long)]
         yes: bool,
+    },
+    /// Gives a platform's vault a new key and seals all its values anew under it, without downtime.
+    ///
+    /// Live and test, its own, its sessions' and what lies beside running agents. Interrupted, it goes on when it is run
+    /// again; the deployment's upkeep goes on with it as well.
+    RotateKey {
+        /// The platform's id
+        #[arg(value_parser = key::platform_id)]
+        platform: PlatformId,
+        #[command(flatten)]
+        vault: VaultArgs,
     },
 }
 
@@ -73,19 +87,60 @@ struct Deletion {
     agents_shown: String,
 }
 
+/// What `rotate-key` answers.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Rotated {
+    id: String,
+    key_version: u32,
+    /// Values that this run sealed anew.
+    resealed: u64,
+    #[serde(skip)]
+    shown: [String; 2],
+}
+
 /// Platforms of that table, in the operator's name.
 #[expect(clippy::disallowed_methods, reason = "this is the operator's tool; whoever reaches the table is the operator")]
 pub(crate) fn platforms(table: Table) -> Platforms {
     Platforms::new(table, Operator::assume())
 }
 
-pub(crate) async fn run(verb: &Verb, table: Table, output: &Output) -> Result<(), AdminError> {
+pub(crate) async fn run(verb: &Verb, target: &Target, table: Table, output: &Output) -> Result<(), AdminError> {
     match verb {
+        Verb::RotateKey { platform, vault } => {
+            output.show(&rotate_key(vault.open(target).await?, platform).await?)?;
+        }
         Verb::Create { name } => output.show(&Created(platforms(table).create(name).await?))?,
         Verb::List => output.show(&list(&platforms(table)).await?)?,
         Verb::Delete { platform, yes } => output.show(&delete(table, platform, *yes).await?)?,
     }
     Ok(())
+}
+
+/// Begins a rotation, or goes on with the one under way, and walks until no value needs the old key.
+async fn rotate_key(vault: Vault, platform: &PlatformId) -> Result<Rotated, AdminError> {
+    let rotation = PlatformRotation::new(vault.table, vault.keys, operator());
+    let key_version = rotation.begin(platform).await.map_err(|error| match error {
+        StoreError::NotFound => AdminError::UnknownPlatform(platform.clone()),
+        other => other.into(),
+    })?;
+    note(&format!(
+        "Version {key_version} of its key is in use. Interrupting this is safe: run it again and it goes on."
+    ));
+    let mut resealed = 0;
+    loop {
+        let walk = rotation.walk(platform, now_ms()).await?;
+        resealed += walk.resealed;
+        if walk.finished {
+            let (id, resealed_shown) = (platform.to_string(), resealed.to_string());
+            return Ok(Rotated { id, key_version, resealed, shown: [key_version.to_string(), resealed_shown] });
+        }
+        if walk.stuck {
+            let places = walk.unopened_places.iter().map(|place| place.escape_debug().to_string()).collect();
+            return Err(AdminError::Stuck { platform: platform.clone(), values: walk.unopened, places });
+        }
+        note(&format!("Sealed anew: {resealed} values so far."));
+    }
 }
 
 async fn delete(table: Table, platform: &PlatformId, yes: bool) -> Result<Deletion, AdminError> {
@@ -180,5 +235,14 @@ impl Show for Deletion {
             "Its keys are refused, its sessions are over and their secrets are gone. The deployment's scheduled clean-up ends \
              its agents and removes the rest; until then `cargo admin platform list` shows it as deleting.",
         )
+    }
+}
+
+impl Show for Rotated {
+    const HEADER: &'static [&'static str] = &["PLATFORM", "KEY VERSION", "SEALED ANEW"];
+
+    fn rows(&self) -> Vec<Vec<&str>> {
+        let [version, resealed] = &self.shown;
+        vec![vec![&self.id, version, resealed]]
     }
 }

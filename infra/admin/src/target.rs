@@ -22,7 +22,7 @@ pub(crate) struct Target {
 }
 
 /// Only plain HTTP: what is not AWS itself is a stack on this machine or beside it.
-fn endpoint(text: &str) -> Result<String, &'static str> {
+pub(crate) fn endpoint(text: &str) -> Result<String, &'static str> {
     let host = text.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
     match host {
         Some(host) if !host.is_empty() && !host.contains(|letter: char| "/?#@".contains(letter) || letter <= ' ') => {
@@ -53,7 +53,8 @@ impl Target {
         &self.table
     }
 
-    fn endpoint_or_default(&self) -> &str {
+    /// The table's endpoint, when it is not AWS's.
+    pub(crate) fn endpoint_or_default(&self) -> &str {
         self.endpoint.as_deref().unwrap_or(LOCAL_STACK)
     }
 }

@@ -11,6 +11,8 @@ pub struct Client {
     http: reqwest::Client,
     base: String,
     key: Option<String>,
+    /// The `Idempotency-Key` of its calls.
+    once: Option<String>,
 }
 
 /// A whole answer.
@@ -54,7 +56,7 @@ impl Client {
     /// A client for `http://host:port`, with a key or without.
     pub fn new(base: impl Into<String>, key: Option<&str>) -> Self {
         let http = reqwest::Client::builder().timeout(Duration::from_secs(120)).build().unwrap();
-        Self { http, base: base.into(), key: key.map(str::to_owned) }
+        Self { http, base: base.into(), key: key.map(str::to_owned), once: None }
     }
 
     /// The same client with another credential.
@@ -80,6 +82,9 @@ impl Client {
         if let Some(key) = &self.key {
             request = request.bearer_auth(key);
         }
+        if let Some(once) = &self.once {
+            request = request.header("Idempotency-Key", once);
+        }
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body);
         }
@@ -96,6 +101,12 @@ impl Client {
 
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         self.call("POST", path, Some(&body)).await
+    }
+
+    /// A POST that is to be done once under that key.
+    pub async fn post_once(&self, path: &str, body: Value, key: &str) -> Answer {
+        let keyed = Self { once: Some(key.to_owned()), ..self.clone() };
+        keyed.post(path, body).await
     }
 
     pub async fn delete(&self, path: &str) -> Answer {

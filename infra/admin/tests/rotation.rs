@@ -1,0 +1,212 @@
+//! Rotating the root key and a platform's key by the command itself, against a local stack without Docker.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking; clippy does not see helpers as tests")]
+
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use theazo_local::{Stack, StackConfig};
+
+/// A local stack of a test's own, with a platform and three values of it.
+struct Local {
+    stack: Stack,
+    folder: PathBuf,
+    platform: Value,
+}
+
+impl Local {
+    async fn start() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("admin-rotation-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        let config =
+            StackConfig { data_dir: folder.clone(), listen: loopback, dynamodb_listen: loopback, docker: None };
+        let stack = Stack::start(config).await.unwrap();
+        let mut local = Self { stack, folder, platform: Value::Null };
+        local.platform = local.json(&["platform", "create", "acme"]).await;
+        local.set("liveKey", "/secrets", json!({ "SHARED": "shared value" })).await;
+        local.set("testKey", "/secrets", json!({ "TEST": "test value" })).await;
+        let session = local.set("liveKey", "/sessions", json!({})).await;
+        local.set("liveKey", &format!("/sessions/{}/secrets", text(&session["id"])), json!({ "OWN": "own" })).await;
+        local
+    }
+
+    async fn set(&self, key: &str, path: &str, body: Value) -> Value {
+        let url = format!("{}/v1{path}", self.stack.base_url());
+        let request = reqwest::Client::new().post(url).bearer_auth(text(&self.platform[key])).json(&body);
+        let answer = request.send().await.unwrap();
+        assert!(answer.status().is_success(), "{path}: {}", answer.status());
+        answer.json().await.unwrap_or_default()
+    }
+
+    /// The command as somebody types it who is in the folder above the stack's data.
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_theazo-admin"));
+        command.args(["--endpoint", &self.stack.dynamodb_url()]).args(args).env_clear();
+        command
+    }
+
+    async fn admin(&self, args: &[&str]) -> Output {
+        let mut command = self.command(args);
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    }
+
+    /// With the stack's data folder at hand.
+    async fn with_folder(&self, args: &[&str]) -> Output {
+        self.admin(&[args, &["--data-dir", self.folder.to_str().unwrap()]].concat()).await
+    }
+
+    async fn json(&self, args: &[&str]) -> Value {
+        let output = self.admin(&[args, &["--json"]].concat()).await;
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    async fn status(&self) -> Value {
+        let output = self.with_folder(&["root-key", "status", "--json"]).await;
+        assert!(output.status.success(), "{}", stderr(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    async fn stop(self) {
+        self.stack.stop().await;
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
+
+/// Version, state and number of values of each version.
+fn versions(status: &Value) -> Vec<(u64, &str, u64)> {
+    let list = status["versions"].as_array().unwrap();
+    let number = |value: &Value| value.as_u64().unwrap();
+    list.iter().map(|one| (number(&one["version"]), text(&one["state"]), number(&one["values"]))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_shows_what_it_does_and_ends_with_every_value_under_the_new_version() {
+    let local = Local::start().await;
+    let status = local.status().await;
+    assert_eq!((versions(&status), text(&status["rotation"]["phase"])), (vec![(1, "active", 3)], "idle"));
+
+    let output = local.with_folder(&["root-key", "rotate", "--cache-seconds", "1", "--json"]).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON alone on standard output");
+    assert_eq!(versions(&answer), [(1, "replaced", 0), (2, "active", 3)]);
+    assert_eq!(text(&answer["rotation"]["phase"]), "idle");
+    let told = stderr(&output);
+    for line in ["Waiting 0 min 01 s until every instance", "until nobody seals under an older", "3 values were sealed"] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
+
+    let output = local.with_folder(&["root-key", "status"]).await;
+    let shown = std::str::from_utf8(&output.stdout).unwrap();
+    assert!(shown.starts_with("VERSION") && shown.lines().count() == 3, "{shown}");
+
+    // Everything opens still: a platform's rotation opens each of its values.
+    let id = text(&local.platform["id"]).to_owned();
+    let output = local.with_folder(&["platform", "rotate-key", &id, "--json"]).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer, json!({ "id": id, "keyVersion": 2, "resealed": 3 }));
+    local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_that_was_killed_goes_on_where_it_was() {
+    let local = Local::start().await;
+    let folder = local.folder.to_str().unwrap().to_owned();
+    let mut command = local.command(&["root-key", "rotate", "--data-dir", &folder]);
+    tokio::task::spawn_blocking(move || {
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        // Ten minutes, as the functions of this stack keep keys; nobody said otherwise.
+        let waits = lines.map_while(Result::ok).find(|line| line.starts_with("Waiting"));
+        assert!(waits.unwrap().starts_with("Waiting 10 min 00 s"));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    })
+    .await
+    .unwrap();
+    let status = local.status().await;
+    assert_eq!(versions(&status), [(1, "active", 3), (2, "published", 0)]);
+    assert_eq!(text(&status["rotation"]["phase"]), "published");
+    let output = local.with_folder(&["root-key", "retire", "1"]).await;
+    assert!(stderr(&output).contains("values are sealed with it now"), "{}", stderr(&output));
+    let output = local.with_folder(&["root-key", "retire", "2"]).await;
+    assert!(stderr(&output).contains("a rotation is under way"), "{}", stderr(&output));
+
+    let output = local.with_folder(&["root-key", "rotate", "--cache-seconds", "1"]).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("going on with it"));
+    assert_eq!(versions(&local.status().await), [(1, "replaced", 0), (2, "active", 3)]);
+    local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retiring_says_why_it_is_refused_and_what_it_costs() {
+    let local = Local::start().await;
+    let output = local.with_folder(&["root-key", "rotate", "--cache-seconds", "1"]).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    let refusals: [(&[&str], &str); 3] = [
+        (&["1"], "backups from when it was in use may be kept until"),
+        (&["2"], "values are sealed with it now"),
+        (&["3"], "there is no such version"),
+    ];
+    for (args, why) in refusals {
+        let output = local.with_folder(&[&["root-key", "retire"], args].concat()).await;
+        assert_eq!(output.status.code(), Some(1));
+        assert!(output.stdout.is_empty() && stderr(&output).contains(why), "{args:?}: {}", stderr(&output));
+    }
+    // Writers are given their time, two cache lives, whatever is said of backups.
+    let output = local.with_folder(&["root-key", "retire", "1", "--backup-days", "0"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let args = ["root-key", "retire", "1", "--backup-days", "0", "--cache-seconds", "1", "--json"];
+    let output = local.with_folder(&args).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), json!({ "version": 1, "status": "retired" }));
+    assert!(stderr(&output).contains("can never be opened again"));
+    assert_eq!(versions(&local.status().await), [(2, "active", 3)]);
+    local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_service_that_is_not_known_or_the_wrong_deployment_is_a_clear_failure() {
+    let local = Local::start().await;
+    let output = local.admin(&["root-key", "status"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("--kms-endpoint is needed: .theazo says nothing"), "{}", stderr(&output));
+    // The folder of a stack with another table is not believed.
+    let folder = local.folder.to_str().unwrap();
+    let output = local.admin(&["root-key", "status", "--data-dir", folder, "--table", "other"]).await;
+    assert!(stderr(&output).contains("--kms-endpoint is needed"), "{}", stderr(&output));
+
+    let output = local.with_folder(&["root-key", "rotate", "--deployment", "another"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("does not vouch for a root key's row"), "{}", stderr(&output));
+    assert_eq!(versions(&local.status().await), [(1, "active", 3)]);
+
+    // Everything said, nothing is looked up.
+    let deployment = local.stack.deployment().config();
+    let kms = local.stack.kms_url();
+    let said = ["--kms-endpoint", &kms, "--kms-key", &deployment.kms_key_arn, "--deployment", &deployment.name];
+    let output = local.admin(&[&["root-key", "status"][..], &said].concat()).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    let absent = format!("plt_{}", "0".repeat(26));
+    let output = local.with_folder(&["platform", "rotate-key", &absent]).await;
+    assert!(stderr(&output).contains(&format!("there is no platform {absent}")), "{}", stderr(&output));
+    let output = local.admin(&["root-key", "status", "--aws", "--kms-endpoint", &kms]).await;
+    assert_eq!(output.status.code(), Some(2));
+    local.stop().await;
+}

@@ -1,0 +1,96 @@
+//! Masking: what an agent prints of the secrets it booted with is shown as `[secret:NAME]`.
+
+use crate::harness::{Client, Platform};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+const VALUE: &str = "sk-live/4f9a+c2 \"quoted\" 7e1b";
+
+async fn exec(client: &Client, agent: &str, body: Value) -> Value {
+    client.post(&format!("/v1/agents/{agent}/exec"), body).await.expect(200)
+}
+
+async fn bash(client: &Client, agent: &str, code: &str) -> String {
+    exec(client, agent, json!({ "language": "bash", "code": code })).await["stdout"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn an_agent_that_prints_a_secret_shows_its_name_in_every_encoding_and_stream() {
+    let platform = Platform::make("masking").await;
+    let client = &platform.client;
+    let session = client.session("u").await;
+    client.set_secrets(&session, json!({ "token": VALUE })).await;
+    client.post("/v1/secrets", json!({ "INHERITED": "of-the-platform" })).await.expect(204);
+    let agent = client.boot(&session, json!({})).await;
+
+    assert_eq!(
+        bash(client, &agent, "echo \"a $TOKEN b $INHERITED c\"").await,
+        "a [secret:TOKEN] b [secret:INHERITED] c\n"
+    );
+    let ran = exec(client, &agent, json!({ "language": "bash", "code": "echo \"$TOKEN\" >&2; exit 3" })).await;
+    assert_eq!((&ran["stderr"], &ran["exitCode"]), (&json!("[secret:TOKEN]\n"), &json!(3)));
+    let encodings = "import os, base64, json, urllib.parse as u\n\
+        v = os.environ['TOKEN'].encode()\n\
+        print(base64.b64encode(v).decode()); print(base64.b64encode(b'x' + v + b'y').decode())\n\
+        print(base64.urlsafe_b64encode(b'ab' + v).decode().rstrip('=')); print(v.hex()); print(v.hex().upper())\n\
+        print(u.quote(v, safe='')); print(u.quote_plus(v)); print(json.dumps(v.decode()))\n\
+        print(''.join('\\\\u%04x' % c for c in v))";
+    let ran = exec(client, &agent, json!({ "language": "python", "code": encodings })).await;
+    let lines: Vec<&str> = ran["stdout"].as_str().unwrap().lines().collect();
+    assert_eq!(lines.len(), 9, "{ran}");
+    assert!(lines.iter().all(|line| line.contains("[secret:TOKEN]") && line.len() < 30), "{lines:?}");
+
+    // Masked before it is encoded for the answer.
+    let code = json!({ "language": "bash", "code": "printf %s \"$TOKEN\"", "encoding": "base64" });
+    assert_eq!(exec(client, &agent, code).await["stdout"], STANDARD.encode("[secret:TOKEN]"));
+    // A file's bytes are the agent's own.
+    bash(client, &agent, "printf %s \"$TOKEN\" > /data/file").await;
+    let file = client.get(&format!("/v1/agents/{agent}/files/data/file")).await.expect(200);
+    assert_eq!(file["size"], VALUE.len());
+    client.terminate(&session).await;
+}
+
+#[tokio::test]
+async fn what_an_agent_booted_with_stays_masked_after_it_was_replaced_or_deleted() {
+    let platform = Platform::make("masking later").await;
+    let client = &platform.client;
+    let session = client.session("u").await;
+    client.set_secrets(&session, json!({ "REPLACED": "first-value", "DELETED": "second-value" })).await;
+    let agent = client.boot(&session, json!({})).await;
+    client.set_secrets(&session, json!({ "REPLACED": "third-value" })).await;
+    client.delete(&format!("/v1/sessions/{session}/secrets/DELETED")).await.expect(204);
+    let printed = bash(client, &agent, "echo $REPLACED $DELETED third-value").await;
+    assert_eq!(printed, "[secret:REPLACED] [secret:DELETED] third-value\n");
+    let details = client.get(&format!("/v1/sessions/{session}/secrets?details=true")).await.expect(200);
+    let deleted = details.as_array().unwrap().iter().find(|entry| entry["name"] == "DELETED").unwrap();
+    assert_eq!((&deleted["deleted"], &deleted["retainedBy"]), (&json!(true), &json!([agent])));
+    client.post(&format!("/v1/agents/{agent}/terminate"), json!({})).await.expect(200);
+    let details = client.get(&format!("/v1/sessions/{session}/secrets?details=true")).await.expect(200);
+    assert_eq!(details.as_array().unwrap().len(), 1, "nobody holds the deleted value any more: {details}");
+    client.terminate(&session).await;
+}
+
+#[tokio::test]
+async fn an_exempt_value_and_a_short_one_are_shown_and_a_cut_one_is_not() {
+    let platform = Platform::make("masking not").await;
+    let client = &platform.client;
+    let session = client.session("u").await;
+    let long = "0123456789abcdefghij".repeat(100);
+    let secrets = json!({
+        "OPEN": { "value": "shown-as-it-is", "mask": false },
+        "SHORT": "12345",
+        "SIX": { "value": "123456", "mask": true },
+        "LONG": long,
+    });
+    client.set_secrets(&session, secrets).await;
+    let agent = client.boot(&session, json!({})).await;
+    assert_eq!(bash(client, &agent, "echo $OPEN $SHORT $SIX").await, "shown-as-it-is 12345 [secret:SIX]\n");
+    // 1 MiB is kept of a stream; the secret lies across the cut.
+    let code = "head -c $((1024 * 1024 - 1000)) /dev/zero | tr '\\0' '.'; printf %s \"$LONG\"";
+    let ran = exec(client, &agent, json!({ "language": "bash", "code": code })).await;
+    assert_eq!(ran["truncated"], json!(["stdout"]));
+    let kept = ran["stdout"].as_str().unwrap();
+    assert!(!kept.contains("0123456789"), "{}", &kept[kept.len() - 100..]);
+    client.terminate(&session).await;
+}
