@@ -22,6 +22,8 @@ pub struct DeploymentConfig {
     pub name: String,
     /// The data table's name.
     pub table: String,
+    /// The ledger's table, if it is not `<table>-ledger`: a table that was restored goes on with the ledger it had.
+    pub ledger: Option<String>,
     /// The KMS key's ARN.
     pub kms_key_arn: String,
     /// The deployment's own Docker engine, if it has one.
@@ -69,6 +71,7 @@ pub struct Deployment {
 /// Environment variables of a function.
 const NAME: &str = "THEAZO_DEPLOYMENT";
 const TABLE: &str = "THEAZO_TABLE";
+const LEDGER: &str = "THEAZO_LEDGER";
 const KMS_KEY: &str = "THEAZO_KMS_KEY_ARN";
 const DOCKER_ENDPOINT: &str = "THEAZO_DOCKER_ENDPOINT";
 const DOCKER_IMAGE: &str = "THEAZO_DOCKER_IMAGE";
@@ -105,7 +108,8 @@ impl DeploymentConfig {
         let usual = RateLimits::default();
         let rate_limits = RateLimits { key: rate(KEY_RATE, usual.key)?, token: rate(TOKEN_RATE, usual.token)? };
         let (name, table, kms_key_arn, key_cache) = (get(NAME)?, get(TABLE)?, get(KMS_KEY)?, key_cache_from_env()?);
-        Ok(Self { name, table, kms_key_arn, docker, rate_limits, key_cache })
+        let ledger = std::env::var(LEDGER).ok();
+        Ok(Self { name, table, ledger, kms_key_arn, docker, rate_limits, key_cache })
     }
 
     /// The same as variables for another process.
@@ -115,6 +119,9 @@ impl DeploymentConfig {
         variables.push((KEY_RATE, self.rate_limits.key.to_string()));
         variables.push((TOKEN_RATE, self.rate_limits.token.to_string()));
         variables.push((KEY_CACHE_SECONDS, self.key_cache.as_secs().to_string()));
+        if let Some(ledger) = &self.ledger {
+            variables.push((LEDGER, ledger.clone()));
+        }
         if let Some(docker) = &self.docker {
             let Endpoint::Unix(socket) = &docker.endpoint;
             variables.push((DOCKER_ENDPOINT, format!("unix://{}", socket.display())));
@@ -131,6 +138,10 @@ impl Deployment {
     /// [`ConfigError::Docker`] when the engine's address cannot be used.
     pub fn new(aws: &Aws, config: DeploymentConfig) -> Result<Self, ConfigError> {
         let table = Table::new(aws, &config.table);
+        let table = match &config.ledger {
+            Some(ledger) => table.with_ledger(ledger),
+            None => table,
+        };
         let ring = KeyRingConfig {
             deployment: config.name.clone(),
             kms_key_arn: config.kms_key_arn.clone(),

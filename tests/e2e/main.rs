@@ -33,4 +33,5 @@ mod refusals;
 mod round_trips;
 mod secrets;
 mod sessions;
+mod test_keys;
 mod wire;

@@ -161,6 +161,7 @@ impl Stack {
             rate_limits: RateLimits::default(),
             name: deployment_name(&data_dir)?,
             table: TABLE.into(),
+            ledger: None,
             kms_key_arn,
             docker: config.docker,
             key_cache: key_cache_from_env()?,

@@ -198,12 +198,12 @@ impl ApiKeys {
             let key = shown(&new, &issued);
             let ends = now.saturating_add(overlap_ms);
             let ends = old.expires_at_ms.map_or(ends, |at| at.min(ends));
-            let (was_successor, was_expiry) = (old.successor.replace(key.id.clone()), old.expires_at_ms.replace(ends));
-            debug_assert!(was_successor.is_none());
+            let as_read = unchanged(&old);
+            (old.successor, old.expires_at_ms) = (Some(key.id.clone()), Some(ends));
             let end = Expression::new("SET expires_at_ms = :at").value(":at", number(ends));
             let transaction = Transaction::default()
                 .check(&self.0, &scope.platform_key(), platform_lives())
-                .put(&self.0, &scope.api_keys().row(id.as_str()), &old, unchanged(was_expiry))?
+                .put(&self.0, &scope.api_keys().row(id.as_str()), &old, as_read)?
                 .update(&self.0, &scope.credential_key_of(&old.hash), end, "attribute_exists(pk)");
             let transaction = put_key(transaction, &self.0, &scope, *caller.cursor_key(), &issued, &key)?.audit(
                 &self.0,
@@ -236,9 +236,9 @@ impl ApiKeys {
                 let left = self.another_that_lasts(scope, id).await?;
                 let left =
                     left.ok_or(StoreError::Conflict("it is the platform's last live key (force=true revokes it)"))?;
-                transaction = transaction.check(&self.0, &scope.api_keys().row(left.as_str()), unchanged(None));
+                transaction = transaction.check(&self.0, &scope.api_keys().row(left.as_str()), lasting());
             }
-            let was_expiry = key.expires_at_ms;
+            let as_read = unchanged(&key);
             let now = now_ms();
             key.revoked_at_ms = Some(now);
             // Gone altogether is refused just as well.
@@ -250,7 +250,7 @@ impl ApiKeys {
                 .value(":at", number(now))
                 .value(":ttl", forgotten);
             let transaction = transaction
-                .put_item(&self.0, item, unchanged(was_expiry))
+                .put_item(&self.0, item, as_read)
                 .update(&self.0, &scope.credential_key_of(&key.hash), end, "attribute_exists(pk)")
                 .note_deletion(&self.0, scope, Deleted::Key { key: id.clone() })?
                 .audit(&self.0, scope, Deed::done(AuditAction::KeyRevoke).names([id.as_str()]))?;
@@ -287,14 +287,30 @@ impl ApiKeys {
     }
 }
 
-/// Holds while a key is not revoked and ends when it was read to end.
-fn unchanged(expires_at_ms: Option<i64>) -> Expression {
-    match expires_at_ms {
-        None => Expression::new(
-            "attribute_exists(pk) AND attribute_not_exists(revoked_at_ms) AND attribute_not_exists(expires_at_ms)",
-        ),
+/// Holds while a key is good for ever: neither revoked nor rotated, and without an end of its own.
+fn lasting() -> Expression {
+    Expression::new(
+        "attribute_exists(pk) AND attribute_not_exists(revoked_at_ms) AND attribute_not_exists(expires_at_ms)",
+    )
+}
+
+/// Holds while a key is what was read: neither revoked nor rotated since.
+fn unchanged(key: &ApiKey) -> Expression {
+    let (mut terms, mut values) = (vec!["attribute_exists(pk)", "attribute_not_exists(revoked_at_ms)"], Vec::new());
+    match key.expires_at_ms {
         Some(at) => {
-            Expression::new("attribute_not_exists(revoked_at_ms) AND expires_at_ms = :read").value(":read", number(at))
+            terms.push("expires_at_ms = :ends");
+            values.push((":ends", number(at)));
         }
+        None => terms.push("attribute_not_exists(expires_at_ms)"),
     }
+    match &key.successor {
+        Some(successor) => {
+            terms.push("successor = :next");
+            values.push((":next", AttributeValue::S(successor.to_string())));
+        }
+        None => terms.push("attribute_not_exists(successor)"),
+    }
+    let condition = Expression::new(&terms.join(" AND "));
+    values.into_iter().fold(condition, |condition, (name, value)| condition.value(name, value))
 }

@@ -8,6 +8,7 @@ use crate::agents::AgentStatus;
 use crate::error::table_error;
 use crate::sessions::SessionStatus;
 use crate::table::{Item, from_item, number};
+use crate::transaction::back_off;
 use crate::{StoreError, Table, now_ms};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
@@ -195,11 +196,15 @@ impl Credentials {
     async fn count(&self, key: &TableKey, limit: u32) -> Result<(Option<CredentialRow>, bool), StoreError> {
         let mut window = now_ms().div_euclid(1000 * WINDOW_S);
         let mut known = self.last_window(key) == Some(window);
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             let old = match self.try_count(key, window, known, limit).await? {
                 Counted::Yes(row) => {
                     self.remember(key, window);
                     return Ok((Some(from_item(row)?), false));
+                }
+                Counted::Busy => {
+                    back_off(attempt).await;
+                    continue;
                 }
                 Counted::No(None) => return Ok((None, false)),
                 Counted::No(Some(old)) => old,
@@ -248,6 +253,8 @@ impl Credentials {
                 Some(UpdateItemError::ConditionalCheckFailedException(refused)) => {
                     Ok(Counted::No(refused.item.clone().filter(|item| !item.is_empty())))
                 }
+                // The key is being rotated or revoked at this moment.
+                Some(UpdateItemError::TransactionConflictException(_)) => Ok(Counted::Busy),
                 _ => Err(table_error("UpdateItem")(error)),
             },
         }
@@ -272,6 +279,8 @@ enum Counted {
     Yes(Item),
     /// The condition did not hold; the row as it is, if there is one.
     No(Option<Item>),
+    /// A transaction has the row.
+    Busy,
 }
 
 /// 32 bytes as hexadecimal text.
