@@ -1,8 +1,8 @@
 //! What a list of names shows.
 
 use serde_json::{Value, json};
-use theazo_http::format_time;
 use std::collections::BTreeMap;
+use theazo_http::format_time;
 use theazo_store::{Agent, AgentStatus, BootedSecret, ScopeNames, SecretOrigin};
 
 /// The display forms, sorted.
@@ -63,9 +63,8 @@ fn is_running(agent: &Agent) -> bool {
 /// The running agents that booted with an older value of that name.
 fn retained_by(agents: &[Agent], canonical: &str, version: u64, origin: SecretOrigin) -> Vec<String> {
     let holds_older = |agent: &&Agent| {
-        let older = |booted: &BootedSecret| {
-            booted.name == canonical && booted.origin == origin && booted.version != version
-        };
+        let older =
+            |booted: &BootedSecret| booted.name == canonical && booted.origin == origin && booted.version != version;
         is_running(agent) && agent.secrets.iter().any(older)
     };
     agents.iter().filter(holds_older).map(|agent| agent.id.to_string()).collect()

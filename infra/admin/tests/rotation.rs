@@ -105,7 +105,8 @@ async fn a_rotation_shows_what_it_does_and_ends_with_every_value_under_the_new_v
     assert_eq!(versions(&answer), [(1, "replaced", 0), (2, "active", 3)]);
     assert_eq!(text(&answer["rotation"]["phase"]), "idle");
     let told = stderr(&output);
-    for line in ["Waiting 0 min 01 s until every instance", "until nobody seals under an older", "3 values were sealed"] {
+    for line in ["Waiting 0 min 01 s until every instance", "until nobody seals under an older", "3 values were sealed"]
+    {
         assert!(told.contains(line), "{line}: {told}");
     }
 

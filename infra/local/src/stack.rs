@@ -6,9 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use theazo_functions::deployment::{
-    ConfigError, Deployment, DeploymentConfig, DockerEngine, key_cache_from_env,
-};
+use theazo_functions::deployment::{ConfigError, Deployment, DeploymentConfig, DockerEngine, key_cache_from_env};
 use theazo_functions::reconcile::{Boots, Outcome, reconcile};
 use theazo_functions::upkeep::{Rotated, advance_rotations};
 use theazo_http::ApiError;

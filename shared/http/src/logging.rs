@@ -1,7 +1,7 @@
 //! The process's logging. Libraries that would print bodies are capped here, in code, whatever the configuration says.
 
-use tracing::{Metadata, Subscriber};
 use tracing::level_filters::LevelFilter;
+use tracing::{Metadata, Subscriber};
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;

@@ -113,13 +113,7 @@ impl Replays {
     ///
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
-    pub async fn answer(
-        &self,
-        scope: &TenantScope,
-        note: &Note,
-        status: u16,
-        body: String,
-    ) -> Result<(), StoreError> {
+    pub async fn answer(&self, scope: &TenantScope, note: &Note, status: u16, body: String) -> Result<(), StoreError> {
         let row = NoteRow { digest: note.digest, until_ms: now_ms() + NOTE_LIFE_MS, status: Some(status), body };
         let item = note_item(scope, note, &row)?;
         match Transaction::default().put_item(&self.0, item, Expression::default()).commit(&self.0).await? {

@@ -11,12 +11,12 @@ mod opener;
 mod sealer;
 mod shield;
 
+pub(crate) use copies::copy_context;
 pub use copies::{AgentCopies, SealedCopies, SealedCopy};
 pub use name::{SecretName, SecretNameError};
 pub use names::{ScopeNames, SecretEntry, SecretNames};
 pub use opener::{OpenedSecret, SealedSecrets, SecretOpener, SecretSelection};
 pub use sealer::{NewSecret, ScopeState, SecretSealer};
-pub(crate) use copies::copy_context;
 pub(crate) use shield::ProviderShield;
 
 use crate::table::{Item, TTL, number, ttl_seconds};
@@ -118,7 +118,12 @@ impl ValueRow {
     }
 
     /// What the record is bound to: the tenant from the authorised request, the rest from columns that it proves.
-    pub(crate) fn context<'a>(&'a self, deployment: &'a str, scope: &'a ReadScope, target: &'a SecretTarget) -> Context<'a> {
+    pub(crate) fn context<'a>(
+        &'a self,
+        deployment: &'a str,
+        scope: &'a ReadScope,
+        target: &'a SecretTarget,
+    ) -> Context<'a> {
         Context {
             deployment,
             platform: scope.platform().as_str(),

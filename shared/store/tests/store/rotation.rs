@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use theazo_store::{
     Agent, AgentCopies, DEFAULT_BACKUP_WINDOW, NewAgent, PlatformRotation, ProviderCredentials, Retirement,
-    RootProgress, RootRotation, SealedSecrets, SecretSealer, SecretSelection, SecretTarget, Session, StoreError, now_ms,
+    RootProgress, RootRotation, SealedSecrets, SecretSealer, SecretSelection, SecretTarget, Session, StoreError,
+    now_ms,
 };
 use theazo_tenancy::{Mode, PlatformId, TableKey, TenantScope};
 use theazo_vault::RecordHeader;

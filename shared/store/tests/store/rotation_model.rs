@@ -3,7 +3,7 @@
 
 use crate::agents::new_agent;
 use crate::rotation::{LIFE, LIFE_MS, sealed_rows};
-use crate::support::{World, aws, own, operator, secret, text};
+use crate::support::{World, aws, operator, own, secret, text};
 use aws_sdk_dynamodb::types::AttributeValue;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
