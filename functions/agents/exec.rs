@@ -7,9 +7,10 @@ use bytes::Bytes;
 use futures_util::future::try_join3;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::sync::Arc;
 use std::time::Duration;
 use theazo_http::{Answer, ApiError, Call, ErrorCode, MAX_ANSWER_BYTES};
-use theazo_providers::{ExecOutput, ExecRequest, Language};
+use theazo_providers::{AgentRef, ExecOutput, ExecRequest, Language, Provider};
 use theazo_redaction::Redactor;
 use theazo_store::{Agent, AgentCopies, Agents, Replays};
 use theazo_tenancy::{Principal, ReadScope};
@@ -54,9 +55,11 @@ pub async fn handle(
     if let Some(failure) = replay.as_deref().and_then(ApiError::from_json) {
         return Err(failure);
     }
+    // First of all, whether it takes calls: an agent that is over has no copies any more, one that boots has none yet.
+    let sandbox = usable(&scope, &agent, &sandboxes)?;
     // Before anything runs: what cannot be masked is not run.
-    let redactor = mask::redactor(&scope, &agent, &copies, &sealed).await?;
-    let outcome = run(request, encoding, &redactor, &principal, &agent, &agents, &sandboxes).await;
+    let redactor = mask::redactor(&scope, &agent, &agents, &copies, &sealed).await?;
+    let outcome = run(request, encoding, &redactor, sandbox, &principal, &agent, &agents, &sandboxes).await;
     if let Err(failure) = &outcome
         && failure.code().status() >= 500
         && let Err(error) = replays.remember(&scope, &digest, failure.to_json()).await
@@ -70,12 +73,12 @@ async fn run(
     request: ExecRequest,
     encoding: Encoding,
     redactor: &Redactor,
+    (provider, sandbox): (Arc<dyn Provider>, AgentRef),
     principal: &Principal,
     agent: &Agent,
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<Answer, ApiError> {
-    let (provider, sandbox) = usable(&principal.scope(), agent, sandboxes)?;
     let timeout = request.timeout;
     let output = match provider.exec(&sandbox, request).await {
         Ok(output) => output,

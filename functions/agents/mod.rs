@@ -88,12 +88,10 @@ fn usable(
     agent: &Agent,
     sandboxes: &Sandboxes,
 ) -> Result<(Arc<dyn Provider>, AgentRef), ApiError> {
-    match agent.status {
-        AgentStatus::Ready | AgentStatus::Running => {
-            Ok((sandboxes.provider(scope, &agent.provider)?, AgentRef { agent: agent.id.to_string() }))
-        }
-        other => Err(not_running(other)),
+    if !agent.status.takes_calls() {
+        return Err(not_running(agent.status));
     }
+    Ok((sandboxes.provider(scope, &agent.provider)?, AgentRef { agent: agent.id.to_string() }))
 }
 
 /// The refusal of a call that only a running agent takes.

@@ -1,8 +1,9 @@
 //! Masking: what an agent prints of the secrets it booted with is shown as `[secret:NAME]`.
 
-use crate::harness::{Client, Platform};
+use crate::harness::{Client, Platform, dynamodb, stack};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
 
 const VALUE: &str = "sk-live/4f9a+c2 \"quoted\" 7e1b";
@@ -92,5 +93,61 @@ async fn an_exempt_value_and_a_short_one_are_shown_and_a_cut_one_is_not() {
     assert_eq!(ran["truncated"], json!(["stdout"]));
     let kept = ran["stdout"].as_str().unwrap();
     assert!(!kept.contains("0123456789"), "{}", &kept[kept.len() - 100..]);
+    client.terminate(&session).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_boots_or_is_over_refuses_code_also_with_a_secret_to_be_masked() {
+    let platform = Platform::make("masking over").await;
+    let client = platform.client.with_key(Some(&platform.test_key));
+    let session = client.session("u").await;
+    client.set_secrets(&session, json!({ "TOKEN": VALUE })).await;
+    let agent = client.boot(&session, json!({})).await;
+    let path = format!("/v1/agents/{agent}/exec");
+    let code = || json!({ "language": "bash", "code": "x" });
+
+    // As a boot leaves it before its copies are written.
+    let url = stack().dynamodb_url();
+    let of_agent = |kind: &str| format!("{}#test#{kind}", platform.id);
+    let row = json!({ "pk": { "S": of_agent("agents") }, "sk": { "S": agent } });
+    let copy = json!({ "pk": { "S": of_agent(&format!("{agent}#copies")) }, "sk": { "S": "TOKEN" } });
+    let get = |key: &Value| json!({ "TableName": "theazo", "Key": key, "ConsistentRead": true });
+    let kept = dynamodb(&url, "GetItem", get(&copy)).await["Item"].clone();
+    assert!(kept["blob"]["B"].is_string(), "{kept}");
+    let ready = dynamodb(&url, "GetItem", get(&row)).await["Item"].clone();
+    let mut booting = ready.clone();
+    booting["status"] = json!({ "S": "booting" });
+    dynamodb(&url, "PutItem", json!({ "TableName": "theazo", "Item": booting })).await;
+    dynamodb(&url, "DeleteItem", json!({ "TableName": "theazo", "Key": copy })).await;
+    let refused = client.post(&path, code()).await.expect_error(409, "conflict");
+    assert_eq!(refused["details"]["status"], "booting");
+
+    // One that takes calls runs nothing unmasked.
+    dynamodb(&url, "PutItem", json!({ "TableName": "theazo", "Item": ready })).await;
+    client.post(&path, code()).await.expect_error(500, "internal_error");
+    dynamodb(&url, "PutItem", json!({ "TableName": "theazo", "Item": kept })).await;
+
+    client.call("POST", &format!("/v1/agents/{agent}/terminate"), None).await.expect(200);
+    let refused = client.post(&path, code()).await.expect_error(409, "conflict");
+    assert_eq!(refused["details"]["status"], "completed");
+    client.terminate(&session).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_ends_while_code_is_sent_to_it_answers_with_a_conflict_or_the_result() {
+    let platform = Platform::make("masking race").await;
+    let client = platform.client.with_key(Some(&platform.test_key));
+    let session = client.session("u").await;
+    client.set_secrets(&session, json!({ "TOKEN": VALUE })).await;
+    for round in 0..10 {
+        let agent = client.boot(&session, json!({})).await;
+        let (exec, end) = (format!("/v1/agents/{agent}/exec"), format!("/v1/agents/{agent}/terminate"));
+        let calls = (0..4).map(|n| client.post(&exec, json!({ "language": "bash", "code": format!("x{n}") })));
+        let (ran, ended) = join(join_all(calls), client.call("POST", &end, None)).await;
+        ended.expect(200);
+        for answer in ran {
+            assert!([200, 409].contains(&answer.status), "round {round}: {answer:?}");
+        }
+    }
     client.terminate(&session).await;
 }

@@ -46,6 +46,11 @@ impl AgentStatus {
         matches!(self, Self::Completed | Self::Failed)
     }
 
+    /// Whether its sandbox takes calls.
+    pub const fn takes_calls(self) -> bool {
+        matches!(self, Self::Ready | Self::Running)
+    }
+
     /// Which moves there are. An agent that is over stays over.
     pub const fn can_become(self, to: Self) -> bool {
         match self {
