@@ -16,14 +16,17 @@ Before anyone is served from a restored table:
      Repeat it until it reports no failure; a repetition deletes nothing more.
   3. Point the functions at the restored table and at that same ledger, which they go on writing, and start them.
      Their scheduled clean-up ends the agents of the sessions and platforms that were deleted again.
+  4. Keys that were made after the backup are gone, the successors of rotated keys among them. Give a platform that is
+     left without one a new one: cargo admin key create PLATFORM --environment live
 Do not delete the ledger: the next restore needs it.";
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
     /// Deletes again, in a table that was put back to an earlier moment, whatever the ledger knows to be deleted.
     ///
-    /// Secrets up to the version that was deleted, terminated sessions with their secrets, revoked API keys and deleted
-    /// platforms. What was set again later stays. Safe to be interrupted and repeated.
+    /// Secrets up to the version that was deleted, terminated sessions with their secrets, revoked tokens of sessions,
+    /// API keys that were revoked or given a successor, and deleted platforms. What was set again later stays. Safe to be
+    /// interrupted and repeated.
     #[command(after_help = ORDER)]
     ReplayDeletions {
         /// The ledger's table, when it is not the table's name and `-ledger`
@@ -42,6 +45,7 @@ struct Replayed {
     dry_run: bool,
     secrets: Count,
     sessions: Count,
+    tokens: Count,
     keys: Count,
     platforms: Count,
     /// Configurations of providers that named a deleted secret.
@@ -112,6 +116,7 @@ impl Replayed {
             dry_run,
             secrets: replay.secrets.into(),
             sessions: replay.sessions.into(),
+            tokens: replay.tokens.into(),
             keys: replay.keys.into(),
             platforms: replay.platforms.into(),
             removed_providers: replay.providers.len().to_string(),
@@ -134,6 +139,7 @@ impl Show for Replayed {
         let kinds = [
             ("secrets", &self.secrets),
             ("sessions", &self.sessions),
+            ("sessions' tokens", &self.tokens),
             ("API keys", &self.keys),
             ("platforms", &self.platforms),
         ];

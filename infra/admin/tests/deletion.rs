@@ -253,7 +253,7 @@ async fn deletions_are_replayed_on_a_restored_table() {
         assert_eq!(row.get("revoked_at_ms").is_some(), is_gone, "{row}");
     }
     let again = local.json(&replay).await;
-    for kind in ["secrets", "sessions", "keys", "platforms"] {
+    for kind in ["secrets", "sessions", "tokens", "keys", "platforms"] {
         assert_eq!(again[kind]["deleted"], 0, "{kind}");
     }
     local.stop().await;

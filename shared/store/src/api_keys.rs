@@ -204,7 +204,8 @@ impl ApiKeys {
             let transaction = Transaction::default()
                 .check(&self.0, &scope.platform_key(), platform_lives())
                 .put(&self.0, &scope.api_keys().row(id.as_str()), &old, as_read)?
-                .update(&self.0, &scope.credential_key_of(&old.hash), end, "attribute_exists(pk)");
+                .update(&self.0, &scope.credential_key_of(&old.hash), end, "attribute_exists(pk)")
+                .note_deletion(&self.0, &scope, Deleted::Rotated { key: id.clone(), ends_at_ms: ends })?;
             let transaction = put_key(transaction, &self.0, &scope, *caller.cursor_key(), &issued, &key)?.audit(
                 &self.0,
                 &scope,

@@ -16,7 +16,7 @@ use theazo_tenancy::{KeyId, Mode, Operator, PlatformId, SessionId, TenantScope};
 /// How long a deletion is remembered, milliseconds: 400 days, which is longer than any backup should be kept.
 const RETENTION_MS: i64 = 400 * 24 * 60 * 60 * 1000;
 
-/// A thing that was deleted.
+/// A thing that was deleted, or a credential that was ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "lowercase")]
 pub enum Deleted {
@@ -35,10 +35,24 @@ pub enum Deleted {
         /// Which.
         session: SessionId,
     },
+    /// A session's tokens: all that were minted in an earlier epoch than this one.
+    Tokens {
+        /// The session.
+        session: SessionId,
+        /// The first epoch whose tokens are good.
+        epoch: u64,
+    },
     /// A revoked API key.
     Key {
         /// Which.
         key: KeyId,
+    },
+    /// An API key that was given a successor.
+    Rotated {
+        /// Which.
+        key: KeyId,
+        /// When it ends, Unix milliseconds.
+        ends_at_ms: i64,
     },
     /// The whole platform.
     Platform,
@@ -88,7 +102,9 @@ impl Deleted {
             Self::Secret { session: None, name, .. } => format!("secret#platform#{name}"),
             Self::Secret { session: Some(session), name, .. } => format!("secret#{session}#{name}"),
             Self::Session { session } => format!("session#{session}"),
+            Self::Tokens { session, .. } => format!("tokens#{session}"),
             Self::Key { key } => format!("key#{key}"),
+            Self::Rotated { key, .. } => format!("rotated#{key}"),
             Self::Platform => "platform".into(),
         }
     }

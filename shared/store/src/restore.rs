@@ -8,6 +8,7 @@
 use crate::audit::Deed;
 use crate::ledger::Noted;
 use crate::secrets::ScopeNames;
+use crate::sessions::session_key;
 use crate::table::{Item, number};
 use crate::transaction::{Committed, Expression, Transaction, back_off};
 use crate::{
@@ -55,7 +56,9 @@ pub struct Replay {
     pub secrets: Tally,
     /// Terminated sessions, with their secrets.
     pub sessions: Tally,
-    /// Revoked API keys.
+    /// Sessions whose tokens were revoked.
+    pub tokens: Tally,
+    /// API keys that were revoked or given a successor.
     pub keys: Tally,
     /// Platforms.
     pub platforms: Tally,
@@ -128,7 +131,11 @@ impl Restore {
                 self.secret(&scope, session.as_ref(), name, *version, mode).await
             }
             Deleted::Session { session } => self.session(&scope, session, mode).await.map(Outcome::from),
+            Deleted::Tokens { session, epoch } => self.tokens(&scope, session, *epoch, mode).await.map(Outcome::from),
             Deleted::Key { key } => self.key(&scope, key, noted.row.at_ms, mode).await.map(Outcome::from),
+            Deleted::Rotated { key, ends_at_ms } => {
+                self.rotated(&scope, key, *ends_at_ms, mode).await.map(Outcome::from)
+            }
             Deleted::Platform => self.platform(&scope, mode).await.map(Outcome::from),
         }
     }
@@ -263,6 +270,62 @@ impl Restore {
         Ok(is_live || had_secrets)
     }
 
+    /// Raises a session's epoch to what it was raised to. Tokens of that epoch are of after the backup, and not there.
+    async fn tokens(
+        &self,
+        scope: &TenantScope,
+        id: &SessionId,
+        epoch: u64,
+        mode: ReplayMode,
+    ) -> Result<bool, StoreError> {
+        let session = self.sessions.get(scope, id).await?;
+        let are_back = session.is_some_and(|session| session.token_epoch < epoch);
+        if !are_back || mode == ReplayMode::DryRun {
+            return Ok(are_back);
+        }
+        let raise = Expression::new("SET token_epoch = :epoch, revision = revision + :one")
+            .value(":epoch", number(epoch))
+            .value(":one", number(1));
+        let lower = "attribute_exists(pk) AND (attribute_not_exists(token_epoch) OR token_epoch < :epoch)";
+        let transaction = Transaction::default().update(&self.table, &session_key(scope, id), raise, lower).audit(
+            &self.table,
+            scope,
+            Deed::done(AuditAction::TokenRevoke).session(id),
+        )?;
+        match transaction.commit(&self.table).await? {
+            Committed::Yes => Ok(true),
+            Committed::Refused { .. } => Ok(false),
+        }
+    }
+
+    /// Lets a key end when its rotation said that it does. Its successor is of after the backup, and gone.
+    async fn rotated(
+        &self,
+        scope: &TenantScope,
+        id: &KeyId,
+        ends_at_ms: i64,
+        mode: ReplayMode,
+    ) -> Result<bool, StoreError> {
+        let shown_key = scope.api_keys().row(id.as_str());
+        let Some(key) = self.table.get::<ApiKey>(&shown_key).await? else { return Ok(false) };
+        let credential_key = scope.credential_key_of(&key.hash);
+        let credential = self.table.get_raw(&credential_key).await?;
+        let outlives = credential.is_some_and(|row| number_of(&row, "expires_at_ms").is_none_or(|at| at > ends_at_ms));
+        if !outlives || mode == ReplayMode::DryRun {
+            return Ok(outlives);
+        }
+        let end = Expression::new("SET expires_at_ms = :at").value(":at", number(ends_at_ms));
+        let longer = "attribute_exists(pk) AND (attribute_not_exists(expires_at_ms) OR expires_at_ms > :at)";
+        let transaction = Transaction::default()
+            .update(&self.table, &credential_key, end.clone(), longer)
+            .update(&self.table, &shown_key, end, "attribute_exists(pk)")
+            .audit(&self.table, scope, Deed::done(AuditAction::KeyRotate).names([id.as_str()]))?;
+        match transaction.commit(&self.table).await? {
+            Committed::Yes => Ok(true),
+            Committed::Refused { .. } => Ok(false),
+        }
+    }
+
     async fn key(&self, scope: &TenantScope, id: &KeyId, at_ms: i64, mode: ReplayMode) -> Result<bool, StoreError> {
         let Some(key) = self.table.get::<ApiKey>(&scope.api_keys().row(id.as_str())).await? else { return Ok(false) };
         let credential = self.table.get_raw(&scope.credential_key_of(&key.hash)).await?;
@@ -328,7 +391,8 @@ impl Replay {
         let tally = match &noted.row.deleted {
             Deleted::Secret { .. } => &mut self.secrets,
             Deleted::Session { .. } => &mut self.sessions,
-            Deleted::Key { .. } => &mut self.keys,
+            Deleted::Tokens { .. } => &mut self.tokens,
+            Deleted::Key { .. } | Deleted::Rotated { .. } => &mut self.keys,
             Deleted::Platform => &mut self.platforms,
         };
         tally.noted += 1;

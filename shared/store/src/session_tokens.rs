@@ -8,7 +8,7 @@ use crate::credentials::{CredentialRow, KIND_SESSION};
 use crate::sessions::{SessionStatus, session_key};
 use crate::table::{TTL, number, to_item, ttl_seconds};
 use crate::transaction::{Committed, Expression, Transaction, back_off};
-use crate::{AuditAction, Session, StoreError, Table};
+use crate::{AuditAction, Deleted, Session, StoreError, Table};
 use aws_sdk_dynamodb::types::AttributeValue;
 use theazo_tenancy::{IssuedKey, KeyId, Permissions, Principal, SessionId, TenantScope, make_session_token};
 
@@ -79,32 +79,42 @@ impl SessionTokens {
     /// Ends all tokens of a session, at once and everywhere.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`].
-    pub async fn revoke_all(&self, scope: &TenantScope, session: &SessionId) -> Result<(), StoreError> {
-        let key = session_key(scope, session);
-        let raise =
-            Expression::new("SET token_epoch = if_not_exists(token_epoch, :zero) + :one, revision = revision + :one")
-                .value(":zero", number(0))
-                .value(":one", number(1));
-        let transaction = Transaction::default().update(&self.0, &key, raise, "attribute_exists(pk)").audit(
-            &self.0,
-            scope,
-            Deed::done(AuditAction::TokenRevoke).session(session),
-        )?;
-        match transaction.commit(&self.0).await? {
-            Committed::Yes => Ok(()),
-            Committed::Refused { .. } => Err(StoreError::NotFound),
+    /// [`StoreError::NotFound`]; [`StoreError::Contended`].
+    pub async fn revoke_all(&self, scope: &TenantScope, id: &SessionId) -> Result<(), StoreError> {
+        let key = session_key(scope, id);
+        for attempt in 0..ATTEMPTS {
+            let session: Session = self.0.get(&key).await?.ok_or(StoreError::NotFound)?;
+            // Read before it is raised: the ledger must say which epoch is the first good one.
+            let epoch = session.token_epoch + 1;
+            let raise = Expression::new("SET token_epoch = :next, revision = revision + :one")
+                .value(":next", number(epoch))
+                .value(":one", number(1))
+                .value(":epoch", number(session.token_epoch));
+            let unchanged = format!("attribute_exists(pk) AND {}", same_epoch(&session));
+            let transaction = Transaction::default()
+                .update(&self.0, &key, raise, &unchanged)
+                .note_deletion(&self.0, scope, Deleted::Tokens { session: id.clone(), epoch })?
+                .audit(&self.0, scope, Deed::done(AuditAction::TokenRevoke).session(id))?;
+            match transaction.commit(&self.0).await? {
+                Committed::Yes => return Ok(()),
+                Committed::Refused { .. } => back_off(attempt).await,
+            }
         }
+        Err(StoreError::Contended(ATTEMPTS))
+    }
+}
+
+/// The condition that a session's epoch is `:epoch`, which is the one that was read.
+fn same_epoch(session: &Session) -> &'static str {
+    match session.token_epoch {
+        0 => "(attribute_not_exists(token_epoch) OR token_epoch = :epoch)",
+        _ => "token_epoch = :epoch",
     }
 }
 
 /// Holds while a session lives and none of its tokens was revoked since it was read.
 fn in_epoch(session: &Session) -> Expression {
-    let condition = match session.token_epoch {
-        0 => "(attribute_not_exists(token_epoch) OR token_epoch = :epoch)",
-        _ => "token_epoch = :epoch",
-    };
-    Expression::new(&format!("#s <> :over AND {condition}"))
+    Expression::new(&format!("#s <> :over AND {}", same_epoch(session)))
         .name("#s", "status")
         .value(":over", AttributeValue::S("terminated".into()))
         .value(":epoch", number(session.token_epoch))

@@ -6,11 +6,11 @@ use crate::support::{Item, World, aws, name, operator, own, pairs, secret};
 use aws_sdk_dynamodb::types::AttributeValue;
 use std::collections::{BTreeMap, BTreeSet};
 use theazo_store::{
-    DeletionState, KeyRing, Platforms, ProviderConfigs, ProviderCredentials, Replay, ReplayMode, Restore, SecretOpener,
-    SecretSealer, SecretSelection, SecretTarget, SessionStatus, Sessions, StoreError, Table, Tally, Work, WorkItem,
-    now_ms,
+    ApiKeys, Credentials, DeletionState, KeyRing, Platforms, ProviderConfigs, ProviderCredentials, RateLimits, Replay,
+    ReplayMode, Restore, SecretOpener, SecretSealer, SecretSelection, SecretTarget, SessionStatus, SessionTokens,
+    Sessions, StoreError, Table, Tally, Work, WorkItem, now_ms,
 };
-use theazo_tenancy::{IssuedKey, KeyId, Mode, SessionId, TenantScope};
+use theazo_tenancy::{Claim, IssuedKey, KeyId, Mode, Permissions, Principal, SessionId, TenantScope};
 
 const RESTORED: &str = "theazo-restored";
 const LEDGER: &str = "theazo-ledger";
@@ -39,7 +39,7 @@ async fn replay(table: &Table, mode: ReplayMode) -> Replay {
 
 /// Revokes a key as its platform does.
 async fn revoke(world: &World, scope: &TenantScope, key: &KeyId) {
-    theazo_store::ApiKeys::new(world.table.clone()).revoke(scope, key, true).await.unwrap();
+    ApiKeys::new(world.table.clone()).revoke(scope, key, true).await.unwrap();
 }
 
 async fn delivered(world: &World, keys: &KeyRing, table: &Table, scope: &TenantScope, id: &SessionId) -> Vec<String> {
@@ -51,6 +51,13 @@ async fn delivered(world: &World, keys: &KeyRing, table: &Table, scope: &TenantS
         format!("{}@{}={}", secret.booted.name, secret.booted.version, String::from_utf8_lossy(secret.value.expose()))
     });
     shown.collect()
+}
+
+/// Whoever presents that key.
+async fn caller(world: &World, key: &IssuedKey) -> Principal {
+    let claim = Claim::parse(&key.text).unwrap();
+    let admission = Credentials::new(world.table.clone(), RateLimits::default()).admit(&claim).await.unwrap();
+    claim.prove(admission.record.as_ref(), now_ms()).unwrap()
 }
 
 /// A deployment, its backup, and what was deleted after it.
@@ -65,6 +72,10 @@ struct Drill {
     /// A key that was revoked since, and one that was not.
     revoked: IssuedKey,
     good: IssuedKey,
+    /// One that was given a successor since, and ended at once.
+    rotated: IssuedKey,
+    /// A token of the session that lives on, revoked since.
+    token: IssuedKey,
     /// A platform that was deleted since.
     gone: Furnished,
 }
@@ -89,6 +100,12 @@ impl Drill {
         world.delete(&scope, &own(&kept), "B").await.unwrap();
         world.set(&scope, &own(&kept), &[secret("B", "B set again")]).await.unwrap();
         let gone = Furnished::make(&world).await;
+        let (rotated_id, rotated) = platforms.create_key(&made.platform.id, Mode::Live, "to be rotated").await.unwrap();
+        let (keys, tokens) = (ApiKeys::new(world.table.clone()), SessionTokens::new(world.table.clone()));
+        let caller = caller(&world, &made.live).await;
+        // An earlier epoch than the first.
+        tokens.revoke_all(&scope, &kept.id).await.unwrap();
+        let token = tokens.mint(&caller, &kept, now_ms() + 3_600_000, Permissions { exec: true }).await.unwrap();
 
         let backup = rows(&world, "theazo").await;
 
@@ -102,10 +119,13 @@ impl Drill {
         world.sealer().remove_all(&scope, &over.id).await.unwrap();
         world.sessions().settle_terminated(&scope, &over.id).await.unwrap();
         revoke(&world, &scope, &revoked_id).await;
+        keys.rotate(&caller, &rotated_id, 0).await.unwrap();
+        tokens.revoke_all(&scope, &kept.id).await.unwrap();
+        tokens.revoke_all(&scope, &kept.id).await.unwrap();
         let deletion = deletion(&world.table);
         deletion.begin(&gone.id).await.unwrap();
         deletion.advance(&gone.id, now_ms()).await.unwrap();
-        Self { world, backup, scope, kept: kept.id, over: over.id, revoked, good: made.live, gone }
+        Self { world, backup, scope, kept: kept.id, over: over.id, revoked, good: made.live, rotated, token, gone }
     }
 
     /// What must hold once the ledger was replayed on the restored table.
@@ -125,12 +145,14 @@ impl Drill {
         let after = rows(world, RESTORED).await;
         let own = scope.session(kept).unwrap();
         let (values, platform_values) = (own.secret_values(), scope.secret_values());
+        let ended = [&self.revoked, &self.rotated, &self.token].map(|key| hex::encode(key.hash));
         let changed = |(pk, sk): &(String, String)| {
             let key = |key: theazo_tenancy::TableKey| key.pk() == pk && key.sk() == sk;
             let is_revoked = || {
                 self.backup[&(pk.clone(), sk.clone())]
                     .get("hash")
-                    .is_some_and(|hash| hash == &AttributeValue::S(hex::encode(self.revoked.hash)))
+                    .and_then(|hash| hash.as_s().ok())
+                    .is_some_and(|hash| ended.contains(hash))
             };
             let is_deleted_platforms = || {
                 let platform = AttributeValue::S(self.gone.id.to_string());
@@ -144,6 +166,7 @@ impl Drill {
                 || key(scope.secret_names_key())
                 || key(scope.providers().row("e2b"))
                 || key(scope.sessions().row(over.as_str()))
+                || key(scope.sessions().row(kept.as_str()))
                 || pk.starts_with(&format!("{}#live#{over}", scope.platform())) && !pk.ends_with("#counters")
                 || is_revoked()
                 || is_deleted_platforms()
@@ -163,7 +186,10 @@ impl Drill {
         assert_eq!(sealed_of(&after, self.gone.id.as_str()), 0);
         assert_eq!(sealed_of(&after, &format!("{}#live#{over}", scope.platform())), 0);
         // Last, because every request is counted in its key's row.
-        assert!(is_accepted(table, &self.good).await && !is_accepted(table, &self.revoked).await);
+        assert!(is_accepted(table, &self.good).await);
+        for ended in [&self.revoked, &self.rotated, &self.token] {
+            assert!(!is_accepted(table, ended).await);
+        }
         for key in &self.gone.keys {
             assert!(!is_accepted(table, key).await);
         }
@@ -175,7 +201,9 @@ async fn after_a_restore_and_a_replay_what_was_deleted_is_gone_and_nothing_else_
     let drill = Drill::hold().await;
     let table = restore(&drill.world, &drill.backup).await;
     // Without the replay it would all be back.
-    assert!(is_accepted(&table, &drill.revoked).await && is_accepted(&table, &drill.gone.keys[0]).await);
+    for back in [&drill.revoked, &drill.rotated, &drill.token, &drill.gone.keys[0]] {
+        assert!(is_accepted(&table, back).await);
+    }
     let back = delivered(&drill.world, &drill.world.keys, &table, &drill.scope, &drill.kept).await;
     assert!(back.contains(&"A@1=A of before".to_owned()));
 
@@ -189,7 +217,8 @@ async fn after_a_restore_and_a_replay_what_was_deleted_is_gone_and_nothing_else_
         assert_eq!(replay.secrets, Tally { noted: 5, deleted: 4 });
         // Those of the deleted platform were terminated with it.
         assert_eq!(replay.sessions.noted, 7);
-        assert_eq!(replay.keys, Tally { noted: 1, deleted: 1 });
+        assert_eq!(replay.tokens, Tally { noted: 1, deleted: 1 });
+        assert_eq!(replay.keys, Tally { noted: 2, deleted: 2 });
         assert_eq!(replay.platforms, Tally { noted: 1, deleted: 1 });
         assert_eq!(replay.providers, [(drill.scope.platform().clone(), "e2b".to_owned())]);
         assert!(replay.failures.is_empty(), "{:?}", replay.failures);
@@ -201,8 +230,8 @@ async fn after_a_restore_and_a_replay_what_was_deleted_is_gone_and_nothing_else_
     // Again: there is nothing left to do.
     let before = rows(&drill.world, RESTORED).await;
     let again = replay(&table, ReplayMode::Apply).await;
-    let deleted = [again.secrets, again.sessions, again.keys, again.platforms].map(|tally| tally.deleted);
-    assert_eq!((deleted, again.providers.len()), ([0; 4], 0));
+    let again_deleted = [again.secrets, again.sessions, again.tokens, again.keys, again.platforms];
+    assert_eq!((again_deleted.map(|tally| tally.deleted), again.providers.len()), ([0; 5], 0));
     assert_eq!(rows(&drill.world, RESTORED).await, before);
 }
 
@@ -264,7 +293,8 @@ async fn a_replay_on_the_table_that_was_never_restored_changes_nothing() {
     let drill = Drill::hold().await;
     let before = rows(&drill.world, "theazo").await;
     let done = replay(&drill.world.table, ReplayMode::Apply).await;
-    assert_eq!([done.secrets, done.sessions, done.keys, done.platforms].map(|tally| tally.deleted), [0; 4]);
+    let deleted = [done.secrets, done.sessions, done.tokens, done.keys, done.platforms].map(|tally| tally.deleted);
+    assert_eq!(deleted, [0; 5]);
     assert!(done.failures.is_empty() && done.providers.is_empty());
     assert_eq!(rows(&drill.world, "theazo").await, before);
     let got = drill.world.delivered(&drill.scope, &drill.kept).await.unwrap();
