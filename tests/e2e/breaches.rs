@@ -1,7 +1,7 @@
 //! Breach drills: an attacker holds something, and learns what the README's table says and no more. One test each, named
 //! for what is held. What an attacker learns from the engine, from images and from logs is in `leak` and `isolation`.
 
-use crate::harness::{Canary, Client, Platform, dynamodb, scan_everything, stack};
+use crate::harness::{Canary, Client, Platform, dynamodb, make_canary, scan_everything, stack};
 use serde_json::{Value, json};
 use theazo_tenancy::{Mode, PlatformId, make_api_key};
 
@@ -114,6 +114,84 @@ async fn write_access_to_the_table_moves_edits_and_swaps_no_value_into_an_agent(
     let agent = victim.client().boot(&victim.session, json!({})).await;
     let printed = victim.client().run(&agent, "bash", "printf %s \"$TOKEN\" | wc -c").await;
     assert_eq!(printed.trim(), "another value".len().to_string());
+    victim.client().terminate(&victim.session).await;
+}
+
+#[tokio::test]
+async fn write_access_to_the_table_uncovers_no_value_of_a_running_agent() {
+    let victim = Victim::make("uncovered").await;
+    let client = victim.client().with_key(Some(&victim.platform.test_key));
+    let session = client.session("user").await;
+    let value = make_canary("uncovered");
+    let secrets = json!({ "TOKEN": value, "OPEN": { "value": "shown as it is", "mask": false } });
+    client.set_secrets(&session, secrets).await;
+    let agent = client.boot(&session, json!({})).await;
+    let bare = client.boot(&session, json!({ "secrets": [] })).await;
+    let of_mode = |kind: &str| format!("{}#test#{kind}", victim.platform.id);
+    let key = |pk: String, sk: &str| json!({ "pk": { "S": pk }, "sk": { "S": sk } });
+    let copies = async |agent: &str| {
+        let pk = of_mode(&format!("{agent}#copies"));
+        let query = json!({
+            "TableName": TABLE, "ConsistentRead": true, "KeyConditionExpression": "pk = :pk",
+            "ExpressionAttributeValues": { ":pk": { "S": pk } },
+        });
+        dynamodb(&stack().dynamodb_url(), "Query", query).await["Items"].as_array().unwrap().clone()
+    };
+    let print = async || {
+        let code = format!("# theazo:stdout a {value} b");
+        let body = json!({ "language": "bash", "code": code });
+        let answer = client.post(&format!("/v1/agents/{agent}/exec"), body).await;
+        assert!(!answer.text.contains(&value), "the value is uncovered");
+        answer
+    };
+    assert_eq!(print().await.expect(200)["stdout"], "a [secret:TOKEN] b\n");
+
+    // What the agent's row lists.
+    let row_key = key(of_mode("agents"), &agent);
+    let good = row(&row_key).await;
+    let listed = good["secrets"]["L"].as_array().unwrap();
+    let token = listed.iter().position(|secret| secret["M"]["name"]["S"] == "TOKEN").unwrap();
+    let edits: [(&str, &dyn Fn(&mut Vec<Value>)); 5] = [
+        ("not masked", &|list| list[token]["M"]["masked"] = json!({ "BOOL": false })),
+        ("not listed", &|list| drop(list.remove(token))),
+        ("nothing listed", &|list| list.clear()),
+        ("another version", &|list| list[token]["M"]["version"] = json!({ "N": "7" })),
+        ("another name", &|list| list[token]["M"]["name"] = json!({ "S": "OTHER" })),
+    ];
+    for (what, edit) in edits {
+        let mut edited = good.clone();
+        edit(edited["secrets"]["L"].as_array_mut().unwrap());
+        assert_ne!(edited, good, "{what}");
+        put(&edited).await;
+        print().await.expect_error(500, "internal_error");
+    }
+
+    // The same with what vouches for the list taken away, and with that of another agent, of which nothing is masked.
+    let beside = copies(&agent).await;
+    assert_eq!(beside.len(), 2, "a copy, and what vouches for the list");
+    let mut edited = good.clone();
+    edited["secrets"]["L"] = json!([]);
+    put(&edited).await;
+    for item in &beside {
+        let key = json!({ "TableName": TABLE, "Key": { "pk": item["pk"], "sk": item["sk"] } });
+        dynamodb(&stack().dynamodb_url(), "DeleteItem", key).await;
+    }
+    print().await.expect_error(500, "internal_error");
+    let mut foreign = copies(&bare).await.remove(0);
+    foreign["pk"] = beside[0]["pk"].clone();
+    put(&foreign).await;
+    print().await.expect_error(500, "internal_error");
+
+    put(&good).await;
+    for item in &beside {
+        put(item).await;
+    }
+    assert_eq!(print().await.expect(200)["stdout"], "a [secret:TOKEN] b\n");
+    for agent in [&agent, &bare] {
+        client.call("POST", &format!("/v1/agents/{agent}/terminate"), None).await.expect(200);
+    }
+    assert!(copies(&bare).await.is_empty(), "they go with their agent");
+    client.terminate(&session).await;
     victim.client().terminate(&victim.session).await;
 }
 

@@ -7,6 +7,7 @@ pub use state::AgentStatus;
 
 use crate::audit::Deed;
 use crate::page::RowFilter;
+use crate::secrets::copies_of;
 use crate::sessions::unchanged_and_active;
 use crate::table::{TTL, from_item, number, to_item, ttl_seconds};
 use crate::transaction::{Committed, Expression, Transaction, back_off};
@@ -389,8 +390,7 @@ impl Agents {
 
     /// Removes the copies of what an agent booted with.
     async fn remove_copies(&self, scope: &TenantScope, agent: &Agent) -> Result<(), StoreError> {
-        let copies = scope.agent_copies(&agent.id);
-        self.0.delete_all(agent.secrets.iter().map(|secret| copies.row(&secret.name))).await
+        self.0.delete_all(copies_of(scope, agent).into_iter()).await
     }
 
     /// All of an agent's rows, on condition that nobody else has written them.

@@ -10,6 +10,7 @@ use crate::api_keys::REVOKED_KEPT_MS;
 use crate::audit::Deed;
 use crate::page::{RowFilter, Span};
 use crate::platforms::DELETED_AT;
+use crate::secrets::copies_of;
 use crate::sessions::session_key;
 use crate::table::{Item, TTL, from_item, number, ttl_seconds};
 use crate::transaction::{Committed, Expression, Transaction};
@@ -245,8 +246,7 @@ impl PlatformDeletion {
 /// All rows of an agent but the one among its session's agents.
 fn rows_of(scope: &TenantScope, agent: &Agent) -> Vec<TableKey> {
     let id: &AgentId = &agent.id;
-    let copies = scope.agent_copies(id);
-    let mut keys: Vec<_> = agent.secrets.iter().map(|secret| copies.row(&secret.name)).collect();
+    let mut keys = copies_of(scope, agent);
     keys.extend([scope.agents().row(id.as_str()), scope.work_key(id)]);
     keys
 }

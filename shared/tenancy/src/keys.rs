@@ -11,7 +11,7 @@
 //! | `<platform>#<mode>#live-agents` | `agt_…` | an agent that has not settled, without its texts |
 //! | `<platform>#<mode>#names` | `names` | names and versions of the platform's secrets |
 //! | `<platform>#<mode>#values` | `NAME` | a sealed value of the platform's secrets |
-//! | `<platform>#<mode>#agt_…#copies` | `NAME` | a sealed copy of what an agent booted with |
+//! | `<platform>#<mode>#agt_…#copies` | `NAME`, `0<SHA-256, HEX>` | a sealed copy of what an agent booted with; what vouches for the list of them |
 //! | `<platform>#<mode>#agt_…#disk` | `index`, `piece#…` | a simulated agent's files; in test mode only |
 //! | `<platform>#<mode>#audit#<yyyy-mm>` | `aud_…` | an audit entry |
 //! | `<platform>#<mode>#replays` | SHA-256, hex | an answer to be given again |
@@ -26,7 +26,8 @@
 //! | `root` | `active`, `version#<n>` | the wrapped root keys |
 //!
 //! The ledger's table, which is outside the data table's backups, has one kind of row: `<platform>#<mode>#deleted` with
-//! what was deleted (`secret#platform#NAME`, `secret#ses_…#NAME`, `session#ses_…`, `key#key_…`, `platform`).
+//! what was deleted or ended (`secret#platform#NAME`, `secret#ses_…#NAME`, `session#ses_…`, `tokens#ses_…`, `key#key_…`,
+//! `rotated#key_…`, `platform`).
 //!
 //! Sealed values lie under partitions of their own suffix, so that a policy on leading keys keeps a function that
 //! lists names from reading values.

@@ -1,7 +1,12 @@
 //! Copies of what an agent booted with, sealed for that agent alone, for masking its output until it stops. They are
 //! independent of the secrets themselves: deleting or replacing one changes nothing for an agent that runs with it.
+//!
+//! Which values are masked is written in the agent's row, which anyone with write access to the table can edit. So one
+//! more record lies among the copies, with nothing in it, whose name is the digest of that list: nobody but the vault
+//! can make one for another list, and without it nothing of the agent's output is shown.
 
 use super::{OUT_OF_DATE_ATTEMPTS, OpenedSecret, SealedSecrets, ValueRow};
+use crate::agents::{BootedSecret, SecretOrigin};
 use crate::platforms::PlatformRow;
 use crate::root_keys::is_out_of_date;
 use crate::table::{Item, TTL, number, ttl_seconds};
@@ -9,10 +14,14 @@ use crate::transaction::back_off;
 use crate::{Agent, KeyRing, StoreError, Table};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::try_join;
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::Arc;
-use theazo_tenancy::{AgentId, Partition, ReadScope, TenantScope};
+use theazo_tenancy::{AgentId, Partition, ReadScope, TableKey, TenantScope};
 use theazo_vault::{Context, Flags, Purpose, RecordHeader, Scope, SecretValue};
+
+/// The version of the record that vouches for a list. The digest in its name tells lists apart.
+const LIST_VERSION: u64 = 1;
 
 /// Keeping and reading the copies beside agents. It has no way to the secrets themselves.
 #[derive(Clone)]
@@ -33,8 +42,9 @@ impl AgentCopies {
         Self { table, keys }
     }
 
-    /// Seals copies of what an agent is about to boot with. They are to be written before the agent takes calls; the
-    /// table drops them by itself some time after `gone_by_ms`, should nobody else.
+    /// Seals copies of what an agent is about to boot with, which its row must list in the same order. They are to be
+    /// written before the agent takes calls; the table drops them by itself some time after `gone_by_ms`, should nobody
+    /// else.
     ///
     /// # Errors
     /// [`StoreError::Kms`]; [`StoreError::Vault`].
@@ -46,23 +56,26 @@ impl AgentCopies {
         opened: &[OpenedSecret],
         gone_by_ms: i64,
     ) -> Result<Vec<SealedCopy>, StoreError> {
+        let vouching = list_name(opened.iter().map(|secret| &secret.booted));
+        let empty = SecretValue::from_text(String::new());
         let masked = opened.iter().filter(|secret| secret.booted.masked);
+        let masked = masked.map(|secret| (&secret.booted.name, secret.booted.version, &secret.value));
         let mut copies = Vec::new();
         let origin = Origin { scope: scope.clone(), agent: agent.clone(), platform: secrets.platform.clone() };
         let origin = Arc::new(origin);
         let partition = scope.agent_copies(agent);
-        for secret in masked {
+        for (name, version, value) in masked.chain([(&vouching, LIST_VERSION, &empty)]) {
             let key = self.keys.sealing_key(&secrets.platform).await?;
             let mut row = ValueRow {
-                name: secret.booted.name.clone(),
-                version: secret.booted.version,
+                name: name.clone(),
+                version,
                 expires_at_ms: None,
                 flags: Flags { mask: true, inherit: false },
                 provider: false,
                 blob: Vec::new(),
             };
             let context = copy_context(&row, self.keys.deployment(), scope, agent);
-            row.blob = theazo_vault::seal(&key, &context, &secret.value)?;
+            row.blob = theazo_vault::seal(&key, &context, value)?;
             let mut item = row.item(&partition.row(&row.name));
             item.insert(TTL.into(), number(ttl_seconds(gone_by_ms)));
             copies.push(SealedCopy { item, origin: origin.clone() });
@@ -123,12 +136,13 @@ impl AgentCopies {
         Ok(SealedCopies { platform, rows })
     }
 
-    /// Opens an agent's copies, names and values, for masking. All that it booted with to be masked must be there, so
-    /// that nobody uncovers a value by removing a row. What a rotation has sealed anew since it was read is read again.
+    /// Opens an agent's copies, names and values, for masking. What the agent's row says it booted with must be what it
+    /// was sealed to have booted with, and all of it that is to be masked must be there, so that nobody uncovers a value
+    /// by editing or removing a row. What a rotation has sealed anew since it was read is read again.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] when a copy is missing or of another version; [`StoreError::Vault`] when one does not
-    /// belong where it lies; [`StoreError::Kms`].
+    /// [`StoreError::Corrupt`] when the agent's row lists something else, or a copy is missing or of another version;
+    /// [`StoreError::Vault`] when one does not belong where it lies; [`StoreError::Kms`].
     pub async fn open(
         &self,
         scope: &TenantScope,
@@ -154,16 +168,54 @@ impl AgentCopies {
         agent: &Agent,
         sealed: &SealedCopies,
     ) -> Result<HashMap<String, SecretValue>, StoreError> {
+        let vouched = self.open_row(scope, &agent.id, sealed, &list_name(&agent.secrets), LIST_VERSION).await?;
+        vouched.ok_or(StoreError::Corrupt("what an agent booted with is not what its row lists"))?;
         let mut opened = HashMap::with_capacity(sealed.rows.len());
         for booted in agent.secrets.iter().filter(|booted| booted.masked) {
-            let row = sealed.rows.iter().find(|row| row.name == booted.name && row.version == booted.version);
-            let row = row.ok_or(StoreError::Corrupt("a copy beside an agent is missing"))?;
-            let key = self.keys.opening_key(&sealed.platform, RecordHeader::parse(&row.blob)?).await?;
-            let context = copy_context(row, self.keys.deployment(), scope, &agent.id);
-            opened.insert(row.name.clone(), theazo_vault::open(&key, &context, &row.blob)?);
+            let value = self.open_row(scope, &agent.id, sealed, &booted.name, booted.version).await?;
+            opened.insert(booted.name.clone(), value.ok_or(StoreError::Corrupt("a copy beside an agent is missing"))?);
         }
         Ok(opened)
     }
+
+    async fn open_row(
+        &self,
+        scope: &TenantScope,
+        agent: &AgentId,
+        sealed: &SealedCopies,
+        name: &str,
+        version: u64,
+    ) -> Result<Option<SecretValue>, StoreError> {
+        let row = sealed.rows.iter().find(|row| row.name == name && row.version == version);
+        let Some(row) = row else { return Ok(None) };
+        let key = self.keys.opening_key(&sealed.platform, RecordHeader::parse(&row.blob)?).await?;
+        let context = copy_context(row, self.keys.deployment(), scope, agent);
+        Ok(Some(theazo_vault::open(&key, &context, &row.blob)?))
+    }
+}
+
+/// The name of the record that vouches for a list of what an agent booted with. It begins with a digit, as no secret's
+/// name does.
+fn list_name<'a>(secrets: impl IntoIterator<Item = &'a BootedSecret>) -> String {
+    let mut digest = Sha256::new();
+    for secret in secrets {
+        let origin = match secret.origin {
+            SecretOrigin::Platform => 0,
+            SecretOrigin::Session => 1,
+        };
+        digest.update((secret.name.len() as u64).to_be_bytes());
+        digest.update(&secret.name);
+        digest.update(secret.version.to_be_bytes());
+        digest.update([origin, u8::from(secret.masked)]);
+    }
+    format!("0{}", hex::encode_upper(digest.finalize()))
+}
+
+/// All rows that lie beside an agent.
+pub(crate) fn copies_of(scope: &ReadScope, agent: &Agent) -> Vec<TableKey> {
+    let copies = scope.agent_copies(&agent.id);
+    let masked = agent.secrets.iter().map(|secret| copies.row(&secret.name));
+    masked.chain([copies.row(&list_name(&agent.secrets))]).collect()
 }
 
 /// A copy, ready to be written.
@@ -196,5 +248,35 @@ pub(crate) fn copy_context<'a>(
         version: row.version,
         expires_at_ms: None,
         flags: row.flags,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn booted(name: &str, version: u64, origin: SecretOrigin, masked: bool) -> BootedSecret {
+        BootedSecret { name: name.into(), version, origin, masked }
+    }
+
+    #[test]
+    fn every_part_of_a_list_and_its_order_is_in_the_name_of_what_vouches_for_it() {
+        use SecretOrigin::{Platform, Session};
+        let lists = [
+            vec![],
+            vec![booted("A", 1, Session, true)],
+            vec![booted("A", 1, Session, false)],
+            vec![booted("A", 1, Platform, true)],
+            vec![booted("A", 2, Session, true)],
+            vec![booted("B", 1, Session, true)],
+            vec![booted("A", 1, Session, true), booted("B", 1, Session, true)],
+            vec![booted("B", 1, Session, true), booted("A", 1, Session, true)],
+        ];
+        let names: Vec<String> = lists.iter().map(list_name).collect();
+        for (index, name) in names.iter().enumerate() {
+            assert!(!names[..index].contains(name), "{index}");
+            assert!(name.len() == 65 && name.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase()));
+            assert!(crate::SecretName::parse(name).is_err(), "no secret has such a name");
+        }
     }
 }

@@ -11,8 +11,8 @@ mod opener;
 mod sealer;
 mod shield;
 
-pub(crate) use copies::copy_context;
 pub use copies::{AgentCopies, SealedCopies, SealedCopy};
+pub(crate) use copies::{copies_of, copy_context};
 pub use name::{SecretName, SecretNameError};
 pub use names::{ScopeNames, SecretEntry, SecretNames};
 pub use opener::{OpenedSecret, SealedSecrets, SecretOpener, SecretSelection};
