@@ -119,15 +119,13 @@ impl Run {
             return Ok(self.work.forget(work).await?);
         };
         let now = now_ms();
-        // Only of an agent that was ready before its provider was asked can the answer be that its sandbox is gone.
-        let was_ready = agent.ready_at_ms.is_some_and(|ready| ready < listed_at_ms);
+        // Only of an agent that ran before its provider was asked can the answer be that its sandbox is gone.
+        let was_ready = agent.run_started_ms.is_some_and(|started| started < listed_at_ms);
         let is_lost = was_ready
             && running.get(agent.provider.as_str()).is_some_and(|running| !running.contains(agent.id.as_str()));
         let grace = if self.boots == Boots::Impossible { 0 } else { BOOT_GRACE_MS };
         let (status, count) = match agent.status {
-            AgentStatus::Booting if now - agent.created_at_ms >= grace => {
-                (AgentStatus::Failed, &mut outcome.failed_boots)
-            }
+            AgentStatus::Booting if now - agent.since_ms >= grace => (AgentStatus::Failed, &mut outcome.failed_boots),
             status if status.is_over() => (status, &mut outcome.settled),
             AgentStatus::Ready | AgentStatus::Running if now >= agent.deadline_ms() => {
                 (AgentStatus::Completed, &mut outcome.expired)

@@ -1,5 +1,6 @@
 //! Agents: sandboxes that run an end user's work.
 
+mod boot;
 pub mod create;
 pub mod exec;
 mod failure;

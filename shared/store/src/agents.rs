@@ -1,23 +1,21 @@
 //! Agents: their rows and the counters they move. An agent has a row for the platform and one for its session, and as
 //! long as it has not settled a short one beside each; all of them change in one transaction.
 
+mod changes;
 mod state;
 
 pub use state::AgentStatus;
 
-use crate::audit::Deed;
 use crate::page::RowFilter;
-use crate::secrets::copies_of;
 use crate::sessions::unchanged_and_active;
-use crate::table::{TTL, from_item, number, to_item, ttl_seconds};
-use crate::transaction::{Committed, Expression, Transaction, back_off};
+use crate::table::{from_item, number};
+use crate::transaction::{Committed, Expression, Transaction};
 use crate::{AuditAction, AuditOutcome, Counters, Page, PageRequest, Session, StoreError, Table, now_ms};
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use theazo_tenancy::{AgentId, KeyId, ReadScope, SessionId, SessionScope, TenantScope};
 
-const ATTEMPTS: u32 = 30;
 /// How long an ended agent stays readable, milliseconds.
 const RETENTION_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 
@@ -111,9 +109,15 @@ pub struct Agent {
     pub secrets: Vec<BootedSecret>,
     /// Unix milliseconds.
     pub created_at_ms: i64,
-    /// When its sandbox was ready, Unix milliseconds.
+    /// Since when it stands where it stands, Unix milliseconds.
+    #[serde(default)]
+    pub since_ms: i64,
+    /// When the present run began, Unix milliseconds: the moment its sandbox was ready. Nothing while it does not run.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub ready_at_ms: Option<i64>,
+    pub run_started_ms: Option<i64>,
+    /// How long all its finished runs took together, milliseconds. A run ends with a pause, a restart or the agent.
+    #[serde(default)]
+    pub ran_before_ms: i64,
     /// When it was completed or failed, Unix milliseconds.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ended_at_ms: Option<i64>,
@@ -138,17 +142,36 @@ pub struct AgentFilter {
 }
 
 impl Agent {
-    /// Milliseconds of compute up to now, or up to its end.
+    /// Milliseconds of compute up to now: its finished runs and the present one.
     pub fn compute_ms(&self, now_ms: i64) -> i64 {
-        match self.ready_at_ms {
-            Some(ready) => (self.ended_at_ms.unwrap_or(now_ms) - ready).max(0),
-            None => 0,
-        }
+        self.ran_before_ms + self.run_started_ms.map_or(0, |started| (now_ms - started).max(0))
     }
 
-    /// When its running time is over, Unix milliseconds.
+    /// What is left of its running time when its present run begins, or the next one, milliseconds.
+    pub fn time_left_ms(&self) -> i64 {
+        (self.timeout_ms - self.ran_before_ms).max(0)
+    }
+
+    /// When its running time is over if it goes on running, Unix milliseconds. Only running counts.
     pub fn deadline_ms(&self) -> i64 {
-        self.ready_at_ms.unwrap_or(self.created_at_ms).saturating_add(self.timeout_ms)
+        self.run_started_ms.unwrap_or(self.since_ms).saturating_add(self.time_left_ms())
+    }
+
+    /// Puts it into another status, and begins or ends its run with that. Only one that takes calls runs.
+    fn enter(&mut self, status: AgentStatus, now_ms: i64) {
+        let runs = matches!(status, AgentStatus::Ready | AgentStatus::Running);
+        match (runs, self.run_started_ms) {
+            (true, None) => self.run_started_ms = Some(now_ms),
+            (false, Some(_)) => {
+                self.ran_before_ms = self.compute_ms(now_ms);
+                self.run_started_ms = None;
+            }
+            _ => {}
+        }
+        if status.is_over() {
+            self.ended_at_ms = Some(now_ms);
+        }
+        (self.status, self.since_ms) = (status, now_ms);
     }
 
     fn without_texts(&self) -> Self {
@@ -159,23 +182,6 @@ impl Agent {
     fn is_expired(&self, now_ms: i64) -> bool {
         self.sandbox_gone && self.ended_at_ms.is_some_and(|ended| ended.saturating_add(RETENTION_MS) <= now_ms)
     }
-}
-
-fn deed(agent: &Agent, action: AuditAction) -> Deed<'_> {
-    let names = agent.secrets.iter().map(|secret| secret.name.as_str());
-    Deed::done(action).names(names).session(&agent.session).agent(&agent.id)
-}
-
-/// What the trail says of an agent's new status. `booted` is whether it was booting until now.
-fn outcome(agent: &Agent, booted: bool) -> Option<Deed<'_>> {
-    let (action, outcome) = match agent.status {
-        AgentStatus::Ready if booted => (AuditAction::AgentBoot, AuditOutcome::Succeeded),
-        AgentStatus::Failed if booted => (AuditAction::AgentBoot, AuditOutcome::Failed),
-        AgentStatus::Completed => (AuditAction::AgentEnd, AuditOutcome::Succeeded),
-        AgentStatus::Failed => (AuditAction::AgentEnd, AuditOutcome::Failed),
-        _ => return None,
-    };
-    Some(deed(agent, action).with(outcome))
 }
 
 fn without_expired(mut page: Page<Agent>) -> Page<Agent> {
@@ -266,6 +272,7 @@ impl Agents {
     /// was read (the caller reads it again).
     pub async fn begin_boot(&self, scope: &TenantScope, session: &Session, new: NewAgent) -> Result<Agent, StoreError> {
         let own = scope.session(&session.id).ok_or(StoreError::NotFound)?;
+        let now = now_ms();
         let agent = Agent {
             id: AgentId::make(),
             session: session.id.clone(),
@@ -281,8 +288,10 @@ impl Agents {
             internet: new.internet,
             timeout_ms: new.timeout_ms,
             secrets: new.secrets,
-            created_at_ms: now_ms(),
-            ready_at_ms: None,
+            created_at_ms: now,
+            since_ms: now,
+            run_started_ms: None,
+            ran_before_ms: 0,
             ended_at_ms: None,
             token: None,
             sandbox_gone: false,
@@ -301,7 +310,7 @@ impl Agents {
             .put_new(&self.0, &scope.live_agents().row(agent.id.as_str()), &agent.without_texts())?
             .put_new(&self.0, &own.live_agents().row(agent.id.as_str()), &agent.without_texts())?
             .put_new(&self.0, &scope.work_key(&agent.id), &BTreeMap::<String, String>::new())?
-            .audit(&self.0, scope, deed(&agent, AuditAction::AgentBoot).with(AuditOutcome::Started))?;
+            .audit(&self.0, scope, changes::deed(&agent, AuditAction::AgentBoot).with(AuditOutcome::Started))?;
         match transaction.commit(&self.0).await? {
             Committed::Yes => Ok(agent),
             Committed::Refused { write: 0, .. } => Err(StoreError::Conflict("the session has changed")),
@@ -315,105 +324,5 @@ impl Agents {
             }
             Committed::Refused { .. } => Err(StoreError::Conflict("an id was made twice")),
         }
-    }
-
-    /// Moves an agent to another status, with whatever else `change` sets, and gives it as it then is. Ending an agent
-    /// gives its place back and books its compute, in the same transaction. An agent that is already there stays as
-    /// it is.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::Conflict`] when its state does not allow it; [`StoreError::Contended`].
-    pub async fn transition(
-        &self,
-        scope: &TenantScope,
-        id: &AgentId,
-        to: AgentStatus,
-        change: impl Fn(&mut Agent),
-    ) -> Result<Agent, StoreError> {
-        for attempt in 0..ATTEMPTS {
-            let mut agent = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
-            if agent.status == to {
-                return Ok(agent);
-            }
-            if !agent.status.can_become(to) {
-                return Err(StoreError::Conflict("the agent's state does not allow it"));
-            }
-            let booted = agent.status == AgentStatus::Booting;
-            agent.status = to;
-            if to.is_over() {
-                agent.ended_at_ms = Some(now_ms());
-            }
-            change(&mut agent);
-            let mut transaction = self.rewrite(scope, &mut agent)?;
-            if to.is_over() {
-                let own = scope.session(&agent.session).ok_or(StoreError::NotFound)?;
-                let release = Expression::new("ADD active_agents :less, compute_ms :spent")
-                    .value(":less", number(-1))
-                    .value(":spent", number(agent.compute_ms(now_ms())));
-                transaction = transaction.update(&self.0, &own.counters_key(), release, "");
-            }
-            if let Some(deed) = outcome(&agent, booted) {
-                transaction = transaction.audit(&self.0, scope, deed)?;
-            }
-            match transaction.commit(&self.0).await? {
-                Committed::Yes => return Ok(agent),
-                Committed::Refused { .. } => back_off(attempt).await,
-            }
-        }
-        Err(StoreError::Contended(ATTEMPTS))
-    }
-
-    /// Notes that the provider holds nothing of an ended agent any more.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::Conflict`] for an agent that has not ended; [`StoreError::Contended`].
-    pub async fn settle(&self, scope: &TenantScope, id: &AgentId) -> Result<Agent, StoreError> {
-        for attempt in 0..ATTEMPTS {
-            let mut agent = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
-            self.remove_copies(scope, &agent).await?;
-            if agent.sandbox_gone {
-                return Ok(agent);
-            }
-            if !agent.status.is_over() {
-                return Err(StoreError::Conflict("the agent has not ended"));
-            }
-            agent.sandbox_gone = true;
-            let transaction =
-                self.rewrite(scope, &mut agent)?.delete(&self.0, &scope.work_key(id), Expression::default());
-            match transaction.commit(&self.0).await? {
-                Committed::Yes => return Ok(agent),
-                Committed::Refused { .. } => back_off(attempt).await,
-            }
-        }
-        Err(StoreError::Contended(ATTEMPTS))
-    }
-
-    /// Removes the copies of what an agent booted with.
-    async fn remove_copies(&self, scope: &TenantScope, agent: &Agent) -> Result<(), StoreError> {
-        self.0.delete_all(copies_of(scope, agent).into_iter()).await
-    }
-
-    /// All of an agent's rows, on condition that nobody else has written them.
-    fn rewrite(&self, scope: &TenantScope, agent: &mut Agent) -> Result<Transaction, StoreError> {
-        let own = scope.session(&agent.session).ok_or(StoreError::NotFound)?;
-        let read = agent.revision;
-        agent.revision += 1;
-        let mut transaction = Transaction::default();
-        for partition in [scope.agents(), own.agents()] {
-            let mut item = to_item(&partition.row(agent.id.as_str()), agent)?;
-            if let Some(ended) = agent.ended_at_ms.filter(|_| agent.sandbox_gone) {
-                item.insert(TTL.into(), number(ttl_seconds(ended + RETENTION_MS)));
-            }
-            let unchanged = Expression::new("revision = :read").value(":read", number(read));
-            transaction = transaction.put_item(&self.0, item, unchanged);
-        }
-        for partition in [scope.live_agents(), own.live_agents()] {
-            let key = partition.row(agent.id.as_str());
-            transaction = match agent.sandbox_gone {
-                true => transaction.delete(&self.0, &key, Expression::default()),
-                false => transaction.put(&self.0, &key, &agent.without_texts(), Expression::default())?,
-            };
-        }
-        Ok(transaction)
     }
 }

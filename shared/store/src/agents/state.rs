@@ -51,6 +51,12 @@ impl AgentStatus {
         matches!(self, Self::Ready | Self::Running)
     }
 
+    /// Whether it counts against its session's limit of agents. A paused one does not: it costs no compute, and takes a
+    /// place again when it is resumed.
+    pub const fn takes_place(self) -> bool {
+        matches!(self, Self::Booting | Self::Ready | Self::Running)
+    }
+
     /// Which moves there are. An agent that is over stays over.
     pub const fn can_become(self, to: Self) -> bool {
         match self {

@@ -91,7 +91,7 @@ async fn an_agent_that_is_ended_by_many_at_once_gives_its_place_and_its_time_bac
         let (_, _, spent_before) = counters(&world, &scope, &session).await;
         let agent = agents.begin_boot(&scope, &session, new_agent()).await.unwrap();
         let ready_at = agent.created_at_ms - 5000;
-        let set_ready = |agent: &mut Agent| agent.ready_at_ms = Some(ready_at);
+        let set_ready = |agent: &mut Agent| agent.run_started_ms = Some(ready_at);
         agents.transition(&scope, &agent.id, AgentStatus::Ready, set_ready).await.unwrap();
         assert_eq!(counters(&world, &scope, &session).await.0, 1);
 

@@ -1,0 +1,146 @@
+//! Booting: what every agent goes through that is made, resumed or restarted, once its row says so. Its sandbox gets the
+//! opened secrets, the copies that mask its output are kept beside it, and its row learns how it went. After a boot that
+//! failed, nothing of it stays.
+
+use super::{Sandboxes, failure, lifecycle};
+use futures_util::future::join;
+use std::sync::Arc;
+use std::time::Duration;
+use theazo_http::{ApiError, ErrorCode};
+use theazo_providers::{Environment, Provider, ProviderError, Sandbox, SandboxSpec};
+use theazo_store::{Agent, AgentCopies, AgentStatus, Agents, BootedSecret, OpenedSecret, SealedSecrets};
+use theazo_tenancy::TenantScope;
+use theazo_vault::SecretValue;
+use tokio::time::Instant;
+
+/// How long the provider may take. A request answers within 25 s; the rest is for taking back what was made.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(18);
+/// When taking back what was made is left to the scheduled clean-up, counted from the request's beginning.
+const ANSWER_WITHIN: Duration = Duration::from_secs(24);
+/// How long after an agent's time is over the table may keep its copies, should nobody have removed them.
+const COPIES_OUTLIVE_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// Boots agents within one request.
+pub(super) struct Boot {
+    agents: Agents,
+    copies: AgentCopies,
+    sandboxes: Sandboxes,
+    answer_by: Instant,
+}
+
+/// Names and versions of what was opened, for the agent's row.
+pub(super) fn booted_with(opened: &[OpenedSecret]) -> Vec<BootedSecret> {
+    opened.iter().map(|secret| secret.booted.clone()).collect()
+}
+
+impl Boot {
+    /// From the beginning of a request, whose time counts from now.
+    pub(super) fn begin(agents: Agents, copies: AgentCopies, sandboxes: Sandboxes) -> Self {
+        Self { agents, copies, sandboxes, answer_by: Instant::now() + ANSWER_WITHIN }
+    }
+
+    /// The agents' rows.
+    pub(super) fn agents(&self) -> &Agents {
+        &self.agents
+    }
+
+    /// The provider of that name.
+    ///
+    /// # Errors
+    /// `no_providers_available` when the deployment has none of that name.
+    pub(super) fn provider(&self, scope: &TenantScope, name: &str) -> Result<Arc<dyn Provider>, ApiError> {
+        self.sandboxes.provider(scope, name)
+    }
+
+    /// Boots an agent whose row says `booting` with the names of `opened`, and gives it as it then is: ready.
+    ///
+    /// # Errors
+    /// `provider_error`; `conflict` when somebody ended the agent meanwhile. The boot is taken back by then, or that is
+    /// left on the work list.
+    pub(super) async fn finish(
+        &self,
+        scope: &TenantScope,
+        agent: Agent,
+        sealed: &SealedSecrets,
+        opened: Vec<OpenedSecret>,
+    ) -> Result<Agent, ApiError> {
+        let ready = match self.make(scope, &agent, sealed, opened).await {
+            Ok(sandbox) => {
+                let ready = self.agents.transition(scope, &agent.id, AgentStatus::Ready, |agent| {
+                    agent.region = sandbox.region.clone();
+                });
+                ready.await.map_err(ApiError::from)
+            }
+            Err(failure) => Err(failure),
+        };
+        match ready {
+            Ok(agent) => Ok(agent),
+            Err(failure) => {
+                let ended = self.undo(scope, &agent).await;
+                // Someone who ended the agent took its sandbox away; that is no fault of the provider's.
+                Err(if ended { ended_meanwhile() } else { failure })
+            }
+        }
+    }
+
+    /// Makes the sandbox with its environment and, side by side, writes the copies that its output is masked with: they
+    /// are there before the agent takes its first call.
+    async fn make(
+        &self,
+        scope: &TenantScope,
+        agent: &Agent,
+        sealed: &SealedSecrets,
+        opened: Vec<OpenedSecret>,
+    ) -> Result<Sandbox, ApiError> {
+        let provider = self.provider(scope, &agent.provider)?;
+        let spec = SandboxSpec {
+            agent: agent.id.to_string(),
+            session: agent.session.to_string(),
+            platform: scope.platform().to_string(),
+            lifetime: Duration::from_millis(u64::try_from(agent.time_left_ms()).unwrap_or(0)),
+            internet: agent.internet,
+        };
+        let gone_by_ms = agent.deadline_ms().saturating_add(COPIES_OUTLIVE_MS);
+        let copies = self.copies.seal(scope, &agent.id, sealed, &opened, gone_by_ms).await?;
+        let environment = environment(agent, opened);
+        let created = async {
+            let created = tokio::time::timeout(BOOT_TIMEOUT, provider.create(&spec, &environment)).await;
+            created.unwrap_or(Err(ProviderError::TimedOut))
+        };
+        let (kept, created) = join(self.copies.keep(copies), created).await;
+        kept?;
+        created.map_err(|error| failure::to_api(&agent.provider, &error))
+    }
+
+    /// Takes a failed boot back: the caller's answer is an error, so nothing of it may stay. What cannot be removed now
+    /// stays on the work list. Whether it failed because somebody else had ended the agent.
+    async fn undo(&self, scope: &TenantScope, agent: &Agent) -> bool {
+        let undone = lifecycle::take_back(scope, agent, &self.agents, &self.sandboxes);
+        match tokio::time::timeout_at(self.answer_by, undone).await {
+            Ok(Ok(agent)) => agent.status == AgentStatus::Completed,
+            Err(_) => {
+                tracing::error!(agent = %agent.id, "a failed boot could not be taken back in time");
+                false
+            }
+            Ok(Err(error)) => {
+                tracing::error!(agent = %agent.id, ?error, "a failed boot could not be taken back yet");
+                false
+            }
+        }
+    }
+}
+
+/// The agent's own variables, then its secrets under their canonical, uppercase names.
+fn environment(agent: &Agent, opened: Vec<OpenedSecret>) -> Environment {
+    let mut environment = Environment::default();
+    environment.set("THEAZO_AGENT_ID", SecretValue::from_text(agent.id.to_string()));
+    environment.set("THEAZO_SESSION_ID", SecretValue::from_text(agent.session.to_string()));
+    for secret in opened {
+        environment.set(secret.booted.name, secret.value);
+    }
+    environment
+}
+
+fn ended_meanwhile() -> ApiError {
+    ApiError::new(ErrorCode::Conflict, "the agent was ended while it booted")
+}
