@@ -8,7 +8,7 @@ use theazo_functions::deployment::DockerEngine;
 use theazo_http::{LogFormat, init_logging};
 use theazo_local::terminal::{TerminalProgress, interrupted, say};
 use theazo_local::{Stack, StackConfig, bench, quickstart};
-use theazo_setup::{ensure_agent_image, ensure_engine};
+use theazo_setup::{SetupError, ensure_agent_image, ensure_engine, ensure_firewall};
 
 /// Theazo on this machine.
 #[derive(Parser)]
@@ -54,6 +54,9 @@ struct RunArgs {
     /// Run without a Docker engine; agents cannot be made then.
     #[arg(long)]
     without_docker: bool,
+    /// Run although agents could reach this machine's own ports, private networks and the cloud's metadata address.
+    #[arg(long)]
+    unprotected: bool,
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -88,6 +91,16 @@ async fn serve(args: RunArgs) -> Result<(), Failure> {
         let endpoint = ensure_engine(&TerminalProgress).await?;
         let image = ensure_agent_image(&endpoint, &TerminalProgress).await?;
         say(&format!("    a Docker engine answers, and has the agent image {image}"));
+        match ensure_firewall(&endpoint, &image, &TerminalProgress).await {
+            Ok(_) => say("    a firewall keeps agents from this machine, private networks and the metadata address"),
+            Err(error @ SetupError::Unprotected { .. }) if args.unprotected => {
+                say(&format!("    unprotected: {error}"))
+            }
+            Err(error @ SetupError::Unprotected { .. }) => {
+                return Err(format!("{error}. Or start with --unprotected, for agents that you trust").into());
+            }
+            Err(error) => return Err(error.into()),
+        }
         Some(DockerEngine { endpoint, image })
     };
     let config = StackConfig {

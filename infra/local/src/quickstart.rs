@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use theazo_functions::deployment::DockerEngine;
-use theazo_setup::{ensure_agent_image, ensure_engine};
+use theazo_setup::{SetupError, ensure_agent_image, ensure_engine, ensure_firewall};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -24,6 +24,12 @@ pub async fn run() -> Result<(), Failure> {
     let endpoint = ensure_engine(&TerminalProgress).await?;
     let image = ensure_agent_image(&endpoint, &TerminalProgress).await?;
     say(&format!("    a Docker engine answers, and has the agent image {image}"));
+    match ensure_firewall(&endpoint, &image, &TerminalProgress).await {
+        Ok(_) => say("    a firewall keeps agents from this machine, private networks and the metadata address"),
+        // The story runs nobody's code but its own.
+        Err(error @ SetupError::Unprotected { .. }) => say(&format!("    unprotected: {error}")),
+        Err(error) => return Err(error.into()),
+    }
     let folder = Throwaway::make();
     // From here on there is something to take down, so Ctrl-C ends the story and not the process.
     let stopping = Arc::new(AtomicBool::new(false));

@@ -1,17 +1,20 @@
-//! Makes a machine ready to run agents: a Docker engine that answers, and the agent image on it.
+//! Makes a machine ready to run agents: a Docker engine that answers, the agent image on it, and a firewall between agents
+//! and the machine.
 //!
-//! Both calls may be made by several processes at once; they take turns through lock files in the cache
+//! All calls may be made by several processes at once; they take turns through lock files in the cache
 //! directory (`$XDG_CACHE_HOME/theazo`, else `~/.cache/theazo`), and whoever comes second finds the work
 //! done. Nothing is downloaded or built twice.
 
 mod cache;
 mod command;
 mod engine;
+mod firewall;
 mod guest;
 mod image;
 mod packages;
 
 pub use engine::ensure_engine;
+pub use firewall::{Firewall, ensure_firewall};
 pub use image::ensure_agent_image;
 
 use std::path::PathBuf;
@@ -84,6 +87,16 @@ pub enum SetupError {
     /// The sources of the guest are not where they were when this was built.
     #[error("the workspace is not at {path}; set THEAZO_WORKSPACE to the directory of its Cargo.toml", path = .0.display())]
     NoWorkspace(PathBuf),
+    /// Nothing keeps agents from the machine.
+    #[error(
+        "agents could reach this machine's own ports, private networks or the cloud's metadata address: {reason}. {advice}"
+    )]
+    Unprotected {
+        /// What was found.
+        reason: String,
+        /// What to do.
+        advice: String,
+    },
     /// The image cannot be built here.
     #[error("the agent image cannot be built here: {0}")]
     Unbuildable(String),

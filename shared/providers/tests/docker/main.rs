@@ -5,6 +5,7 @@
 
 mod exec;
 mod files;
+mod host;
 mod isolation;
 mod lifecycle;
 mod secrets;

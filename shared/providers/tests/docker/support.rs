@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use theazo_providers::docker::{DockerConfig, DockerProvider, Endpoint, connect};
 use theazo_providers::{AgentRef, Environment, ExecOutput, ExecRequest, Language, Provider, SandboxSpec};
+use theazo_setup::Firewall;
 use theazo_tenancy::{AgentId, PlatformId, SessionId};
 use theazo_vault::SecretValue;
 use tokio::sync::OnceCell;
@@ -25,6 +26,24 @@ async fn engine() -> &'static (Endpoint, String) {
             (endpoint, image)
         })
         .await
+}
+
+/// The firewall between agents and this machine. Where nobody may change it, tests of it cannot run: said, unless that
+/// must not happen.
+pub async fn firewall() -> Option<Firewall> {
+    static FIREWALL: OnceCell<Option<Firewall>> = OnceCell::const_new();
+    let ensured = FIREWALL.get_or_init(|| async {
+        let (endpoint, image) = engine().await;
+        match theazo_setup::ensure_firewall(endpoint, image, &()).await {
+            Ok(firewall) => Some(firewall),
+            Err(error) => {
+                assert!(std::env::var_os("THEAZO_CI").is_none(), "{error}");
+                eprintln!("skipped: {error}");
+                None
+            }
+        }
+    });
+    *ensured.await
 }
 
 /// One test's deployment on the engine.
