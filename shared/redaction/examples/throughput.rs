@@ -54,6 +54,7 @@ fn main() -> std::io::Result<()> {
     let sets: Vec<(&str, Vec<Vec<u8>>)> = vec![
         ("100 of 32 B", (0..100).map(|_| random.text(32)).collect()),
         ("100 of 5 KiB", (0..100).map(|_| random.text(5 << 10)).collect()),
+        ("100 of 32 KiB", (0..100).map(|_| random.text(32 << 10)).collect()),
         ("16 of 32 KiB", (0..16).map(|_| random.text(32 << 10)).collect()),
         ("100 PEM of 50 lines", (0..100).map(|_| pem(&mut random, 50)).collect()),
         (

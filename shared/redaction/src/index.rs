@@ -94,6 +94,15 @@ impl Index {
         self.table.is_some()
     }
 
+    /// Bytes of memory that it takes.
+    #[cfg(test)]
+    pub fn allocated(&self) -> usize {
+        let table = self.table.as_ref().map_or(0, |table| {
+            table.next.capacity() * size_of::<State>() + table.states.capacity() * size_of::<(StateID, Progress)>()
+        });
+        self.automaton.memory_usage() + self.progress.capacity() * size_of::<(StateID, Progress)>() + table
+    }
+
     pub fn next(&self, state: State, byte: u8) -> State {
         match &self.table {
             Some(table) => table.next[(state & !MATCH) as usize + usize::from(table.columns[usize::from(byte)])],

@@ -35,7 +35,7 @@ mod tests;
 
 use decode::{READINGS, Reading};
 use index::Index;
-use needle::{Form, Needle, Unit};
+use needle::{Form, Lead, Needle, Unit};
 use std::collections::HashSet;
 use theazo_vault::SecretValue;
 use zeroize::Zeroizing;
@@ -104,7 +104,9 @@ impl Redactor {
         let readings = if form { &READINGS[..] } else { &READINGS[..READINGS.len() - 1] };
         let bytes: [u8; 256] = std::array::from_fn(|byte| byte as u8);
         let special = bytes.map(|byte| readings.iter().any(|reading| decode::is_special_in(*reading, byte)));
-        let leads = |byte| needles.iter().any(|needle| needle.led_by(&units[needle.unit], byte));
+        // There are twenty at most, however many needles.
+        let leading: HashSet<Lead> = needles.iter().filter_map(|needle| needle.lead(&units[needle.unit])).collect();
+        let leads = |byte| leading.iter().any(|lead| lead.is_in(byte));
         Self {
             index: (!needles.is_empty()).then(|| Index::new(&units, &needles, &special)),
             readings,
@@ -149,6 +151,18 @@ impl Redactor {
     pub fn redact_text(&self, text: &str) -> String {
         String::from_utf8(self.redact(text.as_bytes()))
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    }
+
+    /// Bytes of memory that it takes, but for what its allocator adds.
+    #[cfg(test)]
+    fn allocated(&self) -> usize {
+        let names = self.names.iter().map(String::capacity).sum::<usize>();
+        let units = self.units.iter().map(|unit| unit.bytes.capacity()).sum::<usize>();
+        let needles = self.needles.iter().map(Needle::allocated).sum::<usize>();
+        let rows = self.names.capacity() * size_of::<String>()
+            + self.units.capacity() * size_of::<Unit>()
+            + self.needles.capacity() * size_of::<Needle>();
+        names + units + needles + rows + self.index.as_ref().map_or(0, Index::allocated)
     }
 
     fn write_marker(&self, unit: usize, out: &mut Vec<u8>) {

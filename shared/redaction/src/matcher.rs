@@ -107,7 +107,7 @@ impl Matcher {
             {
                 self.steps += 1;
             }
-            matched = needle.border(matched);
+            matched = needle.border(unit, matched);
             // The automaton takes up what is shorter than a prefix.
             if matched < needle.prefix_len() {
                 return Step { found: None, goes_on: false };
@@ -130,7 +130,7 @@ impl Matcher {
         }
         let hit = Hit { start: self.hold(), end, unit: needle.unit };
         let found = Tail { hit, needle: self.needle, trail: needle.has_trail(unit), padding: needle.padding(unit) };
-        let border = needle.border(self.matched);
+        let border = needle.border(unit, self.matched);
         let goes_on = border >= needle.prefix_len();
         if goes_on {
             self.advance(text, self.matched - border);

@@ -1,6 +1,7 @@
 //! What is looked for: each value, and each line of a value, as text, as hex, and as base64 in its three alignments.
 
 use crate::decode::Reading;
+use std::sync::OnceLock;
 use zeroize::Zeroizing;
 
 /// A value or a line of one, and whose it is.
@@ -27,8 +28,19 @@ pub(crate) struct Needle {
     pub form: Form,
     /// Characters.
     pub len: usize,
-    /// For each length, the longest proper prefix that is also a suffix (Knuth, Morris and Pratt).
-    borders: Vec<u32>,
+    /// Worked out when an occurrence is first complete, or ends halfway.
+    borders: OnceLock<Box<[Run]>>,
+}
+
+/// Lengths `from..to` of a needle's beginning that all have the period `period`: the longest proper prefix of each that
+/// is also its suffix (its border, of Knuth, Morris and Pratt) is shorter by that much.
+///
+/// Only borders as long as what the automaton finds are kept. A random value has none, a value that repeats itself has
+/// one run; were every length written down, values of 32 KiB would take a megabyte each.
+struct Run {
+    from: u32,
+    to: u32,
+    period: u32,
 }
 
 /// Characters of each needle that the automaton looks for; the rest is compared when they are found.
@@ -117,22 +129,23 @@ fn sextet(character: u8) -> Option<u8> {
     })
 }
 
+/// The first bits of a unit, at the end of a base64 character that also holds what stands before it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Lead {
+    bits: usize,
+    first: u8,
+}
+
+impl Lead {
+    /// Whether a character holds them.
+    pub fn is_in(self, character: u8) -> bool {
+        sextet(character).is_some_and(|six| six & ((1 << self.bits) - 1) == self.first)
+    }
+}
+
 impl Needle {
     pub fn new(unit: usize, form: Form, bytes: &[u8]) -> Self {
-        let len = form.len(bytes.len());
-        let mut borders = vec![0u32; len];
-        let mut border = 0usize;
-        for at in 1..len {
-            let character = form.character(bytes, at);
-            while border > 0 && form.character(bytes, border) != character {
-                border = borders[border - 1] as usize;
-            }
-            if form.character(bytes, border) == character {
-                border += 1;
-            }
-            borders[at] = border as u32;
-        }
-        Self { unit, form, len, borders }
+        Self { unit, form, len: form.len(bytes.len()), borders: OnceLock::new() }
     }
 
     /// Characters that the automaton looks for.
@@ -144,16 +157,56 @@ impl Needle {
         self.form.character(&unit.bytes, index)
     }
 
-    /// The longest proper prefix that is also a suffix of the first `matched` characters.
-    pub fn border(&self, matched: usize) -> usize {
-        matched.checked_sub(1).and_then(|at| self.borders.get(at)).map_or(0, |border| *border as usize)
+    /// The longest proper prefix that is also a suffix of the first `matched` characters, or 0 if it is shorter than
+    /// [`Needle::prefix_len`].
+    pub fn border(&self, unit: &Unit, matched: usize) -> usize {
+        let runs = self.borders.get_or_init(|| self.runs(unit));
+        let after = runs.partition_point(|run| run.from as usize <= matched);
+        let run = after.checked_sub(1).and_then(|at| runs.get(at)).filter(|run| matched < run.to as usize);
+        run.map_or(0, |run| matched - run.period as usize)
+    }
+
+    fn runs(&self, unit: &Unit) -> Box<[Run]> {
+        let mut runs: Vec<Run> = Vec::new();
+        // By length less one; forgotten when the runs are known.
+        let mut borders = vec![0u32; self.len];
+        let mut border = 0usize;
+        for at in 1..self.len {
+            let character = self.character(unit, at);
+            while border > 0 && self.character(unit, border) != character {
+                border = borders[border - 1] as usize;
+            }
+            if self.character(unit, border) == character {
+                border += 1;
+            }
+            borders[at] = border as u32;
+            if border < self.prefix_len() {
+                continue;
+            }
+            let (length, period) = (at as u32 + 1, (at + 1 - border) as u32);
+            match runs.last_mut() {
+                Some(run) if run.to == length && run.period == period => run.to += 1,
+                _ => runs.push(Run { from: length, to: length + 1, period }),
+            }
+        }
+        runs.into_boxed_slice()
+    }
+
+    /// Bytes of memory beside the needle itself.
+    #[cfg(test)]
+    pub fn allocated(&self) -> usize {
+        self.borders.get().map_or(0, |runs| std::mem::size_of_val::<[Run]>(runs))
+    }
+
+    /// How many bits of a unit the character before an occurrence may hold, and which.
+    pub fn lead(&self, unit: &Unit) -> Option<Lead> {
+        let bits = self.form.lead_bits();
+        (bits > 0).then(|| Lead { bits, first: six_bits(&unit.bytes, 0) >> (6 - bits) })
     }
 
     /// Whether a character can stand before an occurrence and hold the first bits of the unit.
     pub fn led_by(&self, unit: &Unit, character: u8) -> bool {
-        let bits = self.form.lead_bits();
-        bits > 0
-            && sextet(character).is_some_and(|six| six & ((1 << bits) - 1) == six_bits(&unit.bytes, 0) >> (6 - bits))
+        self.lead(unit).is_some_and(|lead| lead.is_in(character))
     }
 
     fn trail_bits(&self, unit: &Unit) -> usize {

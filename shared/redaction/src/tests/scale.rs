@@ -75,3 +75,66 @@ fn many_lines_are_masked_from_the_compact_table() {
     assert_eq!(shown(&redactor, STANDARD.encode(&lines[8000]).as_bytes()), "[secret:A]");
     assert_eq!(shown(&redactor, value.as_bytes()), "[secret:A]");
 }
+
+/// As many random letters, with a line break after each `line`; the same at every run.
+fn letters(seed: usize, len: usize, line: usize) -> Vec<u8> {
+    let mut state = seed as u64 + 1;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        STANDARD.encode([(state >> 40) as u8, (state >> 48) as u8, (state >> 56) as u8]).as_bytes()
+            [(state >> 33) as usize % 4]
+    };
+    (1..=len).map(|at| if at % (line + 1) == 0 { b'\n' } else { next() }).collect()
+}
+
+#[test]
+fn a_hundred_values_of_32_kib_take_little_more_than_themselves_before_and_after_all_are_masked() {
+    const LEN: usize = 32 * 1024;
+    for line in [LEN, 64] {
+        let values: Vec<Vec<u8>> = (0..100).map(|seed| letters(seed, LEN, line)).collect();
+        let refs: Vec<&[u8]> = values.iter().map(Vec::as_slice).collect();
+        let redactor = redactor(&refs);
+        // The values themselves are 3.2 MB, and with their lines twice that.
+        let built = redactor.allocated();
+        let most = if line == LEN { 8 } else { 48 } * 1_000_000;
+        assert!((3_200_000..most).contains(&built), "{built} bytes for lines of {line}");
+        for (number, value) in values.iter().enumerate() {
+            let place = format!("[secret:{}]", name(number));
+            // Each in one form, and each form of some: every one of them is looked at to its end.
+            let text = match number % 5 {
+                0 => value.clone(),
+                1 => hex::encode(value).into_bytes(),
+                alignment => {
+                    let before = &b"??"[..alignment - 2];
+                    [&b"| "[..], STANDARD.encode([before, value].concat()).as_bytes(), b" |"].concat()
+                }
+            };
+            let masked = shown(&redactor, &text);
+            assert!(masked.len() < 40 && masked.contains(&place), "{number}: {} bytes", masked.len());
+        }
+        let after = redactor.allocated();
+        assert!(after - built < 1_000_000, "{built} bytes have become {after}");
+    }
+}
+
+#[test]
+fn as_many_short_lines_as_an_agent_can_have_take_some_tens_of_megabytes() {
+    // 256 KiB of its session and as many of its platform, in lines of 6 letters.
+    let values: Vec<Vec<u8>> = (0..16).map(|seed| letters(seed, 32 * 1024, 6)).collect();
+    let refs: Vec<&[u8]> = values.iter().map(Vec::as_slice).collect();
+    let redactor = redactor(&refs);
+    let built = redactor.allocated();
+    assert!((2_000_000..40_000_000).contains(&built), "{built} bytes");
+    let line = String::from_utf8(values[15][7 * 4000..][..6].to_vec()).unwrap();
+    assert!(!shown(&redactor, format!("a {line} b").as_bytes()).contains(&line));
+}
+
+#[test]
+fn the_most_that_borders_can_take_is_a_few_times_the_value() {
+    // Every length of it has another period.
+    let value = [&[b'a'; 10][..], b"b", &[b'a'; 32 * 1024 - 11]].concat();
+    let redactor = redactor(&[&value]);
+    let built = redactor.allocated();
+    assert_eq!(shown(&redactor, &[&value[..30_000], b"b", &value].concat()).matches("[secret:A]").count(), 1);
+    assert!(redactor.allocated() - built < 16 * value.len(), "{built} bytes have become {}", redactor.allocated());
+}
