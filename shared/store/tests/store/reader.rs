@@ -245,8 +245,9 @@ fn damages(Sealed { request, row, .. }: &Sealed, cases: &mut Vec<Case>) {
 
 /// What the reader answers: a value, or `None` for a refusal. `None` altogether without Python or its package.
 fn read(cases: &[Case]) -> Option<Vec<Option<Vec<u8>>>> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vault/tests/reader.py");
-    let started = Command::new("python3").arg("-B").arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reader/reader.py");
+    let python = std::env::var_os("THEAZO_PYTHON").unwrap_or_else(|| "python3".into());
+    let started = Command::new(python).arg("-B").arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let mut reader = started.ok()?;
     let input: String = cases.iter().map(|case| format!("{}\n", case.input)).collect();
     // It answers only after it has read everything. Without its package it exits before, and its exit code says so.

@@ -196,8 +196,9 @@ fn the_published_page_has_the_golden_example_and_every_label() {
 /// Runs the independent reader over golden texts, each with a record in place of its own. What it answers to each:
 /// the value, or `None` for a refusal. `None` altogether where Python or its package is missing.
 fn read_independently(cases: &[(&Golden, Vec<u8>)]) -> Option<Vec<Option<Vec<u8>>>> {
-    let started = Command::new("python3")
-        .args(["-B", "tests/reader.py"])
+    let python = std::env::var_os("THEAZO_PYTHON").unwrap_or_else(|| "python3".into());
+    let started = Command::new(python)
+        .args(["-B", "../../tests/reader/reader.py"])
         .current_dir(CRATE)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
