@@ -5,14 +5,17 @@
 //! - `root_keys`, `secrets`, `sealed_rows`, `sessions`, `agents`, `pages`: a module per promise of the store.
 //! - `reader` reads the rows in another language.
 //! - `audit`: the trail that every change leaves.
-//! - `conflicts` disturbs what the embedded engine never does by itself; `key_faults` does it to the key service.
+//! - `conflicts` disturbs what the embedded engine never does by itself; `key_faults` and `rotation_faults` do it to the key
+//!   service, and `gate` ends a process between two writes.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking; clippy does not see helpers as tests")]
 
 mod agents;
 mod audit;
 mod conflicts;
+mod copies;
 mod deletion;
+mod gate;
 mod key_cache;
 mod key_faults;
 mod logs;
@@ -22,7 +25,9 @@ mod reader;
 mod restore;
 mod root_keys;
 mod rotation;
+mod rotation_faults;
 mod rotation_model;
+mod rotation_platform;
 mod sealed_rows;
 mod secrets;
 mod sessions;

@@ -37,6 +37,8 @@ struct Shared {
     calls: Mutex<Vec<(String, Bytes)>>,
     answers: Mutex<Vec<(String, Bytes)>>,
     fault: Mutex<Option<Fault>>,
+    /// Calls of the fault's operation that go through before.
+    spared: Mutex<usize>,
     /// Writes that are let through from now on, if they are bounded.
     writes_left: Mutex<Option<usize>>,
     edit: Mutex<Option<Edit>>,
@@ -51,6 +53,7 @@ impl Proxy {
             calls: Mutex::default(),
             answers: Mutex::default(),
             fault: Mutex::default(),
+            spared: Mutex::default(),
             writes_left: Mutex::default(),
             edit: Mutex::default(),
             delay: Mutex::default(),
@@ -63,7 +66,19 @@ impl Proxy {
     }
 
     pub fn inject(&self, fault: Fault) {
+        self.inject_after(0, fault);
+    }
+
+    /// The same, when so many calls of the operation have gone through.
+    pub fn inject_after(&self, spared: usize, fault: Fault) {
+        *self.shared.spared.lock().unwrap() = spared;
         *self.shared.fault.lock().unwrap() = Some(fault);
+    }
+
+    /// Lets everything through from now on.
+    pub fn mend(&self) {
+        *self.shared.fault.lock().unwrap() = None;
+        self.delay(Duration::ZERO);
     }
 
     /// Edits every call from now on, or none.
@@ -120,6 +135,11 @@ impl Shared {
     fn fault_of(&self, operation: &str) -> Option<Fault> {
         let mut fault = self.fault.lock().unwrap();
         let fault = fault.as_mut().filter(|fault| fault.operation == operation && fault.times > 0)?;
+        let mut spared = self.spared.lock().unwrap();
+        if *spared > 0 {
+            *spared -= 1;
+            return None;
+        }
         fault.times -= 1;
         Some(fault.clone())
     }

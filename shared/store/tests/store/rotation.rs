@@ -1,5 +1,5 @@
-//! Rotation of the root key and of platforms' keys: its steps, what each refuses, and what it makes of rows that
-//! somebody with the table has edited or moved.
+//! Rotation of the root key: its steps, what each refuses, and what it makes of rows that somebody with the table has
+//! edited or moved.
 
 use crate::agents::new_agent;
 use crate::support::{Item, World, name, number, operator, own, pairs, refused, secret, text};
@@ -9,15 +9,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use theazo_store::{
     Agent, AgentCopies, DEFAULT_BACKUP_WINDOW, NewAgent, PlatformRotation, ProviderCredentials, Retirement,
-    RootProgress, RootRotation, SealedSecrets, SecretSealer, SecretSelection, SecretTarget, Session, StoreError,
-    now_ms,
+    RootProgress, RootRotation, SealedSecrets, SecretSelection, SecretTarget, Session, StoreError, now_ms,
 };
 use theazo_tenancy::{Mode, PlatformId, TableKey, TenantScope};
 use theazo_vault::RecordHeader;
 
 pub const LIFE: Duration = Duration::from_secs(600);
 pub const LIFE_MS: i64 = 600_000;
-const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+pub const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// A world whose key ring asks KMS every time, so that time is what a test says it is.
 pub async fn world() -> World {
@@ -34,7 +33,7 @@ pub fn platforms(world: &World) -> PlatformRotation {
     PlatformRotation::new(world.table.clone(), world.keys.clone(), operator())
 }
 
-fn copies(world: &World) -> AgentCopies {
+pub fn copies(world: &World) -> AgentCopies {
     AgentCopies::new(world.table.clone(), world.keys.clone())
 }
 
@@ -75,7 +74,7 @@ pub async fn sealed_rows(world: &World) -> BTreeMap<(String, String), (RecordHea
     rows.collect()
 }
 
-async fn headers(world: &World) -> Vec<(u32, u32)> {
+pub async fn headers(world: &World) -> Vec<(u32, u32)> {
     let rows = sealed_rows(world).await;
     let mut headers: Vec<_> =
         rows.values().map(|(header, _)| (header.root_version, header.platform_key_version)).collect();
@@ -84,7 +83,7 @@ async fn headers(world: &World) -> Vec<(u32, u32)> {
 }
 
 /// Boots an agent as far as the store is concerned.
-async fn boot(world: &World, scope: &TenantScope, session: &Session) -> Agent {
+pub async fn boot(world: &World, scope: &TenantScope, session: &Session) -> Agent {
     let (sealed, opened) = open(world, scope, session).await;
     let secrets = opened.iter().map(|secret| secret.booted.clone()).collect();
     let new = NewAgent { secrets, ..new_agent() };
@@ -94,7 +93,7 @@ async fn boot(world: &World, scope: &TenantScope, session: &Session) -> Agent {
     agent
 }
 
-async fn open(
+pub async fn open(
     world: &World,
     scope: &TenantScope,
     session: &Session,
@@ -105,7 +104,7 @@ async fn open(
     (sealed, opened)
 }
 
-async fn masked(world: &World, scope: &TenantScope, agent: &Agent) -> Result<BTreeMap<String, String>, StoreError> {
+pub async fn masked(world: &World, scope: &TenantScope, agent: &Agent) -> Result<BTreeMap<String, String>, StoreError> {
     let copies = copies(world);
     let sealed = copies.load(scope, &agent.id).await?;
     let opened = copies.open(scope, agent, &sealed).await?;
@@ -114,13 +113,13 @@ async fn masked(world: &World, scope: &TenantScope, agent: &Agent) -> Result<BTr
 }
 
 /// A platform with every kind of sealed value, and what its agents get.
-struct Tenant {
-    scope: TenantScope,
-    session: Session,
-    agent: Agent,
+pub struct Tenant {
+    pub scope: TenantScope,
+    pub session: Session,
+    pub agent: Agent,
 }
 
-async fn tenant(world: &World, mode: Mode) -> Tenant {
+pub async fn tenant(world: &World, mode: Mode) -> Tenant {
     let scope = operator().tenant(&world.platform().await, mode);
     let session = world.session(&scope).await;
     let secrets = [secret("SHARED", "shared value"), secret("DOCKER", "credential")];
@@ -133,7 +132,7 @@ async fn tenant(world: &World, mode: Mode) -> Tenant {
     Tenant { scope, session, agent }
 }
 
-async fn assert_opens(world: &World, tenant: &Tenant) {
+pub async fn assert_opens(world: &World, tenant: &Tenant) {
     let all = pairs(&[("BRIEF", "brief value"), ("OWN", "own value"), ("SHARED", "shared value")]);
     assert_eq!(world.delivered(&tenant.scope, &tenant.session.id).await.unwrap(), all);
     assert_eq!(masked(world, &tenant.scope, &tenant.agent).await.unwrap(), all);
@@ -142,11 +141,11 @@ async fn assert_opens(world: &World, tenant: &Tenant) {
     credentials.configure(&tenant.scope, "docker", &name("DOCKER")).await.unwrap();
 }
 
-fn root_key(sk: &str) -> TableKey {
+pub fn root_key(sk: &str) -> TableKey {
     operator().root_keys().row(sk)
 }
 
-fn values(scope: &TenantScope, session: &Session) -> theazo_tenancy::Partition {
+pub fn values(scope: &TenantScope, session: &Session) -> theazo_tenancy::Partition {
     scope.session(&session.id).unwrap().secret_values()
 }
 
@@ -450,116 +449,6 @@ async fn what_was_read_before_it_was_sealed_anew_is_read_again() {
     let opened = opener.open(&tenant.scope, &sealed, &SecretSelection::All, now_ms()).await.unwrap();
     assert_eq!(opened.len(), 3);
     assert_eq!(copies(&world).open(&tenant.scope, &tenant.agent, &beside).await.unwrap().len(), 3);
-}
-
-#[tokio::test]
-async fn a_platforms_new_key_reaches_all_its_values_and_nobody_elses() {
-    let world = world().await;
-    let live = tenant(&world, Mode::Live).await;
-    let stranger = tenant(&world, Mode::Live).await;
-    let test = operator().tenant(live.scope.platform(), Mode::Test);
-    let in_test = world.session(&test).await;
-    world.set(&test, &SecretTarget::Platform, &[secret("A", "a")]).await.unwrap();
-    world.set(&test, &own(&in_test), &[secret("B", "b")]).await.unwrap();
-    let platform = live.scope.platform();
-    let before = sealed_rows(&world).await;
-    assert_eq!(platforms(&world).begin(platform).await.unwrap(), 2);
-    assert_eq!(platforms(&world).begin(platform).await.unwrap(), 2, "it goes on with the one under way");
-    assert_eq!(sealed_rows(&world).await, before);
-    assert_opens(&world, &live).await;
-    let waiting = platforms(&world).unfinished(now_ms(), LIFE).await.unwrap();
-    assert_eq!(waiting, std::slice::from_ref(platform));
-
-    let first = platforms(&world).walk(platform, now_ms()).await.unwrap();
-    assert_eq!((first.resealed, first.unopened, first.finished), (10, 0, false));
-    assert!(world.row(&live.scope.platform_key()).await.unwrap().contains_key("vault_previous"));
-    assert_opens(&world, &live).await;
-    let second = platforms(&world).walk(platform, now_ms()).await.unwrap();
-    assert_eq!((second.resealed, second.finished), (0, true));
-    assert!(!world.row(&live.scope.platform_key()).await.unwrap().contains_key("vault_previous"));
-    assert!(platforms(&world).unfinished(now_ms(), LIFE).await.unwrap().is_empty());
-    for tenant in [&live, &stranger] {
-        assert_opens(&world, tenant).await;
-    }
-    assert_eq!(world.delivered(&test, &in_test.id).await.unwrap(), pairs(&[("A", "a"), ("B", "b")]));
-    for ((pk, _), (header, row)) in sealed_rows(&world).await {
-        let is_own = pk.starts_with(platform.as_str());
-        assert_eq!(header.platform_key_version, if is_own { 2 } else { 1 });
-        let mut expected = before[&(pk, row["sk"].as_s().unwrap().clone())].1.clone();
-        expected.insert("blob".into(), row["blob"].clone());
-        assert_eq!(row, expected);
-    }
-    let rotations = world.scan().await.into_iter().filter(|row| row.get("action") == Some(&text("platform.rotate")));
-    assert_eq!(rotations.count(), 1);
-    let absent = PlatformId::make();
-    assert!(matches!(refused(platforms(&world).begin(&absent).await), StoreError::NotFound));
-}
-
-#[tokio::test]
-async fn a_write_that_began_under_a_platforms_old_key_ends_under_the_new_one() {
-    let world = world().await;
-    let tenant = tenant(&world, Mode::Live).await;
-    let sealer = SecretSealer::new(world.table.clone(), world.keys.clone());
-    let read = sealer.load(&tenant.scope, &own(&tenant.session)).await.unwrap();
-    // An agent that is booting: it has opened its secrets and sealed copies of them, and written none yet.
-    let (sealed, opened) = open(&world, &tenant.scope, &tenant.session).await;
-    let secrets = opened.iter().map(|secret| secret.booted.clone()).collect();
-    let new = NewAgent { secrets, ..new_agent() };
-    let agent = world.agents().begin_boot(&tenant.scope, &tenant.session, new).await.unwrap();
-    let late = copies(&world).seal(&tenant.scope, &agent.id, &sealed, &opened, now_ms() + DAY_MS).await.unwrap();
-
-    platforms(&world).begin(tenant.scope.platform()).await.unwrap();
-    assert!(walk(&world, tenant.scope.platform()).await.finished);
-    sealer.set(&tenant.scope, &own(&tenant.session), read, &[secret("OWN", "own value")]).await.unwrap();
-    copies(&world).keep(late).await.unwrap();
-    assert_eq!(headers(&world).await, [(1, 2)]);
-    assert_opens(&world, &tenant).await;
-    assert_eq!(masked(&world, &tenant.scope, &agent).await.unwrap().len(), 3);
-}
-
-#[tokio::test]
-async fn a_platforms_old_salt_stays_while_a_row_that_does_not_open_names_it() {
-    let world = world().await;
-    let tenant = tenant(&world, Mode::Live).await;
-    let platform = tenant.scope.platform();
-    let (from, to) = (values(&tenant.scope, &tenant.session).row("OWN"), tenant.scope.secret_values().row("OWN"));
-    let stray = world.row(&from).await.unwrap();
-    world.put(&to, stray.clone()).await;
-    platforms(&world).begin(platform).await.unwrap();
-    let stuck = walk(&world, platform).await;
-    assert_eq!((stuck.finished, stuck.stuck, stuck.unopened), (false, true, 1));
-    assert_eq!(stuck.unopened_places, [format!("{} OWN", to.pk())]);
-    assert_eq!(world.row(&to).await.unwrap()["blob"], stray["blob"]);
-    assert!(world.row(&tenant.scope.platform_key()).await.unwrap().contains_key("vault_previous"));
-    // Upkeep leaves it alone for a while, and looks again then.
-    let now = now_ms();
-    assert!(platforms(&world).unfinished(now, LIFE).await.unwrap().is_empty());
-    assert_eq!(platforms(&world).unfinished(now + LIFE_MS, LIFE).await.unwrap(), std::slice::from_ref(platform));
-    // A note that was edited or removed ends nothing early.
-    let note = root_key(&format!("platform#{platform}"));
-    world.remove(&note).await;
-    assert!(walk(&world, platform).await.stuck);
-    assert_eq!(platforms(&world).begin(platform).await.unwrap(), 2);
-    assert!(world.row(&note).await.is_some());
-
-    world.remove(&to).await;
-    assert!(walk(&world, platform).await.finished);
-    assert!(world.row(&note).await.is_none());
-    assert_opens(&world, &tenant).await;
-}
-
-#[tokio::test]
-async fn a_root_rotation_beside_a_platforms_loses_nothing() {
-    let world = world().await;
-    let tenant = tenant(&world, Mode::Live).await;
-    let now = now_ms();
-    platforms(&world).begin(tenant.scope.platform()).await.unwrap();
-    let finished = rotate(&world, now).await;
-    assert_eq!(headers(&world).await, [(2, 2)], "rows go under the platform's present key as well");
-    assert!(walk(&world, tenant.scope.platform()).await.finished);
-    let retired = root(&world).retire(1, Duration::ZERO, finished + LIFE_MS).await.unwrap();
-    assert_eq!(retired, Retirement::Retired);
-    assert_opens(&world, &tenant).await;
 }
 
 #[tokio::test]

@@ -1,98 +1,28 @@
-//! Rotation against a model: any order of users' calls and rotation steps, each of which may crash between any two
-//! writes, and rotations under load. At every moment everything opens with the value that was last written.
+//! Rotation against a model: any order of users' calls, rotation steps and restores of a backup, each of which may crash
+//! between any two writes, and rotations under load. At every moment everything opens with the value that was last
+//! written; after a restore with that of the backup, and what was deleted since is deleted again.
 
 use crate::agents::new_agent;
+use crate::gate::{Crash, Gate};
 use crate::rotation::{LIFE, LIFE_MS, sealed_rows};
-use crate::support::{World, aws, operator, own, secret, text};
+use crate::support::{Item, World, aws, operator, own, secret, text};
 use aws_sdk_dynamodb::types::AttributeValue;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::HeaderMap;
-use axum::response::Response;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use theazo_store::{
-    Agent, AgentCopies, KeyRing, NewAgent, PlatformRotation, Retirement, RootProgress, RootRotation, SealedSecrets,
-    SecretNames, SecretOpener, SecretSealer, SecretSelection, SecretTarget, Session, StoreError, Table, now_ms,
+    Agent, AgentCopies, KeyRing, NewAgent, PlatformRotation, ReplayMode, Restore, Retirement, RootProgress,
+    RootRotation, SealedSecrets, SecretNames, SecretOpener, SecretSealer, SecretSelection, SecretTarget, Session,
+    StoreError, Table, now_ms,
 };
 use theazo_tenancy::TenantScope;
 use theazo_vault::SecretValue;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const NAMES: [&str; 3] = ["A", "B", "C"];
-
-/// A proxy before the table, behind which a process dies after a number of writes.
-#[derive(Clone)]
-struct Gate(Arc<GateState>);
-
-struct GateState {
-    upstream: String,
-    http: reqwest::Client,
-    crash: Mutex<Option<Crash>>,
-}
-
-/// Where a process dies.
-#[derive(Clone, Copy, Debug)]
-struct Crash {
-    /// After that many writes.
-    after: u32,
-    /// Whether the last write still reaches the table, and only its answer is lost.
-    reaches: bool,
-}
-
-impl Gate {
-    async fn start(upstream: &str) -> (Self, String) {
-        let state = GateState { upstream: upstream.into(), http: reqwest::Client::new(), crash: Mutex::default() };
-        let gate = Self(Arc::new(state));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let router = axum::Router::new().fallback(pass).layer(DefaultBodyLimit::disable()).with_state(gate.clone());
-        tokio::spawn(axum::serve(listener, router).into_future());
-        (gate, url)
-    }
-
-    fn set(&self, crash: Option<Crash>) {
-        *self.0.crash.lock().unwrap() = crash;
-    }
-
-    /// Whether a call reaches the table, and whether its answer comes back.
-    fn admit(&self, is_write: bool) -> (bool, bool) {
-        match &mut *self.0.crash.lock().unwrap() {
-            None => (true, true),
-            // Dead: nothing goes through any more.
-            Some(Crash { after: 0, reaches }) => (is_write && std::mem::take(reaches), false),
-            Some(crash) => {
-                crash.after -= u32::from(is_write);
-                (true, true)
-            }
-        }
-    }
-}
-
-async fn pass(State(gate): State<Gate>, headers: HeaderMap, body: Bytes) -> Response {
-    let target = headers["x-amz-target"].to_str().unwrap();
-    let is_write = !["GetItem", "Query", "Scan"].iter().any(|read| target.ends_with(read));
-    let (reaches, answers) = gate.admit(is_write);
-    let mut answer = None;
-    if reaches {
-        let mut request = gate.0.http.post(&gate.0.upstream).body(body);
-        for (name, value) in &headers {
-            if name != "host" && name != "content-length" {
-                request = request.header(name, value);
-            }
-        }
-        let got = request.send().await.unwrap();
-        answer = Some((got.status().as_u16(), got.bytes().await.unwrap()));
-    }
-    let dead = r#"{"__type":"com.amazonaws.dynamodb.v20120810#AccessDeniedException","message":"dead"}"#;
-    let (status, body) = answer.filter(|_| answers).unwrap_or((400, dead.into()));
-    let answer = Response::builder().status(status).header("content-type", "application/x-amz-json-1.0");
-    answer.body(body.into()).unwrap()
-}
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -108,6 +38,8 @@ enum Step {
     Retire,
     BeginPlatform,
     WalkPlatform,
+    BackUp,
+    Restore,
 }
 
 fn step() -> impl Strategy<Value = (Step, Option<Crash>)> {
@@ -125,6 +57,8 @@ fn step() -> impl Strategy<Value = (Step, Option<Crash>)> {
         3 => Just(Step::Retire),
         2 => Just(Step::BeginPlatform),
         4 => Just(Step::WalkPlatform),
+        2 => Just(Step::BackUp),
+        2 => Just(Step::Restore),
     ];
     let crash = (0..3_u32, any::<bool>()).prop_map(|(after, reaches)| Crash { after, reaches });
     (step, prop::option::weighted(0.4, crash))
@@ -132,6 +66,14 @@ fn step() -> impl Strategy<Value = (Step, Option<Crash>)> {
 
 /// A scope's values by name; the platform's scope is the last.
 type Values = BTreeMap<String, String>;
+
+/// The table at some moment, and the model at that moment.
+struct Backup {
+    rows: Vec<Item>,
+    values: [Values; 3],
+    versions: [BTreeMap<String, u64>; 3],
+    agents: Vec<(Agent, Values)>,
+}
 
 struct Model {
     world: World,
@@ -143,6 +85,11 @@ struct Model {
     values: [Values; 3],
     agents: Vec<(Agent, Values)>,
     loaded: Option<(usize, SealedSecrets, Values)>,
+    backup: Option<Backup>,
+    /// By scope and name, up to which version it was deleted: the ledger's content.
+    deleted: BTreeMap<(usize, String), u64>,
+    /// The version that the step is about to delete.
+    deleting: u64,
     /// An instance that keeps keys in memory for up to a cache life.
     warm: KeyRing,
     now_ms: i64,
@@ -157,7 +104,8 @@ impl Model {
         let sessions = [world.session(&scope).await, world.session(&scope).await];
         let warm = world.cold_keys(HOUR);
         let (values, agents, now_ms) = (Default::default(), Vec::new(), now_ms());
-        Self { world, gate, table, scope, sessions, values, agents, loaded: None, warm, now_ms }
+        let (loaded, backup, deleted, deleting) = (None, None, BTreeMap::new(), 0);
+        Self { world, gate, table, scope, sessions, values, agents, loaded, backup, deleted, deleting, warm, now_ms }
     }
 
     fn target(&self, of: usize) -> SecretTarget {
@@ -199,10 +147,12 @@ impl Model {
                 self.values[of].insert(NAMES[name].into(), value);
             }
             Step::Delete { of, name } => {
+                let versions = self.world.versions(&self.scope, &self.target(of)).await;
+                self.deleting = versions.get(NAMES[name]).copied().unwrap_or(0);
                 let sealer = SecretSealer::new(self.table.clone(), self.warm.clone());
                 let read = sealer.load(&self.scope, &self.target(of)).await?;
                 match sealer.delete(&self.scope, &self.target(of), read, NAMES[name]).await {
-                    Ok(()) => assert!(self.values[of].remove(NAMES[name]).is_some()),
+                    Ok(()) => self.note_deleted(of, NAMES[name]),
                     Err(StoreError::NotFound) => assert!(!self.values[of].contains_key(NAMES[name])),
                     Err(error) => return Err(error),
                 }
@@ -238,7 +188,47 @@ impl Model {
             }
             Step::BeginPlatform => drop(self.platform(&self.table).begin(self.scope.platform()).await?),
             Step::WalkPlatform => drop(self.platform(&self.table).walk(self.scope.platform(), self.now_ms).await?),
+            Step::BackUp => self.back_up().await,
+            Step::Restore => {
+                self.restore().await;
+                self.replay(&self.table).await?;
+            }
         }
+        Ok(())
+    }
+
+    fn note_deleted(&mut self, of: usize, name: &str) {
+        assert!(self.values[of].remove(name).is_some());
+        self.deleted.insert((of, name.into()), self.deleting);
+    }
+
+    async fn back_up(&mut self) {
+        let mut versions: [BTreeMap<String, u64>; 3] = Default::default();
+        for (of, versions) in versions.iter_mut().enumerate() {
+            *versions = self.world.versions(&self.scope, &self.target(of)).await;
+        }
+        let (rows, values, agents) = (self.world.scan().await, self.values.clone(), self.agents.clone());
+        self.backup = Some(Backup { rows, values, versions, agents });
+    }
+
+    /// Puts the table back, and leaves it to the replay to bring it to what the model says here. No instance lives on.
+    async fn restore(&mut self) {
+        let Some(backup) = &self.backup else { return };
+        self.world.put_back(&backup.rows).await;
+        (self.values, self.agents) = (backup.values.clone(), backup.agents.clone());
+        for (of, values) in self.values.iter_mut().enumerate() {
+            values.retain(|name, _| {
+                let deleted = self.deleted.get(&(of, name.clone()));
+                deleted.is_none_or(|up_to| backup.versions[of][name] > *up_to)
+            });
+        }
+        self.loaded = None;
+        self.warm = self.world.cold_keys(HOUR);
+    }
+
+    async fn replay(&self, table: &Table) -> Result<(), StoreError> {
+        let replay = Restore::new(table.clone(), operator()).replay(ReplayMode::Apply).await?;
+        assert_eq!(replay.failures, Vec::<String>::new());
         Ok(())
     }
 
@@ -259,6 +249,9 @@ impl Model {
     /// Everything opens with the model's value. After a crash, what the step was about is as before or as wanted.
     async fn check(&mut self, step: &Step, crashed: bool) {
         let keys = self.world.cold_keys(HOUR);
+        if let (true, Step::Restore) = (crashed, step) {
+            self.replay(&self.world.table).await.unwrap();
+        }
         if let (true, Step::Set { of, name, .. } | Step::Delete { of, name }) = (crashed, step) {
             let before = self.values[*of].get(NAMES[*name]).cloned();
             let after = match step {
@@ -269,7 +262,8 @@ impl Model {
             assert!(found == before || found == after, "{step:?}: {found:?}");
             match found {
                 Some(value) => drop(self.values[*of].insert(NAMES[*name].into(), value)),
-                None => drop(self.values[*of].remove(NAMES[*name])),
+                None if before.is_some() => self.note_deleted(*of, NAMES[*name]),
+                None => {}
             }
         }
         let opener = SecretOpener::new(self.world.table.clone(), keys.clone());
