@@ -1,14 +1,11 @@
 //! Many callers at once: counters that limit never let one too many through.
 
-use crate::harness::{Client, Platform, docker_engine, scan_everything, stack};
+use crate::harness::{OwnStack, Platform, docker_engine, scan_everything, stack};
 use futures_util::future::join_all;
 use serde_json::json;
 use std::collections::HashSet;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use theazo_functions::deployment::DockerEngine;
-use theazo_local::{Stack, StackConfig};
 use theazo_providers::docker::Endpoint;
 
 #[tokio::test]
@@ -47,31 +44,6 @@ async fn fifty_parallel_creates_against_a_limit_of_three_yield_exactly_three() {
     client.boot(&session, json!({})).await;
     client.post(&agents, json!({})).await.expect_error(402, "session_limit_exceeded");
     client.terminate(&session).await;
-}
-
-/// A stack of a test's own, in this process.
-struct OwnStack {
-    stack: Stack,
-    folder: PathBuf,
-}
-
-impl OwnStack {
-    async fn start(docker: Option<DockerEngine>) -> (Self, Client) {
-        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        let id = hex::encode(theazo_tenancy::make_random_bytes::<6>());
-        // By its beginning the next test process knows it, should this one die.
-        let folder = std::env::temp_dir().join(format!("theazo-e2e-own-{id}"));
-        let config = StackConfig { data_dir: folder.clone(), listen: loopback, dynamodb_listen: loopback, docker };
-        let stack = Stack::start(config).await.unwrap();
-        let key = std::fs::read_to_string(folder.join("api-key")).unwrap();
-        let client = Client::new(stack.base_url(), Some(key.trim()));
-        (Self { stack, folder }, client)
-    }
-
-    async fn stop(self) {
-        self.stack.stop().await;
-        std::fs::remove_dir_all(self.folder).unwrap();
-    }
 }
 
 #[tokio::test]

@@ -3,14 +3,14 @@
 //! `cargo lambda watch` stands for the gateway and for the Lambda runtime's API; the binaries are the real ones, and
 //! the table and the key service are the shared stack's. Nothing here boots an agent.
 
-use crate::harness::{Answer, Client, Platform, collect, make_canary, stack};
+use crate::harness::{Answer, Client, Platform, built, collect, make_canary, stack, workspace};
 use serde_json::json;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use theazo_local::Stack;
 
@@ -217,38 +217,4 @@ impl Drop for Lambdas {
 fn signal(name: &str, child: &Child) {
     let group = format!("-{}", child.id());
     let _ = Command::new("kill").args([name, "--", &group]).stdout(Stdio::null()).stderr(Stdio::null()).status();
-}
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-/// The folder with the functions' binaries, built once for this process from what `cargo test --workspace` has built.
-///
-/// Cargo unifies features over what it is asked to build. The whole workspace with its development dependencies is
-/// what the tests were built with; `--examples` counts the latter in, and there are no examples. Anything narrower
-/// compiles the AWS SDK again.
-fn built() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_BIN_EXE_theazo-dev")).parent().unwrap();
-        let profile = match folder.file_name().unwrap().to_str().unwrap() {
-            "debug" => "dev",
-            other => other,
-        };
-        let mut command = Command::new("cargo");
-        command.args(["build", "--workspace", "--examples", "--profile", profile, "--target-dir"]);
-        command.arg(folder.parent().unwrap()).args(FUNCTIONS.iter().flat_map(|name| ["--bin", name]));
-        // `cargo test` describes the package under test in variables that build scripts watch; they would run again.
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|prefix| text.starts_with(prefix)) {
-                command.env_remove(&name);
-            }
-        }
-        let output = command.current_dir(workspace()).output().expect("cargo runs");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "the functions do not build: {said}");
-        folder.to_owned()
-    })
 }

@@ -1,5 +1,8 @@
 //! A secret's value is in the agent that it is for, and nowhere else: not in any answer, log, row, file, engine
-//! record, image, command line or environment around it.
+//! record, image, command line or environment around it. An API key or token is in the answer that makes it, and
+//! nowhere else.
+
+mod bodies;
 
 use crate::harness::{
     Answer, Canary, Client, CommandLines, Events, Process, commit_and_search, container_name, docker, docker_engine,
@@ -7,6 +10,7 @@ use crate::harness::{
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bodies::wrong_bodies;
 use bollard::Docker;
 use bollard::models::ContainerCreateBody;
 use bollard::query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder};
@@ -31,18 +35,38 @@ struct Bed {
     planted: Canary,
     session: String,
     agents: Vec<String>,
+    /// API keys and a token that were made over HTTP, and used.
+    credentials: Vec<Canary>,
+    /// The id of an API key.
+    key: String,
 }
 
 impl Bed {
-    /// Calls, and looks for the value in the whole answer.
+    /// Calls, and looks for the value and the credentials in the whole answer.
     async fn call(&self, client: &Client, method: &str, path: &str, body: Option<&str>) -> Answer {
         let answer = client.try_call(method, path, body.map(|body| body.as_bytes().to_vec())).await.unwrap();
         let place = format!("the answer {} of {method} {}", answer.status, path.replace(self.canary.value(), "..."));
-        self.canary.is_not_in(&place, &answer.text);
+        self.is_not_in(&place, &answer.text);
         for (name, value) in &answer.headers {
-            self.canary.is_not_in(&place, format!("{name}: {value}"));
+            self.is_not_in(&place, format!("{name}: {value}"));
         }
         answer
+    }
+
+    /// Fails if the value or a credential is in these bytes.
+    #[track_caller]
+    fn is_not_in(&self, place: &str, bytes: impl AsRef<[u8]>) {
+        self.canary.is_not_in(place, bytes.as_ref());
+        self.credentials.iter().for_each(|credential| credential.is_not_in(place, bytes.as_ref()));
+    }
+
+    /// Makes a credential, which its answer shows in that field, and gives the whole answer.
+    async fn make_credential(&mut self, path: &str, body: Value, field: &str) -> Value {
+        let answer = self.client.post(path, body).await;
+        self.canary.is_not_in(path, &answer.text);
+        let made = answer.expect(201);
+        self.credentials.push(Canary::of_credential(made[field].as_str().unwrap()));
+        made
     }
 
     async fn ask(&self, method: &str, path: &str, body: Value) -> Answer {
@@ -53,7 +77,11 @@ impl Bed {
     /// A route's path in which every parameter is good but those that `wrong` gives another value.
     fn path(&self, route: &Route, wrong: &[(&str, &str)]) -> String {
         let pattern = route.info.pattern.0;
-        let id = if pattern.starts_with("/v1/agents/") { &self.agents[0] } else { &self.session };
+        let id = match pattern.split('/').nth(2) {
+            Some("agents") => &self.agents[0],
+            Some("api-keys") => &self.key,
+            _ => &self.session,
+        };
         let good = [
             ("{id}", id.as_str()),
             ("{name}", "ABSENT"),
@@ -92,11 +120,14 @@ async fn a_secrets_value_is_found_in_its_agent_and_nowhere_else() {
         let events = events.until(&["\"create\"", &name, "exec_create", &name, "\"destroy\"", &name]).await;
         bed.canary.is_not_in("the engine's events", events);
     }
+    let left = scan_everything(&table_url(&bed.process)).await.partitions;
+    assert!(!left.iter().any(|partition| partition.ends_with("#copies")), "copies outlive their agents: {left:?}");
     let late = json!({ "LATE": bed.canary.value() });
     assert!(bed.ask("POST", &format!("/v1/sessions/{}/secrets", bed.session), late).await.status >= 400);
-    let Bed { mut process, canary, .. } = bed;
+    let Bed { mut process, canary, credentials, .. } = bed;
     assert!(process.interrupt().await.success());
     canary.is_not_in("the output after the end", process.output());
+    credentials.iter().for_each(|credential| credential.is_not_in("the output after the end", process.output()));
     for (path, bytes) in files_in(process.folder()) {
         canary.is_not_in(&path, bytes);
     }
@@ -111,7 +142,9 @@ async fn boot() -> Bed {
     let session = client.post("/v1/sessions", new).await.expect(201);
     assert!(planted.find_in(session.to_string().as_bytes()).is_some());
     let session = session["id"].as_str().unwrap().to_owned();
-    let mut bed = Bed { process, client, canary: Canary::make(), planted, session, agents: Vec::new() };
+    let (agents, credentials) = (Vec::new(), vec![Canary::of_credential(&client_key(&process))]);
+    let key = String::new();
+    let mut bed = Bed { process, client, canary: Canary::make(), planted, session, agents, credentials, key };
     let value = bed.canary.value().to_owned();
     let secrets = format!("/v1/sessions/{}/secrets", bed.session);
     for _ in 0..2 {
@@ -135,7 +168,41 @@ async fn boot() -> Bed {
         assert!(!seen.contains_key("KEPT_OUT") && !seen.contains_key("GONE"));
         bed.agents.push(agent);
     }
+    make_credentials(&mut bed).await;
     bed
+}
+
+fn client_key(process: &Process) -> String {
+    std::fs::read_to_string(process.folder().join("api-key")).unwrap().trim().to_owned()
+}
+
+/// Makes credentials of each kind and uses each, well and badly.
+async fn make_credentials(bed: &mut Bed) {
+    let new = json!({ "name": "made", "environment": "live" });
+    let made = bed.make_credential("/v1/api-keys", new, "key").await;
+    bed.key = made["id"].as_str().unwrap().to_owned();
+    let rotate = format!("/v1/api-keys/{}/rotate", bed.key);
+    bed.make_credential(&rotate, json!({ "overlap": "1h" }), "key").await;
+    let tokens = format!("/v1/sessions/{}/tokens", bed.session);
+    bed.make_credential(&tokens, json!({ "permissions": ["read", "exec"] }), "token").await;
+    let (session, agent) = (&bed.session, &bed.agents[0]);
+    for credential in &bed.credentials {
+        let holder = bed.client.with_key(Some(credential.value()));
+        for path in ["/v1/whoami".into(), format!("/v1/sessions/{session}/secrets"), format!("/v1/agents/{agent}")] {
+            bed.call(&holder, "GET", &path, None).await.expect(200);
+        }
+        let exec = json!({ "language": "bash", "code": "true" }).to_string();
+        bed.call(&holder, "POST", &format!("/v1/agents/{agent}/exec"), Some(&exec)).await.expect(200);
+        let text = credential.value();
+        for path in [format!("/v1/agents/{text}"), format!("/v1/{text}"), format!("/v1/agents?cursor={text}")] {
+            assert!(bed.call(&bed.client, "GET", &path, None).await.status >= 400);
+        }
+        let cut = bed.client.with_key(Some(&text[..text.len() - 1]));
+        bed.call(&cut, "GET", "/v1/whoami", None).await.expect_error(401, "unauthorized");
+        let once = bed.client.once(&text.repeat(4));
+        let refused = bed.call(&once, "POST", "/v1/sessions", Some("{}")).await;
+        assert_eq!(refused.expect_error(400, "invalid_request")["details"]["field"], "idempotency-key");
+    }
 }
 
 /// Every route once or more as its callers use it.
@@ -160,6 +227,17 @@ async fn succeed_on_every_route(bed: &Bed) {
         .await
         .expect_error(402, "session_limit_exceeded");
     bed.ask("POST", &format!("/v1/sessions/{full}/terminate"), Value::Null).await.expect(200);
+    // The key of a request that is to be done once is its caller's to choose.
+    let once = bed.client.once(&STANDARD.encode(held));
+    let (first, other) = (json!({ "ONCE": held }).to_string(), json!({ "ONCE": [held], "OTHER": held }).to_string());
+    let secrets = format!("/v1/sessions/{session}/secrets");
+    for _ in 0..2 {
+        bed.call(&once, "POST", &secrets, Some(&first)).await.expect(204);
+    }
+    assert!(bed.call(&once, "POST", &secrets, Some(&other)).await.status >= 400);
+    let other = json!({ "OTHER": held }).to_string();
+    bed.call(&once, "POST", &secrets, Some(&other)).await.expect_error(409, "conflict");
+    bed.ask("DELETE", &format!("{secrets}/once"), Value::Null).await.expect(204);
     let written = json!({ "path": "/data/written", "data": "x" });
     bed.ask("POST", &format!("/v1/agents/{agent}/files"), written).await.expect(204);
     let limits = json!({ "maxAgents": 9 });
@@ -221,13 +299,15 @@ async fn fail_on_every_route(bed: &Bed) {
             }
             continue;
         }
-        for body in wrong_bodies(name, value) {
-            let answer = bed.call(&bed.client, method, &path, Some(&body)).await;
+        for (number, body) in wrong_bodies(name, value).into_iter().enumerate() {
+            let once = bed.client.once(&format!("{number}-{name}-{}", STANDARD.encode(value)));
+            let client = if number % 2 == 0 { &bed.client } else { &once };
+            let answer = bed.call(client, method, &path, Some(&body)).await;
             assert!(answer.status >= 400, "{name} took {}: {answer:?}", body.replace(value, "..."));
             wrong_calls += 1;
         }
     }
-    assert!(wrong_calls > 80, "only {wrong_calls} wrong bodies were sent");
+    assert!(wrong_calls > 120, "only {wrong_calls} wrong bodies were sent");
     let unknown = bed.ask("POST", &format!("/v1/{in_path}"), json!({ "A": value })).await;
     unknown.expect_error(404, "not_found");
     // A name is told to the one who sent it, and nobody else.
@@ -236,114 +316,37 @@ async fn fail_on_every_route(bed: &Bed) {
     bed.client.try_call("POST", &secrets, Some(swapped)).await.unwrap().expect_error(422, "unprocessable_entity");
 }
 
-/// Bodies with the value in them that this route must refuse.
-fn wrong_bodies(route: &str, value: &str) -> Vec<String> {
-    let quoted = Value::from(value).to_string();
-    let long = value.repeat(300);
-    let fields = match route {
-        "sessions-create" | "sessions-by-user" => vec![
-            json!({ "limits": value }),
-            json!({ "limits": { "maxAgents": value } }),
-            json!({ "limits": { "maxCost": value } }),
-            json!({ "metadata": [value] }),
-            json!({ "metadata": { "k": [value] } }),
-            json!({ "metadata": { "k": long } }),
-        ],
-        "sessions-limits-set" => vec![json!({ "maxAgents": value }), json!({ "maxCost": { "amount": value } })],
-        "secrets-set" | "platform-secrets-set" => vec![
-            json!({ "A": [value] }),
-            json!({ "A": { "value": [value] } }),
-            json!({ "A": { "value": { "value": value } } }),
-            json!({ "A": { "value": value, "expiresAt": value } }),
-            json!({ "A": { "value": value, "expiresAt": "2001-01-01T00:00:00Z" } }),
-            json!({ "A": { "value": value, "mask": value } }),
-            json!({ "A": { "value": value, "inherit": value } }),
-            json!({ "A": { "VALUE": value } }),
-            json!({ "1bad": value }),
-            json!({ "bad name\n": value }),
-            json!({ "PATH": value, "OK": value }),
-            json!({ "THEAZO_X": { "value": value } }),
-            json!({ "Twice": value, "tWICE": value }),
-            json!({ "A": long }),
-            json!({ "A": format!("{value}\0") }),
-            json!({ "OK": value, "B": null }),
-        ],
-        "agents-create" => vec![
-            json!({ "compute": value }),
-            json!({ "provider": value }),
-            json!({ "timeout": value }),
-            json!({ "secrets": value }),
-            json!({ "secrets": [value] }),
-            json!({ "network": value }),
-            json!({ "network": { "internet": value } }),
-            json!({ "browser": value }),
-            json!({ "definition": { "x": value } }),
-            json!({ "model": [value] }),
-            json!({ "model": long }),
-            json!({ "instructions": { "x": value } }),
-            json!({ "metadata": [value] }),
-        ],
-        "agents-exec" => vec![
-            json!({ "language": value, "code": "true" }),
-            json!({ "language": "bash", "code": [value] }),
-            json!({ "language": "bash", "code": "true", "timeout": value }),
-            json!({ "language": "bash", "code": "true", "stdin": { "x": value } }),
-            json!({ "language": "bash", "code": "true", "encoding": value }),
-            json!({ "language": "go", "code": value }),
-        ],
-        "agents-files-write" => vec![
-            json!({ "path": value, "data": "x" }),
-            json!({ "path": format!("/data/{long}"), "data": value }),
-            json!({ "path": "/etc/x", "data": value }),
-            json!({ "path": "/data/x", "data": [value] }),
-            json!({ "path": "/data/x", "data": value, "encoding": "base64" }),
-            json!({ "path": "/data/x", "data": value, "encoding": value }),
-            json!({ "path": "/data/x", "data": value, "offset": value }),
-            json!({ "path": "/data/x", "data": value, "append": value }),
-        ],
-        "providers-set" => vec![json!({ "credentialRef": value }), json!({ "credentialRef": [value] })],
-        // Their bodies are not read.
-        _ => return Vec::new(),
-    };
-    let whole = [
-        quoted.clone(),
-        format!("[{quoted}]"),
-        format!("{{\"A\": {quoted}"),
-        format!("{{\"A\": {quoted}}} {quoted}"),
-        format!("{{\"A\": {quoted}, }}"),
-        format!("{{\"A\": {quoted} \"B\"}}"),
-        value.to_owned(),
-        format!("{{\"A\": \"{value}\"}}"),
-        format!("{{\"A\": \"\\ud800{}\"}}", quoted.trim_matches('"')),
-    ];
-    whole.into_iter().chain(fields.into_iter().map(|body| body.to_string())).collect()
-}
-
 /// What the process printed, and what it was started with.
 fn in_the_process(bed: &Bed) {
     let output = bed.process.output();
-    bed.canary.is_not_in("the output", &output);
+    bed.is_not_in("the output", &output);
     for told in ["agents-create", "secrets-set", "agents-exec", "answered"] {
         assert!(output.contains(told), "the log must tell of {told}");
     }
     let environment = std::fs::read(format!("/proc/{}/environ", bed.process.id())).unwrap();
     assert!(environment.windows(14).any(|part| part == b"RUST_LOG=trace"), "the environment is not the process's");
-    bed.canary.is_not_in("the process's environment", environment);
+    bed.is_not_in("the process's environment", environment);
+}
+
+/// Where the embedded table listens.
+fn table_url(process: &Process) -> String {
+    let output = process.output();
+    let line = output.lines().find(|line| line.trim_start().starts_with("table ")).unwrap();
+    line.split_whitespace().find(|word| word.starts_with("http://")).unwrap().to_owned()
 }
 
 /// Every table of the embedded engine, page by page, every attribute decoded.
 async fn in_the_table(bed: &Bed) {
-    let output = bed.process.output();
-    let line = output.lines().find(|line| line.trim_start().starts_with("table ")).unwrap();
-    let url = line.split_whitespace().find(|word| word.starts_with("http://")).unwrap();
-    let scanned = scan_everything(url).await;
+    let scanned = scan_everything(&table_url(&bed.process)).await;
     assert!(scanned.pages.len() > 2, "the table has more than {} pages", scanned.pages.len());
     let sealed = scanned.partitions.iter().filter(|partition| partition.ends_with("#values")).count();
     assert_eq!(sealed, 2, "the session's and the platform's sealed values are among what was searched");
+    let copies = scanned.partitions.iter().filter(|partition| partition.ends_with("#copies")).count();
+    assert_eq!(copies, bed.agents.len(), "the sealed copies beside the agents too");
     assert!(bed.planted.find_in(&scanned.decoded).is_some(), "the search of the table finds nothing");
-    bed.canary.is_not_in("the table", &scanned.decoded);
+    bed.is_not_in("the table", &scanned.decoded);
     for page in &scanned.pages {
-        bed.canary.is_not_in("a page of the table", page);
+        bed.is_not_in("a page of the table", page);
     }
 }
 
@@ -352,7 +355,12 @@ fn in_the_folder(bed: &Bed) {
     let files = files_in(bed.process.folder());
     let mut found = false;
     for (path, bytes) in &files {
-        bed.canary.is_not_in(path, bytes);
+        if path.ends_with("/api-key") {
+            // The stack's own key, which it made, and leaves there for its user.
+            assert_eq!(bytes.trim_ascii(), bed.credentials[0].value().as_bytes());
+            continue;
+        }
+        bed.is_not_in(path, bytes);
         found |= bed.planted.find_in(bytes).is_some();
     }
     assert!(found, "the search of the files finds nothing");

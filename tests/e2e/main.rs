@@ -30,6 +30,7 @@ mod masking;
 mod process;
 mod providers;
 mod refusals;
+mod rotation;
 mod round_trips;
 mod secrets;
 mod sessions;

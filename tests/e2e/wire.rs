@@ -1,7 +1,10 @@
 //! What goes over the wire to the table, the key service and the Docker engine: a secret's value is on none of them,
-//! except towards the sandbox that it is for. The same while each of them fails in every way.
+//! except towards the sandbox that it is for; an API key or token is on none at all. The same while each of them fails
+//! in every way (`faults`).
 
-use crate::harness::{Break, Canary, Platform, Tap, container_name, docker, docker_engine, sha256, stack};
+mod faults;
+
+use crate::harness::{Canary, Client, Platform, Tap, Wire, container_name, docker, docker_engine, sha256, stack};
 use bytes::Bytes;
 use memchr::memmem;
 use serde_json::{Value, json};
@@ -22,7 +25,11 @@ struct Tapped {
     kms: Tap,
     engine: Tap,
     key: String,
+    /// The same platform without taps.
+    client: Client,
     canary: Canary,
+    /// API keys and tokens that must be nowhere.
+    credentials: Vec<Canary>,
     log: Log,
 }
 
@@ -41,6 +48,15 @@ impl std::io::Write for Log {
     }
 }
 
+/// A call.
+struct Request<'a> {
+    key: &'a str,
+    once: Option<&'a str>,
+    method: &'a str,
+    path: &'a str,
+    body: Value,
+}
+
 fn address(url: &str) -> SocketAddr {
     url.trim_start_matches("http://").parse().unwrap()
 }
@@ -54,23 +70,45 @@ impl Tapped {
         let Endpoint::Unix(socket) = &docker_engine().endpoint;
         let ours = std::env::temp_dir().join(format!("theazo-e2e-tap-{}-{name}.sock", std::process::id()));
         let engine = Tap::unix(socket, ours.clone()).await;
-        let aws = Aws::local(&AwsEndpoints { dynamodb: table.url(), kms: Some(kms.url()) });
         let docker = DockerEngine { endpoint: Endpoint::Unix(ours), image: docker_engine().image.clone() };
         let config = DeploymentConfig { docker: Some(docker), ..stack.deployment().config().clone() };
-        let deployment = Deployment::new(&aws, config).unwrap();
-        Self { deployment, table, kms, engine, key: platform.live_key, canary: Canary::make(), log: Log::default() }
+        let deployment = through(&table, &kms, config);
+        let (key, client) = (platform.live_key, platform.client);
+        let credentials = vec![Canary::of_credential(&key)];
+        Self { deployment, table, kms, engine, key, client, canary: Canary::make(), credentials, log: Log::default() }
     }
 
-    /// A call, at the finest log level, whose answer must not have the value.
+    /// Forgets every key and connection, as a function does that starts anew.
+    fn renew(&mut self) {
+        self.deployment = through(&self.table, &self.kms, self.deployment.config().clone());
+    }
+
     async fn call(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
-        let (path_only, query) = path.split_once('?').unwrap_or((path, ""));
+        self.ask(Request { key: &self.key, once: None, method, path, body }).await
+    }
+
+    /// A call, at the finest log level, whose answer must have neither the value nor a credential.
+    async fn ask(&self, request: Request<'_>) -> (u16, Value) {
+        let (method, path) = (request.method.to_owned(), request.path.to_owned());
+        let (status, body) = self.ask_unsearched(request).await;
+        let place = format!("the answer {status} of {method} {path}");
+        self.is_not_in(&place, &body);
+        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    async fn ask_unsearched(&self, request: Request<'_>) -> (u16, Bytes) {
+        let Request { key, once, method, path, body } = request;
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
         let mut headers = http::HeaderMap::new();
-        headers.insert("authorization", format!("Bearer {}", self.key).parse().unwrap());
+        headers.insert("authorization", format!("Bearer {key}").parse().unwrap());
+        if let Some(once) = once {
+            headers.insert("idempotency-key", once.parse().unwrap());
+        }
         let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
         let incoming = Incoming {
             method: method.parse().unwrap(),
             source_ip: None,
-            raw_path: path_only.to_owned(),
+            raw_path: path.to_owned(),
             raw_query: query.to_owned(),
             headers,
             body,
@@ -78,31 +116,55 @@ impl Tapped {
         let log = self.log.clone();
         let subscriber = make_subscriber(LogFormat::Json, "trace".parse().unwrap(), move || log.clone());
         let (response, _) = serve(&self.deployment, ROUTES, incoming).with_subscriber(subscriber).await;
-        let status = response.status().as_u16();
-        self.canary.is_not_in(&format!("the answer {status} of {method}"), response.body());
-        (status, serde_json::from_slice(response.body()).unwrap_or(Value::Null))
+        (response.status().as_u16(), response.into_body())
     }
 
-    /// Fails if the value is where it must not be; gives the execs on whose connections it was sent.
-    fn search(&self) -> Vec<String> {
+    /// A call that makes a credential and shows it in that field. From then on the credential must be nowhere.
+    async fn make_credential(&mut self, path: &str, body: Value, field: &str) -> String {
+        let request = Request { key: &self.key, once: None, method: "POST", path, body };
+        let (status, body) = self.ask_unsearched(request).await;
+        assert_eq!(status, 201, "{path}");
+        let text = serde_json::from_slice::<Value>(&body).unwrap()[field].as_str().unwrap().to_owned();
+        self.credentials.push(Canary::of_credential(&text));
+        text
+    }
+
+    fn is_not_in(&self, place: &str, bytes: &[u8]) {
+        self.canary.is_not_in(place, bytes);
+        self.credentials.iter().for_each(|credential| credential.is_not_in(place, bytes));
+    }
+
+    /// Fails if the value or a credential is where it must not be; gives the execs on whose connections the value was
+    /// sent. `printed` says whether an agent may have printed it to the engine.
+    fn search(&self, printed: bool) -> Vec<String> {
         for (service, tap) in [("the table", &self.table), ("the key service", &self.kms)] {
             for wire in tap.wires() {
-                self.canary.is_not_in(&format!("what was sent to {service}"), &wire.sent);
-                self.canary.is_not_in(&format!("what {service} sent"), &wire.received);
+                self.is_not_in(&format!("what was sent to {service}"), &wire.sent);
+                self.is_not_in(&format!("what {service} sent"), &wire.received);
             }
         }
-        self.canary.is_not_in("the log", self.log.0.lock().unwrap().as_slice());
-        let mut execs = Vec::new();
-        for wire in self.engine.wires() {
-            // A connection that carries a stream carries nothing after it: what was sent before the stream is requests.
-            let (requests, stream, exec) = split_stream(&wire.sent);
-            self.canary.is_not_in("what was asked of the engine", requests);
-            if self.canary.find_in(stream).is_some() {
-                execs.push(exec.expect("only a stream can carry it"));
-            }
-        }
-        execs
+        self.is_not_in("the log", self.log.0.lock().unwrap().as_slice());
+        self.engine.wires().iter().filter_map(|wire| self.search_engine(wire, printed)).collect()
     }
+
+    fn search_engine(&self, wire: &Wire, printed: bool) -> Option<String> {
+        // A connection that carries a stream carries nothing after it: what was sent before the stream is requests.
+        let (requests, stream, exec) = split_stream(&wire.sent);
+        self.is_not_in("what was asked of the engine", requests);
+        if !printed {
+            self.is_not_in("what the engine sent", &wire.received);
+        }
+        for credential in &self.credentials {
+            credential.is_not_in("what was sent to a sandbox", stream);
+            credential.is_not_in("what the engine sent", &wire.received);
+        }
+        self.canary.find_in(stream).map(|_| exec.expect("only a stream can carry it"))
+    }
+}
+
+fn through(table: &Tap, kms: &Tap, config: DeploymentConfig) -> Deployment {
+    let aws = Aws::local(&AwsEndpoints { dynamodb: table.url(), kms: Some(kms.url()) });
+    Deployment::new(&aws, config).unwrap()
 }
 
 /// Requests, the stream that follows the last one, and the exec it belongs to.
@@ -117,8 +179,8 @@ fn split_stream(sent: &[u8]) -> (&[u8], &[u8], Option<String>) {
 }
 
 #[tokio::test]
-async fn a_secrets_value_is_on_no_wire_except_towards_its_own_sandbox() {
-    let tapped = Tapped::start("wires").await;
+async fn a_secrets_value_is_on_no_wire_except_towards_its_own_sandbox_and_a_credential_on_none() {
+    let mut tapped = Tapped::start("wires").await;
     let value = tapped.canary.value().to_owned();
     let (status, session) = tapped.call("POST", "/v1/sessions", json!({ "userId": "u" })).await;
     assert_eq!(status, 201);
@@ -128,14 +190,28 @@ async fn a_secrets_value_is_on_no_wire_except_towards_its_own_sandbox() {
     let (status, agent) = tapped.call("POST", &format!("{session}/agents"), Value::Null).await;
     assert_eq!(status, 201, "{agent}");
     let agent = agent["id"].as_str().unwrap().to_owned();
-    let digest = json!({ "language": "bash", "code": "printf %s \"$TOKEN\" | sha256sum | head -c 64" });
-    let (_, ran) = tapped.call("POST", &format!("/v1/agents/{agent}/exec"), digest).await;
-    assert_eq!(ran["stdout"], sha256(&value), "{ran}");
-    for path in [format!("{session}/secrets?details=true"), format!("/v1/agents/{agent}"), "/v1/audit".into()] {
-        assert_eq!(tapped.call("GET", &path, Value::Null).await.0, 200, "{path}");
-    }
 
-    let execs = tapped.search();
+    let new = json!({ "name": "n", "environment": "live" });
+    let made = tapped.make_credential("/v1/api-keys", new, "key").await;
+    let (_, listed) = tapped.call("GET", "/v1/api-keys", Value::Null).await;
+    let id = listed["data"].as_array().unwrap().iter().find(|key| key["name"] == "n").unwrap()["id"].clone();
+    let rotate = format!("/v1/api-keys/{}/rotate", id.as_str().unwrap());
+    let rotated = tapped.make_credential(&rotate, json!({ "overlap": "1h" }), "key").await;
+    let token = tapped.make_credential(&format!("{session}/tokens"), json!({}), "token").await;
+    let digest = json!({ "language": "bash", "code": "printf %s \"$TOKEN\" | sha256sum | head -c 64" });
+    let exec = format!("/v1/agents/{agent}/exec");
+    for key in [&tapped.key, &made, &rotated, &token] {
+        let request = Request { key, once: Some("once"), method: "POST", path: &exec, body: digest.clone() };
+        let (_, ran) = tapped.ask(request).await;
+        assert_eq!(ran["stdout"], sha256(&value), "{ran}");
+        for path in [format!("{session}/secrets?details=true"), format!("/v1/agents/{agent}"), "/v1/whoami".into()] {
+            let request = Request { key, once: None, method: "GET", path: &path, body: Value::Null };
+            assert_eq!(tapped.ask(request).await.0, 200, "{path}");
+        }
+    }
+    assert_eq!(tapped.call("GET", "/v1/audit", Value::Null).await.0, 200);
+
+    let execs = tapped.search(false);
     assert!(!execs.is_empty(), "the tap must have seen the delivery");
     let docker = docker().await;
     let own = docker.inspect_container(&container_name(&agent), None).await.unwrap().id;
@@ -144,48 +220,8 @@ async fn a_secrets_value_is_on_no_wire_except_towards_its_own_sandbox() {
         assert_eq!(inspected.container_id, own, "the value was sent to another container");
     }
     assert_eq!(tapped.call("POST", &format!("{session}/terminate"), Value::Null).await.0, 200);
-    tapped.search();
+    tapped.search(false);
     assert!(tapped.kms.wires().iter().any(|wire| memmem::find(&wire.sent, b"TrentService.Decrypt").is_some()));
     let log = tapped.log.0.lock().unwrap();
     assert!(memmem::find(&log, b"answered").is_some(), "the log was not captured");
-}
-
-#[tokio::test]
-async fn a_secrets_value_gets_nowhere_while_the_table_the_key_service_or_the_engine_fails() {
-    let mut tapped = Tapped::start("faults").await;
-    let value = tapped.canary.value().to_owned();
-    let (_, session) = tapped.call("POST", "/v1/sessions", json!({ "userId": "u" })).await;
-    let session = format!("/v1/sessions/{}", session["id"].as_str().unwrap());
-    let secrets = json!({ "TOKEN": value, "OTHER": { "value": value, "mask": false } });
-    assert_eq!(tapped.call("POST", &format!("{session}/secrets"), secrets.clone()).await.0, 204);
-    let (_, agent) = tapped.call("POST", &format!("{session}/agents"), Value::Null).await;
-    let agent = agent["id"].as_str().unwrap().to_owned();
-    let print = json!({ "language": "bash", "code": "echo \"$TOKEN\"; echo \"$TOKEN\" >&2" });
-
-    let mut failed = 0;
-    for service in 0..3 {
-        for how in [Break::AtOnce, Break::AfterBytes(0), Break::AfterBytes(60), Break::AfterBytes(400), Break::Nonsense]
-        {
-            // The key service is asked only by a deployment that has no key in memory.
-            let aws = Aws::local(&AwsEndpoints { dynamodb: tapped.table.url(), kms: Some(tapped.kms.url()) });
-            tapped.deployment = Deployment::new(&aws, tapped.deployment.config().clone()).unwrap();
-            let tap = [&tapped.table, &tapped.kms, &tapped.engine][service];
-            tap.set(how);
-            for (method, path, body) in [
-                ("POST", format!("{session}/secrets"), secrets.clone()),
-                ("POST", format!("{session}/agents"), Value::Null),
-                ("POST", format!("/v1/agents/{agent}/exec"), print.clone()),
-                ("GET", format!("{session}/secrets?details=true"), Value::Null),
-            ] {
-                failed += usize::from(tapped.call(method, &path, body).await.0 >= 500);
-            }
-            tap.set(Break::Never);
-        }
-    }
-    assert!(failed >= 15, "only {failed} calls failed");
-    tapped.search();
-    let (status, ran) = tapped.call("POST", &format!("/v1/agents/{agent}/exec"), print).await;
-    assert!(status == 200 || status == 502 || status == 409, "{ran}");
-    assert_eq!(tapped.call("POST", &format!("{session}/terminate"), Value::Null).await.0, 200);
-    tapped.search();
 }

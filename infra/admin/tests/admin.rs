@@ -21,8 +21,13 @@ impl Local {
         let name = format!("admin-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        let config =
-            StackConfig { data_dir: folder.clone(), listen: loopback, dynamodb_listen: loopback, docker: None };
+        let config = StackConfig {
+            data_dir: folder.clone(),
+            listen: loopback,
+            dynamodb_listen: loopback,
+            docker: None,
+            key_cache: None,
+        };
         Self { stack: Some(Stack::start(config).await.unwrap()), folder }
     }
 

@@ -23,8 +23,13 @@ impl Local {
         let name = format!("admin-rotation-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        let config =
-            StackConfig { data_dir: folder.clone(), listen: loopback, dynamodb_listen: loopback, docker: None };
+        let config = StackConfig {
+            data_dir: folder.clone(),
+            listen: loopback,
+            dynamodb_listen: loopback,
+            docker: None,
+            key_cache: None,
+        };
         let stack = Stack::start(config).await.unwrap();
         let mut local = Self { stack, folder, platform: Value::Null };
         local.platform = local.json(&["platform", "create", "acme"]).await;

@@ -108,6 +108,7 @@ async fn serve(args: RunArgs) -> Result<(), Failure> {
         listen: args.listen,
         dynamodb_listen: args.dynamodb_listen,
         docker,
+        key_cache: None,
     };
     let stack = Stack::start(config).await?;
     let settled = stack.settled();

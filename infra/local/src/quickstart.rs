@@ -46,6 +46,7 @@ pub async fn run() -> Result<(), Failure> {
         listen: loopback,
         dynamodb_listen: loopback,
         docker: Some(DockerEngine { endpoint, image }),
+        key_cache: None,
     })
     .await?;
     say(&format!("    the API listens on {}/v1, its state is thrown away at the end", stack.base_url()));

@@ -36,6 +36,8 @@ pub struct StackConfig {
     pub dynamodb_listen: SocketAddr,
     /// The Docker engine with the agent image; without one, agents cannot be made.
     pub docker: Option<DockerEngine>,
+    /// How long keys of the vault are kept in memory; otherwise as the environment says, like a function's.
+    pub key_cache: Option<Duration>,
 }
 
 /// A running stack.
@@ -162,7 +164,7 @@ impl Stack {
             ledger: None,
             kms_key_arn,
             docker: config.docker,
-            key_cache: key_cache_from_env()?,
+            key_cache: config.key_cache.map_or_else(key_cache_from_env, Ok)?,
         };
         let deployment = Arc::new(Deployment::new(&aws, config_of)?);
         deployment.table().ensure_exists().await?;

@@ -64,6 +64,11 @@ impl Client {
         Self { key: key.map(str::to_owned), ..self.clone() }
     }
 
+    /// The same client, whose calls are to be done once under that key.
+    pub fn once(&self, key: &str) -> Self {
+        Self { once: Some(key.to_owned()), ..self.clone() }
+    }
+
     /// `http://host:port`.
     pub fn base(&self) -> &str {
         &self.base
@@ -105,8 +110,7 @@ impl Client {
 
     /// A POST that is to be done once under that key.
     pub async fn post_once(&self, path: &str, body: Value, key: &str) -> Answer {
-        let keyed = Self { once: Some(key.to_owned()), ..self.clone() };
-        keyed.post(path, body).await
+        self.once(key).post(path, body).await
     }
 
     pub async fn delete(&self, path: &str) -> Answer {

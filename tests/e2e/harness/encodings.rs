@@ -48,6 +48,16 @@ impl Canary {
         Self { core: looks(&core), more, value }
     }
 
+    /// An API key or a token, whose random part is what it begins with after its kind.
+    pub fn of_credential(text: &str) -> Self {
+        let random = text.get(8..40).expect("a credential is longer");
+        let mut more = looks(text);
+        for half in random.as_bytes().chunks(random.len() / 2) {
+            more.extend(looks(std::str::from_utf8(half).unwrap()));
+        }
+        Self { core: looks(random), more, value: text.to_owned() }
+    }
+
     /// The value.
     pub fn value(&self) -> &str {
         &self.value
@@ -145,6 +155,18 @@ fn escape_to_ascii(text: &str) -> String {
 mod tests {
     use super::*;
     use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+
+    #[test]
+    fn a_credential_is_found_by_half_of_its_random_part_and_not_by_what_is_shown_of_it() {
+        let text = format!("th_live_{}plt_01arz3ndektsv4rrffq69g5favAbCdEf", "Ab3".repeat(11).get(..32).unwrap());
+        let canary = Canary::of_credential(&text);
+        assert_eq!(canary.find_in(&text.as_bytes()[..12]), None);
+        assert_eq!(canary.find_in(&text.as_bytes()[40..]), None);
+        for part in [&text[..], &text[8..24], &text[24..40]] {
+            assert_eq!(canary.find_in(part.as_bytes()), Some("raw"));
+            assert!(canary.find_in(STANDARD.encode(format!("xy{part}")).as_bytes()).is_some());
+        }
+    }
 
     #[tokio::test]
     async fn a_value_is_found_in_every_encoding_at_every_alignment_and_no_other_value_is() {

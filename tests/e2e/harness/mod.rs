@@ -1,22 +1,26 @@
 //! What the tests share: a stack, platforms, and a plain HTTP client.
 
+mod built;
 mod client;
 mod encodings;
 mod engine;
+mod own;
 mod process;
 mod raw;
 mod shared;
 mod table;
 mod tap;
 
+pub use built::{built, workspace};
 pub use client::{Answer, Client};
 pub use encodings::Canary;
 pub use engine::{CommandLines, Events, commit_and_search, container_name, docker, engine_records};
+pub use own::OwnStack;
 pub use process::{DevCommand, Process, collect, provider_of};
 pub use raw::send_raw;
 pub use shared::{Platform, docker_engine, left_on_engine, stack};
 pub use table::{dynamodb, scan_everything};
-pub use tap::{Break, Tap};
+pub use tap::{Break, Tap, Wire};
 
 use sha2::{Digest, Sha256};
 

@@ -40,6 +40,7 @@ pub fn stack() -> &'static Stack {
                 listen: loopback,
                 dynamodb_listen: loopback,
                 docker: Some(engine),
+                key_cache: None,
             };
             Stack::start(config).await.expect("the local stack starts")
         })

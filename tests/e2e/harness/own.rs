@@ -1,0 +1,50 @@
+//! A stack of a test's own, in this process, for what the shared one must not go through.
+
+use super::Client;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use theazo_functions::deployment::DockerEngine;
+use theazo_local::{Stack, StackConfig};
+
+/// The stack and its folder.
+pub struct OwnStack {
+    pub stack: Stack,
+    folder: PathBuf,
+}
+
+impl OwnStack {
+    /// Starts it, with a client that has its live key.
+    pub async fn start(docker: Option<DockerEngine>) -> (Self, Client) {
+        Self::start_with(docker, None).await
+    }
+
+    /// The same, where keys of the vault are kept in memory for that long.
+    pub async fn start_with(docker: Option<DockerEngine>, key_cache: Option<Duration>) -> (Self, Client) {
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        let id = hex::encode(theazo_tenancy::make_random_bytes::<6>());
+        // By its beginning the next test process knows it, should this one die.
+        let folder = std::env::temp_dir().join(format!("theazo-e2e-own-{id}"));
+        let config =
+            StackConfig { data_dir: folder.clone(), listen: loopback, dynamodb_listen: loopback, docker, key_cache };
+        let own = Self { stack: Stack::start(config).await.unwrap(), folder };
+        let client = own.client("api-key");
+        (own, client)
+    }
+
+    /// A client with the key in that file of the folder.
+    pub fn client(&self, file: &str) -> Client {
+        let key = std::fs::read_to_string(self.folder.join(file)).unwrap();
+        Client::new(self.stack.base_url(), Some(key.trim()))
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub async fn stop(self) {
+        self.stack.stop().await;
+        std::fs::remove_dir_all(self.folder).unwrap();
+    }
+}

@@ -1,0 +1,236 @@
+//! Every endpoint while the table, the key service or the engine fails, from each of the requests on that the endpoint
+//! makes of it: broken connections, and answers that are well-formed failures, whose words have the value in them.
+
+use super::{Request, Tapped};
+use crate::harness::{Break, Tap};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use theazo_functions::routes::{ROUTES, Route};
+
+/// Where the failures are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Service {
+    Table,
+    Kms,
+    Engine,
+}
+
+/// Of the requests that an endpoint makes of a service, those that are the first to fail: a boot makes some twenty.
+const FIRST_FAILING: [usize; 6] = [0, 1, 2, 4, 7, 12];
+
+/// A platform with a session, an agent where that is needed, and the value in both its vaults.
+struct Bed {
+    tapped: Tapped,
+    service: Service,
+    session: String,
+    agent: Option<String>,
+    round: usize,
+    /// Calls that failed with 5xx.
+    failed: usize,
+}
+
+impl Service {
+    fn tap(self, tapped: &Tapped) -> &Tap {
+        match self {
+            Self::Table => &tapped.table,
+            Self::Kms => &tapped.kms,
+            Self::Engine => &tapped.engine,
+        }
+    }
+
+    /// Every kind of failure. The service's own words repeat the value, as if it had got hold of it.
+    fn breaks(self, value: &str) -> Vec<Break> {
+        let told = |status: u16, kind: &str| {
+            let (code, message) = (format!("com.amazonaws#{kind}"), format!("{kind}: {value}"));
+            Break::Answer(status, json!({ "__type": code, "message": message, "Message": message }).to_string())
+        };
+        let (throttled, denied) = if self == Self::Engine { (429, 403) } else { (400, 400) };
+        vec![
+            told(500, "InternalServerError"),
+            Break::AtOnce,
+            told(throttled, "ThrottlingException"),
+            Break::Nonsense,
+            told(denied, "AccessDeniedException"),
+            Break::AfterBytes(60),
+            Break::AfterBytes(400),
+        ]
+    }
+}
+
+impl Bed {
+    async fn make(name: &str, service: Service, with_agent: bool) -> Self {
+        let tapped = Tapped::start(&format!("{name}-{service:?}")).await;
+        let session = tapped.client.session("u").await;
+        let mut bed = Self { tapped, service, session, agent: None, round: 0, failed: 0 };
+        let value = bed.tapped.canary.value().to_owned();
+        bed.tapped.client.set_secrets(&bed.session, bed.secrets()).await;
+        let of_platform = json!({ "SHARED": value, "CREDENTIAL": value });
+        bed.tapped.client.post("/v1/secrets", of_platform).await.expect(204);
+        if with_agent {
+            bed.boot().await;
+        }
+        bed
+    }
+
+    fn secrets(&self) -> Value {
+        let value = self.tapped.canary.value();
+        json!({ "TOKEN": value, "OTHER": { "value": value, "mask": false }, "GONE": value })
+    }
+
+    async fn boot(&mut self) {
+        let agent = self.tapped.client.boot(&self.session, json!({})).await;
+        let kept = json!({ "path": "/data/kept", "data": "kept" });
+        self.tapped.client.post(&format!("/v1/agents/{agent}/files"), kept).await.expect(204);
+        self.agent = Some(agent);
+    }
+
+    /// A good call of a route, with everything there that it needs.
+    async fn prepare(&mut self, route: &Route) -> (String, Value) {
+        self.round += 1;
+        let name = route.info.name;
+        let client = &self.tapped.client;
+        let mut id = self.session.clone();
+        if route.info.pattern.0.starts_with("/v1/agents/{id}") {
+            let current = self.agent.clone().expect("an agent was booted");
+            let status = client.get(&format!("/v1/agents/{current}")).await.expect(200)["status"].clone();
+            if status != "ready" {
+                self.boot().await;
+            }
+            id = self.agent.clone().unwrap_or_default();
+        } else if route.info.pattern.0.starts_with("/v1/api-keys/{id}") {
+            let new = json!({ "name": "n", "environment": "test" });
+            id = client.post("/v1/api-keys", new).await.expect(201)["id"].as_str().unwrap().to_owned();
+        } else if name == "sessions-terminate" {
+            id = client.post("/v1/sessions", json!({})).await.expect(201)["id"].as_str().unwrap().to_owned();
+            client.set_secrets(&id, self.secrets()).await;
+        } else if name == "secrets-delete" {
+            client.set_secrets(&id, self.secrets()).await;
+        } else if name == "platform-secrets-delete" {
+            client.post("/v1/secrets", json!({ "GONE": self.tapped.canary.value() })).await.expect(204);
+        }
+        let path = [("{id}", id.as_str()), ("{name}", "GONE"), ("{path*}", "data/kept"), ("{provider}", "e2b")];
+        let path = path.iter().fold(route.info.pattern.0.to_owned(), |path, (name, good)| path.replace(name, good));
+        let body = match name {
+            "secrets-set" | "platform-secrets-set" => self.secrets(),
+            "api-keys-create" => json!({ "name": "n", "environment": "test" }),
+            "sessions-limits-set" => json!({ "maxAgents": 90 }),
+            "providers-set" => json!({ "credentialRef": "CREDENTIAL" }),
+            "agents-files-write" => json!({ "path": "/data/kept", "data": "kept" }),
+            // Another text each time: a call that failed is answered again for a while.
+            "agents-exec" => {
+                let code = format!("echo \"$TOKEN\"; echo \"$TOKEN\" >&2 # {}", self.round);
+                json!({ "language": "bash", "code": code })
+            }
+            _ if route.info.method == "GET" => Value::Null,
+            _ => json!({}),
+        };
+        (path.replace("{userId}", "u"), body)
+    }
+
+    /// A call by somebody who also has the value in the key of a request that is to be done once.
+    async fn call(&self, route: &Route, path: &str, body: Value) -> u16 {
+        let once = format!("{}-{}", URL_SAFE_NO_PAD.encode(self.tapped.canary.value()), self.round);
+        let once = (route.info.method == "POST" && self.round.is_multiple_of(2)).then_some(once.as_str());
+        let request = Request { key: &self.tapped.key, once, method: route.info.method, path, body };
+        if ["api-keys-create", "api-keys-rotate", "sessions-tokens-create"].contains(&route.info.name) {
+            // It makes a credential, which its answer shows, and nothing else but what was sent with it.
+            let (status, body) = self.tapped.ask_unsearched(request).await;
+            self.tapped.canary.is_not_in(route.info.name, &body);
+            return status;
+        }
+        self.tapped.ask(request).await.0
+    }
+
+    /// Has a route fail at each of its requests to the service.
+    async fn fail(&mut self, route: &Route, turn: usize) {
+        let (path, body) = self.prepare(route).await;
+        self.tapped.renew();
+        self.service.tap(&self.tapped).mend();
+        self.call(route, &path, body).await;
+        let requests = self.service.tap(&self.tapped).requests();
+        let breaks = self.service.breaks(self.tapped.canary.value());
+        for (number, spared) in FIRST_FAILING.into_iter().enumerate().filter(|(_, spared)| *spared < requests) {
+            // All kinds where a value is at hand; else some at each request, which are others at the next. A boot is slow.
+            let kinds = match number {
+                0 if carries_values(route) => breaks.len(),
+                _ if boots(route) => 1,
+                _ => 2,
+            };
+            for how in breaks.iter().cycle().skip(turn + 2 * number).take(kinds) {
+                let (path, body) = self.prepare(route).await;
+                self.tapped.renew();
+                self.service.tap(&self.tapped).fail_after(spared, how.clone());
+                let status = self.call(route, &path, body).await;
+                let place = format!("{} with {how:?} of {:?} after {spared}", route.info.name, self.service);
+                if self.service == Service::Table && spared == 0 && !matches!(how, Break::AfterBytes(_)) {
+                    assert!(status >= 500, "{status}: {place}");
+                }
+                self.failed += usize::from(status >= 500);
+                self.service.tap(&self.tapped).mend();
+                self.search(&place, route);
+            }
+        }
+    }
+
+    /// Searches what there is since the last search, and forgets it.
+    fn search(&self, place: &str, route: &Route) {
+        let log = std::mem::take(&mut *self.tapped.log.0.lock().unwrap());
+        self.tapped.is_not_in(&format!("the log of {place}"), &log);
+        for tap in [&self.tapped.table, &self.tapped.kms] {
+            for wire in tap.take_ended() {
+                self.tapped.is_not_in(place, &wire.sent);
+                self.tapped.is_not_in(place, &wire.received);
+            }
+        }
+        for wire in self.tapped.engine.take_ended() {
+            self.tapped.search_engine(&wire, route.info.name == "agents-exec");
+        }
+    }
+}
+
+fn carries_values(route: &Route) -> bool {
+    ["secrets-set", "platform-secrets-set", "agents-create", "agents-exec", "providers-set"].contains(&route.info.name)
+}
+
+/// Whether each of its calls takes a boot, its own or that of an agent to end.
+fn boots(route: &Route) -> bool {
+    ["agents-create", "agents-terminate"].contains(&route.info.name)
+}
+
+/// Every route, in parts that can be looked at side by side.
+fn parts() -> Vec<(String, Vec<&'static Route>)> {
+    let (alone, others): (Vec<&Route>, Vec<&Route>) =
+        ROUTES.iter().copied().partition(|route| ["agents-create", "agents-exec"].contains(&route.info.name));
+    let (of_agents, others): (Vec<&Route>, Vec<&Route>) =
+        others.into_iter().partition(|route| route.info.pattern.0.starts_with("/v1/agents/{id}"));
+    let mut parts: Vec<Vec<&Route>> = alone.into_iter().map(|route| vec![route]).collect();
+    parts.push(of_agents);
+    parts.extend(others.chunks(6).map(<[_]>::to_vec));
+    parts.into_iter().enumerate().map(|(number, routes)| (format!("faults-{number}"), routes)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secrets_value_gets_nowhere_while_the_table_the_key_service_or_the_engine_fails_under_any_endpoint() {
+    let parts = parts();
+    assert_eq!(parts.iter().map(|(_, routes)| routes.len()).sum::<usize>(), ROUTES.len());
+    let services = [Service::Table, Service::Kms, Service::Engine];
+    let beds = parts.iter().flat_map(|(name, routes)| services.map(|service| (name, routes, service)));
+    let failing = beds.map(|(name, routes, service)| async move {
+        let with_agent = routes.iter().any(|route| route.info.pattern.0.starts_with("/v1/agents/{id}"));
+        let mut bed = Bed::make(name, service, with_agent).await;
+        for (turn, route) in routes.iter().enumerate() {
+            bed.fail(route, turn).await;
+        }
+        let Bed { tapped, session, failed, .. } = bed;
+        tapped.search(true);
+        tapped.client.terminate(&session).await;
+        (service, failed)
+    });
+    let failed = join_all(failing).await;
+    for (service, least) in [(Service::Table, 60), (Service::Kms, 15), (Service::Engine, 25)] {
+        let count: usize = failed.iter().filter(|(of, _)| *of == service).map(|(_, failed)| failed).sum();
+        assert!(count >= least, "only {count} calls failed for want of {service:?}");
+    }
+}
