@@ -10,13 +10,14 @@ use theazo_store::{
     ProviderCredentials, RateLimits, Replays, SecretNames, SecretOpener, SecretSealer, SessionTokens, Sessions,
     SimulatedDisks, Table,
 };
-use theazo_tenancy::Operator;
+use theazo_tenancy::{CredentialKey, Operator};
+use zeroize::Zeroizing;
 
 /// How long an unwrapped root key may be used before KMS is asked again, unless configured otherwise.
 const KEY_CACHE: Duration = Duration::from_secs(600);
 
 /// What distinguishes one deployment from another.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct DeploymentConfig {
     /// Its name: bound into every sealed record and every sandbox's labels.
     pub name: String,
@@ -28,6 +29,8 @@ pub struct DeploymentConfig {
     pub kms_key_arn: String,
     /// The deployment's own Docker engine, if it has one.
     pub docker: Option<DockerEngine>,
+    /// The key that its credentials' rows are sealed with. The same for all functions, and nowhere in the table.
+    pub credential_key: Arc<CredentialKey>,
     /// How many requests a credential may make in a second.
     pub rate_limits: RateLimits,
     /// How long an unwrapped key may be used before KMS is asked again. Rotations wait that long twice; all functions
@@ -53,6 +56,9 @@ pub enum ConfigError {
     /// It should be a whole number.
     #[error("{0} is not a whole number")]
     NotANumber(&'static str),
+    /// It should be a key.
+    #[error("{0} is not 64 hexadecimal digits")]
+    NotAKey(&'static str),
     /// The Docker engine's address cannot be used.
     #[error("the Docker engine cannot be used: {0}")]
     Docker(#[from] ProviderError),
@@ -75,6 +81,8 @@ const LEDGER: &str = "THEAZO_LEDGER";
 const KMS_KEY: &str = "THEAZO_KMS_KEY_ARN";
 const DOCKER_ENDPOINT: &str = "THEAZO_DOCKER_ENDPOINT";
 const DOCKER_IMAGE: &str = "THEAZO_DOCKER_IMAGE";
+/// Where a process finds the key that credentials are sealed with.
+pub const CREDENTIAL_KEY: &str = "THEAZO_CREDENTIAL_KEY";
 const KEY_RATE: &str = "THEAZO_KEY_REQUESTS_PER_SECOND";
 const TOKEN_RATE: &str = "THEAZO_TOKEN_REQUESTS_PER_SECOND";
 const KEY_CACHE_SECONDS: &str = "THEAZO_KEY_CACHE_SECONDS";
@@ -90,6 +98,19 @@ pub fn key_cache_from_env() -> Result<Duration, ConfigError> {
     }
 }
 
+/// How many requests a credential may make in a second, as the environment says.
+///
+/// # Errors
+/// [`ConfigError::NotANumber`].
+pub fn rate_limits_from_env() -> Result<RateLimits, ConfigError> {
+    let rate = |name, usual| match std::env::var(name) {
+        Ok(text) => text.parse().map_err(|_| ConfigError::NotANumber(name)),
+        Err(_) => Ok(usual),
+    };
+    let usual = RateLimits::default();
+    Ok(RateLimits { key: rate(KEY_RATE, usual.key)?, token: rate(TOKEN_RATE, usual.token)? })
+}
+
 impl DeploymentConfig {
     /// Reads the function's environment.
     ///
@@ -101,21 +122,20 @@ impl DeploymentConfig {
             Ok(endpoint) => Some(DockerEngine { endpoint: Endpoint::parse(&endpoint)?, image: get(DOCKER_IMAGE)? }),
             Err(_) => None,
         };
-        let rate = |name, usual| match std::env::var(name) {
-            Ok(text) => text.parse().map_err(|_| ConfigError::NotANumber(name)),
-            Err(_) => Ok(usual),
-        };
-        let usual = RateLimits::default();
-        let rate_limits = RateLimits { key: rate(KEY_RATE, usual.key)?, token: rate(TOKEN_RATE, usual.token)? };
+        let rate_limits = rate_limits_from_env()?;
         let (name, table, kms_key_arn, key_cache) = (get(NAME)?, get(TABLE)?, get(KMS_KEY)?, key_cache_from_env()?);
         let ledger = std::env::var(LEDGER).ok();
-        Ok(Self { name, table, ledger, kms_key_arn, docker, rate_limits, key_cache })
+        let credential_key = Zeroizing::new(get(CREDENTIAL_KEY)?);
+        let credential_key = CredentialKey::parse(&credential_key).ok_or(ConfigError::NotAKey(CREDENTIAL_KEY))?;
+        let credential_key = Arc::new(credential_key);
+        Ok(Self { name, table, ledger, kms_key_arn, docker, credential_key, rate_limits, key_cache })
     }
 
-    /// The same as variables for another process.
+    /// The same as variables for another process, the credential key among them.
     pub fn to_env(&self) -> Vec<(&'static str, String)> {
         let mut variables =
             vec![(NAME, self.name.clone()), (TABLE, self.table.clone()), (KMS_KEY, self.kms_key_arn.clone())];
+        variables.push((CREDENTIAL_KEY, self.credential_key.to_text().to_string()));
         variables.push((KEY_RATE, self.rate_limits.key.to_string()));
         variables.push((TOKEN_RATE, self.rate_limits.token.to_string()));
         variables.push((KEY_CACHE_SECONDS, self.key_cache.as_secs().to_string()));
@@ -137,7 +157,7 @@ impl Deployment {
     /// # Errors
     /// [`ConfigError::Docker`] when the engine's address cannot be used.
     pub fn new(aws: &Aws, config: DeploymentConfig) -> Result<Self, ConfigError> {
-        let table = Table::new(aws, &config.table);
+        let table = Table::new(aws, &config.table).with_credential_key(config.credential_key.clone());
         let table = match &config.ledger {
             Some(ledger) => table.with_ledger(ledger),
             None => table,

@@ -1,8 +1,11 @@
 //! Requests that are done once: under one `Idempotency-Key`, a request that was answered is not done again.
 //!
-//! A note of the request is written before it is done, and its answer after. What was not answered with success leaves
-//! no note, because it left nothing behind either. A note without an answer is of a request that is under way, or whose
-//! process died: nobody can tell what became of it, so it is not done a second time.
+//! A note of the request is written before it is done, and its answer after. A request that was refused, or failed and left
+//! nothing behind, leaves no note. A note without an answer is of a request that is under way, whose process died, or whose
+//! change the table did not confirm: nobody can tell what became of it, so it is not done a second time.
+//!
+//! A note belongs to the credential that made the request: another key of the same platform, a rotated key's successor
+//! among them, starts anew. So a repeat has to come with the key of the first attempt, which works while the keys overlap.
 
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
@@ -44,6 +47,7 @@ pub async fn once(
             }
             Ok(answer)
         }
+        Err(failure) if failure.is_unclear() => Err(failure),
         Err(failure) => {
             if let Err(error) = replays.forget(&scope, &note).await {
                 tracing::error!(%error, "a failed request keeps its note");
@@ -57,8 +61,9 @@ fn conflict(why: &'static str) -> ApiError {
     ApiError::new(ErrorCode::Conflict, why).detail("field", "idempotency-key")
 }
 
-/// The note's place: the credential, the key and the route. The body's digest is keyed with the credential itself, which
-/// is stored nowhere: a table's reader cannot try out values against it.
+/// The note's place: the credential and the key. The digest of route and body is keyed with the credential itself, which is
+/// stored nowhere: whoever reads the table cannot try out values against it. (Who holds the credential and knows the key can
+/// learn whether a guess is the body that was sent; but they can also boot an agent that prints the value.)
 fn note(call: &Call, key: &str) -> Result<Note, ApiError> {
     let credential = call.credential_text();
     let mut place = Sha256::new();

@@ -82,7 +82,7 @@ routes! {
     SESSIONS_CREATE = "sessions-create" POST "/v1/sessions"
         by [Platform] needs [Sessions, Replays] repeats Once => sessions::create;
     SESSIONS_BY_USER = "sessions-by-user" POST "/v1/sessions/by-user/{userId}"
-        by [Platform] needs [Sessions] => sessions::by_user;
+        by [Platform] needs [Sessions, Replays] repeats Once => sessions::by_user;
     SESSIONS_LIST = "sessions-list" GET "/v1/sessions"
         by [Platform] needs [Sessions] => sessions::list;
     SESSIONS_GET = "sessions-get" GET "/v1/sessions/{id}"

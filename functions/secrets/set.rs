@@ -25,8 +25,9 @@ pub async fn handle(
         }
     };
     let (principal, (target, secrets, session, state)) = call.authenticate_with(read).await?;
-    live(session)?;
     let work = async {
+        // Whatever the session has become since, a request that was answered is answered again.
+        live(session)?;
         match sealer.set(&principal.scope(), &target, state, &secrets).await {
             Ok(()) => Ok(Answer::no_content()),
             // It was there a moment ago, and sessions do not go: it has ended meanwhile.

@@ -1,12 +1,13 @@
 //! `POST /v1/sessions/by-user/{userId}`
 
 use super::{MAX_METADATA, read_limits, show};
+use crate::idempotency::once;
 use theazo_http::{Answer, ApiError, Call};
-use theazo_store::{SessionChanges, Sessions};
+use theazo_store::{Replays, SessionChanges, Sessions};
 use theazo_tenancy::UserId;
 
 /// The user's live session, or a new one.
-pub async fn handle(call: Call, sessions: Sessions) -> Result<Answer, ApiError> {
+pub async fn handle(call: Call, sessions: Sessions, replays: Replays) -> Result<Answer, ApiError> {
     let read = |scope| {
         let (call, sessions) = (&call, &sessions);
         async move {
@@ -22,6 +23,9 @@ pub async fn handle(call: Call, sessions: Sessions) -> Result<Answer, ApiError> 
         }
     };
     let (principal, (user, changes, found)) = call.authenticate_with(read).await?;
-    let session = sessions.by_user(&principal.scope(), &user, &changes, found).await?;
-    Answer::json(200, &show(&session))
+    let work = async {
+        let session = sessions.by_user(&principal.scope(), &user, &changes, found).await?;
+        Answer::json(200, &show(&session))
+    };
+    once(&call, &principal, &replays, None, work).await
 }

@@ -1,7 +1,7 @@
 //! Breach drills: an attacker holds something, and learns what the README's table says and no more. One test each, named
 //! for what is held. What an attacker learns from the engine, from images and from logs is in `leak` and `isolation`.
 
-use crate::harness::{Canary, Client, Platform, dynamodb, make_canary, scan_everything, stack};
+use crate::harness::{Canary, Client, Platform, dynamodb, make_canary, scan_everything, sha256, stack};
 use serde_json::{Value, json};
 use theazo_tenancy::{Mode, PlatformId, make_api_key};
 
@@ -193,6 +193,69 @@ async fn write_access_to_the_table_uncovers_no_value_of_a_running_agent() {
     assert!(copies(&bare).await.is_empty(), "they go with their agent");
     client.terminate(&session).await;
     victim.client().terminate(&victim.session).await;
+}
+
+#[tokio::test]
+async fn write_access_to_the_table_inserts_revives_widens_and_moves_no_credential() {
+    let (victim, other) = (Victim::make("forged rows").await, Platform::make("row thief").await);
+    let credential = |key: &str| {
+        let hash = sha256(key);
+        json!({ "pk": { "S": format!("credential#{hash}") }, "sk": { "S": "credential" } })
+    };
+    let refused = async |key: &str, what: &str| {
+        let answer = victim.client().with_key(Some(key)).get("/v1/whoami").await;
+        assert_eq!(answer.status, 401, "{what}: {answer:?}");
+    };
+    let good = row(&credential(&victim.platform.live_key)).await;
+
+    // Inserted: a key of the thief's own making, with all that a good row has.
+    let made = make_api_key(&victim.platform.id, Mode::Live);
+    let mut inserted = good.clone();
+    inserted["pk"] = credential(&made.text)["pk"].clone();
+    put(&inserted).await;
+    refused(&made.text, "another's row").await;
+    inserted["hash"] = json!({ "S": sha256(&made.text) });
+    put(&inserted).await;
+    refused(&made.text, "a row with its own hash").await;
+
+    // Moved: the thief's own good key, made out to the victim's platform or the other mode.
+    let own = row(&credential(&other.test_key)).await;
+    for (column, value) in [("platform", victim.platform.id.as_str()), ("mode", "live")] {
+        let mut moved = own.clone();
+        moved[column] = json!({ "S": value });
+        put(&moved).await;
+        refused(&other.test_key, column).await;
+    }
+    put(&own).await;
+
+    // Revived: a revoked key, an expired one.
+    let new = json!({ "name": "spare", "environment": "live", "expiresAt": "2100-01-01T00:00:00.000Z" });
+    let spare = victim.client().post("/v1/api-keys", new).await.expect(201);
+    let (id, spare) = (spare["id"].as_str().unwrap(), spare["key"].as_str().unwrap());
+    let mut prolonged = row(&credential(spare)).await;
+    prolonged["expires_at_ms"] = json!({ "N": "5102444800000" });
+    let before = row(&credential(spare)).await;
+    put(&prolonged).await;
+    refused(spare, "prolonged").await;
+    put(&before).await;
+    victim.client().delete(&format!("/v1/api-keys/{id}")).await.expect(204);
+    let mut revived = row(&credential(spare)).await;
+    revived.as_object_mut().unwrap().remove("revoked_at_ms");
+    put(&revived).await;
+    refused(spare, "revived").await;
+
+    // Widened: a token that may only read.
+    let path = format!("/v1/sessions/{}/tokens", victim.session);
+    let token = victim.client().post(&path, json!({ "permissions": ["read"] })).await.expect(201);
+    let token = token["token"].as_str().unwrap();
+    let mut widened = row(&credential(token)).await;
+    widened["may_exec"] = json!({ "BOOL": true });
+    put(&widened).await;
+    refused(token, "widened").await;
+
+    // The owners go on as before.
+    victim.client().get("/v1/whoami").await.expect(200);
+    other.client.with_key(Some(&other.test_key)).get("/v1/whoami").await.expect(200);
 }
 
 #[tokio::test]

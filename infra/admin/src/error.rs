@@ -35,6 +35,9 @@ pub(crate) enum AdminError {
         /// Where it was looked up.
         folder: PathBuf,
     },
+    /// The credential key that was given is none.
+    #[error("THEAZO_CREDENTIAL_KEY is not 64 hexadecimal digits")]
+    NotACredentialKey,
     /// A version of the root key must stay.
     #[error("version {version} of the root key was not retired: {why}")]
     NotRetired {
@@ -70,6 +73,13 @@ impl AdminError {
         match self {
             Self::Store(StoreError::Table { code, .. }) if code == "ResourceNotFoundException" => {
                 format!("there is no table `{}` at {target}", target.table_name())
+            }
+            Self::Store(StoreError::NoCredentialKey) => {
+                format!(
+                    "THEAZO_CREDENTIAL_KEY is needed, as the functions have it: {} says nothing of a local stack with this \
+                     table (name its data folder with --data-dir)",
+                    target.data_dir().display()
+                )
             }
             Self::Store(StoreError::Kms { code, .. }) if code == "InvalidCiphertextException" => {
                 "the key service does not vouch for a root key's row: it was edited, or --deployment or --kms-key is \

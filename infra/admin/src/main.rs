@@ -81,7 +81,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: &Cli) -> Result<(), AdminError> {
-    let table = cli.target.table().await;
+    let table = cli.target.table().await?;
     match &cli.noun {
         Noun::Platform(verb) => platform::run(verb, &cli.target, table, &cli.output).await,
         Noun::Key(verb) => key::run(verb, table, &cli.output).await,

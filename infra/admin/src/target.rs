@@ -1,11 +1,22 @@
 //! Which table is meant, and how it is reached.
 
+use crate::error::AdminError;
 use clap::Args;
+use std::collections::HashMap;
 use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use theazo_store::{Aws, AwsEndpoints, Table};
+use theazo_tenancy::CredentialKey;
+use zeroize::Zeroizing;
 
 /// Where the local stack's table listens unless it was told otherwise.
 const LOCAL_STACK: &str = "http://127.0.0.1:9001";
+/// The file of a local stack's data folder with the variables of a function that runs against it. It is believed only when
+/// it is about the very table that the command is about.
+const ENVIRONMENT_FILE: &str = "lambda.env";
+/// The variable with the key that credentials are sealed with.
+const CREDENTIAL_KEY: &str = "THEAZO_CREDENTIAL_KEY";
 
 /// Options that name the deployment's table.
 #[derive(Args)]
@@ -19,6 +30,9 @@ pub(crate) struct Target {
     /// The table's name
     #[arg(long, global = true, value_name = "NAME", default_value = "theazo")]
     table: String,
+    /// The local stack's data folder, where its keys are looked up
+    #[arg(long, global = true, value_name = "FOLDER", default_value = ".theazo", conflicts_with = "aws")]
+    data_dir: PathBuf,
 }
 
 /// Only plain HTTP: what is not AWS itself is a stack on this machine or beside it.
@@ -33,14 +47,46 @@ pub(crate) fn endpoint(text: &str) -> Result<String, &'static str> {
 }
 
 impl Target {
-    /// The table; nothing is asked of it yet.
-    pub(crate) async fn table(&self) -> Table {
+    /// The table; nothing is asked of it yet. Credentials can be made in it if their key is at hand.
+    pub(crate) async fn table(&self) -> Result<Table, AdminError> {
         let aws = if self.aws {
             Aws::from_env().await
         } else {
             Aws::local(&AwsEndpoints { dynamodb: self.endpoint_or_default().to_owned(), kms: None })
         };
-        Table::new(&aws, &self.table)
+        let table = Table::new(&aws, &self.table);
+        Ok(match self.credential_key()? {
+            Some(key) => table.with_credential_key(Arc::new(key)),
+            None => table,
+        })
+    }
+
+    /// The key that the deployment's credentials are sealed with. It is no option: arguments of a process are for everyone
+    /// on the machine to see.
+    fn credential_key(&self) -> Result<Option<CredentialKey>, AdminError> {
+        let given = std::env::var(CREDENTIAL_KEY).ok().or_else(|| self.of_stack().remove(CREDENTIAL_KEY));
+        let Some(text) = given.map(Zeroizing::new) else { return Ok(None) };
+        CredentialKey::parse(&text).map(Some).ok_or(AdminError::NotACredentialKey)
+    }
+
+    /// The local stack's variables, if they are about the table that is meant.
+    pub(crate) fn of_stack(&self) -> HashMap<String, String> {
+        if self.aws {
+            return HashMap::new();
+        }
+        let text = std::fs::read_to_string(self.data_dir.join(ENVIRONMENT_FILE)).unwrap_or_default();
+        let lines = text.lines().filter_map(|line| line.split_once('='));
+        let found: HashMap<_, _> = lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let is = |name: &str, wanted: &str| {
+            found.get(name).is_some_and(|value| value.trim_end_matches('/') == wanted.trim_end_matches('/'))
+        };
+        let is_meant = is("AWS_ENDPOINT_URL_DYNAMODB", self.endpoint_or_default()) && is("THEAZO_TABLE", &self.table);
+        if is_meant { found } else { HashMap::new() }
+    }
+
+    /// Where a local stack's data are.
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
     }
 
     /// Whether AWS itself is meant.

@@ -1,21 +1,16 @@
 //! Which key service and key are meant, for the few commands that need the vault's keys.
 //!
-//! A local stack says it all by itself: its data folder has a file with the variables of a function that runs against
-//! it. The file is believed only when it is about the very table that the command is about.
+//! A local stack says it all by itself, in its data folder.
 
 use crate::error::AdminError;
 use crate::target::{Target, endpoint};
 use clap::Args;
-use std::collections::HashMap;
-use std::path::PathBuf;
 use std::time::Duration;
 use theazo_store::{Aws, AwsEndpoints, KeyRing, KeyRingConfig, Table};
 use theazo_tenancy::Operator;
 
 /// How long functions keep keys in memory unless they are configured otherwise, seconds.
 const CACHE_SECONDS: u64 = 600;
-/// The file of a local stack's data folder.
-const ENVIRONMENT_FILE: &str = "lambda.env";
 
 /// Options that name the key service and the key.
 #[derive(Args)]
@@ -29,9 +24,6 @@ pub(crate) struct VaultArgs {
     /// The deployment's name, as the functions have it
     #[arg(long, global = true, value_name = "NAME", env = "THEAZO_DEPLOYMENT")]
     deployment: Option<String>,
-    /// The local stack's data folder, where the above are looked up
-    #[arg(long, global = true, value_name = "FOLDER", default_value = ".theazo", conflicts_with = "aws")]
-    data_dir: PathBuf,
     /// How long any function keeps keys in memory, seconds: never less than the functions are configured with, or values
     /// may be written under an old key after everything was sealed anew [default: 600, or as the local stack has it]
     #[arg(long, global = true, value_name = "N", env = "THEAZO_KEY_CACHE_SECONDS")]
@@ -47,9 +39,9 @@ pub(crate) struct Vault {
 impl VaultArgs {
     /// The keys; nothing is asked of the key service yet.
     pub(crate) async fn open(&self, target: &Target) -> Result<Vault, AdminError> {
-        let found = self.look_up(target);
+        let found = target.of_stack();
         let of_stack = |name: &str| found.get(name).cloned();
-        let missing = |what| AdminError::WhichKey { what, folder: self.data_dir.clone() };
+        let missing = |what| AdminError::WhichKey { what, folder: target.data_dir().to_owned() };
         let deployment = self.deployment.clone().or_else(|| of_stack("THEAZO_DEPLOYMENT"));
         let kms_key_arn = self.kms_key.clone().or_else(|| of_stack("THEAZO_KMS_KEY_ARN"));
         let cache = self.cache_seconds.or_else(|| of_stack("THEAZO_KEY_CACHE_SECONDS")?.parse().ok());
@@ -68,22 +60,6 @@ impl VaultArgs {
         let table = Table::new(&aws, target.table_name());
         let keys = KeyRing::new(&aws, table.clone(), config, &operator());
         Ok(Vault { table, keys })
-    }
-
-    /// The local stack's variables, if they are about the table that is meant.
-    fn look_up(&self, target: &Target) -> HashMap<String, String> {
-        if target.is_aws() {
-            return HashMap::new();
-        }
-        let text = std::fs::read_to_string(self.data_dir.join(ENVIRONMENT_FILE)).unwrap_or_default();
-        let lines = text.lines().filter_map(|line| line.split_once('='));
-        let found: HashMap<_, _> = lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        let is = |name: &str, wanted: &str| {
-            found.get(name).is_some_and(|value| value.trim_end_matches('/') == wanted.trim_end_matches('/'))
-        };
-        let is_meant =
-            is("AWS_ENDPOINT_URL_DYNAMODB", target.endpoint_or_default()) && is("THEAZO_TABLE", target.table_name());
-        if is_meant { found } else { HashMap::new() }
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use theazo_local::{Stack, StackConfig};
+use theazo_store::RateLimits;
 
 /// A local stack of a test's own.
 struct Local {
@@ -27,6 +28,7 @@ impl Local {
             dynamodb_listen: loopback,
             docker: None,
             key_cache: None,
+            rate_limits: RateLimits::default(),
         };
         Self { stack: Some(Stack::start(config).await.unwrap()), folder }
     }
@@ -38,7 +40,12 @@ impl Local {
     /// Runs the command against this stack.
     async fn admin(&self, args: &[&str]) -> Output {
         let endpoint = self.stack().dynamodb_url();
-        admin(&[&["--endpoint", &endpoint], args].concat(), &[]).await
+        admin(&[&["--endpoint", &endpoint], args].concat(), &[("THEAZO_CREDENTIAL_KEY", &self.credential_key())]).await
+    }
+
+    /// The key that the stack's credentials are sealed with.
+    fn credential_key(&self) -> String {
+        std::fs::read_to_string(self.folder.join("credential-key")).unwrap().trim().to_owned()
     }
 
     /// The JSON that a command answers; it must succeed.

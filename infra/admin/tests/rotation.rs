@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use theazo_local::{Stack, StackConfig};
+use theazo_store::RateLimits;
 
 /// A local stack of a test's own, with a platform and three values of it.
 struct Local {
@@ -29,6 +30,7 @@ impl Local {
             dynamodb_listen: loopback,
             docker: None,
             key_cache: None,
+            rate_limits: RateLimits::default(),
         };
         let stack = Stack::start(config).await.unwrap();
         let mut local = Self { stack, folder, platform: Value::Null };
@@ -52,6 +54,8 @@ impl Local {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_theazo-admin"));
         command.args(["--endpoint", &self.stack.dynamodb_url()]).args(args).env_clear();
+        command
+            .env("THEAZO_CREDENTIAL_KEY", std::fs::read_to_string(self.folder.join("credential-key")).unwrap().trim());
         command
     }
 

@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use theazo_functions::deployment::DockerEngine;
+use theazo_functions::deployment::{DockerEngine, rate_limits_from_env};
 use theazo_http::{LogFormat, init_logging};
 use theazo_local::terminal::{TerminalProgress, interrupted, say};
 use theazo_local::{Stack, StackConfig, bench, quickstart};
@@ -109,6 +109,7 @@ async fn serve(args: RunArgs) -> Result<(), Failure> {
         dynamodb_listen: args.dynamodb_listen,
         docker,
         key_cache: None,
+        rate_limits: rate_limits_from_env()?,
     };
     let stack = Stack::start(config).await?;
     let settled = stack.settled();

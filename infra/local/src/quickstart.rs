@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use theazo_functions::deployment::DockerEngine;
 use theazo_setup::{SetupError, ensure_agent_image, ensure_engine, ensure_firewall};
+use theazo_store::RateLimits;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -47,6 +48,7 @@ pub async fn run() -> Result<(), Failure> {
         dynamodb_listen: loopback,
         docker: Some(DockerEngine { endpoint, image }),
         key_cache: None,
+        rate_limits: RateLimits::default(),
     })
     .await?;
     say(&format!("    the API listens on {}/v1, its state is thrown away at the end", stack.base_url()));

@@ -19,6 +19,8 @@ use tokio::net::TcpListener;
 
 /// How many round trips to AWS services the answer had to wait for; only the local stack tells.
 const ROUND_TRIPS: HeaderName = HeaderName::from_static("x-theazo-round-trips");
+/// How many calls to them it made in all.
+const CALLS: HeaderName = HeaderName::from_static("x-theazo-calls");
 
 /// How much of a body that is too large is read and thrown away, in bytes and time. A caller who is still sending
 /// when the connection closes may see only that, and not the answer.
@@ -60,6 +62,7 @@ async fn answer(
         };
         let (mut response, trips) = serve(&deployment, ROUTES, incoming).await;
         response.headers_mut().insert(ROUND_TRIPS, HeaderValue::from(trips.sequential));
+        response.headers_mut().insert(CALLS, HeaderValue::from(trips.total));
         response.map(Body::from)
     });
     handled.await.unwrap_or_else(|_| {

@@ -12,10 +12,11 @@ use theazo_functions::upkeep::{Rotated, advance_rotations};
 use theazo_http::ApiError;
 use theazo_kms_emulator::{Emulator, EmulatorError};
 use theazo_store::{Aws, AwsEndpoints, PageRequest, Platforms, RateLimits, StoreError, Table};
-use theazo_tenancy::{Mode, Operator, PlatformId};
+use theazo_tenancy::{CredentialKey, Mode, Operator, PlatformId};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use zeroize::Zeroizing;
 
 /// The table's name in every local stack; also the operator's command line's default.
 const TABLE: &str = "theazo";
@@ -38,6 +39,8 @@ pub struct StackConfig {
     pub docker: Option<DockerEngine>,
     /// How long keys of the vault are kept in memory; otherwise as the environment says, like a function's.
     pub key_cache: Option<Duration>,
+    /// How many requests a credential may make in a second.
+    pub rate_limits: RateLimits,
 }
 
 /// A running stack.
@@ -157,8 +160,10 @@ impl Stack {
 
         let aws =
             Aws::local(&AwsEndpoints { dynamodb: format!("http://{dynamodb}"), kms: Some(format!("http://{kms}")) });
+        let (credential_key, is_new_key) = credential_key(&data_dir)?;
         let config_of = DeploymentConfig {
-            rate_limits: RateLimits::default(),
+            credential_key: Arc::new(credential_key),
+            rate_limits: config.rate_limits,
             name: deployment_name(&data_dir)?,
             table: TABLE.into(),
             ledger: None,
@@ -169,7 +174,7 @@ impl Stack {
         let deployment = Arc::new(Deployment::new(&aws, config_of)?);
         deployment.table().ensure_exists().await?;
         deployment.keys().ensure_root_key().await?;
-        ensure_platform(&data_dir, deployment.table()).await?;
+        ensure_platform(&data_dir, deployment.table(), is_new_key).await?;
         let settled = reconcile(&deployment, Boots::Impossible).await.map_err(StackError::Reconcile)?;
 
         let environment = lambda_environment(&deployment, dynamodb, kms);
@@ -272,12 +277,24 @@ fn deployment_name(data_dir: &DataDir) -> Result<String, StackError> {
     Ok(name)
 }
 
-/// Makes the platform `local` once, and writes keys of it where there are none.
-async fn ensure_platform(data_dir: &DataDir, table: &Table) -> Result<(), StackError> {
+/// The key that credentials are sealed with, made once; and whether that was now.
+fn credential_key(data_dir: &DataDir) -> Result<(CredentialKey, bool), StackError> {
+    const FILE: &str = "credential-key";
+    if let Some(text) = data_dir.read(FILE)?.map(Zeroizing::new) {
+        return Ok((CredentialKey::parse(&text).ok_or(ConfigError::NotAKey(FILE))?, false));
+    }
+    let key = CredentialKey::make();
+    data_dir.write(FILE, &key.to_text())?;
+    Ok((key, true))
+}
+
+/// Makes the platform `local` once, and writes keys of it where there are none that are good.
+async fn ensure_platform(data_dir: &DataDir, table: &Table, is_new_key: bool) -> Result<(), StackError> {
     const KEYS: [(&str, Mode); 2] = [("api-key", Mode::Live), ("test-api-key", Mode::Test)];
     let mut missing = Vec::new();
     for (file, mode) in KEYS {
-        if data_dir.read(file)?.is_none() {
+        // Whatever was sealed with a key that is lost is refused.
+        if is_new_key || data_dir.read(file)?.is_none() {
             missing.push((file, mode));
         }
     }

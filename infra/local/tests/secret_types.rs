@@ -35,6 +35,7 @@ assert_opaque!(
     theazo_redaction::Stream<'static>,
     theazo_redaction::Masked<'static>,
     theazo_tenancy::IssuedKey,
+    theazo_tenancy::CredentialKey,
 );
 
 // Holds root keys in memory; its clones share them.

@@ -1,8 +1,10 @@
 //! A call: one request on its way through authentication.
 
 use crate::{ApiError, ErrorCode, Pattern, Request};
+use futures_util::future::{Either, select};
 use std::future::Future;
-use theazo_store::{Credentials, now_ms};
+use std::pin::pin;
+use theazo_store::{Ahead, Credentials, now_ms};
 use theazo_tenancy::{Claim, CredentialKind, Origin, Principal, ReadScope, Unauthorized};
 
 /// Requests are counted by the second.
@@ -103,7 +105,8 @@ impl Call {
 
     /// Authenticates the caller while `read` already parses the request and reads the claimed tenant's data, so that
     /// a read answers after one round trip. What `read` found, an error included, is released only to a caller whose
-    /// credential proved good.
+    /// credential proved good; until then it makes one round of bounded calls ([`Ahead`]), and for others it is dropped
+    /// as soon as that is known.
     ///
     /// # Errors
     /// As [`Call::authenticate`], and then whatever `read` failed with.
@@ -112,9 +115,25 @@ impl Call {
         F: Future<Output = Result<T, ApiError>>,
     {
         let claim = Claim::parse(self.request.bearer().ok_or(Unauthorized)?)?;
-        let (admission, withheld) =
-            futures_util::future::join(self.credentials.admit(&claim), claim.read_ahead(read)).await;
-        let admission = admission?;
+        let ahead = Ahead::default();
+        let admitting = pin!(self.admit(&claim));
+        let reading = pin!(ahead.hold(claim.read_ahead(read)));
+        let (principal, withheld) = match select(admitting, reading).await {
+            // Whoever is refused is refused now: how long the read would take tells of the tenant's data.
+            Either::Left((admitted, reading)) => {
+                let principal = admitted?;
+                ahead.proven();
+                (principal, reading.await)
+            }
+            Either::Right((withheld, admitting)) => (admitting.await?, withheld),
+        };
+        let found = withheld.release(&principal)??;
+        Ok((principal, found))
+    }
+
+    /// Finds the credential that the claim names, and whether it may make this call now.
+    async fn admit(&self, claim: &Claim) -> Result<Principal, ApiError> {
+        let admission = self.credentials.admit(claim).await?;
         let origin = Origin { request: self.request.id.clone(), source_ip: self.request.source_ip };
         let principal = claim.prove(admission.record.as_ref(), now_ms())?.in_request(origin);
         tracing::Span::current().record("credential", principal.credential_id().as_str());
@@ -135,7 +154,7 @@ impl Call {
         if self.route.repeats == Repeats::Again && self.request.headers.contains_key(IDEMPOTENCY_KEY) {
             return Err(ApiError::not_built(IDEMPOTENCY_KEY));
         }
-        Ok((principal.clone(), withheld.release(&principal)??))
+        Ok(principal)
     }
 }
 
@@ -174,7 +193,14 @@ mod tests {
         let good = make_api_key(&PlatformId::make(), Mode::Live);
         for found in [Ok("data"), Err(ApiError::not_found())] {
             let outcome = with_key(&good.text).authenticate_with(|_| async { found }).await;
-            assert_eq!(outcome.err(), Some(ApiError::internal()));
+            assert_eq!(outcome.err().map(|error| error.to_json()), Some(ApiError::internal().to_json()));
         }
+    }
+
+    #[tokio::test]
+    async fn a_caller_who_is_refused_does_not_wait_for_what_is_read() {
+        let good = make_api_key(&PlatformId::make(), Mode::Live);
+        let outcome = with_key(&good.text).authenticate_with(|_| std::future::pending::<Result<(), _>>()).await;
+        assert_eq!(outcome.err().map(|error| error.to_json()), Some(ApiError::internal().to_json()));
     }
 }

@@ -103,12 +103,14 @@ pub struct ApiError {
     code: ErrorCode,
     message: Cow<'static, str>,
     details: Map<String, Value>,
+    /// Whether what was asked for may have been done all the same. Not shown.
+    unclear: bool,
 }
 
 impl ApiError {
     /// An error with a message for the caller. It must not carry a secret's value or anything internal.
     pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), details: Map::new() }
+        Self { code, message: message.into(), details: Map::new(), unclear: false }
     }
 
     /// Adds a detail.
@@ -148,6 +150,11 @@ impl ApiError {
         self.code
     }
 
+    /// Whether nobody can tell if the change was made: the table was asked to make it and did not answer.
+    pub fn is_unclear(&self) -> bool {
+        self.unclear
+    }
+
     /// Its details by name.
     #[cfg(test)]
     pub(crate) fn details(&self) -> &Map<String, Value> {
@@ -166,6 +173,7 @@ impl ApiError {
             code: ErrorCode::parse(value["code"].as_str()?)?,
             message: value["message"].as_str()?.to_owned().into(),
             details: value["details"].as_object()?.clone(),
+            unclear: false,
         })
     }
 
@@ -215,9 +223,10 @@ impl From<StoreError> for ApiError {
             | StoreError::Table { .. }
             | StoreError::Kms { .. }
             | StoreError::NoRootKey
+            | StoreError::NoCredentialKey
             | StoreError::Vault(_) => {
                 tracing::error!(%error, "the store failed");
-                Self::internal()
+                Self { unclear: error.may_be_done(), ..Self::internal() }
             }
         }
     }

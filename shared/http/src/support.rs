@@ -33,9 +33,9 @@ impl Caller {
             platform: platform.clone(),
             mode,
             expires_at_ms: None,
-            revoked_at_ms: None,
             cursor_key,
             permissions: Permissions { exec: true },
+            epoch: 0,
         };
         let principal = Claim::parse(&key.text).unwrap().prove(Some(&record), 0).unwrap();
         Self { platform, cursor_key, principal }

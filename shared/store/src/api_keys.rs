@@ -1,10 +1,11 @@
 //! API keys, as a platform manages its own: made, listed, rotated with an overlap, revoked.
 //!
-//! A key has two rows: the credential, found by its hash, and what may be shown of it. Both change together. A test key
+//! A key has two rows: the credential, found by its hash and sealed, and what may be shown of it, which nothing proves.
+//! Both change together; what the second says decides nothing that the first could. A test key
 //! manages test keys only, so that it is no way to the platform's live data; a live key manages both.
 
 use crate::audit::Deed;
-use crate::credentials::{CredentialRow, KIND_API_KEY, hex_bytes};
+use crate::credentials::{AS_READ, hex_bytes, revocation};
 use crate::page::RowFilter;
 use crate::table::{TTL, number, to_item, ttl_seconds};
 use crate::transaction::{Committed, Expression, Transaction, back_off};
@@ -12,9 +13,13 @@ use crate::{AuditAction, Deleted, Page, PageRequest, StoreError, Table, now_ms};
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use theazo_tenancy::{IssuedKey, KeyId, Mode, Principal, ReadScope, TenantScope, make_api_key};
+use theazo_tenancy::{
+    CredentialKind, CredentialRecord, IssuedKey, KeyId, Mode, Permissions, Principal, ReadScope, TenantScope,
+    make_api_key,
+};
 
 const ATTEMPTS: u32 = 20;
+const UNKNOWN_MODE: StoreError = StoreError::Corrupt("an API key of unknown mode");
 /// How long a revoked key's rows are kept, milliseconds: 90 days.
 pub(crate) const REVOKED_KEPT_MS: i64 = 90 * 24 * 60 * 60 * 1000;
 
@@ -81,21 +86,19 @@ pub(crate) fn put_key(
     issued: &IssuedKey,
     shown: &ApiKey,
 ) -> Result<Transaction, StoreError> {
-    let credential = CredentialRow {
-        id: shown.id.clone(),
-        kind: KIND_API_KEY.into(),
-        platform: scope.platform().clone(),
-        mode: shown.mode.clone(),
+    let record = CredentialRecord {
         hash: issued.hash,
-        cursor_key,
+        id: shown.id.clone(),
+        kind: CredentialKind::ApiKey,
+        platform: scope.platform().clone(),
+        mode: Mode::parse(&shown.mode).ok_or(UNKNOWN_MODE)?,
         expires_at_ms: shown.expires_at_ms,
-        revoked_at_ms: None,
-        session: None,
-        agent: None,
+        cursor_key,
+        permissions: Permissions { exec: true },
         epoch: 0,
-        may_exec: true,
     };
-    transaction.put_new(table, &scope.new_credential_key(issued), &credential)?.put_new(
+    let credential = table.credential_item(&scope.new_credential_key(issued), &record)?;
+    transaction.put_item(table, credential, Expression::new("attribute_not_exists(pk)")).put_new(
         table,
         &scope.api_keys().row(shown.id.as_str()),
         shown,
@@ -187,24 +190,28 @@ impl ApiKeys {
         let scope = caller.scope();
         for attempt in 0..ATTEMPTS {
             let mut old = self.find(&scope, id).await?;
+            let place = scope.credential_key_of(&old.hash);
+            // Only a credential of ours is sealed anew. The other row is not sealed, and may point to somebody else's.
+            let credential = self.0.credential(&place).await?;
+            let credential = credential.filter(|found| is_key(found, &scope, &old)).ok_or(StoreError::NotFound)?;
             if old.successor.is_some() {
                 return Err(StoreError::Conflict("the key was rotated before"));
             }
             let now = now_ms();
-            let mode = Mode::parse(&old.mode).ok_or(StoreError::Corrupt("an API key of unknown mode"))?;
-            let life = old.expires_at_ms.map(|at| at - old.created_at_ms);
+            let mode = credential.mode;
+            let life = credential.expires_at_ms.map(|at| at - old.created_at_ms);
             let new = NewApiKey { name: old.name.clone(), mode, expires_at_ms: life.map(|life| now + life) };
             let issued = make_api_key(scope.platform(), mode);
             let key = shown(&new, &issued);
             let ends = now.saturating_add(overlap_ms);
-            let ends = old.expires_at_ms.map_or(ends, |at| at.min(ends));
+            let ends = credential.expires_at_ms.map_or(ends, |at| at.min(ends));
             let as_read = unchanged(&old);
             (old.successor, old.expires_at_ms) = (Some(key.id.clone()), Some(ends));
-            let end = Expression::new("SET expires_at_ms = :at").value(":at", number(ends));
+            let end = self.0.ending(&credential, ends)?;
             let transaction = Transaction::default()
                 .check(&self.0, &scope.platform_key(), platform_lives())
                 .put(&self.0, &scope.api_keys().row(id.as_str()), &old, as_read)?
-                .update(&self.0, &scope.credential_key_of(&old.hash), end, "attribute_exists(pk)")
+                .update(&self.0, &place, end, AS_READ)
                 .note_deletion(&self.0, &scope, Deleted::Rotated { key: id.clone(), ends_at_ms: ends })?;
             let transaction = put_key(transaction, &self.0, &scope, *caller.cursor_key(), &issued, &key)?.audit(
                 &self.0,
@@ -222,8 +229,8 @@ impl ApiKeys {
         Err(StoreError::Contended(ATTEMPTS))
     }
 
-    /// Revokes a key, at once and everywhere. The last live key that does not end by itself stays, unless that is
-    /// asked for: whoever revokes it locks themselves out.
+    /// Revokes a key, at once and everywhere. The last live key that is good now stays, unless that is asked for: whoever
+    /// revokes it locks themselves out.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Conflict`] for the last live key; [`StoreError::Contended`].
@@ -232,12 +239,12 @@ impl ApiKeys {
             let mut key = self.find(scope, id).await?;
             let mut transaction = Transaction::default();
             if key.mode == Mode::Live.as_str() && !force {
-                // Another key that lasts, held in place by this very transaction: two callers who revoke the last two
-                // keys at one moment cannot both succeed.
-                let left = self.another_that_lasts(scope, id).await?;
+                // Another good key, held in place by this very transaction: two callers who revoke the last two keys at
+                // one moment cannot both succeed.
+                let left = self.another_that_is_good(scope, id).await?;
                 let left =
                     left.ok_or(StoreError::Conflict("it is the platform's last live key (force=true revokes it)"))?;
-                transaction = transaction.check(&self.0, &scope.api_keys().row(left.as_str()), lasting());
+                transaction = transaction.check(&self.0, &scope.api_keys().row(left.as_str()), good_at(now_ms()));
             }
             let as_read = unchanged(&key);
             let now = now_ms();
@@ -245,11 +252,8 @@ impl ApiKeys {
             // Gone altogether is refused just as well.
             let forgotten = number(ttl_seconds(now.saturating_add(REVOKED_KEPT_MS)));
             let mut item = to_item(&scope.api_keys().row(id.as_str()), &key)?;
-            item.insert(TTL.into(), forgotten.clone());
-            let end = Expression::new("SET revoked_at_ms = :at, #ttl = :ttl")
-                .name("#ttl", TTL)
-                .value(":at", number(now))
-                .value(":ttl", forgotten);
+            item.insert(TTL.into(), forgotten);
+            let end = revocation(now, REVOKED_KEPT_MS);
             let transaction = transaction
                 .put_item(&self.0, item, as_read)
                 .update(&self.0, &scope.credential_key_of(&key.hash), end, "attribute_exists(pk)")
@@ -270,14 +274,14 @@ impl ApiKeys {
         if may && key.is_good(now_ms()) { Ok(key) } else { Err(StoreError::NotFound) }
     }
 
-    async fn another_that_lasts(&self, scope: &ReadScope, id: &KeyId) -> Result<Option<KeyId>, StoreError> {
+    async fn another_that_is_good(&self, scope: &ReadScope, id: &KeyId) -> Result<Option<KeyId>, StoreError> {
         let live = AttributeValue::S(Mode::Live.as_str().into());
         let mut request = PageRequest { limit: 100, after: None };
         loop {
             let terms = RowFilter::default().compare("mode", "=", live.clone());
             let page: Page<ApiKey> = self.0.page(&scope.api_keys(), &request, terms).await?;
-            let lasts = |key: &ApiKey| key.id != *id && key.expires_at_ms.is_none() && key.revoked_at_ms.is_none();
-            if let Some(key) = page.rows.into_iter().find(lasts) {
+            let now = now_ms();
+            if let Some(key) = page.rows.into_iter().find(|key| key.id != *id && key.is_good(now)) {
                 return Ok(Some(key.id));
             }
             match page.next {
@@ -288,11 +292,20 @@ impl ApiKeys {
     }
 }
 
-/// Holds while a key is good for ever: neither revoked nor rotated, and without an end of its own.
-fn lasting() -> Expression {
-    Expression::new(
-        "attribute_exists(pk) AND attribute_not_exists(revoked_at_ms) AND attribute_not_exists(expires_at_ms)",
-    )
+/// Holds for a key that is good at that moment: neither revoked nor over.
+fn good_at(now_ms: i64) -> Expression {
+    let good = "attribute_exists(pk) AND attribute_not_exists(revoked_at_ms) \
+                AND (attribute_not_exists(expires_at_ms) OR expires_at_ms > :now)";
+    Expression::new(good).value(":now", number(now_ms))
+}
+
+/// Whether a credential is the very key that its other row says it is.
+fn is_key(credential: &CredentialRecord, scope: &TenantScope, shown: &ApiKey) -> bool {
+    credential.kind == CredentialKind::ApiKey
+        && credential.id == shown.id
+        && credential.hash == shown.hash
+        && credential.platform == *scope.platform()
+        && credential.mode.as_str() == shown.mode
 }
 
 /// Holds while a key is what was read: neither revoked nor rotated since.

@@ -1,6 +1,6 @@
 //! The AWS SDK's clients: how they are configured for production and for a local stack. Nothing else differs.
 
-use crate::trips::{TripInterceptor, one_turn_late};
+use crate::trips::{Turns, watched};
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
@@ -48,13 +48,14 @@ fn limits() -> TimeoutConfig {
 impl Aws {
     /// Region, credentials and endpoints as the usual AWS variables say; inside Lambda, the function's own role.
     pub async fn from_env() -> Self {
-        let shared = aws_config::defaults(BehaviorVersion::latest()).http_client(https_client()).load().await;
-        Self::from_config(&shared)
+        let http = https_client();
+        let shared = aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone()).load().await;
+        Self::from_config(&shared, http)
     }
 
     /// A local stack's services. Credentials are the SDK's formality there.
     pub fn local(endpoints: &AwsEndpoints) -> Self {
-        let http = one_turn_late(aws_smithy_http_client::Builder::new().build_http());
+        let http = watched(aws_smithy_http_client::Builder::new().build_http(), Turns::OneLate);
         let credentials = Credentials::new("local", "local", None, None, "local stack");
         let dynamodb = aws_sdk_dynamodb::Config::builder()
             .behavior_version(BehaviorVersion::latest())
@@ -63,15 +64,13 @@ impl Aws {
             .credentials_provider(credentials.clone())
             .http_client(http.clone())
             .timeout_config(limits())
-            .interceptor(TripInterceptor)
             .build();
         let mut kms = aws_sdk_kms::Config::builder()
             .behavior_version(aws_sdk_kms::config::BehaviorVersion::latest())
             .region(aws_sdk_kms::config::Region::new("us-east-1"))
             .credentials_provider(credentials)
             .http_client(http)
-            .timeout_config(limits())
-            .interceptor(TripInterceptor);
+            .timeout_config(limits());
         kms.set_endpoint_url(endpoints.kms.clone());
         Self {
             dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb),
@@ -79,12 +78,13 @@ impl Aws {
         }
     }
 
-    fn from_config(shared: &aws_config::SdkConfig) -> Self {
+    fn from_config(shared: &aws_config::SdkConfig, http: SharedHttpClient) -> Self {
+        let http = watched(http, Turns::Now);
         let dynamodb = aws_sdk_dynamodb::config::Builder::from(shared).timeout_config(limits());
         let kms = aws_sdk_kms::config::Builder::from(shared).timeout_config(limits());
         Self {
-            dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb.interceptor(TripInterceptor).build()),
-            kms: aws_sdk_kms::Client::from_conf(kms.interceptor(TripInterceptor).build()),
+            dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb.http_client(http.clone()).build()),
+            kms: aws_sdk_kms::Client::from_conf(kms.http_client(http).build()),
         }
     }
 }
@@ -97,7 +97,7 @@ mod tests {
     fn every_client_has_our_time_limits_wherever_it_is_configured() {
         let endpoints = AwsEndpoints { dynamodb: "http://127.0.0.1:1".into(), kms: None };
         let shared = aws_config::SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
-        for aws in [Aws::local(&endpoints), Aws::from_config(&shared)] {
+        for aws in [Aws::local(&endpoints), Aws::from_config(&shared, https_client())] {
             for set in [aws.dynamodb.config().timeout_config(), aws.kms.config().timeout_config()] {
                 let set = set.unwrap();
                 let limits = [set.connect_timeout(), set.operation_attempt_timeout(), set.operation_timeout()];

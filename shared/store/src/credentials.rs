@@ -1,14 +1,16 @@
 //! Credentials, found by their hash, and the counting of their requests.
 //!
 //! One conditional update finds a credential and counts the request against its limit. A credential that is not there
-//! is not written to. Whether it is good is decided by [`theazo_tenancy::Claim::prove`], from what was found now: nothing
-//! of it is kept from one request to the next, so a revoked credential is refused at once everywhere.
+//! is not written to. A row counts only with a tag of the deployment's own key over all that it says, so that write
+//! access to the table makes no credential and changes none. Whether it is good is decided by
+//! [`theazo_tenancy::Claim::prove`], from what was found now: nothing of it is kept from one request to the next, so a
+//! revoked credential is refused at once everywhere.
 
 use crate::agents::AgentStatus;
 use crate::error::table_error;
 use crate::sessions::SessionStatus;
-use crate::table::{Item, from_item, number};
-use crate::transaction::back_off;
+use crate::table::{Item, TTL, from_item, number, to_item, ttl_seconds};
+use crate::transaction::{Expression, back_off};
 use crate::{StoreError, Table, now_ms};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
@@ -60,37 +62,34 @@ pub struct Admission {
     pub over_limit: bool,
 }
 
-/// A credential's row.
+/// A credential's row. `window` and `hits`, which count its requests, change without it.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct CredentialRow {
-    pub(crate) id: KeyId,
-    pub(crate) kind: String,
-    pub(crate) platform: PlatformId,
-    pub(crate) mode: String,
+struct CredentialRow {
+    id: KeyId,
+    kind: String,
+    platform: PlatformId,
+    mode: String,
     #[serde(with = "hex_bytes")]
-    pub(crate) hash: [u8; 32],
+    hash: [u8; 32],
     #[serde(with = "hex_bytes")]
-    pub(crate) cursor_key: [u8; 32],
+    cursor_key: [u8; 32],
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub(crate) expires_at_ms: Option<i64>,
+    expires_at_ms: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub(crate) revoked_at_ms: Option<i64>,
+    revoked_at_ms: Option<i64>,
     /// The session of a token.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub(crate) session: Option<SessionId>,
+    session: Option<SessionId>,
     /// The agent of an agent's token.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub(crate) agent: Option<AgentId>,
-    /// A session's token is good while its session's epoch is this one.
+    agent: Option<AgentId>,
     #[serde(default)]
-    pub(crate) epoch: u64,
+    epoch: u64,
     /// Whether it may do more than read.
-    #[serde(default = "yes")]
-    pub(crate) may_exec: bool,
-}
-
-fn yes() -> bool {
-    true
+    may_exec: bool,
+    /// The tag of all that, under the deployment's own key. A revoked credential has none any more.
+    #[serde(default)]
+    mac: String,
 }
 
 /// What a token's validity depends on in its session's row.
@@ -109,33 +108,125 @@ struct AgentGuard {
     token: Option<KeyId>,
 }
 
-/// The `kind` of an API key's row.
-pub(crate) const KIND_API_KEY: &str = "api_key";
-/// The `kind` of a session's token's row.
-pub(crate) const KIND_SESSION: &str = "session";
-/// The `kind` of an agent's token's row.
-pub(crate) const KIND_AGENT: &str = "agent";
+const KIND_API_KEY: &str = "api_key";
+const KIND_SESSION: &str = "session";
+const KIND_AGENT: &str = "agent";
 
-impl CredentialRow {
-    fn into_record(self) -> Result<CredentialRecord, StoreError> {
-        let kind = match (self.kind.as_str(), self.session, self.agent) {
-            (KIND_API_KEY, None, None) => CredentialKind::ApiKey,
-            (KIND_SESSION, Some(session), None) => CredentialKind::Session(session),
-            (KIND_AGENT, Some(session), Some(agent)) => CredentialKind::Agent(session, agent),
-            _ => return Err(StoreError::Corrupt("a credential of unknown kind")),
+/// What of a row is covered by its tag, unless it cannot be a credential's.
+fn record_of(row: &CredentialRow) -> Option<CredentialRecord> {
+    let kind = match (row.kind.as_str(), row.session.clone(), row.agent.clone()) {
+        (KIND_API_KEY, None, None) => CredentialKind::ApiKey,
+        (KIND_SESSION, Some(session), None) => CredentialKind::Session(session),
+        (KIND_AGENT, Some(session), Some(agent)) => CredentialKind::Agent(session, agent),
+        _ => return None,
+    };
+    Some(CredentialRecord {
+        hash: row.hash,
+        id: row.id.clone(),
+        kind,
+        platform: row.platform.clone(),
+        mode: Mode::parse(&row.mode)?,
+        expires_at_ms: row.expires_at_ms,
+        cursor_key: row.cursor_key,
+        permissions: Permissions { exec: row.may_exec },
+        epoch: row.epoch,
+    })
+}
+
+impl Table {
+    /// The row of a credential of ours.
+    pub(crate) fn credential_item(&self, key: &TableKey, record: &CredentialRecord) -> Result<Item, StoreError> {
+        let kind = match record.kind {
+            CredentialKind::ApiKey => KIND_API_KEY,
+            CredentialKind::Session(_) => KIND_SESSION,
+            CredentialKind::Agent(..) => KIND_AGENT,
         };
-        Ok(CredentialRecord {
-            hash: self.hash,
-            id: self.id,
-            kind,
-            platform: self.platform,
-            mode: Mode::parse(&self.mode).ok_or(StoreError::Corrupt("a credential of unknown mode"))?,
-            expires_at_ms: self.expires_at_ms,
-            revoked_at_ms: self.revoked_at_ms,
-            cursor_key: self.cursor_key,
-            permissions: Permissions { exec: self.may_exec },
-        })
+        let agent = match &record.kind {
+            CredentialKind::Agent(_, agent) => Some(agent.clone()),
+            CredentialKind::ApiKey | CredentialKind::Session(_) => None,
+        };
+        let row = CredentialRow {
+            id: record.id.clone(),
+            kind: kind.into(),
+            platform: record.platform.clone(),
+            mode: record.mode.as_str().into(),
+            hash: record.hash,
+            cursor_key: record.cursor_key,
+            expires_at_ms: record.expires_at_ms,
+            revoked_at_ms: None,
+            session: record.kind.session().cloned(),
+            agent,
+            epoch: record.epoch,
+            may_exec: record.permissions.exec,
+            mac: self.credential_mac(record)?,
+        };
+        to_item(key, &row)
     }
+
+    /// The tag of a credential's row as the row holds it.
+    fn credential_mac(&self, record: &CredentialRecord) -> Result<String, StoreError> {
+        Ok(hex::encode(self.credential_key()?.seal(record)))
+    }
+
+    /// What a credential's row says, if it was not revoked and we wrote it just so. Any other is as good as absent.
+    pub(crate) fn verified(&self, row: Item) -> Result<Option<CredentialRecord>, StoreError> {
+        let key = self.credential_key()?;
+        if row.contains_key(REVOKED_AT) {
+            return Ok(None);
+        }
+        let row: Option<CredentialRow> = from_item(row).ok();
+        let record = row.and_then(|row| {
+            let record = record_of(&row)?;
+            let mac = hex::decode(&row.mac).ok()?;
+            key.is_sealed(&record, &mac).then_some(record)
+        });
+        if record.is_none() {
+            tracing::error!("a credential's row is not one that this deployment wrote");
+        }
+        Ok(record)
+    }
+
+    /// The change that lets a credential of ours end at that moment, to be made [`AS_READ`].
+    pub(crate) fn ending(&self, record: &CredentialRecord, ends_at_ms: i64) -> Result<Expression, StoreError> {
+        let ended = CredentialRecord { expires_at_ms: Some(ends_at_ms), ..record.clone() };
+        Ok(Expression::new("SET expires_at_ms = :at, mac = :mac")
+            .value(":at", number(ends_at_ms))
+            .value(":mac", AttributeValue::S(self.credential_mac(&ended)?))
+            .value(":was", AttributeValue::S(self.credential_mac(record)?)))
+    }
+
+    /// A credential of ours that was not revoked.
+    pub(crate) async fn credential(&self, key: &TableKey) -> Result<Option<CredentialRecord>, StoreError> {
+        let row = self.get_raw(key).await?;
+        Ok(row.map(|row| self.verified(row)).transpose()?.flatten())
+    }
+}
+
+/// Holds while a credential is what was read, so that no row of anybody else's is sealed.
+pub(crate) const AS_READ: &str = "attribute_exists(pk) AND mac = :was";
+
+/// The attribute of a revoked credential.
+const REVOKED_AT: &str = "revoked_at_ms";
+
+/// The change that revokes a credential as of that moment, to be made with a `:at` of the same time in its condition if it
+/// has one. Without its tag the row stays refused even if somebody takes the rest of it back.
+pub(crate) fn revocation(at_ms: i64, kept_ms: i64) -> Expression {
+    Expression::new("SET revoked_at_ms = :at, #ttl = :ttl REMOVE mac")
+        .name("#ttl", TTL)
+        .value(":at", number(at_ms))
+        .value(":ttl", number(ttl_seconds(at_ms.saturating_add(kept_ms))))
+}
+
+/// Whether a token's session still stands behind it.
+fn session_lives(record: &CredentialRecord, session: Option<&SessionGuard>) -> bool {
+    session.is_some_and(|session| session.status != SessionStatus::Terminated && session.token_epoch == record.epoch)
+}
+
+/// Whether a token's agent runs and reports with this very token.
+fn agent_lives(record: &CredentialRecord, agent: Option<&AgentGuard>) -> bool {
+    agent.is_some_and(|agent| {
+        agent.token.as_ref() == Some(&record.id) && !agent.status.is_over() && agent.status != AgentStatus::Paused
+    })
 }
 
 impl Credentials {
@@ -163,26 +254,13 @@ impl Credentials {
             self.guard::<AgentGuard>(agent.as_ref()),
         )
         .await?;
-        let row = row.filter(|row| {
-            let session_lives = || {
-                session.is_some_and(|session| {
-                    session.status != SessionStatus::Terminated && session.token_epoch == row.epoch
-                })
-            };
-            let agent_lives = || {
-                agent.is_some_and(|agent| {
-                    agent.token.as_ref() == Some(&row.id)
-                        && !agent.status.is_over()
-                        && agent.status != AgentStatus::Paused
-                })
-            };
-            match claim.kind() {
-                CredentialKind::ApiKey => true,
-                CredentialKind::Session(_) => session_lives(),
-                CredentialKind::Agent(..) => session_lives() && agent_lives(),
-            }
+        let record = row.map(|row| self.table.verified(row)).transpose()?.flatten();
+        let record = record.filter(|record| match claim.kind() {
+            CredentialKind::ApiKey => true,
+            CredentialKind::Session(_) => session_lives(record, session.as_ref()),
+            CredentialKind::Agent(..) => session_lives(record, session.as_ref()) && agent_lives(record, agent.as_ref()),
         });
-        Ok(Admission { record: row.map(CredentialRow::into_record).transpose()?, over_limit })
+        Ok(Admission { record, over_limit })
     }
 
     async fn guard<T: serde::de::DeserializeOwned>(&self, key: Option<&TableKey>) -> Result<Option<T>, StoreError> {
@@ -193,14 +271,14 @@ impl Credentials {
     }
 
     /// The row, and whether its limit is reached, in which case nothing was counted.
-    async fn count(&self, key: &TableKey, limit: u32) -> Result<(Option<CredentialRow>, bool), StoreError> {
+    async fn count(&self, key: &TableKey, limit: u32) -> Result<(Option<Item>, bool), StoreError> {
         let mut window = now_ms().div_euclid(1000 * WINDOW_S);
         let mut known = self.last_window(key) == Some(window);
         for attempt in 0..ATTEMPTS {
             let old = match self.try_count(key, window, known, limit).await? {
                 Counted::Yes(row) => {
                     self.remember(key, window);
-                    return Ok((Some(from_item(row)?), false));
+                    return Ok((Some(row), false));
                 }
                 Counted::Busy => {
                     back_off(attempt).await;
@@ -215,8 +293,8 @@ impl Credentials {
             known = last.is_some_and(|last| last >= window);
             window = last.map_or(window, |last| last.max(window));
             let over = known && hits >= i64::from(limit);
-            if over || old.contains_key("revoked_at_ms") {
-                return Ok((Some(from_item(old)?), over));
+            if over || old.contains_key(REVOKED_AT) {
+                return Ok((Some(old), over));
             }
         }
         Err(StoreError::Contended(ATTEMPTS))
@@ -296,5 +374,95 @@ pub(crate) mod hex_bytes {
         let mut bytes = [0; 32];
         hex::decode_to_slice(text, &mut bytes).map_err(|_| D::Error::custom("not 32 bytes of hexadecimal"))?;
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Aws, AwsEndpoints};
+    use theazo_tenancy::{CredentialKey, make_agent_token, make_api_key, make_session_token};
+
+    /// Nothing is asked of it.
+    fn unkeyed() -> Table {
+        Table::new(&Aws::local(&AwsEndpoints { dynamodb: "http://127.0.0.1:1".into(), kms: None }), "none")
+    }
+
+    fn keyed() -> Table {
+        unkeyed().with_credential_key(Arc::new(CredentialKey::make()))
+    }
+
+    /// A credential of each kind, with the claim it makes.
+    fn issued() -> [(Claim, CredentialRecord); 3] {
+        let (platform, session, agent) = (PlatformId::make(), SessionId::make(), AgentId::make());
+        [
+            make_api_key(&platform, Mode::Live),
+            make_session_token(&platform, Mode::Test, &session),
+            make_agent_token(&platform, Mode::Live, &session, &agent),
+        ]
+        .map(|issued| {
+            let claim = Claim::parse(&issued.text).unwrap();
+            let record = CredentialRecord {
+                hash: issued.hash,
+                id: KeyId::make(),
+                kind: claim.kind().clone(),
+                platform: platform.clone(),
+                mode: if issued.text.starts_with("th_sess_") { Mode::Test } else { Mode::Live },
+                expires_at_ms: Some(7),
+                cursor_key: [1; 32],
+                permissions: Permissions { exec: false },
+                epoch: 3,
+            };
+            (claim, record)
+        })
+    }
+
+    #[test]
+    fn a_row_says_what_it_was_written_from_and_nothing_once_it_is_revoked_or_another_tables() {
+        let table = keyed();
+        for (claim, record) in issued() {
+            let item = table.credential_item(&claim.credential_key(), &record).unwrap();
+            let read = table.verified(item.clone()).unwrap().unwrap();
+            assert_eq!((read.hash, &read.id, &read.kind), (record.hash, &record.id, &record.kind));
+            assert_eq!((&read.platform, read.mode, read.expires_at_ms), (&record.platform, record.mode, Some(7)));
+            assert_eq!((read.cursor_key, read.permissions, read.epoch), ([1; 32], record.permissions, 3));
+            assert!(claim.prove(Some(&read), 6).is_ok());
+
+            assert!(keyed().verified(item.clone()).unwrap().is_none(), "another deployment's");
+            let mut revoked = item.clone();
+            revoked.insert(REVOKED_AT.into(), number(i64::MAX));
+            assert!(table.verified(revoked).unwrap().is_none(), "revoked, whenever that is");
+            let mut unsealed = item;
+            unsealed.remove("mac");
+            assert!(table.verified(unsealed).unwrap().is_none());
+        }
+        let unkeyed = unkeyed();
+        let (claim, record) = &issued()[0];
+        let made = unkeyed.credential_item(&claim.credential_key(), record);
+        assert!(matches!(made, Err(StoreError::NoCredentialKey)));
+        assert!(matches!(unkeyed.verified(Item::new()), Err(StoreError::NoCredentialKey)));
+    }
+
+    #[test]
+    fn a_token_is_good_while_its_session_and_its_agent_stand_behind_it() {
+        let [_, (_, token), (_, agents)] = issued();
+        let session = |status, token_epoch| SessionGuard { status, token_epoch };
+        for (guard, good) in [
+            (None, false),
+            (Some(session(SessionStatus::Active, 3)), true),
+            (Some(session(SessionStatus::Paused, 3)), true),
+            (Some(session(SessionStatus::Terminated, 3)), false),
+            (Some(session(SessionStatus::Active, 2)), false),
+            (Some(session(SessionStatus::Active, 4)), false),
+        ] {
+            assert_eq!(session_lives(&token, guard.as_ref()), good);
+        }
+        assert!(!agent_lives(&agents, None));
+        for status in AgentStatus::ALL {
+            let good = [AgentStatus::Booting, AgentStatus::Ready, AgentStatus::Running].contains(&status);
+            for (held, same) in [(None, false), (Some(KeyId::make()), false), (Some(agents.id.clone()), true)] {
+                assert_eq!(agent_lives(&agents, Some(&AgentGuard { status, token: held })), good && same);
+            }
+        }
     }
 }

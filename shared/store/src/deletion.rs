@@ -8,11 +8,12 @@
 
 use crate::api_keys::REVOKED_KEPT_MS;
 use crate::audit::Deed;
+use crate::credentials::revocation;
 use crate::page::{RowFilter, Span};
 use crate::platforms::DELETED_AT;
 use crate::secrets::copies_of;
 use crate::sessions::session_key;
-use crate::table::{Item, TTL, from_item, number, ttl_seconds};
+use crate::table::{Item, from_item, number};
 use crate::transaction::{Committed, Expression, Transaction};
 use crate::{
     Agent, ApiKey, AuditAction, Deleted, Page, PageRequest, Session, SessionStatus, Sessions, StoreError, Table, now_ms,
@@ -258,10 +259,7 @@ fn sort_key(row: &Item) -> Option<&str> {
 impl Table {
     /// Revokes a key as of that moment, unless it was revoked by then. Whether it was not.
     pub(crate) async fn revoke_key(&self, scope: &TenantScope, key: &ApiKey, at_ms: i64) -> Result<bool, StoreError> {
-        let end = Expression::new("SET revoked_at_ms = :at, #ttl = :ttl")
-            .name("#ttl", TTL)
-            .value(":at", number(at_ms))
-            .value(":ttl", number(ttl_seconds(at_ms.saturating_add(REVOKED_KEPT_MS))));
+        let end = revocation(at_ms, REVOKED_KEPT_MS);
         let good = "attribute_exists(pk) AND (attribute_not_exists(revoked_at_ms) OR revoked_at_ms > :at)";
         let transaction = Transaction::default()
             .update(self, &scope.credential_key_of(&key.hash), end.clone(), good)

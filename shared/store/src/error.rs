@@ -50,6 +50,9 @@ pub enum StoreError {
     /// No root key was ever made for this deployment.
     #[error("this deployment has no root key")]
     NoRootKey,
+    /// This process has no key to seal or verify credentials with.
+    #[error("this process has no credential key")]
+    NoCredentialKey,
     /// Sealing or opening failed.
     #[error("the vault refused: {0}")]
     Vault(#[from] theazo_vault::VaultError),
@@ -57,7 +60,11 @@ pub enum StoreError {
 
 const TIMEOUT: &str = "timeout";
 const NO_CONNECTION: &str = "no connection";
+const UNREADABLE: &str = "unreadable answer";
 const NOT_MADE: &str = "the request could not be made";
+
+/// The table's operations that change it.
+const WRITES: [&str; 5] = ["TransactWriteItems", "UpdateItem", "PutItem", "DeleteItem", "BatchWriteItem"];
 
 impl StoreError {
     /// Whether the service was never heard of: no connection, no answer in time, or no region or credentials to ask
@@ -65,6 +72,13 @@ impl StoreError {
     pub fn is_unreachable(&self) -> bool {
         let (Self::Table { code, .. } | Self::Kms { code, .. }) = self else { return false };
         [TIMEOUT, NO_CONNECTION, NOT_MADE].contains(&code.as_str())
+    }
+
+    /// Whether the change that failed may have been made all the same: the table was asked to, and its answer was lost.
+    pub fn may_be_done(&self) -> bool {
+        let Self::Table { operation, code } = self else { return false };
+        let lost = [TIMEOUT, NO_CONNECTION, UNREADABLE, "InternalServerError", "ServiceUnavailable"];
+        WRITES.contains(operation) && lost.contains(&code.as_str())
     }
 
     /// Why the key service failed, if it did.
@@ -157,7 +171,7 @@ where
         SdkError::ServiceError(context) => context.err().code().unwrap_or("unknown service error").to_owned(),
         SdkError::TimeoutError(_) => TIMEOUT.into(),
         SdkError::DispatchFailure(_) => NO_CONNECTION.into(),
-        SdkError::ResponseError(_) => "unreadable answer".into(),
+        SdkError::ResponseError(_) => UNREADABLE.into(),
         _ => NOT_MADE.into(),
     }
 }
@@ -169,4 +183,23 @@ where
     E: aws_smithy_types::error::metadata::ProvideErrorMetadata,
 {
     move |error| StoreError::Table { operation, code: code_of(&error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_change_whose_answer_was_lost_may_be_done() {
+        let failed = |operation, code: &str| StoreError::Table { operation, code: code.into() }.may_be_done();
+        for lost in [TIMEOUT, NO_CONNECTION, UNREADABLE, "InternalServerError"] {
+            assert!(WRITES.iter().all(|operation| failed(operation, lost)), "{lost}");
+            assert!(!failed("Query", lost) && !failed("GetItem", lost), "{lost}");
+        }
+        for refused in ["ValidationException", "AccessDeniedException", "ThrottlingException", NOT_MADE] {
+            assert!(!failed("TransactWriteItems", refused), "{refused}");
+        }
+        assert!(!StoreError::Contended(1).may_be_done());
+        assert!(!StoreError::Kms { operation: "Decrypt", code: TIMEOUT.into() }.may_be_done());
+    }
 }

@@ -6,6 +6,7 @@
 //! writes a [`theazo_tenancy::TenantScope`], and both make every key.
 
 mod agents;
+mod ahead;
 mod api_keys;
 mod audit;
 mod aws;
@@ -30,6 +31,7 @@ mod trips;
 mod work;
 
 pub use agents::{Agent, AgentFilter, AgentStatus, Agents, BootedSecret, NewAgent, SecretOrigin};
+pub use ahead::{Ahead, MAX_UNPROVEN_CALLS};
 pub use api_keys::{ApiKey, ApiKeys, NewApiKey};
 pub use audit::{AuditAction, AuditEntry, AuditFilter, AuditLog, AuditOutcome};
 pub use aws::{Aws, AwsEndpoints};

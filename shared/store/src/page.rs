@@ -1,5 +1,6 @@
 //! Pages of a partition, newest first.
 
+use crate::ahead;
 use crate::error::table_error;
 use crate::table::{Item, from_item};
 use crate::{StoreError, Table};
@@ -10,6 +11,8 @@ use theazo_tenancy::Partition;
 
 /// Queries one page may cost; a sparse filter over a large partition then ends early with a cursor to go on from.
 const MAX_QUERIES: usize = 8;
+/// Rows that one query with a filter goes through.
+const MAX_FILTERED_ROWS: usize = 500;
 
 /// Where a page ended: the sort key of its last row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +90,11 @@ impl Table {
         filter: &RowFilter,
     ) -> Result<Stretch, StoreError> {
         // With a filter, rows are dropped after they were counted against the limit: read more of them at once.
-        let limit = if filter.terms.is_empty() { wanted } else { 500 };
+        let limit = match (filter.terms.is_empty(), ahead::is_unproven()) {
+            (true, _) => wanted,
+            (false, true) => ahead::MAX_UNPROVEN_ROWS,
+            (false, false) => MAX_FILTERED_ROWS,
+        };
         let mut values = filter.values.clone();
         values.insert(":pk".into(), AttributeValue::S(partition.pk().into()));
         if let Some(from) = span.from {

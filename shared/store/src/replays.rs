@@ -11,6 +11,9 @@ use theazo_tenancy::{ReadScope, TableKey, TenantScope};
 /// How long an answer is given again, milliseconds.
 const LIFE_MS: i64 = 60_000;
 
+/// Bytes of an answer in one row. A row holds 400 KB, a limit of DynamoDB, and a created agent's answer may be larger.
+const PIECE_BYTES: usize = 300_000;
+
 /// How long a request is known by its idempotency key, milliseconds: 24 hours.
 const NOTE_LIFE_MS: i64 = 24 * 60 * 60 * 1000;
 
@@ -48,8 +51,22 @@ struct NoteRow {
     until_ms: i64,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     status: Option<u16>,
+    /// The body's first part.
     #[serde(default)]
     body: String,
+    /// How many rows hold the rest of it.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pieces: usize,
+}
+
+/// A further part of an answer that is too large for one row.
+#[derive(Serialize, Deserialize)]
+struct PieceRow {
+    body: String,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// Remembering answers: of requests that are done once for a day, of failed execs for a minute.
@@ -97,16 +114,34 @@ impl Replays {
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn note(&self, scope: &TenantScope, note: &Note) -> Result<Noted, StoreError> {
         let now = now_ms();
-        let row = NoteRow { digest: note.digest, until_ms: now + NOTE_LIFE_MS, status: None, body: String::new() };
+        let row =
+            NoteRow { digest: note.digest, until_ms: now + NOTE_LIFE_MS, status: None, body: String::new(), pieces: 0 };
         let unknown = Expression::new("attribute_not_exists(pk) OR until_ms <= :now").value(":now", number(now));
         let transaction = Transaction::default().put_item(&self.0, note_item(scope, note, &row)?, unknown);
         let Committed::Refused { row, .. } = transaction.commit(&self.0).await? else { return Ok(Noted::New) };
         let row: NoteRow = from_item(row.ok_or(StoreError::Corrupt("a note that was there and is not"))?)?;
         Ok(match row.status {
             _ if row.digest != note.digest => Noted::Different,
-            Some(status) => Noted::Answered { status, body: row.body },
+            Some(status) => Noted::Answered { status, body: self.whole(scope, note, row).await? },
             None => Noted::Unanswered,
         })
+    }
+
+    /// The answer with its further parts.
+    async fn whole(&self, scope: &TenantScope, note: &Note, row: NoteRow) -> Result<String, StoreError> {
+        let mut parts = vec![String::new(); row.pieces];
+        for item in self.0.get_many((0..row.pieces).map(|index| piece_key(scope, note, index))).await? {
+            let sk = item.get("sk").and_then(|sk| sk.as_s().ok()).cloned().unwrap_or_default();
+            let index = (0..row.pieces).find(|index| piece_key(scope, note, *index).sk() == sk);
+            let part: PieceRow = from_item(item)?;
+            if let Some(place) = index.and_then(|index| parts.get_mut(index)) {
+                *place = part.body;
+            }
+        }
+        if parts.iter().any(String::is_empty) {
+            return Err(StoreError::Corrupt("an answer of which a part is missing"));
+        }
+        Ok(std::iter::once(row.body).chain(parts).collect())
     }
 
     /// Keeps the answer of a noted request.
@@ -114,9 +149,19 @@ impl Replays {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn answer(&self, scope: &TenantScope, note: &Note, status: u16, body: String) -> Result<(), StoreError> {
-        let row = NoteRow { digest: note.digest, until_ms: now_ms() + NOTE_LIFE_MS, status: Some(status), body };
-        let item = note_item(scope, note, &row)?;
-        match Transaction::default().put_item(&self.0, item, Expression::default()).commit(&self.0).await? {
+        let mut parts = pieces_of(&body);
+        let first = parts.next().unwrap_or_default().to_owned();
+        let rest: Vec<PieceRow> = parts.map(|part| PieceRow { body: part.to_owned() }).collect();
+        let until_ms = now_ms() + NOTE_LIFE_MS;
+        let row = NoteRow { digest: note.digest, until_ms, status: Some(status), body: first, pieces: rest.len() };
+        let mut transaction = Transaction::default();
+        for (index, piece) in rest.iter().enumerate() {
+            let mut item = to_item(&piece_key(scope, note, index), piece)?;
+            item.insert(TTL.into(), number(ttl_seconds(until_ms)));
+            transaction = transaction.put_item(&self.0, item, Expression::default());
+        }
+        let transaction = transaction.put_item(&self.0, note_item(scope, note, &row)?, Expression::default());
+        match transaction.commit(&self.0).await? {
             Committed::Yes | Committed::Refused { .. } => Ok(()),
         }
     }
@@ -132,6 +177,19 @@ impl Replays {
 
 fn note_key(scope: &TenantScope, note: &Note) -> TableKey {
     scope.replays().row(&format!("once#{}", hex::encode(note.place)))
+}
+
+fn piece_key(scope: &TenantScope, note: &Note, index: usize) -> TableKey {
+    scope.replays().row(&format!("once#{}#{index}", hex::encode(note.place)))
+}
+
+/// A text in parts that fit into a row each.
+fn pieces_of(mut text: &str) -> impl Iterator<Item = &str> {
+    std::iter::from_fn(move || {
+        let (part, rest) = text.split_at(text.floor_char_boundary(PIECE_BYTES));
+        text = rest;
+        (!part.is_empty()).then_some(part)
+    })
 }
 
 fn note_item(scope: &TenantScope, note: &Note, row: &NoteRow) -> Result<Item, StoreError> {

@@ -6,6 +6,7 @@
 //! the next restore may need them.
 
 use crate::audit::Deed;
+use crate::credentials::AS_READ;
 use crate::ledger::Noted;
 use crate::secrets::ScopeNames;
 use crate::sessions::session_key;
@@ -18,7 +19,7 @@ use crate::{
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::{try_join, try_join3};
 use futures_util::stream::{self, StreamExt};
-use theazo_tenancy::{KeyId, Operator, PlatformId, SessionId, TableKey, TenantScope};
+use theazo_tenancy::{CredentialRecord, KeyId, Operator, PlatformId, SessionId, TableKey, TenantScope};
 
 const ATTEMPTS: u32 = 60;
 /// Rows of the ledger carried out at a time.
@@ -309,15 +310,15 @@ impl Restore {
         let shown_key = scope.api_keys().row(id.as_str());
         let Some(key) = self.table.get::<ApiKey>(&shown_key).await? else { return Ok(false) };
         let credential_key = scope.credential_key_of(&key.hash);
-        let credential = self.table.get_raw(&credential_key).await?;
-        let outlives = credential.is_some_and(|row| number_of(&row, "expires_at_ms").is_none_or(|at| at > ends_at_ms));
-        if !outlives || mode == ReplayMode::DryRun {
-            return Ok(outlives);
+        let credential = self.table.credential(&credential_key).await?;
+        let outlives = |credential: &CredentialRecord| credential.expires_at_ms.is_none_or(|at| at > ends_at_ms);
+        let Some(credential) = credential.filter(outlives) else { return Ok(false) };
+        if mode == ReplayMode::DryRun {
+            return Ok(true);
         }
         let end = Expression::new("SET expires_at_ms = :at").value(":at", number(ends_at_ms));
-        let longer = "attribute_exists(pk) AND (attribute_not_exists(expires_at_ms) OR expires_at_ms > :at)";
         let transaction = Transaction::default()
-            .update(&self.table, &credential_key, end.clone(), longer)
+            .update(&self.table, &credential_key, self.table.ending(&credential, ends_at_ms)?, AS_READ)
             .update(&self.table, &shown_key, end, "attribute_exists(pk)")
             .audit(&self.table, scope, Deed::done(AuditAction::KeyRotate).names([id.as_str()]))?;
         match transaction.commit(&self.table).await? {

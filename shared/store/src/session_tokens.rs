@@ -4,13 +4,15 @@
 //! ends all of a session's tokens in one write, however many there are.
 
 use crate::audit::Deed;
-use crate::credentials::{CredentialRow, KIND_SESSION};
 use crate::sessions::{SessionStatus, session_key};
-use crate::table::{TTL, number, to_item, ttl_seconds};
+use crate::table::{TTL, number, ttl_seconds};
 use crate::transaction::{Committed, Expression, Transaction, back_off};
 use crate::{AuditAction, Deleted, Session, StoreError, Table};
 use aws_sdk_dynamodb::types::AttributeValue;
-use theazo_tenancy::{IssuedKey, KeyId, Permissions, Principal, SessionId, TenantScope, make_session_token};
+use theazo_tenancy::{
+    CredentialKind, CredentialRecord, IssuedKey, KeyId, Permissions, Principal, SessionId, TenantScope,
+    make_session_token,
+};
 
 const ATTEMPTS: u32 = 20;
 
@@ -43,21 +45,18 @@ impl SessionTokens {
             }
             let issued = make_session_token(scope.platform(), scope.mode(), &session.id);
             let id = KeyId::make();
-            let row = CredentialRow {
-                id: id.clone(),
-                kind: KIND_SESSION.into(),
-                platform: scope.platform().clone(),
-                mode: scope.mode().as_str().into(),
+            let record = CredentialRecord {
                 hash: issued.hash,
-                cursor_key: *caller.cursor_key(),
+                id: id.clone(),
+                kind: CredentialKind::Session(session.id.clone()),
+                platform: scope.platform().clone(),
+                mode: scope.mode(),
                 expires_at_ms: Some(expires_at_ms),
-                revoked_at_ms: None,
-                session: Some(session.id.clone()),
-                agent: None,
+                cursor_key: *caller.cursor_key(),
+                permissions,
                 epoch: session.token_epoch,
-                may_exec: permissions.exec,
             };
-            let mut item = to_item(&scope.new_credential_key(&issued), &row)?;
+            let mut item = self.0.credential_item(&scope.new_credential_key(&issued), &record)?;
             item.insert(TTL.into(), number(ttl_seconds(expires_at_ms)));
             let transaction = Transaction::default()
                 .check(&self.0, &session_key(&scope, &session.id), in_epoch(&session))

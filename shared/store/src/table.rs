@@ -12,7 +12,8 @@ use futures_util::future::try_join_all;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
-use theazo_tenancy::{Partition, TableKey};
+use std::sync::Arc;
+use theazo_tenancy::{CredentialKey, Partition, TableKey};
 
 pub(crate) type Item = HashMap<String, AttributeValue>;
 
@@ -25,6 +26,7 @@ pub struct Table {
     pub(crate) client: aws_sdk_dynamodb::Client,
     pub(crate) name: String,
     ledger: String,
+    credential_key: Option<Arc<CredentialKey>>,
 }
 
 impl Table {
@@ -32,7 +34,7 @@ impl Table {
     pub fn new(aws: &Aws, name: impl Into<String>) -> Self {
         let name = name.into();
         let ledger = format!("{name}-ledger");
-        Self { client: aws.dynamodb.clone(), name, ledger }
+        Self { client: aws.dynamodb.clone(), name, ledger, credential_key: None }
     }
 
     /// The same table with another ledger, as after a restore under a new name.
@@ -41,9 +43,19 @@ impl Table {
         Self { ledger: ledger.into(), ..self }
     }
 
+    /// The same table with the key that its credentials are sealed with. Without one, none is made or accepted.
+    #[must_use]
+    pub fn with_credential_key(self, key: Arc<CredentialKey>) -> Self {
+        Self { credential_key: Some(key), ..self }
+    }
+
+    pub(crate) fn credential_key(&self) -> Result<&CredentialKey, StoreError> {
+        self.credential_key.as_deref().ok_or(StoreError::NoCredentialKey)
+    }
+
     /// The ledger's table.
     pub(crate) fn ledger(&self) -> Self {
-        Self { client: self.client.clone(), name: self.ledger.clone(), ledger: self.ledger.clone() }
+        Self { name: self.ledger.clone(), ..self.clone() }
     }
 
     /// Creates the table and its ledger as the deployment template describes them, unless they exist. For local

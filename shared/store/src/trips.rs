@@ -1,16 +1,10 @@
 //! Counting round trips to AWS services, exactly, for one request at a time.
 
-use aws_smithy_runtime_api::box_error::BoxError;
+use crate::ahead;
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, SharedHttpClient, SharedHttpConnector, http_client_fn,
 };
-use aws_smithy_runtime_api::client::interceptors::Intercept;
-use aws_smithy_runtime_api::client::interceptors::context::{
-    BeforeSerializationInterceptorContextRef, FinalizerInterceptorContextRef,
-};
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
-use aws_smithy_types::config_bag::{ConfigBag, Storable, StoreReplace};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -52,68 +46,59 @@ fn longest_chain(calls: &mut [(Instant, Instant)]) -> usize {
     chain
 }
 
-/// A local stack's HTTP client, made exact for counting: a call gives its task's turn away once before it is sent.
-/// So all calls that are made side by side have begun before the first of them can be answered, however busy the
-/// machine is.
-pub(crate) fn one_turn_late(client: SharedHttpClient) -> SharedHttpClient {
+/// That HTTP client, with its calls counted, and held back where they are made [ahead] of a proof. Only for clients of
+/// services: whatever fetches the SDK's own credentials must not wait for a proof.
+pub(crate) fn watched(client: SharedHttpClient, turns: Turns) -> SharedHttpClient {
     http_client_fn(move |settings, components| {
-        SharedHttpConnector::new(OneTurnLate(client.http_connector(settings, components)))
+        SharedHttpConnector::new(Watched { connector: client.http_connector(settings, components), turns })
     })
 }
 
-#[derive(Debug)]
-struct OneTurnLate(SharedHttpConnector);
+/// When a call is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turns {
+    /// At once.
+    Now,
+    /// After it has given its task's turn away once. That makes counting exact: all calls that are made side by side
+    /// have begun before the first of them can be answered, however busy the machine is. For local stacks.
+    OneLate,
+}
 
-impl HttpConnector for OneTurnLate {
+#[derive(Debug)]
+struct Watched {
+    connector: SharedHttpConnector,
+    turns: Turns,
+}
+
+impl HttpConnector for Watched {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let connector = self.0.clone();
+        let (connector, turns) = (self.connector.clone(), self.turns);
         HttpConnectorFuture::new(async move {
-            tokio::task::yield_now().await;
-            connector.call(request).await
+            ahead::pass().await;
+            let trip = Trip(Instant::now());
+            if turns == Turns::OneLate {
+                tokio::task::yield_now().await;
+            }
+            let answer = connector.call(request).await;
+            drop(trip);
+            ahead::answered();
+            answer
         })
     }
 }
 
-#[derive(Debug)]
-pub(crate) struct TripInterceptor;
+/// A call under way. It counts also if nobody waits for its answer.
+struct Trip(Instant);
 
-#[derive(Debug)]
-struct Started(Instant);
-
-impl Storable for Started {
-    type Storer = StoreReplace<Self>;
-}
-
-impl Intercept for TripInterceptor {
-    fn name(&self) -> &'static str {
-        "TripInterceptor"
-    }
-
-    fn read_before_execution(
-        &self,
-        _context: &BeforeSerializationInterceptorContextRef<'_>,
-        cfg: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        cfg.interceptor_state().store_put(Started(Instant::now()));
-        Ok(())
-    }
-
-    fn read_after_execution(
-        &self,
-        _context: &FinalizerInterceptorContextRef<'_>,
-        _runtime_components: &RuntimeComponents,
-        cfg: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        if let Some(Started(started)) = cfg.load::<Started>() {
-            let call = (*started, Instant::now());
-            // Outside a counted request there is nobody to tell.
-            let _ = CALLS.try_with(|calls| {
-                if let Ok(mut calls) = calls.lock() {
-                    calls.push(call);
-                }
-            });
-        }
-        Ok(())
+impl Drop for Trip {
+    fn drop(&mut self) {
+        let call = (self.0, Instant::now());
+        // Outside a counted request there is nobody to tell.
+        let _ = CALLS.try_with(|calls| {
+            if let Ok(mut calls) = calls.lock() {
+                calls.push(call);
+            }
+        });
     }
 }
 

@@ -38,7 +38,7 @@ pub struct Permissions {
     pub exec: bool,
 }
 
-/// A credential's row, found by the SHA-256 of the whole credential.
+/// What a credential's row says, found by the SHA-256 of the whole credential. A revoked one has none.
 #[derive(Clone)]
 pub struct CredentialRecord {
     /// SHA-256 of the credential.
@@ -53,12 +53,12 @@ pub struct CredentialRecord {
     pub mode: Mode,
     /// When it ends by itself, Unix milliseconds.
     pub expires_at_ms: Option<i64>,
-    /// When it was revoked, Unix milliseconds.
-    pub revoked_at_ms: Option<i64>,
     /// 32 random bytes of the platform, for authenticating its cursors.
     pub cursor_key: [u8; 32],
     /// What it allows.
     pub permissions: Permissions,
+    /// A session's token is good while its session's epoch is this one.
+    pub epoch: u64,
 }
 
 impl fmt::Debug for CredentialRecord {

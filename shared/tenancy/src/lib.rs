@@ -27,6 +27,7 @@ mod actor;
 mod base62;
 mod claim;
 mod credential;
+mod credential_key;
 mod ids;
 mod keys;
 mod scope;
@@ -36,6 +37,7 @@ pub use actor::{Actor, ActorKind, Origin};
 pub use claim::{Claim, Withheld};
 pub use credential::{CredentialKind, CredentialRecord, Permissions, Principal, Unauthorized};
 pub use credential::{IssuedKey, KEY_PREFIX_CHARS, make_agent_token, make_api_key, make_session_token};
+pub use credential_key::CredentialKey;
 pub use ids::{
     AgentId, AuditId, CheckpointId, IdError, KeyId, LogId, PlatformId, RequestId, SessionId, SnapshotId,
     make_random_bytes,

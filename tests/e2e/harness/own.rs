@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use theazo_functions::deployment::DockerEngine;
 use theazo_local::{Stack, StackConfig};
+use theazo_store::RateLimits;
 
 /// The stack and its folder.
 pub struct OwnStack {
@@ -25,8 +26,14 @@ impl OwnStack {
         let id = hex::encode(theazo_tenancy::make_random_bytes::<6>());
         // By its beginning the next test process knows it, should this one die.
         let folder = std::env::temp_dir().join(format!("theazo-e2e-own-{id}"));
-        let config =
-            StackConfig { data_dir: folder.clone(), listen: loopback, dynamodb_listen: loopback, docker, key_cache };
+        let config = StackConfig {
+            data_dir: folder.clone(),
+            listen: loopback,
+            dynamodb_listen: loopback,
+            docker,
+            key_cache,
+            rate_limits: RateLimits::default(),
+        };
         let own = Self { stack: Stack::start(config).await.unwrap(), folder };
         let client = own.client("api-key");
         (own, client)

@@ -27,11 +27,16 @@ impl Process {
 
     /// Starts it on that folder, which goes when this is dropped.
     pub async fn start_on(folder: PathBuf, log_level: &str) -> Self {
+        Self::start_with(folder, &[("RUST_LOG", log_level)]).await
+    }
+
+    /// The same with those variables.
+    pub async fn start_with(folder: PathBuf, variables: &[(&str, &str)]) -> Self {
         tokio::task::spawn_blocking(docker_engine).await.unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_theazo-dev"))
             .args(["--listen", "127.0.0.1:0", "--dynamodb-listen", "127.0.0.1:0", "--data-dir"])
             .arg(&folder)
-            .env("RUST_LOG", log_level)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -11,7 +11,7 @@ use theazo_local::{Stack, StackConfig};
 use theazo_providers::docker::{DockerConfig, DockerProvider};
 use theazo_providers::{AgentRef, Provider};
 use theazo_setup::{ensure_agent_image, ensure_engine};
-use theazo_store::Platforms;
+use theazo_store::{Platforms, RateLimits};
 use theazo_tenancy::{Operator, PlatformId};
 use tokio::runtime::Runtime;
 
@@ -41,6 +41,7 @@ pub fn stack() -> &'static Stack {
                 dynamodb_listen: loopback,
                 docker: Some(engine),
                 key_cache: None,
+                rate_limits: RateLimits::default(),
             };
             Stack::start(config).await.expect("the local stack starts")
         })

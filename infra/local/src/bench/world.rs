@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use theazo_kms_emulator::Emulator;
 use theazo_store::{Aws, AwsEndpoints, KeyRing, KeyRingConfig, Platforms, Table};
-use theazo_tenancy::{Mode, Operator, TenantScope};
+use theazo_tenancy::{CredentialKey, Mode, Operator, TenantScope};
 use tokio::net::TcpListener;
 
 /// What the store needs, and one platform.
@@ -40,7 +40,7 @@ impl World {
         let (counted, kms_calls) = count_calls(kms).await?;
 
         let aws = Aws::local(&AwsEndpoints { dynamodb, kms: Some(counted) });
-        let table = Table::new(&aws, "theazo");
+        let table = Table::new(&aws, "theazo").with_credential_key(Arc::new(CredentialKey::make()));
         table.ensure_exists().await?;
         let platform = Platforms::new(table.clone(), operator()).create("bench").await?.platform.id;
         let scope = operator().tenant(&platform, Mode::Live);

@@ -3,6 +3,7 @@
 //! - `support` starts both and makes tenants; `proxy` stands between the SDK and a service, to count and to disturb; `logs`
 //!   keeps what is logged.
 //! - `root_keys`, `secrets`, `sealed_rows`, `sessions`, `agents`, `pages`: a module per promise of the store.
+//! - `credentials`, `rate_limits`, `replays`: who is let in, how often, and what they are told twice.
 //! - `reader` reads the rows in another language.
 //! - `audit`: the trail that every change leaves.
 //! - `conflicts` disturbs what the embedded engine never does by itself; `key_faults` and `rotation_faults` do it to the key
@@ -14,6 +15,7 @@ mod agents;
 mod audit;
 mod conflicts;
 mod copies;
+mod credentials;
 mod deletion;
 mod gate;
 mod key_cache;
@@ -21,7 +23,9 @@ mod key_faults;
 mod logs;
 mod pages;
 mod proxy;
+mod rate_limits;
 mod reader;
+mod replays;
 mod restore;
 mod root_keys;
 mod rotation;

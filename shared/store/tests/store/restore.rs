@@ -2,7 +2,7 @@
 
 use crate::deletion::{Furnished, deletion, is_accepted};
 use crate::proxy::Proxy;
-use crate::support::{Item, World, aws, name, operator, own, pairs, secret};
+use crate::support::{Item, World, aws, credential_key, name, operator, own, pairs, secret};
 use aws_sdk_dynamodb::types::AttributeValue;
 use std::collections::{BTreeMap, BTreeSet};
 use theazo_store::{
@@ -25,7 +25,9 @@ async fn rows(world: &World, table: &str) -> Rows {
 
 /// A new table with the rows of a backup, beside the ledger that was in use.
 async fn restore(world: &World, backup: &Rows) -> Table {
-    let table = Table::new(&aws(&world.dynamodb_url, &world.kms_url), RESTORED).with_ledger(LEDGER);
+    let table = Table::new(&aws(&world.dynamodb_url, &world.kms_url), RESTORED)
+        .with_ledger(LEDGER)
+        .with_credential_key(credential_key());
     table.ensure_exists().await.unwrap();
     for row in backup.values() {
         world.raw.put_item().table_name(RESTORED).set_item(Some(row.clone())).send().await.unwrap();
@@ -270,7 +272,9 @@ async fn a_replay_that_is_interrupted_at_any_write_is_finished_by_repeating_it()
     let drill = Drill::hold().await;
     let table = restore(&drill.world, &drill.backup).await;
     let proxy = Proxy::start(&drill.world.dynamodb_url).await;
-    let disturbed = Table::new(&aws(&proxy.url, &drill.world.kms_url), RESTORED).with_ledger(LEDGER);
+    let disturbed = Table::new(&aws(&proxy.url, &drill.world.kms_url), RESTORED)
+        .with_ledger(LEDGER)
+        .with_credential_key(credential_key());
     let restore = Restore::new(disturbed, operator());
     let mut interruptions = 0;
     loop {

@@ -1,0 +1,108 @@
+//! Reading ahead of a credential's proof.
+//!
+//! A credential names its tenant, so data can be read while the credential is still being looked up. Anybody can write
+//! down a credential that names somebody else's tenant: until there is proof, such a read may make one round of calls,
+//! side by side, each for a page at most. What depends on an answer waits for the proof; without one it is never sent.
+//! The clients' own connector asks here, so no reader in this crate can forget to.
+
+use std::future::Future;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// Calls that may be made side by side before the proof: what a session's secret names with their details take.
+pub const MAX_UNPROVEN_CALLS: usize = 4;
+/// Rows that one of them may go through for a filter.
+pub(crate) const MAX_UNPROVEN_ROWS: usize = 128;
+
+tokio::task_local! {
+    static AHEAD: Arc<Semaphore>;
+}
+
+/// A read for a caller who has proven nothing yet.
+pub struct Ahead(Arc<Semaphore>);
+
+impl Default for Ahead {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_UNPROVEN_CALLS)))
+    }
+}
+
+impl Ahead {
+    /// Holds that future's calls to AWS services back after the first round, until [`Ahead::proven`].
+    pub fn hold<F: Future>(&self, read: F) -> impl Future<Output = F::Output> {
+        AHEAD.scope(self.0.clone(), read)
+    }
+
+    /// The caller is who they say: calls go out as they come.
+    pub fn proven(&self) {
+        self.0.close();
+    }
+}
+
+/// Whether this task reads for a caller without proof.
+pub(crate) fn is_unproven() -> bool {
+    AHEAD.try_with(|ahead| !ahead.is_closed()).unwrap_or(false)
+}
+
+/// Resolves when a call may be sent.
+pub(crate) async fn pass() {
+    let Ok(ahead) = AHEAD.try_with(Arc::clone) else { return };
+    // Closed means proven. A place that was taken is not given back.
+    if let Ok(place) = ahead.acquire().await {
+        place.forget();
+    }
+}
+
+/// A call was answered, which ends the first round.
+pub(crate) fn answered() {
+    let _ = AHEAD.try_with(|ahead| ahead.forget_permits(MAX_UNPROVEN_CALLS));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    async fn passes() -> bool {
+        pass().now_or_never().is_some()
+    }
+
+    #[tokio::test]
+    async fn without_proof_a_read_makes_one_round_of_few_calls() {
+        let ahead = Ahead::default();
+        ahead
+            .hold(async {
+                assert!(is_unproven());
+                for _ in 0..MAX_UNPROVEN_CALLS {
+                    assert!(passes().await);
+                }
+                assert!(!passes().await, "one call too many");
+            })
+            .await;
+        let ahead = Ahead::default();
+        ahead
+            .hold(async {
+                assert!(passes().await);
+                answered();
+                assert!(!passes().await, "a call that may depend on an answer");
+                answered();
+                ahead.proven();
+                assert!(passes().await && passes().await && !is_unproven());
+            })
+            .await;
+    }
+
+    #[tokio::test]
+    async fn a_call_that_waits_for_the_proof_goes_on_with_it_and_others_never_wait() {
+        let ahead = Ahead::default();
+        let held = ahead.hold(async {
+            answered();
+            pass().await;
+        });
+        let mut held = std::pin::pin!(held);
+        assert!(held.as_mut().now_or_never().is_none());
+        assert!(passes().await && !is_unproven(), "outside of it there is nothing to wait for");
+        ahead.proven();
+        held.await;
+    }
+}

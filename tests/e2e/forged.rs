@@ -1,0 +1,142 @@
+//! Forged credentials with a right checksum: what they cost the platform that they name, on every route.
+
+use crate::harness::{Answer, Platform, dynamodb, stack};
+use serde_json::{Value, json};
+use theazo_functions::routes::ROUTES;
+use theazo_http::Caller;
+use theazo_store::MAX_UNPROVEN_CALLS;
+use theazo_tenancy::{Mode, PlatformId, SessionId, make_api_key, make_session_token};
+
+/// More rows than one query of a filtered list goes through.
+const MANY: usize = 600;
+
+fn count(answer: &Answer, header: &str) -> usize {
+    answer.headers[header].parse().unwrap()
+}
+
+fn trips(answer: &Answer) -> (usize, usize) {
+    (count(answer, "x-theazo-round-trips"), count(answer, "x-theazo-calls"))
+}
+
+/// A platform with something of everything, and of what is listed very much.
+struct Victim {
+    platform: Platform,
+    session: String,
+    agent: String,
+}
+
+impl Victim {
+    async fn make() -> Self {
+        let platform = Platform::make("forged").await;
+        let client = platform.client.with_key(Some(&platform.test_key));
+        let session = client.session("user").await;
+        client.set_secrets(&session, json!({ "A": "1", "B": "2" })).await;
+        client.post("/v1/secrets", json!({ "C": "3" })).await.expect(204);
+        let agent = client.boot(&session, json!({})).await;
+        let id = platform.id.to_string();
+        for (partition, prefix) in [
+            (format!("{id}#test#sessions"), "ses_"),
+            (format!("{id}#test#agents"), "agt_"),
+            (format!("{id}#test#{session}#agents"), "agt_"),
+            (format!("{id}#keys"), "key_"),
+        ] {
+            multiply(&partition, prefix).await;
+        }
+        Self { platform, session, agent }
+    }
+
+    /// The route's path with ids of this platform's, and with a filter that nothing passes where there is one.
+    fn path(&self, name: &str, pattern: &str) -> String {
+        let mut path = pattern.replace("{userId}", "user").replace("{name}", "A").replace("{provider}", "e2b");
+        path = path.replace("{path*}", "data/a").replace("{path}", "data/a");
+        for (of, id) in [("sessions", self.session.as_str()), ("agents", self.agent.as_str())] {
+            path = path.replace(&format!("/{of}/{{id}}"), &format!("/{of}/{id}"));
+        }
+        path = path.replace("{id}", "key_00000000000000000000000000");
+        assert!(!path.contains('{'), "{name}: say here what {path} stands for");
+        let query = match name {
+            "sessions-list" => "?status=terminated&userId=nobody",
+            "agents-list" | "agents-list-of-session" => "?status=failed&compute=node",
+            "audit-list" => "?secret=NOBODYS",
+            "secrets-list" => "?details=true&inherited=true",
+            "platform-secrets-list" => "?details=true",
+            _ => "",
+        };
+        path + query
+    }
+}
+
+/// Copies a partition's first row until it has [`MANY`].
+async fn multiply(partition: &str, prefix: &str) {
+    let url = stack().dynamodb_url();
+    let query = json!({
+        "TableName": "theazo", "Limit": 1, "KeyConditionExpression": "pk = :pk",
+        "ExpressionAttributeValues": { ":pk": { "S": partition } },
+    });
+    let row = dynamodb(&url, "Query", query).await["Items"][0].clone();
+    assert!(row.is_object(), "{partition} is empty");
+    let copies: Vec<Value> = (0..MANY)
+        .map(|index| {
+            let id = format!("{prefix}{index:026}");
+            let mut copy = row.clone();
+            copy["sk"] = json!({ "S": id });
+            copy["id"] = json!({ "S": id });
+            if copy.get("hash").is_some() {
+                copy["hash"] = json!({ "S": format!("{index:064x}") });
+            }
+            json!({ "PutRequest": { "Item": copy } })
+        })
+        .collect();
+    for batch in copies.chunks(25) {
+        dynamodb(&url, "BatchWriteItem", json!({ "RequestItems": { "theazo": batch } })).await;
+    }
+}
+
+#[tokio::test]
+async fn a_forged_credential_costs_one_round_of_few_reads_on_every_route_whatever_the_platform_has() {
+    let victim = Victim::make().await;
+    let (client, id) = (&victim.platform.client, &victim.platform.id);
+    let nowhere = PlatformId::make();
+    let session = SessionId::parse(&victim.session).unwrap();
+    let forged = [
+        (make_api_key(id, Mode::Test), make_api_key(&nowhere, Mode::Test), 1),
+        // A token's own validity depends on its session's row as well.
+        (make_session_token(id, Mode::Test, &session), make_session_token(&nowhere, Mode::Test, &session), 2),
+    ];
+    let body =
+        json!({ "name": "n", "environment": "test", "language": "bash", "code": ":", "path": "/data/a", "data": "" });
+    let mut cut = 0;
+    let routes = ROUTES.iter().map(|route| &route.info).filter(|route| !route.callers.contains(&Caller::Anyone));
+    for route in routes {
+        let path = victim.path(route.name, route.pattern.0);
+        let body = match route.name {
+            name if name.ends_with("secrets-set") => json!({ "D": "4" }),
+            "providers-set" => json!({ "credentialRef": "C" }),
+            _ => body.clone(),
+        };
+        let body = (route.method != "GET").then_some(&body);
+        for (of_victim, of_nobody, lookup) in &forged {
+            let answer = client.with_key(Some(&of_victim.text)).call(route.method, &path, body).await;
+            let (sequential, calls) = trips(&answer);
+            assert_eq!(answer.status, 401, "{}: {answer:?}", route.name);
+            assert_eq!(sequential, 1, "{}", route.name);
+            assert!(calls <= lookup + MAX_UNPROVEN_CALLS, "{}: {calls} calls", route.name);
+            // Neither cost nor answer tells whether the platform exists.
+            let absent = client.with_key(Some(&of_nobody.text)).call(route.method, &path, body).await;
+            assert_eq!(trips(&absent), (sequential, calls), "{}", route.name);
+            assert_eq!(absent.without_request_id(), answer.without_request_id());
+        }
+        if route.method == "GET" && !route.streams {
+            let good = client.with_key(Some(&victim.platform.test_key)).call("GET", &path, None).await;
+            let forged = client.with_key(Some(&forged[0].0.text)).call("GET", &path, None).await;
+            cut += usize::from(trips(&good).1 > trips(&forged).1);
+        }
+    }
+    assert!(cut >= 3, "the lists are too short for this test to tell anything: {cut}");
+    for (of_victim, ..) in &forged {
+        let hash: String = of_victim.hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        let key = json!({ "pk": { "S": format!("credential#{hash}") }, "sk": { "S": "credential" } });
+        let row = dynamodb(&stack().dynamodb_url(), "GetItem", json!({ "TableName": "theazo", "Key": key })).await;
+        assert!(row["Item"].is_null(), "a forged credential was written to: {row}");
+    }
+}
