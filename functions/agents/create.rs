@@ -66,6 +66,7 @@ pub async fn handle(
     let session = session.filter(|session| scope.sees(&session.id)).ok_or_else(ApiError::not_found)?;
     let work = async {
         boot.provider(&scope, &wanted.new.provider)?;
+        refuse_early(&scope, &session, &sessions).await?;
         let opened = opener.open(&scope, &sealed, &wanted.selection, now_ms()).await?;
         let new = NewAgent { secrets: booted_with(&opened), ..wanted.new };
         let agent = begin(&scope, session, new, &sessions, boot.agents()).await?;
@@ -135,6 +136,26 @@ fn read_selection(fields: &Fields) -> Result<SecretSelection, ApiError> {
     Ok(SecretSelection::Only(selected))
 }
 
+/// Refuses what [`begin`] would refuse as things stand, before any value is opened: that costs calls of the key service, and
+/// the values lie in memory. Only `begin` decides.
+async fn refuse_early(scope: &TenantScope, session: &Session, sessions: &Sessions) -> Result<(), ApiError> {
+    require_active(session)?;
+    let Some(max) = session.limits.max_agents else { return Ok(()) };
+    let own = scope.session(&session.id).ok_or_else(ApiError::not_found)?;
+    let used = u64::try_from(sessions.counters(&own).await?.active_agents).unwrap_or(0);
+    if used < max.into() {
+        return Ok(());
+    }
+    Err(StoreError::LimitExceeded { limit: "maxAgents", used, max: max.into() }.into())
+}
+
+fn require_active(session: &Session) -> Result<(), ApiError> {
+    match session.status {
+        SessionStatus::Active => Ok(()),
+        other => Err(ApiError::new(ErrorCode::Conflict, format!("the session is {}", other.as_str()))),
+    }
+}
+
 /// Records the agent, reading the session again when it changes under our hands.
 async fn begin(
     scope: &TenantScope,
@@ -144,10 +165,7 @@ async fn begin(
     agents: &Agents,
 ) -> Result<Agent, ApiError> {
     for _ in 0..ATTEMPTS {
-        if session.status != SessionStatus::Active {
-            let why = format!("the session is {}", session.status.as_str());
-            return Err(ApiError::new(ErrorCode::Conflict, why));
-        }
+        require_active(&session)?;
         match agents.begin_boot(scope, &session, new.clone()).await {
             Err(StoreError::Conflict(_)) => {
                 session = sessions.get(scope, &session.id).await?.ok_or_else(ApiError::not_found)?;

@@ -17,8 +17,12 @@ struct Instance(Deployment);
 
 impl Instance {
     fn start(rate_limits: RateLimits) -> Self {
+        Self::start_with(rate_limits, stack().kms_url())
+    }
+
+    fn start_with(rate_limits: RateLimits, kms: String) -> Self {
         let stack = stack();
-        let aws = Aws::local(&AwsEndpoints { dynamodb: stack.dynamodb_url(), kms: Some(stack.kms_url()) });
+        let aws = Aws::local(&AwsEndpoints { dynamodb: stack.dynamodb_url(), kms: Some(kms) });
         let config = DeploymentConfig { rate_limits, docker: None, ..stack.deployment().config().clone() };
         Self(Deployment::new(&aws, config).unwrap())
     }
@@ -147,4 +151,28 @@ async fn the_limits_of_the_local_stack_come_from_its_environment() {
     let session = client.session("u").await;
     let token = client.post(&format!("/v1/sessions/{session}/tokens"), json!({})).await.expect(201);
     assert!(too_fast(&client.with_key(token["token"].as_str())).await, "the token");
+}
+
+#[tokio::test]
+async fn an_agent_that_is_refused_anyway_has_no_value_opened_for_it() {
+    let platform = Platform::make("refused early").await;
+    let client = platform.client.with_key(Some(&platform.test_key));
+    let (full, over) = (client.session("full").await, client.session("over").await);
+    for session in [&full, &over] {
+        client.set_secrets(session, json!({ "A": "1" })).await;
+    }
+    let limits = json!({ "maxAgents": 1 });
+    client.call("PATCH", &format!("/v1/sessions/{full}/limits"), Some(&limits)).await.expect(200);
+    let agent = client.boot(&full, json!({})).await;
+    client.terminate(&over).await;
+
+    // Nobody answers in the key service's place, so that whatever opens a value fails.
+    let instance = Instance::start_with(RateLimits::default(), "http://127.0.0.1:1".to_owned());
+    let create = async |session: &str| {
+        let path = format!("/v1/sessions/{session}/agents");
+        instance.call("POST", &path, &platform.test_key, json!({})).await.status().as_u16()
+    };
+    assert_eq!((create(&full).await, create(&over).await), (402, 409));
+    client.call("POST", &format!("/v1/agents/{agent}/terminate"), None).await.expect(200);
+    assert_eq!(create(&full).await, 500, "a value would have been opened");
 }
