@@ -3,14 +3,15 @@
 
 use crate::agents::{Sandboxes, lifecycle};
 use crate::deployment::{Capability, Deployment};
-use crate::sessions::terminate;
+use crate::sessions::{pause, terminate};
 use std::collections::{HashMap, HashSet};
 use theazo_http::ApiError;
 use theazo_providers::AgentRef;
 use theazo_store::{
-    AgentStatus, Agents, DeletionState, PlatformDeletion, SecretSealer, Sessions, Table, Work, WorkItem, now_ms,
+    AgentStatus, Agents, DeletionState, Intent, PausedBy, PlatformDeletion, SecretSealer, SessionStatus, Sessions,
+    Table, Work, WorkItem, now_ms,
 };
-use theazo_tenancy::{Operator, PlatformId, WorkRef};
+use theazo_tenancy::{Operator, PlatformId, SessionId, TenantScope, WorkRef};
 
 /// How long a boot may be under way before its process counts as dead, milliseconds. A create gives up earlier.
 const BOOT_GRACE_MS: i64 = 60_000;
@@ -27,13 +28,17 @@ type Running = HashMap<&'static str, HashSet<String>>;
 pub struct Outcome {
     /// Boots that were interrupted and taken back.
     pub failed_boots: usize,
+    /// Pauses that were interrupted and finished.
+    pub pauses: usize,
+    /// Agents that were paused because they had nothing to do.
+    pub idle: usize,
     /// Agents that had run out of time.
     pub expired: usize,
     /// Agents whose sandbox was gone.
     pub lost: usize,
     /// Ended agents whose sandbox was still to be removed.
     pub settled: usize,
-    /// Terminated sessions whose removal was finished.
+    /// Terminated sessions whose removal was finished, and paused ones whose agents all are.
     pub sessions: usize,
     /// Deleted platforms of which now only the tombstone is left.
     pub platforms: usize,
@@ -75,8 +80,7 @@ pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome,
             WorkItem::Agent(work) => run.agent(work, &running, listed_at_ms, &mut outcome).await,
             WorkItem::Session(platform, mode, session) => {
                 let scope = run.work.operator().tenant(platform, *mode);
-                let Run { sessions, agents, sealer, sandboxes, .. } = &run;
-                let done = terminate::finish(&scope, session, sessions, agents, sealer, sandboxes).await;
+                let done = run.session(&scope, session).await;
                 outcome.sessions += usize::from(done.is_ok());
                 done
             }
@@ -124,8 +128,20 @@ impl Run {
         let is_lost = was_ready
             && running.get(agent.provider.as_str()).is_some_and(|running| !running.contains(agent.id.as_str()));
         let grace = if self.boots == Boots::Impossible { 0 } else { BOOT_GRACE_MS };
+        let is_interrupted = now - agent.since_ms >= grace;
         let (status, count) = match agent.status {
-            AgentStatus::Booting if now - agent.since_ms >= grace => (AgentStatus::Failed, &mut outcome.failed_boots),
+            AgentStatus::Booting if is_interrupted => {
+                lifecycle::take_back(&scope, &agent, &self.agents, &self.sandboxes).await?;
+                outcome.failed_boots += 1;
+                return Ok(());
+            }
+            AgentStatus::Ready | AgentStatus::Running if agent.intent == Some(Intent::Pausing) => {
+                if is_interrupted {
+                    lifecycle::finish_pause(&scope, &agent, &self.agents, &self.sandboxes).await?;
+                    outcome.pauses += 1;
+                }
+                return Ok(());
+            }
             status if status.is_over() => (status, &mut outcome.settled),
             AgentStatus::Ready | AgentStatus::Running if now >= agent.deadline_ms() => {
                 (AgentStatus::Completed, &mut outcome.expired)
@@ -135,11 +151,31 @@ impl Run {
                 outcome.lost += 1;
                 return Ok(());
             }
+            AgentStatus::Ready | AgentStatus::Running if agent.is_idle(now) => {
+                lifecycle::pause(&scope, &agent, PausedBy::Idle, &self.agents, &self.sandboxes).await?;
+                outcome.idle += 1;
+                return Ok(());
+            }
             _ => return Ok(()),
         };
         lifecycle::end(&scope, &agent, status, &self.agents, &self.sandboxes).await?;
         *count += 1;
         Ok(())
+    }
+
+    /// Goes on with what a session's agents are still to do.
+    async fn session(&self, scope: &TenantScope, id: &SessionId) -> Result<(), ApiError> {
+        let Self { sessions, agents, sealer, sandboxes, .. } = self;
+        match sessions.get(scope, id).await? {
+            Some(session) if session.status == SessionStatus::Paused => {
+                pause::finish(scope, &session, sessions, agents, sandboxes).await
+            }
+            // It was resumed since.
+            Some(session) if session.status == SessionStatus::Active => {
+                Ok(sessions.settle_paused(scope, &session).await?)
+            }
+            _ => terminate::finish(scope, id, sessions, agents, sealer, sandboxes).await,
+        }
     }
 
     /// Goes on with a platform's deletion. Its agents end by its sessions' items, of which this may add some that are

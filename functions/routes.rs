@@ -97,6 +97,10 @@ routes! {
         by [Platform] needs [Sessions, SessionTokens, Replays] repeats Once => sessions::tokens_create;
     SESSIONS_TOKENS_DELETE = "sessions-tokens-delete" DELETE "/v1/sessions/{id}/tokens"
         by [Platform] needs [SessionTokens] => sessions::tokens_delete;
+    SESSIONS_PAUSE = "sessions-pause" POST "/v1/sessions/{id}/pause"
+        by [Platform] needs [Sessions, Agents, Sandboxes] => sessions::pause;
+    SESSIONS_RESUME = "sessions-resume" POST "/v1/sessions/{id}/resume"
+        by [Platform] needs [Sessions, Agents, SecretOpener, AgentCopies, Sandboxes] => sessions::resume;
     SESSIONS_TERMINATE = "sessions-terminate" POST "/v1/sessions/{id}/terminate"
         by [Platform] needs [Sessions, Agents, SecretSealer, Sandboxes] => sessions::terminate;
 
@@ -131,6 +135,16 @@ routes! {
         by [Platform, Session] needs [Agents, Sandboxes] => agents::files_list;
     AGENTS_FILES_READ = "agents-files-read" GET "/v1/agents/{id}/files/{path*}"
         by [Platform, Session] needs [Agents, Sandboxes] => agents::files_read;
+    AGENTS_SECRETS_LIST = "agents-secrets-list" GET "/v1/agents/{id}/secrets"
+        by [Platform, Session] needs [Agents, SecretNames] => agents::secrets_list;
+    AGENTS_PROGRESS = "agents-progress" GET "/v1/agents/{id}/progress"
+        by [Platform, Session] needs [Agents] => agents::progress;
+    AGENTS_PAUSE = "agents-pause" POST "/v1/agents/{id}/pause"
+        by [Platform, Session] needs [Agents, Sandboxes] => agents::pause;
+    AGENTS_RESUME = "agents-resume" POST "/v1/agents/{id}/resume"
+        by [Platform, Session] needs [Sessions, Agents, SecretOpener, AgentCopies, Sandboxes] => agents::resume;
+    AGENTS_RESTART = "agents-restart" POST "/v1/agents/{id}/restart"
+        by [Platform, Session] needs [Sessions, Agents, SecretOpener, AgentCopies, Sandboxes] => agents::restart;
     AGENTS_TERMINATE = "agents-terminate" POST "/v1/agents/{id}/terminate"
         by [Platform, Session] needs [Agents, Sandboxes] => agents::terminate;
 
@@ -234,6 +248,6 @@ mod tests {
             .filter(|route| route.capabilities.contains(&CapabilityName::SecretOpener))
             .map(|route| route.info.name)
             .collect();
-        assert_eq!(openers, ["agents-create"]);
+        assert_eq!(openers, ["sessions-resume", "agents-create", "agents-resume", "agents-restart"]);
     }
 }

@@ -7,8 +7,8 @@ use futures_util::future::join;
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
-use theazo_providers::{Environment, Provider, ProviderError, Sandbox, SandboxSpec};
-use theazo_store::{Agent, AgentCopies, AgentStatus, Agents, BootedSecret, OpenedSecret, SealedSecrets};
+use theazo_providers::{AgentRef, Environment, Provider, ProviderError, Sandbox, SandboxSpec};
+use theazo_store::{Agent, AgentCopies, AgentStatus, Agents, BootedSecret, Intent, OpenedSecret, SealedSecrets};
 use theazo_tenancy::TenantScope;
 use theazo_vault::SecretValue;
 use tokio::time::Instant;
@@ -17,11 +17,13 @@ use tokio::time::Instant;
 const BOOT_TIMEOUT: Duration = Duration::from_secs(18);
 /// When taking back what was made is left to the scheduled clean-up, counted from the request's beginning.
 const ANSWER_WITHIN: Duration = Duration::from_secs(24);
+/// With less time than that, no further boot is begun.
+const LEAST_BOOT_TIME: Duration = Duration::from_secs(12);
 /// How long after an agent's time is over the table may keep its copies, should nobody have removed them.
 const COPIES_OUTLIVE_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// Boots agents within one request.
-pub(super) struct Boot {
+pub(crate) struct Boot {
     agents: Agents,
     copies: AgentCopies,
     sandboxes: Sandboxes,
@@ -35,8 +37,19 @@ pub(super) fn booted_with(opened: &[OpenedSecret]) -> Vec<BootedSecret> {
 
 impl Boot {
     /// From the beginning of a request, whose time counts from now.
-    pub(super) fn begin(agents: Agents, copies: AgentCopies, sandboxes: Sandboxes) -> Self {
+    pub(crate) fn begin(agents: Agents, copies: AgentCopies, sandboxes: Sandboxes) -> Self {
         Self { agents, copies, sandboxes, answer_by: Instant::now() + ANSWER_WITHIN }
+    }
+
+    /// Whether there is time left for another boot, of several within one request.
+    ///
+    /// # Errors
+    /// `timeout`, which asks for the call to be repeated.
+    pub(crate) fn expect_time(&self) -> Result<(), ApiError> {
+        match Instant::now() + LEAST_BOOT_TIME < self.answer_by {
+            true => Ok(()),
+            false => Err(ApiError::new(ErrorCode::Timeout, "not all agents have booted yet; the call can be repeated")),
+        }
     }
 
     /// The agents' rows.
@@ -66,7 +79,8 @@ impl Boot {
     ) -> Result<Agent, ApiError> {
         let ready = match self.make(scope, &agent, sealed, opened).await {
             Ok(sandbox) => {
-                let ready = self.agents.transition(scope, &agent.id, AgentStatus::Ready, |agent| {
+                let this_boot = |now: &Agent| now.boots == agent.boots;
+                let ready = self.agents.transition_if(scope, &agent.id, AgentStatus::Ready, this_boot, |agent| {
                     agent.region = sandbox.region.clone();
                 });
                 ready.await.map_err(ApiError::from)
@@ -103,9 +117,22 @@ impl Boot {
         let gone_by_ms = agent.deadline_ms().saturating_add(COPIES_OUTLIVE_MS);
         let copies = self.copies.seal(scope, &agent.id, sealed, &opened, gone_by_ms).await?;
         let environment = environment(agent, opened);
+        let give_up_at = Instant::now() + BOOT_TIMEOUT;
+        if agent.intent == Some(Intent::Restarting) {
+            let sandbox = AgentRef { agent: agent.id.to_string() };
+            let stopped = tokio::time::timeout_at(give_up_at, provider.stop(&sandbox)).await;
+            stopped
+                .unwrap_or(Err(ProviderError::TimedOut))
+                .map_err(|error| failure::to_api(&agent.provider, &error))?;
+            // What it ran with until now; what it shall run with is written below.
+            self.agents.drop_copies(scope, &agent.id).await?;
+        }
         let created = async {
-            let created = tokio::time::timeout(BOOT_TIMEOUT, provider.create(&spec, &environment)).await;
-            created.unwrap_or(Err(ProviderError::TimedOut))
+            let created = match agent.intent {
+                None => provider.create(&spec, &environment),
+                Some(_) => provider.resume(&spec, &environment),
+            };
+            tokio::time::timeout_at(give_up_at, created).await.unwrap_or(Err(ProviderError::TimedOut))
         };
         let (kept, created) = join(self.copies.keep(copies), created).await;
         kept?;

@@ -1,32 +1,25 @@
 //! `POST /v1/sessions/{id}/agents`
 
+use super::again::expect_active;
 use super::boot::{Boot, booted_with};
 use super::{Sandboxes, parse_compute, show};
 use crate::idempotency::once;
 use futures_util::future::try_join;
-use theazo_http::{Answer, ApiError, Call, ErrorCode, Fields};
+use theazo_http::{Answer, ApiError, Call, Fields};
 use theazo_providers::ProviderKind;
 use theazo_store::{
-    Agent, AgentCopies, Agents, NewAgent, Replays, SecretName, SecretOpener, SecretSelection, Session, SessionStatus,
-    Sessions, StoreError, now_ms,
+    Agent, AgentCopies, Agents, NewAgent, Replays, SecretName, SecretOpener, SecretSelection, Session, Sessions,
+    StoreError, now_ms,
 };
 use theazo_tenancy::{Mode, ReadScope, SessionId, TenantScope};
 
 /// What is part of the contract and not built yet.
-const UNBUILT: &[&str] = &[
-    "browser",
-    "gpu",
-    "guardrails",
-    "approvals",
-    "knowledge",
-    "definition",
-    "providerFallback",
-    "region",
-    "costCap",
-    "lifecycle",
-];
+const UNBUILT: &[&str] =
+    &["browser", "gpu", "guardrails", "approvals", "knowledge", "definition", "providerFallback", "region", "costCap"];
 const DEFAULT_TIMEOUT_MS: i64 = 60 * 60 * 1000;
 const MAX_TIMEOUT_MS: i64 = 24 * 60 * 60 * 1000;
+/// Calls are noted to half a minute, so a shorter time without any says little.
+const MIN_AUTO_PAUSE_MS: i64 = 60 * 1000;
 const MAX_INSTRUCTIONS: usize = 64 * 1024;
 const MAX_TOOLS: usize = 64 * 1024;
 const MAX_METADATA: usize = 64;
@@ -89,6 +82,7 @@ fn parse(call: &Call, mode: Mode) -> Result<Wanted, ApiError> {
     if tools.as_ref().is_some_and(|tools| tools.len() > MAX_TOOLS) {
         return Err(ApiError::invalid("tools", "must be at most 64 KiB of JSON"));
     }
+    let selection = read_selection(&fields)?;
     let new = NewAgent {
         provider: provider.as_str().to_owned(),
         compute: compute.to_owned(),
@@ -99,13 +93,15 @@ fn parse(call: &Call, mode: Mode) -> Result<Wanted, ApiError> {
         metadata: fields.texts("metadata", MAX_METADATA)?.unwrap_or_default(),
         internet: read_internet(&fields)?,
         timeout_ms: fields.duration_ms("timeout", 1000, MAX_TIMEOUT_MS)?.unwrap_or(DEFAULT_TIMEOUT_MS),
+        auto_pause_ms: read_auto_pause(&fields)?,
+        selection: names_of(&selection),
         secrets: Vec::new(),
     };
-    Ok(Wanted { session, new, selection: read_selection(&fields)? })
+    Ok(Wanted { session, new, selection })
 }
 
 /// Where an agent runs whose creator asked for that provider. Test keys may name any, as their code will with a live key.
-fn provider_for(mode: Mode, asked: Option<ProviderKind>) -> Result<ProviderKind, ApiError> {
+pub(super) fn provider_for(mode: Mode, asked: Option<ProviderKind>) -> Result<ProviderKind, ApiError> {
     match (mode, asked.unwrap_or(ProviderKind::Docker)) {
         (Mode::Test, _) => Ok(ProviderKind::Simulated),
         (Mode::Live, ProviderKind::Docker) => Ok(ProviderKind::Docker),
@@ -120,6 +116,14 @@ fn read_internet(fields: &Fields) -> Result<bool, ApiError> {
         return Err(ApiError::not_built(&format!("network.{other}")));
     }
     Ok(network.flag("internet")?.unwrap_or(true))
+}
+
+fn read_auto_pause(fields: &Fields) -> Result<Option<i64>, ApiError> {
+    let Some(lifecycle) = fields.object("lifecycle")? else { return Ok(None) };
+    if let Some(other) = lifecycle.names().find(|name| *name != "autoPause") {
+        return Err(ApiError::not_built(&format!("lifecycle.{other}")));
+    }
+    lifecycle.duration_ms("autoPause", MIN_AUTO_PAUSE_MS, MAX_TIMEOUT_MS)
 }
 
 fn read_selection(fields: &Fields) -> Result<SecretSelection, ApiError> {
@@ -139,7 +143,7 @@ fn read_selection(fields: &Fields) -> Result<SecretSelection, ApiError> {
 /// Refuses what [`begin`] would refuse as things stand, before any value is opened: that costs calls of the key service, and
 /// the values lie in memory. Only `begin` decides.
 async fn refuse_early(scope: &TenantScope, session: &Session, sessions: &Sessions) -> Result<(), ApiError> {
-    require_active(session)?;
+    expect_active(session)?;
     let Some(max) = session.limits.max_agents else { return Ok(()) };
     let own = scope.session(&session.id).ok_or_else(ApiError::not_found)?;
     let used = u64::try_from(sessions.counters(&own).await?.active_agents).unwrap_or(0);
@@ -149,10 +153,13 @@ async fn refuse_early(scope: &TenantScope, session: &Session, sessions: &Session
     Err(StoreError::LimitExceeded { limit: "maxAgents", used, max: max.into() }.into())
 }
 
-fn require_active(session: &Session) -> Result<(), ApiError> {
-    match session.status {
-        SessionStatus::Active => Ok(()),
-        other => Err(ApiError::new(ErrorCode::Conflict, format!("the session is {}", other.as_str()))),
+/// What its later boots go by.
+fn names_of(selection: &SecretSelection) -> Option<Vec<String>> {
+    match selection {
+        SecretSelection::All => None,
+        SecretSelection::Only(names) | SecretSelection::Among(names) => {
+            Some(names.iter().map(|name| name.canonical().to_owned()).collect())
+        }
     }
 }
 
@@ -165,7 +172,7 @@ async fn begin(
     agents: &Agents,
 ) -> Result<Agent, ApiError> {
     for _ in 0..ATTEMPTS {
-        require_active(&session)?;
+        expect_active(&session)?;
         match agents.begin_boot(scope, &session, new.clone()).await {
             Err(StoreError::Conflict(_)) => {
                 session = sessions.get(scope, &session.id).await?.ok_or_else(ApiError::not_found)?;

@@ -1,6 +1,6 @@
 //! `POST /v1/agents/{id}/exec`
 
-use super::{Sandboxes, mask, refuse, usable};
+use super::{Sandboxes, mask, noted, refuse, usable};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -79,8 +79,9 @@ async fn run(
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<Answer, ApiError> {
+    let scope = principal.scope();
     let timeout = request.timeout;
-    let output = match provider.exec(&sandbox, request).await {
+    let output = match noted(&scope, agent, agents, timeout, provider.exec(&sandbox, request)).await {
         Ok(output) => output,
         Err(error) => return Err(refuse("code", error, principal, agent, agents, sandboxes).await),
     };

@@ -1,7 +1,8 @@
 //! `GET /v1/agents/{id}/files?dir=/data`
 
-use super::{Sandboxes, authenticate, refuse, usable};
+use super::{Sandboxes, authenticate, noted, refuse, usable};
 use serde_json::{Value, json};
+use std::time::Duration;
 use theazo_http::{Answer, ApiError, Call, ErrorCode, MAX_ANSWER_BYTES, format_time};
 use theazo_store::Agents;
 
@@ -17,8 +18,9 @@ pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<
         Ok(if dir.starts_with('/') { dir.to_owned() } else { format!("/{dir}") })
     };
     let (principal, agent, dir) = authenticate(&call, &agents, parse).await?;
-    let (provider, sandbox) = usable(&principal.scope(), &agent, &sandboxes)?;
-    let entries = provider.list_files(&sandbox, &dir).await;
+    let scope = principal.scope();
+    let (provider, sandbox) = usable(&scope, &agent, &sandboxes)?;
+    let entries = noted(&scope, &agent, &agents, Duration::ZERO, provider.list_files(&sandbox, &dir)).await;
     let entries = match entries {
         Ok(entries) => entries,
         Err(error) => return Err(refuse("dir", error, &principal, &agent, &agents, &sandboxes).await),

@@ -1,9 +1,10 @@
 //! `GET /v1/agents/{id}/files/{path}`
 
-use super::{Sandboxes, authenticate, refuse, usable};
+use super::{Sandboxes, authenticate, noted, refuse, usable};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
+use std::time::Duration;
 use theazo_http::{Answer, ApiError, Call};
 use theazo_store::Agents;
 
@@ -20,8 +21,16 @@ struct Read {
 /// Reads a file or a piece of one. Text comes as text where it can; `?encoding=base64` asks for bytes.
 pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<Answer, ApiError> {
     let (principal, agent, read) = authenticate(&call, &agents, || parse(&call)).await?;
-    let (provider, sandbox) = usable(&principal.scope(), &agent, &sandboxes)?;
-    let piece = provider.read_file(&sandbox, &read.path, read.offset, read.length).await;
+    let scope = principal.scope();
+    let (provider, sandbox) = usable(&scope, &agent, &sandboxes)?;
+    let piece = noted(
+        &scope,
+        &agent,
+        &agents,
+        Duration::ZERO,
+        provider.read_file(&sandbox, &read.path, read.offset, read.length),
+    )
+    .await;
     let piece = match piece {
         Ok(piece) => piece,
         Err(error) => return Err(refuse("path", error, &principal, &agent, &agents, &sandboxes).await),

@@ -1,9 +1,10 @@
 //! `POST /v1/agents/{id}/files`
 
-use super::{Sandboxes, authenticate, refuse, usable};
+use super::{Sandboxes, authenticate, noted, refuse, usable};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use std::time::Duration;
 use theazo_http::{Answer, ApiError, Call};
 use theazo_providers::WriteAt;
 use theazo_store::Agents;
@@ -23,8 +24,16 @@ struct Write {
 /// Writes a file or a piece of one; parents are made.
 pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<Answer, ApiError> {
     let (principal, agent, write) = authenticate(&call, &agents, || parse(&call)).await?;
-    let (provider, sandbox) = usable(&principal.scope(), &agent, &sandboxes)?;
-    let written = provider.write_file(&sandbox, &write.path, write.at, write.data).await;
+    let scope = principal.scope();
+    let (provider, sandbox) = usable(&scope, &agent, &sandboxes)?;
+    let written = noted(
+        &scope,
+        &agent,
+        &agents,
+        Duration::ZERO,
+        provider.write_file(&sandbox, &write.path, write.at, write.data),
+    )
+    .await;
     match written {
         Ok(()) => Ok(Answer::no_content()),
         Err(error) => Err(refuse("path", error, &principal, &agent, &agents, &sandboxes).await),

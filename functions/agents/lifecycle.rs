@@ -1,13 +1,16 @@
-//! Ending agents: one way for callers, failed boots, session ends and the scheduled clean-up.
+//! Ending and pausing agents: one way for callers, failed boots, sessions and the scheduled clean-up.
 
-use super::{Sandboxes, failure, not_running};
+use super::{Sandboxes, failure, not_usable};
+use std::time::Duration;
 use theazo_http::ApiError;
-use theazo_providers::{AgentRef, ProviderError};
-use theazo_store::{Agent, AgentStatus, Agents, StoreError, now_ms};
+use theazo_providers::{AgentRef, Kept, ProviderError};
+use theazo_store::{Agent, AgentStatus, Agents, Intent, PausedBy, StoreError, now_ms};
 use theazo_tenancy::TenantScope;
 
 /// A sandbox's own clock starts before the agent is ready, so it ends somewhat before the agent's time is over.
 const CLOCK_SLACK_MS: i64 = 10_000;
+/// How long the provider may take to stop a sandbox. What takes longer is finished by a repeated call or on schedule.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Ends an agent and removes everything it has at its provider. The row says so first, so that being interrupted
 /// leaves a note to finish by, never a sandbox that nobody knows. Idempotent; an agent that is over stays as it was.
@@ -33,23 +36,94 @@ pub async fn end(
     remove(scope, agent, agents, sandboxes).await
 }
 
-/// Ends an agent whose sandbox turned out to be gone, and tells what its caller learns. A sandbox ends by itself when
-/// the agent's time is over, and that is no failure.
+/// Ends an agent whose sandbox turned out to be gone in the run that `agent` was read in, and tells what its caller
+/// learns. A sandbox ends by itself when the agent's time is over, and that is no failure; nor is it one that somebody
+/// stopped it meanwhile.
 pub async fn lost(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: &Sandboxes) -> ApiError {
     let over = now_ms() + CLOCK_SLACK_MS >= agent.deadline_ms();
     let status = if over { AgentStatus::Completed } else { AgentStatus::Failed };
-    match end(scope, agent, status, agents, sandboxes).await {
-        Ok(ended) if ended.status == AgentStatus::Completed => not_running(ended.status),
-        Ok(_) => failure::to_api(&agent.provider, &ProviderError::SandboxGone),
+    let same_run = |now: &Agent| {
+        now.intent.is_none() && now.run_started_ms.is_some() && now.run_started_ms == agent.run_started_ms
+    };
+    let gone = || failure::to_api(&agent.provider, &ProviderError::SandboxGone);
+    let ended = match agents.transition_if(scope, &agent.id, status, same_run, |_| {}).await {
+        Err(StoreError::Conflict(_)) => agents.get(scope, &agent.id).await.map_err(ApiError::from),
+        other => other.map(Some).map_err(ApiError::from),
+    };
+    match ended {
+        Ok(Some(ended)) if ended.status.is_over() => {
+            if !ended.sandbox_gone
+                && let Err(error) = remove(scope, &ended, agents, sandboxes).await
+            {
+                tracing::warn!(agent = %agent.id, ?error, "a lost sandbox is not cleaned up yet");
+            }
+            if ended.status == AgentStatus::Completed { not_usable(&ended) } else { gone() }
+        }
+        Ok(Some(stopped)) => not_usable(&stopped),
+        Ok(None) => ApiError::not_found(),
         Err(error) => {
-            tracing::warn!(agent = %agent.id, ?error, "a lost sandbox is not cleaned up yet");
-            failure::to_api(&agent.provider, &ProviderError::SandboxGone)
+            tracing::warn!(agent = %agent.id, ?error, "a lost sandbox is not noted yet");
+            gone()
         }
     }
 }
 
-/// Takes a boot back that did not come to its end. Its row may be over already, and its sandbox counted as removed, by
-/// someone who ended it while it was still being made; so the provider is asked again in any case.
+/// Stops an agent and keeps its files. The row says so first; once it does, this is only ever finished, by a repeated call
+/// or by the scheduled clean-up. Idempotent.
+///
+/// # Errors
+/// `conflict` for an agent that boots or is over; `provider_error` when its sandbox could not be stopped.
+pub async fn pause(
+    scope: &TenantScope,
+    agent: &Agent,
+    by: PausedBy,
+    agents: &Agents,
+    sandboxes: &Sandboxes,
+) -> Result<Agent, ApiError> {
+    let pausing = match agents.begin_pause(scope, &agent.id, by).await {
+        Err(StoreError::Conflict(_)) => {
+            let now = agents.get(scope, &agent.id).await?.ok_or_else(ApiError::not_found)?;
+            return Err(not_usable(&now));
+        }
+        other => other?,
+    };
+    match pausing.status {
+        AgentStatus::Paused => Ok(pausing),
+        _ => finish_pause(scope, &pausing, agents, sandboxes).await,
+    }
+}
+
+/// Finishes a pause that was begun.
+///
+/// # Errors
+/// As [`pause`].
+pub async fn finish_pause(
+    scope: &TenantScope,
+    agent: &Agent,
+    agents: &Agents,
+    sandboxes: &Sandboxes,
+) -> Result<Agent, ApiError> {
+    let kept = match stop(scope, agent, sandboxes).await? {
+        Ok(kept) => kept,
+        Err(ProviderError::SandboxGone) => {
+            let holds = |now: &Agent| now.intent == Some(Intent::Pausing);
+            return Err(without_files(scope, agent, holds, agents, sandboxes).await);
+        }
+        Err(error) => return Err(failure::to_api(&agent.provider, &error)),
+    };
+    match agents.finish_pause(scope, &agent.id, kept.bytes).await {
+        Err(StoreError::Conflict(_)) => {
+            let now = agents.get(scope, &agent.id).await?.ok_or_else(ApiError::not_found)?;
+            Err(not_usable(&now))
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Takes a boot back that did not come to its end: what was made goes, files that were there before stay. Its row may be
+/// over already, and its sandbox counted as removed, by someone who ended it while it was still being made; so the
+/// provider is asked again in any case. If another boot has followed, nothing is done: a sandbox that is there is that
+/// one's.
 ///
 /// # Errors
 /// As [`end`].
@@ -59,9 +133,76 @@ pub async fn take_back(
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<Agent, ApiError> {
-    match agents.transition(scope, &agent.id, AgentStatus::Failed, |_| {}).await {
-        Ok(_) | Err(StoreError::Conflict(_)) => remove(scope, agent, agents, sandboxes).await,
-        Err(error) => Err(error.into()),
+    let is_this = |now: &Agent| now.boots == agent.boots && now.status == AgentStatus::Booting;
+    if agent.intent.is_none() {
+        return match agents.transition_if(scope, &agent.id, AgentStatus::Failed, is_this, |_| {}).await {
+            Ok(_) => remove(scope, agent, agents, sandboxes).await,
+            Err(StoreError::Conflict(_)) => after_the_end(scope, agent, agents, sandboxes).await,
+            Err(error) => Err(error.into()),
+        };
+    }
+    let now = agents.get(scope, &agent.id).await?.ok_or_else(ApiError::not_found)?;
+    if !is_this(&now) {
+        return after_the_end(scope, agent, agents, sandboxes).await;
+    }
+    match stop(scope, agent, sandboxes).await? {
+        Ok(_) => {}
+        Err(ProviderError::SandboxGone) => {
+            let _ = without_files(scope, agent, is_this, agents, sandboxes).await;
+            return agents.get(scope, &agent.id).await?.ok_or_else(ApiError::not_found);
+        }
+        Err(error) => return Err(failure::to_api(&agent.provider, &error)),
+    }
+    match agents.back_to_paused(scope, &agent.id, agent.boots).await {
+        Err(StoreError::Conflict(_)) => after_the_end(scope, agent, agents, sandboxes).await,
+        other => Ok(other?),
+    }
+}
+
+/// Removes what a boot has made of an agent that was ended meanwhile. Of one that was not, nothing.
+async fn after_the_end(
+    scope: &TenantScope,
+    agent: &Agent,
+    agents: &Agents,
+    sandboxes: &Sandboxes,
+) -> Result<Agent, ApiError> {
+    let now = agents.get(scope, &agent.id).await?.ok_or_else(ApiError::not_found)?;
+    if now.status.is_over() { remove(scope, &now, agents, sandboxes).await } else { Ok(now) }
+}
+
+/// Stops the agent's sandbox. The provider's own refusal is given as it is.
+async fn stop(
+    scope: &TenantScope,
+    agent: &Agent,
+    sandboxes: &Sandboxes,
+) -> Result<Result<Kept, ProviderError>, ApiError> {
+    let provider = sandboxes.provider(scope, &agent.provider)?;
+    let sandbox = AgentRef { agent: agent.id.to_string() };
+    let stopped = tokio::time::timeout(STOP_TIMEOUT, provider.stop(&sandbox)).await;
+    Ok(stopped.unwrap_or(Err(ProviderError::TimedOut)))
+}
+
+/// Ends an agent whose files are not there any more, and tells what its caller learns.
+async fn without_files(
+    scope: &TenantScope,
+    agent: &Agent,
+    holds: impl Fn(&Agent) -> bool,
+    agents: &Agents,
+    sandboxes: &Sandboxes,
+) -> ApiError {
+    match agents.transition_if(scope, &agent.id, AgentStatus::Failed, holds, |_| {}).await {
+        Ok(failed) => {
+            if let Err(error) = remove(scope, &failed, agents, sandboxes).await {
+                tracing::warn!(agent = %agent.id, ?error, "a lost sandbox is not cleaned up yet");
+            }
+            failure::to_api(&agent.provider, &ProviderError::SandboxGone)
+        }
+        Err(StoreError::Conflict(_)) => match agents.get(scope, &agent.id).await {
+            Ok(Some(now)) => not_usable(&now),
+            Ok(None) => ApiError::not_found(),
+            Err(error) => error.into(),
+        },
+        Err(error) => error.into(),
     }
 }
 

@@ -1,13 +1,14 @@
 //! Masking what an agent gives away of the secrets it booted with.
 
-use super::not_running;
+use super::not_usable;
 use theazo_http::ApiError;
 use theazo_redaction::{Masked, Redactor};
 use theazo_store::{Agent, AgentCopies, Agents, SealedCopies, StoreError};
 use theazo_tenancy::TenantScope;
 
 /// Masks the output of one agent. It cannot be had without the agent's copies, and those that are missing are an error,
-/// unless the agent turns out to have ended since it was read, or to have come to take calls only after its copies were.
+/// unless the agent turns out to have ended or stopped since it was read, or to have come to take calls only after its
+/// copies were.
 pub(super) async fn redactor(
     scope: &TenantScope,
     agent: &Agent,
@@ -18,8 +19,8 @@ pub(super) async fn redactor(
     let opened = match copies.open(scope, agent, sealed).await {
         Err(StoreError::Corrupt(_)) => {
             let agent = agents.get(scope, &agent.id).await?.ok_or_else(ApiError::not_found)?;
-            if !agent.status.takes_calls() {
-                return Err(not_running(agent.status));
+            if !agent.takes_calls() {
+                return Err(not_usable(&agent));
             }
             copies.open(scope, &agent, &copies.load(scope, &agent.id).await?).await
         }

@@ -1,5 +1,6 @@
 //! Agents: sandboxes that run an end user's work.
 
+mod again;
 mod boot;
 pub mod create;
 pub mod exec;
@@ -12,19 +13,27 @@ pub mod lifecycle;
 pub mod list;
 pub mod list_of_session;
 mod mask;
+pub mod pause;
+pub mod progress;
+pub mod restart;
+pub mod resume;
 mod sandboxes;
+pub mod secrets_list;
 mod simulated;
 pub mod status;
 pub mod terminate;
 
+pub(crate) use again::boot_again;
+pub(crate) use boot::Boot;
 pub use sandboxes::Sandboxes;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 use theazo_http::{ApiError, Call, ErrorCode, QueryParams, format_time};
 use theazo_providers::{AgentRef, Provider, ProviderError, ProviderKind};
-use theazo_store::{Agent, AgentFilter, AgentStatus, Agents};
+use theazo_store::{Agent, AgentFilter, AgentStatus, Agents, Intent, now_ms};
 use theazo_tenancy::{Principal, TenantScope};
 
 /// An agent as the API shows it.
@@ -89,15 +98,34 @@ fn usable(
     agent: &Agent,
     sandboxes: &Sandboxes,
 ) -> Result<(Arc<dyn Provider>, AgentRef), ApiError> {
-    if !agent.status.takes_calls() {
-        return Err(not_running(agent.status));
+    if !agent.takes_calls() {
+        return Err(not_usable(agent));
     }
     Ok((sandboxes.provider(scope, &agent.provider)?, AgentRef { agent: agent.id.to_string() }))
 }
 
-/// The refusal of a call that only a running agent takes.
-fn not_running(status: AgentStatus) -> ApiError {
-    ApiError::new(ErrorCode::Conflict, format!("the agent is {}", status.as_str())).detail("status", status.as_str())
+/// Makes a call to a sandbox that may take so long, and notes side by side that the agent has something to do. The note
+/// is of use only to a clean-up that comes minutes later; the call does not fail for it.
+async fn noted<T>(
+    scope: &TenantScope,
+    agent: &Agent,
+    agents: &Agents,
+    takes: Duration,
+    call: impl Future<Output = T>,
+) -> T {
+    let until_ms = now_ms().saturating_add(i64::try_from(takes.as_millis()).unwrap_or(i64::MAX));
+    let (noted, outcome) = join(agents.note_call(scope, agent, until_ms), call).await;
+    if let Err(error) = noted {
+        tracing::warn!(agent = %agent.id, %error, "a call was not noted");
+    }
+    outcome
+}
+
+/// The refusal of a call that the agent's state does not allow.
+fn not_usable(agent: &Agent) -> ApiError {
+    let status = agent.status.as_str();
+    let state = if agent.intent == Some(Intent::Pausing) { "being paused" } else { status };
+    ApiError::new(ErrorCode::Conflict, format!("the agent is {state}")).detail("status", status)
 }
 
 /// What the caller learns of a failed call to a sandbox; `field` is where the request names its path. An agent whose

@@ -6,6 +6,8 @@ pub mod get;
 pub mod limits_get;
 pub mod limits_set;
 pub mod list;
+pub mod pause;
+pub mod resume;
 pub mod terminate;
 pub mod tokens_create;
 pub mod tokens_delete;

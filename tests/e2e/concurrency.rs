@@ -7,7 +7,6 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 use theazo_functions::deployment::DockerEngine;
 use theazo_providers::docker::Endpoint;
-use theazo_store::RateLimits;
 
 #[tokio::test]
 async fn fifty_parallel_calls_by_user_yield_one_session() {

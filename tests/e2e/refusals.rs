@@ -74,7 +74,7 @@ async fn fields_that_ask_for_what_is_not_built_are_refused_by_name_and_make_noth
         (json!({ "providerFallback": ["fly"] }), "providerFallback"),
         (json!({ "region": "fra" }), "region"),
         (json!({ "costCap": { "amount": 1, "currency": "usd" } }), "costCap"),
-        (json!({ "lifecycle": { "autoPause": "5m" } }), "lifecycle"),
+        (json!({ "lifecycle": { "autoResume": true } }), "lifecycle.autoResume"),
         (json!({ "compute": "go" }), "compute.go"),
         (json!({ "provider": "e2b" }), "provider.e2b"),
         (json!({ "provider": "fly" }), "provider.fly"),
@@ -313,7 +313,7 @@ async fn an_agents_time_is_from_one_second_to_a_day() {
     ] {
         client.post(&agents, body).await.expect_invalid(field);
     }
-    for feature in ["browser", "gpu", "guardrails", "approvals", "knowledge", "definition", "lifecycle", "region"] {
+    for feature in ["browser", "gpu", "guardrails", "approvals", "knowledge", "definition", "region"] {
         for asked in [json!(true), json!("x"), json!({}), json!([]), json!(0)] {
             client.post(&agents, json!({ feature: asked })).await.expect_not_built(feature);
         }

@@ -85,6 +85,13 @@ pub struct Sandbox {
     pub details: BTreeMap<String, String>,
 }
 
+/// What a stopped sandbox has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Bytes in its files, where they could be counted.
+    pub bytes: Option<u64>,
+}
+
 /// Which agent's sandbox is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentRef {
@@ -157,6 +164,16 @@ pub trait Provider: Send + Sync {
     /// Makes the agent's sandbox and delivers its environment. Idempotent by agent id: a sandbox that already
     /// exists under that id is adopted. On an error, whatever was made may still be there; call [`Provider::destroy`].
     async fn create(&self, spec: &SandboxSpec, environment: &Environment) -> Result<Sandbox, ProviderError>;
+
+    /// Stops the sandbox: the delivered environment is taken away, every process ends, and the files beneath `/data` are
+    /// all that is kept. Idempotent: stopping what is stopped is no error. [`ProviderError::SandboxGone`] means that the
+    /// files are not there.
+    async fn stop(&self, agent: &AgentRef) -> Result<Kept, ProviderError>;
+
+    /// Makes the sandbox of a stopped agent again, on its files and with this environment and no other. What an
+    /// interrupted call left is replaced. On an error, call [`Provider::stop`]; [`ProviderError::SandboxGone`] means that
+    /// the files are not there.
+    async fn resume(&self, spec: &SandboxSpec, environment: &Environment) -> Result<Sandbox, ProviderError>;
 
     /// Runs code and answers when it has ended. What it left in the background runs on, except after a timeout, when
     /// its whole process tree is gone.

@@ -16,8 +16,8 @@ mod error;
 pub mod simulated;
 
 pub use contract::{
-    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, OwnedSandbox, Provider, ProviderKind, Sandbox,
-    SandboxSpec,
+    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OwnedSandbox, Provider, ProviderKind,
+    Sandbox, SandboxSpec,
 };
 pub use error::ProviderError;
 pub use theazo_guest_protocol::{FileEntry, Language, WriteAt};

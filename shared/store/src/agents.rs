@@ -2,19 +2,20 @@
 //! long as it has not settled a short one beside each; all of them change in one transaction.
 
 mod changes;
+mod pause;
 mod state;
 
-pub use state::AgentStatus;
+pub use state::{AgentStatus, Intent, PausedBy};
 
 use crate::page::RowFilter;
 use crate::sessions::unchanged_and_active;
-use crate::table::{from_item, number};
+use crate::table::{Item, from_item, number};
 use crate::transaction::{Committed, Expression, Transaction};
 use crate::{AuditAction, AuditOutcome, Counters, Page, PageRequest, Session, StoreError, Table, now_ms};
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use theazo_tenancy::{AgentId, KeyId, ReadScope, SessionId, SessionScope, TenantScope};
+use theazo_tenancy::{AgentId, KeyId, ReadScope, SessionId, SessionScope, SnapshotId, TenantScope};
 
 /// How long an ended agent stays readable, milliseconds.
 const RETENTION_MS: i64 = 30 * 24 * 60 * 60 * 1000;
@@ -46,6 +47,16 @@ pub struct BootedSecret {
     pub masked: bool,
 }
 
+/// What a pause keeps of an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Bytes in the agent's files, where they could be counted.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bytes: Option<u64>,
+}
+
 /// An agent to be made.
 #[derive(Clone, Debug)]
 pub struct NewAgent {
@@ -67,6 +78,10 @@ pub struct NewAgent {
     pub internet: bool,
     /// Running time after which it is stopped, milliseconds.
     pub timeout_ms: i64,
+    /// After how long without a call it is paused, milliseconds.
+    pub auto_pause_ms: Option<i64>,
+    /// The names that it gets of the secrets there are, if not all.
+    pub selection: Option<Vec<String>>,
     /// What it boots with.
     pub secrets: Vec<BootedSecret>,
 }
@@ -105,8 +120,30 @@ pub struct Agent {
     pub internet: bool,
     /// Running time after which it is stopped, milliseconds.
     pub timeout_ms: i64,
+    /// After how long without a call it is paused, milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub auto_pause_ms: Option<i64>,
+    /// Until when its last call may be under way, Unix milliseconds, to half a minute. Kept only of those that are paused
+    /// without calls.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub busy_until_ms: Option<i64>,
+    /// The names that it gets at each boot of the secrets there are, if not all.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub selection: Option<Vec<String>>,
     /// What it booted with.
     pub secrets: Vec<BootedSecret>,
+    /// What is being done to it beyond what its status says.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub intent: Option<Intent>,
+    /// How often a boot was begun. A boot that has stalled finds out by it that another one has followed.
+    #[serde(default)]
+    pub boots: u64,
+    /// Who paused it, from the beginning of the pause until it runs again.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub paused_by: Option<PausedBy>,
+    /// What its last pause kept.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub snapshot: Option<Snapshot>,
     /// Unix milliseconds.
     pub created_at_ms: i64,
     /// Since when it stands where it stands, Unix milliseconds.
@@ -157,6 +194,18 @@ impl Agent {
         self.run_started_ms.unwrap_or(self.since_ms).saturating_add(self.time_left_ms())
     }
 
+    /// Whether its sandbox takes calls.
+    pub fn takes_calls(&self) -> bool {
+        self.status.takes_calls() && self.intent.is_none()
+    }
+
+    /// Whether it has had nothing to do for as long as its creator said.
+    pub fn is_idle(&self, now_ms: i64) -> bool {
+        let Some((allowed, started)) = self.auto_pause_ms.zip(self.run_started_ms) else { return false };
+        let last = self.busy_until_ms.map_or(started, |busy| busy.max(started));
+        self.intent.is_none() && last.saturating_add(allowed) <= now_ms
+    }
+
     /// Puts it into another status, and begins or ends its run with that. Only one that takes calls runs.
     fn enter(&mut self, status: AgentStatus, now_ms: i64) {
         let runs = matches!(status, AgentStatus::Ready | AgentStatus::Running);
@@ -171,7 +220,10 @@ impl Agent {
         if status.is_over() {
             self.ended_at_ms = Some(now_ms);
         }
-        (self.status, self.since_ms) = (status, now_ms);
+        if runs {
+            self.paused_by = None;
+        }
+        (self.status, self.since_ms, self.intent) = (status, now_ms, None);
     }
 
     fn without_texts(&self) -> Self {
@@ -182,6 +234,24 @@ impl Agent {
     fn is_expired(&self, now_ms: i64) -> bool {
         self.sandbox_gone && self.ended_at_ms.is_some_and(|ended| ended.saturating_add(RETENTION_MS) <= now_ms)
     }
+}
+
+/// A change of the session's counters that takes a place, and the condition that there is one.
+fn within_limit(count: Expression, session: &Session) -> (Expression, &'static str) {
+    match session.limits.max_agents {
+        Some(max) => (count.value(":max", number(max)), "active_agents < :max"),
+        None => (count, "attribute_exists(pk)"),
+    }
+}
+
+/// The refusal of a place, from the counters as they were.
+fn over_limit(session: &Session, counters: Option<Item>) -> Result<StoreError, StoreError> {
+    let counters: Counters = counters.map(from_item).transpose()?.unwrap_or_default();
+    Ok(StoreError::LimitExceeded {
+        limit: "maxAgents",
+        used: u64::try_from(counters.active_agents).unwrap_or(0),
+        max: session.limits.max_agents.unwrap_or(0).into(),
+    })
 }
 
 fn without_expired(mut page: Page<Agent>) -> Page<Agent> {
@@ -287,7 +357,14 @@ impl Agents {
             metadata: new.metadata,
             internet: new.internet,
             timeout_ms: new.timeout_ms,
+            auto_pause_ms: new.auto_pause_ms,
+            busy_until_ms: None,
+            selection: new.selection,
             secrets: new.secrets,
+            intent: None,
+            boots: 1,
+            paused_by: None,
+            snapshot: None,
             created_at_ms: now,
             since_ms: now,
             run_started_ms: None,
@@ -298,10 +375,7 @@ impl Agents {
             revision: 1,
         };
         let count = Expression::new("ADD active_agents :one, total_agents :one").value(":one", number(1));
-        let (count, under_limit) = match session.limits.max_agents {
-            Some(max) => (count.value(":max", number(max)), "active_agents < :max"),
-            None => (count, "attribute_exists(pk)"),
-        };
+        let (count, under_limit) = within_limit(count, session);
         let transaction = Transaction::default()
             .check(&self.0, &scope.sessions().row(session.id.as_str()), unchanged_and_active(session))
             .update(&self.0, &own.counters_key(), count, under_limit)
@@ -314,14 +388,7 @@ impl Agents {
         match transaction.commit(&self.0).await? {
             Committed::Yes => Ok(agent),
             Committed::Refused { write: 0, .. } => Err(StoreError::Conflict("the session has changed")),
-            Committed::Refused { write: 1, row } => {
-                let counters: Counters = row.map(from_item).transpose()?.unwrap_or_default();
-                Err(StoreError::LimitExceeded {
-                    limit: "maxAgents",
-                    used: u64::try_from(counters.active_agents).unwrap_or(0),
-                    max: session.limits.max_agents.unwrap_or(0).into(),
-                })
-            }
+            Committed::Refused { write: 1, row } => Err(over_limit(session, row)?),
             Committed::Refused { .. } => Err(StoreError::Conflict("an id was made twice")),
         }
     }

@@ -24,6 +24,12 @@ pub enum AuditAction {
     /// A session's limits or metadata were changed.
     #[serde(rename = "session.update")]
     SessionUpdate,
+    /// A session and all that runs in it was paused.
+    #[serde(rename = "session.pause")]
+    SessionPause,
+    /// A session was made active again.
+    #[serde(rename = "session.resume")]
+    SessionResume,
     /// A session was ended for good.
     #[serde(rename = "session.terminate")]
     SessionTerminate,
@@ -36,6 +42,15 @@ pub enum AuditAction {
     /// An agent was booted with secrets.
     #[serde(rename = "agent.boot")]
     AgentBoot,
+    /// An agent was paused.
+    #[serde(rename = "agent.pause")]
+    AgentPause,
+    /// A paused agent was booted with secrets.
+    #[serde(rename = "agent.resume")]
+    AgentResume,
+    /// A running agent was booted anew, with the secrets of that time.
+    #[serde(rename = "agent.restart")]
+    AgentRestart,
     /// An agent was ended.
     #[serde(rename = "agent.end")]
     AgentEnd,

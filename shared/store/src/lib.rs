@@ -30,7 +30,9 @@ mod transaction;
 mod trips;
 mod work;
 
-pub use agents::{Agent, AgentFilter, AgentStatus, Agents, BootedSecret, NewAgent, SecretOrigin};
+pub use agents::{
+    Agent, AgentFilter, AgentStatus, Agents, BootedSecret, Intent, NewAgent, PausedBy, SecretOrigin, Snapshot,
+};
 pub use ahead::{Ahead, MAX_UNPROVEN_CALLS};
 pub use api_keys::{ApiKey, ApiKeys, NewApiKey};
 pub use audit::{AuditAction, AuditEntry, AuditFilter, AuditLog, AuditOutcome};

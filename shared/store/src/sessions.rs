@@ -348,6 +348,74 @@ impl Sessions {
         Err(StoreError::Contended(ATTEMPTS))
     }
 
+    /// Pauses a session: no agent can be made or boot in it from then on. Those that run are paused by the caller, and
+    /// [`Sessions::settle_paused`] notes that this is done. Idempotent, also in that the note is there again.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Conflict`] for a terminated session; [`StoreError::Contended`].
+    pub async fn pause(&self, scope: &TenantScope, id: &SessionId) -> Result<Session, StoreError> {
+        self.switch(scope, id, SessionStatus::Paused).await
+    }
+
+    /// Makes a paused session active again. Its agents are resumed by the caller. Idempotent.
+    ///
+    /// # Errors
+    /// As [`Sessions::pause`].
+    pub async fn resume(&self, scope: &TenantScope, id: &SessionId) -> Result<Session, StoreError> {
+        self.switch(scope, id, SessionStatus::Active).await
+    }
+
+    async fn switch(&self, scope: &TenantScope, id: &SessionId, to: SessionStatus) -> Result<Session, StoreError> {
+        for attempt in 0..ATTEMPTS {
+            let mut session = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
+            if session.status == SessionStatus::Terminated {
+                return Err(StoreError::Conflict("the session is terminated"));
+            }
+            let pauses = to == SessionStatus::Paused;
+            if session.status == to && !pauses {
+                return Ok(session);
+            }
+            let read = session.revision;
+            let changes = session.status != to;
+            if changes {
+                session.status = to;
+                session.paused_at_ms = pauses.then(now_ms);
+                session.revision += 1;
+            }
+            let unchanged = Expression::new("revision = :read").value(":read", number(read));
+            let mut transaction = Transaction::default().put(&self.0, &session_key(scope, id), &session, unchanged)?;
+            if pauses {
+                let note = UserRow { session: id.clone() };
+                transaction = transaction.put(&self.0, &scope.session_work_key(id), &note, Expression::default())?;
+            }
+            if changes {
+                let action = if pauses { AuditAction::SessionPause } else { AuditAction::SessionResume };
+                transaction = transaction.audit(&self.0, scope, Deed::done(action).session(id))?;
+            }
+            match transaction.commit(&self.0).await? {
+                Committed::Yes => return Ok(session),
+                Committed::Refused { .. } => back_off(attempt).await,
+            }
+        }
+        Err(StoreError::Contended(ATTEMPTS))
+    }
+
+    /// Notes that all agents of a paused session are paused, or that it is paused no more; unless the session has changed
+    /// since it was read.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn settle_paused(&self, scope: &TenantScope, session: &Session) -> Result<(), StoreError> {
+        let unchanged = Expression::new("revision = :read").value(":read", number(session.revision));
+        let settled = Transaction::default().check(&self.0, &session_key(scope, &session.id), unchanged).delete(
+            &self.0,
+            &scope.session_work_key(&session.id),
+            Expression::default(),
+        );
+        // If it has changed, whoever changed it left a note or not, and that is as it should be.
+        settled.commit(&self.0).await.map(|_| ())
+    }
+
     /// Notes that nothing of a terminated session is left to remove.
     ///
     /// # Errors

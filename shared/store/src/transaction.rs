@@ -138,6 +138,12 @@ impl Transaction {
         self
     }
 
+    /// These writes and then those of another.
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+
     /// Carries the transaction out. Conflicts with other transactions are retried with jitter. The SDK repeats a
     /// request whose answer was lost under the same token, so it never writes twice.
     pub(crate) async fn commit(self, table: &Table) -> Result<Committed, StoreError> {

@@ -141,7 +141,7 @@ impl DockerProvider {
         Err(unanswered)
     }
 
-    async fn is_running(&self, name: &str) -> Result<bool, ProviderError> {
+    pub(super) async fn is_running(&self, name: &str) -> Result<bool, ProviderError> {
         let found = self.inspect(name).await?;
         Ok(found.and_then(|found| found.state).and_then(|state| state.running).unwrap_or(false))
     }

@@ -17,6 +17,7 @@ mod guest;
 mod names;
 mod network;
 mod parts;
+mod stopping;
 mod subnets;
 mod transport;
 
@@ -24,7 +25,7 @@ pub use subnets::SubnetPool;
 pub use transport::{Endpoint, connect};
 
 use crate::{
-    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, OwnedSandbox, Provider, ProviderError,
+    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OwnedSandbox, Provider, ProviderError,
     ProviderKind, Sandbox, SandboxSpec,
 };
 use async_trait::async_trait;
@@ -136,6 +137,14 @@ impl Provider for DockerProvider {
         })
     }
 
+    async fn stop(&self, agent: &AgentRef) -> Result<Kept, ProviderError> {
+        self.stop_sandbox(agent).await
+    }
+
+    async fn resume(&self, spec: &SandboxSpec, environment: &Environment) -> Result<Sandbox, ProviderError> {
+        self.resume_sandbox(spec, environment).await
+    }
+
     async fn exec(&self, agent: &AgentRef, request: ExecRequest) -> Result<ExecOutput, ProviderError> {
         let header = Request::Exec {
             language: request.language,
@@ -203,7 +212,7 @@ impl Provider for DockerProvider {
     }
 
     async fn destroy(&self, agent: &AgentRef) -> Result<(), ProviderError> {
-        self.remove_all(&agent.agent).await
+        self.remove_all(&agent.agent, parts::Files::Go).await
     }
 
     async fn list_mine(&self) -> Result<Vec<OwnedSandbox>, ProviderError> {

@@ -19,6 +19,15 @@ const REMOVE_WITHIN: Duration = Duration::from_secs(60);
 const REMOVE_LIMIT: Duration = Duration::from_secs(30);
 const REMOVE_PAUSE: Duration = Duration::from_millis(200);
 
+/// What becomes of an agent's files when the rest of it is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Files {
+    /// They are removed too.
+    Go,
+    /// Its volume is kept.
+    Stay,
+}
+
 /// What is left of an agent: the engine's ids, and volume names.
 #[derive(Default, Debug)]
 struct Parts {
@@ -34,12 +43,15 @@ impl Parts {
 }
 
 impl DockerProvider {
-    /// Removes everything of an agent, until a look finds nothing any more.
-    pub(super) async fn remove_all(&self, agent: &str) -> Result<(), ProviderError> {
+    /// Removes everything of an agent, or everything but its files, until a look finds nothing of it any more.
+    pub(super) async fn remove_all(&self, agent: &str, files: Files) -> Result<(), ProviderError> {
         let name = names::resource_name(agent)?;
         let until = Instant::now() + REMOVE_WITHIN;
         loop {
-            let parts = self.find(agent, &name).await?;
+            let mut parts = self.find(agent, &name).await?;
+            if files == Files::Stay {
+                parts.volumes.clear();
+            }
             if parts.is_empty() {
                 return Ok(());
             }
@@ -110,7 +122,7 @@ impl DockerProvider {
         }
     }
 
-    async fn inspect_volume(&self, name: &str) -> Result<Option<Volume>, ProviderError> {
+    pub(super) async fn inspect_volume(&self, name: &str) -> Result<Option<Volume>, ProviderError> {
         match timed(CALL_LIMIT, self.docker.inspect_volume(name)).await {
             Ok(found) => Ok(Some(found)),
             Err(error) if status(&error) == Some(404) => Ok(None),

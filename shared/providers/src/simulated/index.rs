@@ -22,6 +22,9 @@ pub(super) struct Index {
     pub(super) session: String,
     /// When the sandbox ends by itself, Unix milliseconds.
     pub(super) ends_at_ms: i64,
+    /// Whether it was stopped.
+    #[serde(default)]
+    pub(super) stopped: bool,
     /// What it was given at its last boot, by name.
     pub(super) variables: Vec<String>,
     /// By path. A directory is there as long as a file lies beneath it, which is for ever: no call removes a file.

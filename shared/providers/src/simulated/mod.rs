@@ -14,7 +14,7 @@ mod store;
 mod tests;
 
 use crate::{
-    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, OwnedSandbox, Provider, ProviderError,
+    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OwnedSandbox, Provider, ProviderError,
     ProviderKind, Sandbox, SandboxSpec,
 };
 use async_trait::async_trait;
@@ -31,8 +31,9 @@ pub const MAX_INDEX_BYTES: usize = 300 * 1024;
 /// Most bytes in all files of one sandbox.
 pub const MAX_DISK_BYTES: u64 = 16 * 1024 * 1024;
 
-/// How long after a sandbox has ended its disk may drop what is left of it, should nobody have destroyed it.
-const KEPT_AFTER_END_MS: i64 = 24 * 60 * 60 * 1000;
+/// How long after a sandbox would have ended its disk may drop what is left of it, should nobody have destroyed it. A
+/// stopped one keeps its files for so long.
+const KEPT_AFTER_END_MS: i64 = 366 * 24 * 60 * 60 * 1000;
 
 /// An index as it was read.
 #[derive(Clone, Debug)]
@@ -85,7 +86,7 @@ impl<D: SimulatedDisk> SimulatedProvider<D> {
     async fn load(&self, agent: &str) -> Result<(u64, Index), ProviderError> {
         let stored = self.disk.index(agent).await?.ok_or(ProviderError::SandboxGone)?;
         let index = Index::parse(&stored.bytes)?;
-        match now_ms() < index.ends_at_ms {
+        match !index.stopped && now_ms() < index.ends_at_ms {
             true => Ok((stored.revision, index)),
             false => Err(ProviderError::SandboxGone),
         }
@@ -107,6 +108,21 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// The index of a sandbox that has no file yet.
+fn fresh(spec: &SandboxSpec, environment: &Environment) -> Index {
+    Index {
+        session: spec.session.clone(),
+        ends_at_ms: now_ms().saturating_add(millis(spec.lifetime)),
+        stopped: false,
+        variables: environment.names().map(str::to_owned).collect(),
+        files: BTreeMap::new(),
+    }
+}
+
+fn sandbox() -> Sandbox {
+    Sandbox { region: None, details: BTreeMap::from([("isolation".to_owned(), "simulated".to_owned())]) }
+}
+
 #[async_trait]
 impl<D: SimulatedDisk> Provider for SimulatedProvider<D> {
     fn kind(&self) -> ProviderKind {
@@ -114,17 +130,21 @@ impl<D: SimulatedDisk> Provider for SimulatedProvider<D> {
     }
 
     async fn create(&self, spec: &SandboxSpec, environment: &Environment) -> Result<Sandbox, ProviderError> {
-        let index = Index {
-            session: spec.session.clone(),
-            ends_at_ms: now_ms().saturating_add(millis(spec.lifetime)),
-            variables: environment.names().map(str::to_owned).collect(),
-            files: BTreeMap::new(),
-        };
+        let index = fresh(spec, environment);
         let gone_by_ms = index.gone_by_ms();
         if !self.disk.make(&spec.agent, index.to_bytes()?, gone_by_ms).await? {
             self.deliver_again(&spec.agent, index).await?;
         }
-        Ok(Sandbox { region: None, details: BTreeMap::from([("isolation".to_owned(), "simulated".to_owned())]) })
+        Ok(sandbox())
+    }
+
+    async fn stop(&self, agent: &AgentRef) -> Result<Kept, ProviderError> {
+        self.stop_index(&agent.agent).await
+    }
+
+    async fn resume(&self, spec: &SandboxSpec, environment: &Environment) -> Result<Sandbox, ProviderError> {
+        self.deliver_again(&spec.agent, fresh(spec, environment)).await?;
+        Ok(sandbox())
     }
 
     /// Answers as the comments in the code say. Nothing runs, and no time passes. See the README for what they can say.

@@ -3,9 +3,9 @@
 
 use super::index::{File, Index, SimulatedPath, piece_count, piece_of};
 use super::{MAX_DISK_BYTES, MAX_PIECE_BYTES, SimulatedDisk, SimulatedProvider, failed, now_ms};
-use crate::{FilePiece, ProviderError};
+use crate::{FilePiece, Kept, ProviderError};
 use bytes::Bytes;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 use theazo_guest_protocol::{MAX_PAYLOAD, WriteAt};
 
@@ -31,6 +31,30 @@ impl<D: SimulatedDisk> SimulatedProvider<D> {
             back_off(attempt).await?;
         }
         Err(contended("deliver environment"))
+    }
+
+    /// Stops a sandbox. What lies beneath `/tmp` and the names of its variables go; its other files stay.
+    pub(super) async fn stop_index(&self, agent: &str) -> Result<Kept, ProviderError> {
+        for attempt in 0..ATTEMPTS {
+            let stored = self.disk.index(agent).await?.ok_or(ProviderError::SandboxGone)?;
+            let mut index = Index::parse(&stored.bytes)?;
+            let (kept, lost) = index.files.into_iter().partition(|(path, _)| path.starts_with("/data/"));
+            index.files = kept;
+            let bytes = Some(index.size());
+            if index.stopped {
+                return Ok(Kept { bytes });
+            }
+            index.stopped = true;
+            index.variables.clear();
+            if self.disk.replace(agent, stored.revision, index.to_bytes()?, index.gone_by_ms()).await? {
+                let lost: BTreeMap<String, File> = lost;
+                let pieces: Vec<String> = lost.into_values().flat_map(|file| file.pieces).flatten().collect();
+                self.discard(agent, &pieces).await;
+                return Ok(Kept { bytes });
+            }
+            back_off(attempt).await?;
+        }
+        Err(contended("stop"))
     }
 
     pub(super) async fn write(

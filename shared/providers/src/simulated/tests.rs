@@ -383,10 +383,10 @@ async fn creating_again_adopts_the_sandbox_with_the_environment_of_now() {
 }
 
 #[tokio::test]
-async fn a_sandbox_ends_with_its_time_and_its_disk_a_day_later() {
+async fn a_sandbox_ends_with_its_time_and_its_disk_a_year_later() {
     let bed = Bed::make().await;
     bed.put("/data/f", None, "x").await.unwrap();
-    let expected = now_ms() + 25 * 3600 * 1000;
+    let expected = now_ms() + (366 * 24 + 1) * 3600 * 1000;
     bed.disk.with("agt_1", |kept| {
         assert!(kept.gone_by_ms.len() >= 3);
         assert!(kept.gone_by_ms.iter().all(|gone_by| (gone_by - expected).abs() < 60_000), "{:?}", kept.gone_by_ms);
@@ -396,6 +396,29 @@ async fn a_sandbox_ends_with_its_time_and_its_disk_a_day_later() {
     assert_eq!(word(bed.put("/data/f", None, "x").await), "gone");
     assert_eq!(word(bed.list("/data").await), "gone");
     assert_eq!(word(bed.exec("").await), "gone");
+}
+
+#[tokio::test]
+async fn a_stopped_sandbox_keeps_the_files_beneath_data_and_takes_no_calls_until_it_is_resumed() {
+    let bed = Bed::make().await;
+    bed.put("/data/a/f", None, "12345").await.unwrap();
+    bed.put("/tmp/f", None, "lost").await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(bed.provider.stop(&bed.agent).await.unwrap().bytes, Some(5));
+        assert_eq!(word(bed.get("/data/a/f").await), "gone");
+        assert_eq!(word(bed.put("/data/a/f", None, "x").await), "gone");
+        assert_eq!(word(bed.exec("").await), "gone");
+    }
+    bed.disk.with("agt_1", |kept| assert_eq!(kept.pieces.len(), 1, "what lay in /tmp is gone"));
+    bed.provider.resume(&spec(HOUR), &environment(&["NEW"])).await.unwrap();
+    assert_eq!(bed.get("/data/a/f").await.unwrap(), b"12345");
+    assert!(bed.get("/tmp/f").await.is_err());
+    let shown = bed.exec("# theazo:env KEY\n# theazo:env NEW").await.unwrap().stdout;
+    assert_eq!(shown, "\n[secret:NEW]\n");
+    bed.provider.destroy(&bed.agent).await.unwrap();
+    assert!(matches!(bed.provider.stop(&bed.agent).await, Err(ProviderError::SandboxGone)));
+    assert!(matches!(bed.provider.resume(&spec(HOUR), &environment(&[])).await, Err(ProviderError::SandboxGone)));
+    assert!(bed.disk.agents.lock().unwrap().values().all(|kept| kept.index.is_none()), "nothing is made anew");
 }
 
 #[tokio::test]

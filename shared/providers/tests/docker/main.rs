@@ -9,4 +9,5 @@ mod host;
 mod isolation;
 mod lifecycle;
 mod secrets;
+mod stopping;
 mod support;

@@ -3,10 +3,10 @@
 use crate::support::{Bed, agent, environment, in_own_deployment, name, spec};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-use bollard::models::ContainerConfig;
+use bollard::models::{ContainerConfig, ContainerCreateBody, HostConfig, Mount, MountType};
 use bollard::query_parameters::{
-    CommitContainerOptionsBuilder, EventsOptionsBuilder, LogsOptionsBuilder, RemoveImageOptions,
-    RestartContainerOptions,
+    CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder,
+    EventsOptionsBuilder, LogsOptionsBuilder, RemoveImageOptions, RestartContainerOptions,
 };
 use futures_util::{Stream, StreamExt};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -199,4 +199,70 @@ async fn in_the_images(bed: &Bed, agent: &AgentRef, canary: &Canary) {
     assert!(!canary.is_in(&serde_json::to_vec(&shown).unwrap()));
     assert!(!canary.is_in(&serde_json::to_vec(&history).unwrap()));
     assert!(saved.1 > 1024 * 1024 && !saved.0, "the committed image has a value");
+}
+
+#[tokio::test]
+async fn what_a_stopped_sandbox_leaves_has_no_value_in_it_and_what_was_deleted_does_not_come_back() {
+    in_own_deployment(|bed| async move {
+        let value = format!("canary-{}-value", theazo_tenancy::AgentId::make());
+        let canary = Canary::of(&value);
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() - 1;
+        let spec = spec();
+        bed.provider.create(&spec, &environment(&[("API_TOKEN", &value)])).await.unwrap();
+        let agent = agent(&spec);
+        assert_eq!(bed.output(&agent, Language::Python, PYTHON).await, value);
+        bed.output(&agent, Language::Bash, "echo found > /data/file; (sleep 300 &)").await;
+        bed.provider.stop(&agent).await.unwrap();
+
+        // The whole of what is kept, as the engine exports it.
+        let reader = format!("{}-reader", name(&agent));
+        let mounts = vec![Mount {
+            target: Some("/kept".into()),
+            source: Some(name(&agent)),
+            typ: Some(MountType::VOLUME),
+            ..Mount::default()
+        }];
+        let body = ContainerCreateBody {
+            image: Some(bed.config.image.clone()),
+            host_config: Some(HostConfig { mounts: Some(mounts), ..HostConfig::default() }),
+            ..ContainerCreateBody::default()
+        };
+        let options = CreateContainerOptionsBuilder::default().name(&reader).build();
+        bed.docker.create_container(Some(options), body).await.unwrap();
+        let path = DownloadFromContainerOptionsBuilder::default().path("/kept").build();
+        let archive: Vec<_> = bed.docker.download_from_container(&reader, Some(path)).collect().await;
+        bed.docker.remove_container(&reader, None).await.unwrap();
+        let archive: Vec<u8> = archive.into_iter().flat_map(|piece| piece.unwrap()).collect();
+        assert!(archive.windows(5).any(|window| window == b"found"), "the archive has the files");
+        assert!(!canary.is_in(&archive));
+        assert!(!canary.is_in(&serde_json::to_vec(&bed.docker.inspect_volume(&name(&agent)).await.unwrap()).unwrap()));
+
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let window = EventsOptionsBuilder::default().since(&since.to_string()).until(&(now + 1).to_string()).build();
+        let events: Vec<_> = bed.docker.events(Some(window)).collect().await;
+        let events: Vec<u8> =
+            events.into_iter().flat_map(|event| serde_json::to_vec(&event.unwrap()).unwrap()).collect();
+        assert!(String::from_utf8_lossy(&events).contains(&name(&agent)) && !canary.is_in(&events));
+
+        bed.provider.resume(&spec, &environment(&[])).await.unwrap();
+        assert_eq!(bed.output(&agent, Language::Python, PYTHON).await, "None");
+        let searched = "grep -rl canary- /run/agent /data /tmp /proc/*/environ 2>/dev/null; true";
+        assert_eq!(bed.output(&agent, Language::Bash, searched).await, "");
+    })
+    .await;
+}
+
+/// The environment is taken away while the container still runs, so that no moment lies between in which it is stopped
+/// and an image of it could be made with the memory still there.
+#[tokio::test]
+async fn an_empty_delivery_takes_the_values_away_from_what_starts_after_it() {
+    in_own_deployment(|bed| async move {
+        let spec = spec();
+        bed.provider.create(&spec, &environment(&[("API_TOKEN", "taken away")])).await.unwrap();
+        bed.provider.create(&spec, &environment(&[])).await.unwrap();
+        let agent = agent(&spec);
+        let left = "printf '%s' \"${API_TOKEN-none}\"; wc -c < /run/agent/env; ls -A /run/agent";
+        assert_eq!(bed.output(&agent, Language::Bash, left).await, "none0\nenv\n");
+    })
+    .await;
 }

@@ -1,6 +1,6 @@
 //! Changes of agents' rows. Each is one transaction with what it moves in the session's counters and its audit entry.
 
-use super::{Agent, AgentStatus, Agents, RETENTION_MS};
+use super::{Agent, AgentStatus, Agents, Intent, RETENTION_MS};
 use crate::audit::Deed;
 use crate::secrets::copies_of;
 use crate::table::{TTL, number, to_item, ttl_seconds};
@@ -15,16 +15,30 @@ pub(super) fn deed(agent: &Agent, action: AuditAction) -> Deed<'_> {
     Deed::done(action).names(names).session(&agent.session).agent(&agent.id)
 }
 
-/// What the trail says of an agent's new status. `booted` is whether it was booting until now.
-fn outcome(agent: &Agent, booted: bool) -> Option<Deed<'_>> {
-    let (action, outcome) = match agent.status {
-        AgentStatus::Ready if booted => (AuditAction::AgentBoot, AuditOutcome::Succeeded),
-        AgentStatus::Failed if booted => (AuditAction::AgentBoot, AuditOutcome::Failed),
+/// A row as it shall be, and what the trail says of it.
+pub(super) struct Change {
+    pub(super) after: Agent,
+    pub(super) deed: Option<(AuditAction, AuditOutcome)>,
+}
+
+/// What the trail says of an agent's new status.
+fn outcome(before: &Agent, after: &Agent) -> Option<(AuditAction, AuditOutcome)> {
+    let booted = before.status == AgentStatus::Booting;
+    let boot = match before.intent {
+        Some(Intent::Resuming) => AuditAction::AgentResume,
+        Some(Intent::Restarting) => AuditAction::AgentRestart,
+        _ => AuditAction::AgentBoot,
+    };
+    Some(match after.status {
+        AgentStatus::Ready if booted => (boot, AuditOutcome::Succeeded),
+        AgentStatus::Failed | AgentStatus::Paused if booted => (boot, AuditOutcome::Failed),
+        AgentStatus::Paused if before.intent == Some(Intent::Pausing) => {
+            (AuditAction::AgentPause, AuditOutcome::Succeeded)
+        }
         AgentStatus::Completed => (AuditAction::AgentEnd, AuditOutcome::Succeeded),
         AgentStatus::Failed => (AuditAction::AgentEnd, AuditOutcome::Failed),
         _ => return None,
-    };
-    Some(deed(agent, action).with(outcome))
+    })
 }
 
 impl Agents {
@@ -41,24 +55,57 @@ impl Agents {
         to: AgentStatus,
         change: impl Fn(&mut Agent),
     ) -> Result<Agent, StoreError> {
-        for attempt in 0..ATTEMPTS {
-            let before = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
+        self.transition_if(scope, id, to, |_| true, change).await
+    }
+
+    /// The same, as long as `holds` says so of the agent.
+    ///
+    /// # Errors
+    /// As [`Agents::transition`]; [`StoreError::Conflict`] when it does not hold.
+    pub async fn transition_if(
+        &self,
+        scope: &TenantScope,
+        id: &AgentId,
+        to: AgentStatus,
+        holds: impl Fn(&Agent) -> bool,
+        change: impl Fn(&mut Agent),
+    ) -> Result<Agent, StoreError> {
+        let step = |before: &Agent| {
+            if !holds(before) {
+                return Err(StoreError::Conflict("the agent has changed"));
+            }
             if before.status == to {
-                return Ok(before);
+                return Ok(None);
             }
             if !before.status.can_become(to) {
                 return Err(StoreError::Conflict("the agent's state does not allow it"));
             }
-            let mut agent = before.clone();
-            agent.enter(to, now_ms());
-            change(&mut agent);
-            let mut transaction = self.rewrite(scope, &mut agent)?;
-            transaction = self.book(transaction, scope, &before, &agent)?;
-            if let Some(deed) = outcome(&agent, before.status == AgentStatus::Booting) {
-                transaction = transaction.audit(&self.0, scope, deed)?;
+            let mut after = before.clone();
+            after.enter(to, now_ms());
+            change(&mut after);
+            Ok(Some(Change { deed: outcome(before, &after), after }))
+        };
+        self.apply(scope, id, step).await
+    }
+
+    /// Writes what a step makes of an agent, on condition that nobody else has written it since; else it is read again.
+    /// Nothing from the step leaves it as it is.
+    pub(super) async fn apply(
+        &self,
+        scope: &TenantScope,
+        id: &AgentId,
+        step: impl Fn(&Agent) -> Result<Option<Change>, StoreError>,
+    ) -> Result<Agent, StoreError> {
+        for attempt in 0..ATTEMPTS {
+            let before = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
+            let Some(Change { mut after, deed: entry }) = step(&before)? else { return Ok(before) };
+            let mut transaction = self.rewrite(scope, &mut after)?;
+            transaction = self.book(transaction, scope, &before, &after)?;
+            if let Some((action, outcome)) = entry {
+                transaction = transaction.audit(&self.0, scope, deed(&after, action).with(outcome))?;
             }
             match transaction.commit(&self.0).await? {
-                Committed::Yes => return Ok(agent),
+                Committed::Yes => return Ok(after),
                 Committed::Refused { .. } => back_off(attempt).await,
             }
         }
@@ -91,7 +138,7 @@ impl Agents {
     }
 
     /// Changes the session's counters by what lies between two states of an agent.
-    fn book(
+    pub(super) fn book(
         &self,
         transaction: Transaction,
         scope: &TenantScope,
@@ -116,7 +163,7 @@ impl Agents {
     }
 
     /// All of an agent's rows, on condition that nobody else has written them.
-    fn rewrite(&self, scope: &TenantScope, agent: &mut Agent) -> Result<Transaction, StoreError> {
+    pub(super) fn rewrite(&self, scope: &TenantScope, agent: &mut Agent) -> Result<Transaction, StoreError> {
         let own = scope.session(&agent.session).ok_or(StoreError::NotFound)?;
         let read = agent.revision;
         agent.revision += 1;

@@ -57,15 +57,55 @@ impl AgentStatus {
         matches!(self, Self::Booting | Self::Ready | Self::Running)
     }
 
-    /// Which moves there are. An agent that is over stays over.
+    /// Which moves there are. An agent that is over stays over. What runs boots again in a restart, and a boot of an agent
+    /// that has files is taken back to where it keeps them.
     pub const fn can_become(self, to: Self) -> bool {
         match self {
-            Self::Booting => matches!(to, Self::Ready | Self::Completed | Self::Failed),
-            Self::Ready => matches!(to, Self::Running | Self::Paused | Self::Completed | Self::Failed),
-            Self::Running => matches!(to, Self::Ready | Self::Paused | Self::Completed | Self::Failed),
+            Self::Booting => matches!(to, Self::Ready | Self::Paused | Self::Completed | Self::Failed),
+            Self::Ready => matches!(to, Self::Running | Self::Booting | Self::Paused | Self::Completed | Self::Failed),
+            Self::Running => matches!(to, Self::Ready | Self::Booting | Self::Paused | Self::Completed | Self::Failed),
             Self::Paused => matches!(to, Self::Booting | Self::Completed | Self::Failed),
             Self::Completed | Self::Failed => false,
         }
+    }
+}
+
+/// What is being done to an agent where its status alone does not tell. It is recorded before the provider is asked, so
+/// that what was interrupted can be finished or taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Intent {
+    /// It takes no calls any more and is being stopped. Its status is still that of a running one. Once begun, this is
+    /// only ever finished: nobody knows how far the provider got.
+    Pausing,
+    /// A paused one boots. Interrupted, it is paused again.
+    Resuming,
+    /// A running one boots again. Interrupted, it is paused: its files are safe, and a resume is what is left to do.
+    Restarting,
+}
+
+/// Who paused an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PausedBy {
+    /// The platform, that one agent.
+    Platform,
+    /// The holder of the session's token.
+    Session,
+    /// The platform, with all of the session. Resuming the session resumes it.
+    Suspension,
+    /// A limit was reached.
+    Limit,
+    /// It had nothing to do for as long as its creator said.
+    Idle,
+    /// A restart was interrupted.
+    Upkeep,
+}
+
+impl PausedBy {
+    /// Whether the holder of the session's token cannot undo it.
+    pub const fn binds_session(self) -> bool {
+        matches!(self, Self::Platform | Self::Suspension | Self::Limit)
     }
 }
 
@@ -85,7 +125,6 @@ mod tests {
         for from in AgentStatus::ALL.into_iter().filter(|status| !status.is_over()) {
             assert!(from.can_become(AgentStatus::Completed) && from.can_become(AgentStatus::Failed));
         }
-        assert!(!AgentStatus::Booting.can_become(AgentStatus::Paused));
         assert!(!AgentStatus::Paused.can_become(AgentStatus::Ready));
     }
 

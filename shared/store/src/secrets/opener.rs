@@ -41,6 +41,8 @@ pub enum SecretSelection {
     All,
     /// Exactly these.
     Only(Vec<SecretName>),
+    /// Those of these that there are: what an agent gets at a later boot that was made with [`SecretSelection::Only`].
+    Among(Vec<SecretName>),
 }
 
 /// A secret that was opened for delivery.
@@ -116,6 +118,9 @@ impl SecretOpener {
                     found.ok_or_else(|| StoreError::UnknownSecret(name.display().to_owned()))
                 })
                 .collect::<Result<_, _>>()?,
+            SecretSelection::Among(names) => {
+                names.iter().filter_map(|name| available.get(name.canonical()).copied()).collect()
+            }
         };
         let mut opened = Vec::with_capacity(chosen.len());
         for (origin, row) in chosen {

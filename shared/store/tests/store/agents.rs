@@ -18,6 +18,8 @@ pub fn new_agent() -> NewAgent {
         metadata: BTreeMap::new(),
         internet: true,
         timeout_ms: 60_000,
+        auto_pause_ms: None,
+        selection: None,
         secrets: Vec::new(),
     }
 }

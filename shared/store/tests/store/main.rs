@@ -2,7 +2,7 @@
 //!
 //! - `support` starts both and makes tenants; `proxy` stands between the SDK and a service, to count and to disturb; `logs`
 //!   keeps what is logged.
-//! - `root_keys`, `secrets`, `sealed_rows`, `sessions`, `agents`, `pages`: a module per promise of the store.
+//! - `root_keys`, `secrets`, `sealed_rows`, `sessions`, `agents`, `pausing`, `pages`: a module per promise of the store.
 //! - `credentials`, `rate_limits`, `replays`: who is let in, how often, and what they are told twice.
 //! - `reader` reads the rows in another language.
 //! - `audit`: the trail that every change leaves.
@@ -22,6 +22,7 @@ mod key_cache;
 mod key_faults;
 mod logs;
 mod pages;
+mod pausing;
 mod proxy;
 mod rate_limits;
 mod reader;

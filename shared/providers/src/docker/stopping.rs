@@ -1,0 +1,79 @@
+//! Stopping a sandbox and making it again on the files that it kept.
+//!
+//! What is kept is the agent's volume, `/data`, and nothing else. The container is removed and not just stopped: its
+//! memory file systems, and the environment in one of them, go with it, nothing that can be committed or exported is
+//! left, and the next container is made by the same code as the first, with the limits of that time.
+
+use super::guest::{As, Frame};
+use super::parts::Files;
+use super::{DockerProvider, names};
+use crate::{AgentRef, Environment, ExecRequest, Kept, Language, Provider, ProviderError, Sandbox, SandboxSpec};
+use bytes::Bytes;
+use std::time::Duration;
+
+/// How long taking the environment away may take, and as long again the measuring. A container that does not answer by
+/// then is removed all the same, and its memory with it.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(4);
+/// Prints the bytes of all files beneath `/data`, on one file system, links not followed.
+const MEASURE: &str = "du -sbx /data 2>/dev/null | cut -f1";
+
+impl DockerProvider {
+    /// Takes the environment away, then the container and the network; the volume stays.
+    pub(super) async fn stop_sandbox(&self, agent: &AgentRef) -> Result<Kept, ProviderError> {
+        let name = names::resource_name(&agent.agent)?;
+        self.expect_files(&agent.agent, &name).await?;
+        let mut bytes = None;
+        if self.is_running(&name).await? {
+            // Programs that still run keep what they started with, until the container's end in a moment.
+            if let Err(error) = self.withdraw(&agent.agent).await {
+                tracing::warn!(agent = agent.agent, %error, "the environment goes with the container's memory");
+            }
+            bytes = self.measure(agent).await;
+        }
+        self.remove_all(&agent.agent, Files::Stay).await?;
+        Ok(Kept { bytes })
+    }
+
+    /// Makes the sandbox anew on the volume that is there.
+    pub(super) async fn resume_sandbox(
+        &self,
+        spec: &SandboxSpec,
+        environment: &Environment,
+    ) -> Result<Sandbox, ProviderError> {
+        let name = names::resource_name(&spec.agent)?;
+        self.expect_files(&spec.agent, &name).await?;
+        // One that an interrupted resume left has another lifetime.
+        self.remove_all(&spec.agent, Files::Stay).await?;
+        self.create(spec, environment).await
+    }
+
+    /// A volume that is made anew would be an agent that has silently lost its files.
+    async fn expect_files(&self, agent: &str, name: &str) -> Result<(), ProviderError> {
+        let volume = self.inspect_volume(name).await?;
+        let ours = |labels| names::is_ours(Some(labels), &self.config.deployment, agent);
+        if volume.as_ref().is_some_and(|volume| ours(&volume.labels)) { Ok(()) } else { Err(ProviderError::SandboxGone) }
+    }
+
+    /// An empty environment takes the place of the delivered one.
+    async fn withdraw(&self, agent: &str) -> Result<(), ProviderError> {
+        let nothing = Frame::deliver(&Environment::default())?;
+        let withdrawn = self.ask(agent, As::Deliverer, nothing, FAREWELL_LIMIT).await?;
+        match withdrawn.0 {
+            theazo_guest_protocol::Response::Done => Ok(()),
+            other => Err(super::guest::unexpected("take the environment away", other)),
+        }
+    }
+
+    /// The size of the files, as far as it can be found out: it is shown to people, and a pause does not fail for it.
+    async fn measure(&self, agent: &AgentRef) -> Option<u64> {
+        let request = ExecRequest {
+            language: Language::Bash,
+            code: MEASURE.into(),
+            timeout: FAREWELL_LIMIT,
+            stdin: Bytes::new(),
+            output_cap: 64,
+        };
+        let output = tokio::time::timeout(FAREWELL_LIMIT, self.exec(agent, request)).await.ok()?.ok()?;
+        std::str::from_utf8(&output.stdout).ok()?.trim().parse().ok()
+    }
+}

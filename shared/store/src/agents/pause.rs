@@ -1,0 +1,177 @@
+//! Pausing agents and booting them again. Each begins with a row that says what is attempted, before the provider is
+//! asked, and ends with one that says how it went; whoever finds the first without the second knows what to do.
+
+use super::changes::{Change, deed};
+use super::{Agent, AgentStatus, Agents, BootedSecret, Intent, PausedBy, Snapshot, over_limit, within_limit};
+use crate::sessions::unchanged_and_active;
+use crate::table::number;
+use crate::transaction::{Committed, Expression, Transaction};
+use crate::{AuditAction, AuditOutcome, Session, StoreError, now_ms};
+use theazo_tenancy::{AgentId, SnapshotId, TenantScope};
+
+/// How exactly it is known when an agent had its last call, milliseconds.
+const BUSY_STEP_MS: i64 = 30_000;
+
+impl Agents {
+    /// Notes that a running agent is to be paused. From then on it takes no calls. One that is paused already, or about
+    /// to be, stays so; but what the platform pauses, only the platform resumes, whoever was first.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Conflict`] for one that boots or is over; [`StoreError::Contended`].
+    pub async fn begin_pause(&self, scope: &TenantScope, id: &AgentId, by: PausedBy) -> Result<Agent, StoreError> {
+        let step = |before: &Agent| {
+            let mut after = before.clone();
+            match (before.status, before.intent) {
+                (AgentStatus::Ready | AgentStatus::Running, None) => {
+                    after.intent = Some(Intent::Pausing);
+                    after.paused_by = Some(by);
+                    after.snapshot = Some(Snapshot { id: SnapshotId::make(), bytes: None });
+                    after.since_ms = now_ms();
+                    Ok(Some(Change { after, deed: Some((AuditAction::AgentPause, AuditOutcome::Started)) }))
+                }
+                (AgentStatus::Paused, _) | (_, Some(Intent::Pausing)) => {
+                    if by != PausedBy::Platform || before.paused_by == Some(by) {
+                        return Ok(None);
+                    }
+                    after.paused_by = Some(by);
+                    Ok(Some(Change { after, deed: Some((AuditAction::AgentPause, AuditOutcome::Succeeded)) }))
+                }
+                _ => Err(StoreError::Conflict("the agent's state does not allow it")),
+            }
+        };
+        self.apply(scope, id, step).await
+    }
+
+    /// Notes that an agent that was to be paused is stopped, with that many bytes of files. The copies of what it booted
+    /// with go before that. Its place is given back and its run is booked.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Conflict`] when somebody did something else with it meanwhile;
+    /// [`StoreError::Contended`].
+    pub async fn finish_pause(
+        &self,
+        scope: &TenantScope,
+        id: &AgentId,
+        bytes: Option<u64>,
+    ) -> Result<Agent, StoreError> {
+        let is_pausing = |agent: &Agent| agent.intent == Some(Intent::Pausing);
+        let agent = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
+        if is_pausing(&agent) {
+            self.drop_copies(scope, id).await?;
+        }
+        let holds = |agent: &Agent| is_pausing(agent) || agent.status == AgentStatus::Paused;
+        let count = |agent: &mut Agent| {
+            if let Some(snapshot) = &mut agent.snapshot {
+                snapshot.bytes = bytes;
+            }
+        };
+        self.transition_if(scope, id, AgentStatus::Paused, holds, count).await
+    }
+
+    /// Notes that a paused agent is to boot ([`Intent::Resuming`]), or a running one to boot again
+    /// ([`Intent::Restarting`]), with these secrets. A resumed one takes a place of its session's, if there is one.
+    ///
+    /// # Errors
+    /// [`StoreError::LimitExceeded`]; [`StoreError::Conflict`] when the session is not active, or it or the agent has
+    /// changed since it was read, or the agent's state does not allow it (the caller reads both again).
+    pub async fn begin_again(
+        &self,
+        scope: &TenantScope,
+        session: &Session,
+        agent: &Agent,
+        intent: Intent,
+        secrets: Vec<BootedSecret>,
+    ) -> Result<Agent, StoreError> {
+        let (action, from) = match intent {
+            Intent::Resuming => (AuditAction::AgentResume, agent.status == AgentStatus::Paused),
+            Intent::Restarting => {
+                let runs = matches!(agent.status, AgentStatus::Ready | AgentStatus::Running);
+                (AuditAction::AgentRestart, runs && agent.intent.is_none())
+            }
+            Intent::Pausing => return Err(StoreError::Conflict("a pause boots nothing")),
+        };
+        if !from || agent.session != session.id {
+            return Err(StoreError::Conflict("the agent's state does not allow it"));
+        }
+        let own = scope.session(&session.id).ok_or(StoreError::NotFound)?;
+        let mut after = agent.clone();
+        after.enter(AgentStatus::Booting, now_ms());
+        after.intent = Some(intent);
+        after.boots += 1;
+        after.secrets = secrets;
+        let mut transaction = Transaction::default().check(
+            &self.0,
+            &scope.sessions().row(session.id.as_str()),
+            unchanged_and_active(session),
+        );
+        transaction = match intent {
+            Intent::Resuming => {
+                let count = Expression::new("ADD active_agents :one").value(":one", number(1));
+                let (count, under_limit) = within_limit(count, session);
+                transaction.update(&self.0, &own.counters_key(), count, under_limit)
+            }
+            _ => self.book(transaction, scope, agent, &after)?,
+        };
+        let transaction = transaction.and(self.rewrite(scope, &mut after)?).audit(
+            &self.0,
+            scope,
+            deed(&after, action).with(AuditOutcome::Started),
+        )?;
+        match transaction.commit(&self.0).await? {
+            Committed::Yes => Ok(after),
+            Committed::Refused { write: 1, row } if intent == Intent::Resuming => Err(over_limit(session, row)?),
+            Committed::Refused { .. } => Err(StoreError::Conflict("the session or the agent has changed")),
+        }
+    }
+
+    /// Takes a boot back that kept the agent's files and did not come to its end: the agent is paused. What it was to run
+    /// with is removed before that; the caller has stopped its sandbox. `boots` tells which boot.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Conflict`] when another boot has followed or the agent is over;
+    /// [`StoreError::Contended`].
+    pub async fn back_to_paused(&self, scope: &TenantScope, id: &AgentId, boots: u64) -> Result<Agent, StoreError> {
+        let is_this =
+            |agent: &Agent| agent.boots == boots && matches!(agent.intent, Some(Intent::Resuming | Intent::Restarting));
+        let agent = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
+        if is_this(&agent) {
+            self.drop_copies(scope, id).await?;
+        }
+        let keep = |agent: &mut Agent| {
+            agent.paused_by.get_or_insert(PausedBy::Upkeep);
+            agent.snapshot.get_or_insert_with(|| Snapshot { id: SnapshotId::make(), bytes: None });
+        };
+        let holds = |agent: &Agent| is_this(agent) || (agent.boots == boots && agent.status == AgentStatus::Paused);
+        self.transition_if(scope, id, AgentStatus::Paused, holds, keep).await
+    }
+
+    /// Notes that an agent has a call that may be under way until then. It costs a write only for agents that are paused
+    /// without calls, and at most one in half a minute.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer; [`StoreError::Contended`].
+    pub async fn note_call(&self, scope: &TenantScope, agent: &Agent, until_ms: i64) -> Result<(), StoreError> {
+        let is_known = agent.busy_until_ms.is_some_and(|known| until_ms < known.saturating_add(BUSY_STEP_MS));
+        if agent.auto_pause_ms.is_none() || is_known {
+            return Ok(());
+        }
+        let own = scope.session(&agent.session).ok_or(StoreError::NotFound)?;
+        let mut transaction = Transaction::default();
+        for partition in [scope.agents(), own.agents()] {
+            let busy = Expression::new("SET busy_until_ms = :until").value(":until", number(until_ms));
+            transaction = transaction.update(&self.0, &partition.row(agent.id.as_str()), busy, "attribute_exists(pk)");
+        }
+        // An agent that is not there any more has no call.
+        transaction.commit(&self.0).await.map(|_| ())
+    }
+
+    /// Removes every copy beside an agent, also those of earlier boots.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn drop_copies(&self, scope: &TenantScope, id: &AgentId) -> Result<(), StoreError> {
+        let copies = scope.agent_copies(id);
+        let names = self.0.sort_keys(&copies).await?;
+        self.0.delete_all(names.iter().map(|name| copies.row(name))).await
+    }
+}
