@@ -50,8 +50,8 @@ impl DockerProvider {
     /// A volume that is made anew would be an agent that has silently lost its files.
     async fn expect_files(&self, agent: &str, name: &str) -> Result<(), ProviderError> {
         let volume = self.inspect_volume(name).await?;
-        let ours = |labels| names::is_ours(Some(labels), &self.config.deployment, agent);
-        if volume.as_ref().is_some_and(|volume| ours(&volume.labels)) { Ok(()) } else { Err(ProviderError::SandboxGone) }
+        let ours = volume.is_some_and(|volume| names::is_ours(Some(&volume.labels), &self.config.deployment, agent));
+        if ours { Ok(()) } else { Err(ProviderError::SandboxGone) }
     }
 
     /// An empty environment takes the place of the delivered one.
