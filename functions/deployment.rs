@@ -1,14 +1,15 @@
 //! A deployment, and the capabilities that endpoints are handed from it.
 
 use crate::agents::Sandboxes;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_providers::docker::{DockerConfig, DockerProvider, Endpoint};
 use theazo_providers::{Provider, ProviderError};
 use theazo_store::{
-    AgentCopies, Agents, ApiKeys, AuditLog, Aws, Credentials, KeyRing, KeyRingConfig, ProviderConfigs,
-    ProviderCredentials, RateLimits, Replays, SecretNames, SecretOpener, SecretSealer, SessionTokens, Sessions,
-    SimulatedDisks, Table,
+    AgentCopies, Agents, ApiKeys, AuditLog, Aws, Credentials, DEFAULT_AUDIT_DAYS, KeyRing, KeyRingConfig,
+    ProviderConfigs, ProviderCredentials, RateLimits, Replays, SecretNames, SecretOpener, SecretSealer, SessionTokens,
+    Sessions, SimulatedDisks, Table, is_kms_key_arn,
 };
 use theazo_tenancy::{CredentialKey, Operator};
 use zeroize::Zeroizing;
@@ -27,6 +28,8 @@ pub struct DeploymentConfig {
     pub ledger: Option<String>,
     /// The KMS key's ARN.
     pub kms_key_arn: String,
+    /// How long audit entries are kept, days.
+    pub audit_days: u32,
     /// The deployment's own Docker engine, if it has one.
     pub docker: Option<DockerEngine>,
     /// The key that its credentials' rows are sealed with. The same for all functions, and nowhere in the table.
@@ -59,6 +62,12 @@ pub enum ConfigError {
     /// It should be a key.
     #[error("{0} is not 64 hexadecimal digits")]
     NotAKey(&'static str),
+    /// It is out of range.
+    #[error("{0} must be from 1 to {MAX_AUDIT_DAYS}")]
+    OutOfRange(&'static str),
+    /// It should be the ARN of a KMS key.
+    #[error("{0} is not the ARN of a KMS key (an alias or a bare id is none)")]
+    NotAKeyArn(&'static str),
     /// The Docker engine's address cannot be used.
     #[error("the Docker engine cannot be used: {0}")]
     Docker(#[from] ProviderError),
@@ -86,16 +95,42 @@ pub const CREDENTIAL_KEY: &str = "THEAZO_CREDENTIAL_KEY";
 const KEY_RATE: &str = "THEAZO_KEY_REQUESTS_PER_SECOND";
 const TOKEN_RATE: &str = "THEAZO_TOKEN_REQUESTS_PER_SECOND";
 const KEY_CACHE_SECONDS: &str = "THEAZO_KEY_CACHE_SECONDS";
+const AUDIT_DAYS: &str = "THEAZO_AUDIT_RETENTION_DAYS";
+
+/// Ten years.
+const MAX_AUDIT_DAYS: u32 = 3653;
 
 /// How long keys are kept in memory, as the environment says.
 ///
 /// # Errors
 /// [`ConfigError::NotANumber`].
 pub fn key_cache_from_env() -> Result<Duration, ConfigError> {
-    match std::env::var(KEY_CACHE_SECONDS) {
-        Ok(text) => Ok(Duration::from_secs(text.parse().map_err(|_| ConfigError::NotANumber(KEY_CACHE_SECONDS))?)),
-        Err(_) => Ok(KEY_CACHE),
-    }
+    key_cache(&of_process)
+}
+
+/// How long audit entries are kept, days, as the environment says.
+///
+/// # Errors
+/// [`ConfigError::NotANumber`]; [`ConfigError::OutOfRange`].
+pub fn audit_days_from_env() -> Result<u32, ConfigError> {
+    audit_days(&of_process)
+}
+
+fn audit_days(variable: &dyn Fn(&str) -> Option<String>) -> Result<u32, ConfigError> {
+    let days = number(variable, AUDIT_DAYS)?.unwrap_or(DEFAULT_AUDIT_DAYS);
+    if (1..=MAX_AUDIT_DAYS).contains(&days) { Ok(days) } else { Err(ConfigError::OutOfRange(AUDIT_DAYS)) }
+}
+
+fn of_process(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn key_cache(variable: &dyn Fn(&str) -> Option<String>) -> Result<Duration, ConfigError> {
+    Ok(number(variable, KEY_CACHE_SECONDS)?.map_or(KEY_CACHE, Duration::from_secs))
+}
+
+fn number<T: FromStr>(variable: &dyn Fn(&str) -> Option<String>, name: &'static str) -> Result<Option<T>, ConfigError> {
+    variable(name).map(|text| text.parse().map_err(|_| ConfigError::NotANumber(name))).transpose()
 }
 
 /// How many requests a credential may make in a second, as the environment says.
@@ -103,12 +138,13 @@ pub fn key_cache_from_env() -> Result<Duration, ConfigError> {
 /// # Errors
 /// [`ConfigError::NotANumber`].
 pub fn rate_limits_from_env() -> Result<RateLimits, ConfigError> {
-    let rate = |name, usual| match std::env::var(name) {
-        Ok(text) => text.parse().map_err(|_| ConfigError::NotANumber(name)),
-        Err(_) => Ok(usual),
-    };
+    rate_limits(&of_process)
+}
+
+fn rate_limits(variable: &dyn Fn(&str) -> Option<String>) -> Result<RateLimits, ConfigError> {
     let usual = RateLimits::default();
-    Ok(RateLimits { key: rate(KEY_RATE, usual.key)?, token: rate(TOKEN_RATE, usual.token)? })
+    let key = number(variable, KEY_RATE)?.unwrap_or(usual.key);
+    Ok(RateLimits { key, token: number(variable, TOKEN_RATE)?.unwrap_or(usual.token) })
 }
 
 impl DeploymentConfig {
@@ -117,18 +153,25 @@ impl DeploymentConfig {
     /// # Errors
     /// [`ConfigError`] with the variable that is missing or wrong.
     pub fn from_env() -> Result<Self, ConfigError> {
-        let get = |name| std::env::var(name).map_err(|_| ConfigError::Missing(name));
-        let docker = match std::env::var(DOCKER_ENDPOINT) {
-            Ok(endpoint) => Some(DockerEngine { endpoint: Endpoint::parse(&endpoint)?, image: get(DOCKER_IMAGE)? }),
-            Err(_) => None,
+        Self::read(&of_process)
+    }
+
+    fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let get = |name| variable(name).ok_or(ConfigError::Missing(name));
+        let docker = match variable(DOCKER_ENDPOINT) {
+            Some(endpoint) => Some(DockerEngine { endpoint: Endpoint::parse(&endpoint)?, image: get(DOCKER_IMAGE)? }),
+            None => None,
         };
-        let rate_limits = rate_limits_from_env()?;
-        let (name, table, kms_key_arn, key_cache) = (get(NAME)?, get(TABLE)?, get(KMS_KEY)?, key_cache_from_env()?);
-        let ledger = std::env::var(LEDGER).ok();
+        let rate_limits = rate_limits(variable)?;
+        let (name, table, kms_key_arn) = (get(NAME)?, get(TABLE)?, get(KMS_KEY)?);
+        if !is_kms_key_arn(&kms_key_arn) {
+            return Err(ConfigError::NotAKeyArn(KMS_KEY));
+        }
         let credential_key = Zeroizing::new(get(CREDENTIAL_KEY)?);
         let credential_key = CredentialKey::parse(&credential_key).ok_or(ConfigError::NotAKey(CREDENTIAL_KEY))?;
         let credential_key = Arc::new(credential_key);
-        Ok(Self { name, table, ledger, kms_key_arn, docker, credential_key, rate_limits, key_cache })
+        let (ledger, audit_days, key_cache) = (variable(LEDGER), audit_days(variable)?, key_cache(variable)?);
+        Ok(Self { name, table, ledger, kms_key_arn, audit_days, docker, credential_key, rate_limits, key_cache })
     }
 
     /// The same as variables for another process, the credential key among them.
@@ -139,6 +182,7 @@ impl DeploymentConfig {
         variables.push((KEY_RATE, self.rate_limits.key.to_string()));
         variables.push((TOKEN_RATE, self.rate_limits.token.to_string()));
         variables.push((KEY_CACHE_SECONDS, self.key_cache.as_secs().to_string()));
+        variables.push((AUDIT_DAYS, self.audit_days.to_string()));
         if let Some(ledger) = &self.ledger {
             variables.push((LEDGER, ledger.clone()));
         }
@@ -157,7 +201,9 @@ impl Deployment {
     /// # Errors
     /// [`ConfigError::Docker`] when the engine's address cannot be used.
     pub fn new(aws: &Aws, config: DeploymentConfig) -> Result<Self, ConfigError> {
-        let table = Table::new(aws, &config.table).with_credential_key(config.credential_key.clone());
+        let table = Table::new(aws, &config.table)
+            .with_credential_key(config.credential_key.clone())
+            .with_audit_days(config.audit_days);
         let table = match &config.ledger {
             Some(ledger) => table.with_ledger(ledger),
             None => table,
@@ -266,4 +312,64 @@ capabilities! {
     Replays: deployment => Self::new(deployment.table.clone());
     AuditLog: deployment => Self::new(deployment.table.clone());
     Sandboxes: deployment => Self::new(deployment.docker.clone(), SimulatedDisks::new(deployment.table.clone()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    const SEALING: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+    const ARN: &str = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+
+    /// What a function with these variables, beside those that each must have, is configured as.
+    fn configured(more: &[(&str, &str)]) -> Result<DeploymentConfig, ConfigError> {
+        let must = [(NAME, "prod"), (TABLE, "data"), (KMS_KEY, ARN), (CREDENTIAL_KEY, SEALING)];
+        let variables: HashMap<_, _> = must.into_iter().chain(more.iter().copied()).collect();
+        DeploymentConfig::read(&|name| variables.get(name).map(|value| (*value).to_owned()))
+    }
+
+    #[test]
+    fn what_is_not_said_is_as_usual_and_what_is_said_is_handed_on_whole() {
+        let usual = configured(&[]).unwrap();
+        assert_eq!((usual.ledger, usual.audit_days, usual.key_cache), (None, 400, Duration::from_secs(600)));
+        let said = [
+            (LEDGER, "the-ledger-there-was"),
+            (AUDIT_DAYS, "90"),
+            (KEY_CACHE_SECONDS, "30"),
+            (KEY_RATE, "7"),
+            (TOKEN_RATE, "8"),
+            (DOCKER_ENDPOINT, "unix:///run/docker.sock"),
+            (DOCKER_IMAGE, "agent:1"),
+        ];
+        let config = configured(&said).unwrap();
+        assert_eq!(config.ledger.as_deref(), Some("the-ledger-there-was"));
+        let mut handed_on = config.to_env();
+        handed_on.sort_unstable();
+        let mut expected = said.to_vec();
+        expected.extend([(NAME, "prod"), (TABLE, "data"), (KMS_KEY, ARN), (CREDENTIAL_KEY, SEALING)]);
+        expected.sort_unstable();
+        assert_eq!(handed_on, expected.into_iter().map(|(name, value)| (name, value.to_owned())).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_alias_is_no_key_and_a_retention_has_bounds() {
+        let alias = "arn:aws:kms:us-east-1:111122223333:alias/theazo";
+        assert!(matches!(configured(&[(KMS_KEY, alias)]), Err(ConfigError::NotAKeyArn(KMS_KEY))));
+        for bad in ["0", "3654"] {
+            assert!(matches!(configured(&[(AUDIT_DAYS, bad)]), Err(ConfigError::OutOfRange(AUDIT_DAYS))), "{bad}");
+        }
+        for bad in ["", "-1", "1.5", "a"] {
+            assert!(matches!(configured(&[(AUDIT_DAYS, bad)]), Err(ConfigError::NotANumber(AUDIT_DAYS))), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn deletions_are_noted_in_the_ledger_that_is_configured() {
+        let aws = Aws::local(&theazo_store::AwsEndpoints { dynamodb: "http://127.0.0.1:9".into(), kms: None });
+        for (more, ledger) in [(&[][..], "data-ledger"), (&[(LEDGER, "another")][..], "another")] {
+            let deployment = Deployment::new(&aws, configured(more).unwrap()).unwrap();
+            assert_eq!(deployment.table().ledger_name(), ledger);
+        }
+    }
 }

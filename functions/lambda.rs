@@ -1,11 +1,13 @@
-//! One endpoint as a Lambda function.
+//! One endpoint, or one scheduled function, as a Lambda function.
 
 use crate::deployment::{Deployment, DeploymentConfig};
 use crate::routes::Route;
+use crate::schedule::Scheduled;
 use crate::{Incoming, serve};
 use bytes::Bytes;
 use lambda_http::request::RequestContext;
-use lambda_http::{Body, Error, RequestExt, service_fn};
+use lambda_http::{Body, Error, LambdaEvent, RequestExt, lambda_runtime, service_fn};
+use serde_json::Value;
 use std::net::IpAddr;
 use theazo_http::{LogFormat, init_logging};
 use theazo_store::Aws;
@@ -19,6 +21,32 @@ macro_rules! lambda {
             theazo_functions::lambda::run(&$route).await
         }
     };
+}
+
+/// The whole of a scheduled function's binary: `scheduled!(schedule::RECONCILE);`
+#[macro_export]
+macro_rules! scheduled {
+    ($function:path) => {
+        #[tokio::main(flavor = "current_thread")]
+        async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            theazo_functions::lambda::run_scheduled(&$function).await
+        }
+    };
+}
+
+/// Runs a scheduled function under the Lambda runtime until the runtime ends it. What the event says does not matter;
+/// the answer is what the run did, as JSON.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_scheduled(function: &'static Scheduled) -> Result<(), Error> {
+    init_logging(LogFormat::Json)?;
+    let deployment = Deployment::new(&Aws::from_env().await, DeploymentConfig::from_env()?)?;
+    let deployment = &deployment;
+    lambda_runtime::run(service_fn(move |_: LambdaEvent<Value>| async move {
+        Ok::<Value, Error>((function.run)(deployment).await?)
+    }))
+    .await
 }
 
 /// Runs one endpoint under the Lambda runtime until the runtime ends it.

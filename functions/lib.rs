@@ -13,6 +13,7 @@ pub mod lambda;
 pub mod providers;
 pub mod reconcile;
 pub mod routes;
+pub mod schedule;
 pub mod secrets;
 mod serve;
 pub mod sessions;

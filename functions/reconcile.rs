@@ -4,6 +4,7 @@
 use crate::agents::{Sandboxes, lifecycle};
 use crate::deployment::{Capability, Deployment};
 use crate::sessions::{pause, terminate};
+use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 use theazo_http::ApiError;
 use theazo_providers::AgentRef;
@@ -24,7 +25,8 @@ const MAX_ORPHANS: usize = 20;
 type Running = HashMap<&'static str, HashSet<String>>;
 
 /// What a run did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Outcome {
     /// Boots that were interrupted and taken back.
     pub failed_boots: usize,

@@ -162,6 +162,7 @@ routes! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schedule::SCHEDULED;
     use std::collections::HashSet;
 
     #[test]
@@ -172,20 +173,21 @@ mod tests {
     }
 
     #[test]
-    fn every_route_has_a_binary_of_a_few_lines_and_there_is_no_other() {
+    fn every_route_and_every_scheduled_function_has_a_binary_of_a_few_lines_and_there_is_no_other() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("bin");
         let files: HashSet<String> = std::fs::read_dir(&folder)
             .unwrap()
             .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
             .collect();
-        let routes: HashSet<String> = ROUTES.iter().map(|route| route.info.name.to_owned()).collect();
-        assert_eq!(files, routes);
+        let routes = ROUTES.iter().map(|route| (route.info.name, "lambda!(routes::"));
+        let scheduled = SCHEDULED.iter().map(|function| (function.name, "scheduled!(schedule::"));
+        let binaries: Vec<_> = routes.chain(scheduled).collect();
+        assert_eq!(files, binaries.iter().map(|(name, _)| (*name).to_owned()).collect::<HashSet<_>>());
         let manifest = std::fs::read_to_string(folder.with_file_name("Cargo.toml")).unwrap();
-        for route in ROUTES {
-            let name = route.info.name;
+        for (name, runs) in binaries {
             let source = std::fs::read_to_string(folder.join(format!("{name}.rs"))).unwrap();
             let constant = name.replace('-', "_").to_uppercase();
-            assert!(source.contains(&format!("lambda!(routes::{constant})")), "{name}");
+            assert!(source.contains(&format!("{runs}{constant})")), "{name}");
             assert!(source.lines().count() <= 5, "{name}");
             assert!(manifest.contains(&format!("name = \"{name}\"")), "{name}");
         }

@@ -2,6 +2,8 @@
 //! the same. A scheduled function, and a loop in the local stack; the operator's command line takes the same steps.
 
 use crate::deployment::Deployment;
+use serde::Serialize;
+use std::fmt::Display;
 use std::time::Duration;
 use theazo_store::{PlatformRotation, RootProgress, RootRotation, StoreError, now_ms};
 use theazo_tenancy::Operator;
@@ -9,33 +11,79 @@ use tokio::time::Instant;
 
 /// How long a run goes on beginning new pieces of work. What is left is done by the next run.
 const BUDGET: Duration = Duration::from_secs(20);
+/// How much of it is the root key's at most, so that platforms have their turn beside it.
+const ROOT_BUDGET: Duration = Duration::from_secs(10);
+/// Failures that a run tells in full; their number is always whole.
+const MAX_FAILURES: usize = 20;
 
 /// What a run did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Rotated {
     /// Pieces of a rotation of the root key.
     pub root_pieces: usize,
     /// Whether a rotation of the root key was finished.
     pub root_finished: bool,
-    /// Walks over platforms whose key is being rotated.
-    pub platform_walks: usize,
+    /// Pieces of walks over platforms whose key is being rotated.
+    pub platform_pieces: usize,
     /// Platforms whose rotation was finished.
     pub platforms_finished: usize,
+    /// Rotations that could not go on now. The next run tries again.
+    pub failed: usize,
+    /// Which, and why: the first of them.
+    pub failures: Vec<String>,
+}
+
+impl Rotated {
+    fn fail(&mut self, what: impl Display, error: &StoreError) {
+        tracing::error!(rotation = %what, %error, "a rotation could not go on");
+        self.failed += 1;
+        if self.failures.len() < MAX_FAILURES {
+            self.failures.push(format!("{what}: {error}"));
+        }
+    }
 }
 
 /// Goes on with every rotation that is under way, as far as a bounded time and the waits of the rotations allow. It
-/// begins none.
+/// begins none. One that cannot go on stands in no other's way.
 ///
 /// # Errors
-/// [`StoreError::Kms`], [`StoreError::Table`] when a service refuses. The next run tries again.
+/// [`StoreError::Table`] when it cannot be read which there are.
 pub async fn advance_rotations(deployment: &Deployment) -> Result<Rotated, StoreError> {
-    let stop_at = Instant::now() + BUDGET;
+    let started = Instant::now();
     let (table, keys) = (deployment.table(), deployment.keys());
     #[expect(clippy::disallowed_methods, reason = "rotations act for every tenant and have no caller")]
     let operator = || Operator::assume().on_schedule();
     let mut rotated = Rotated::default();
 
     let root = RootRotation::new(table.clone(), keys.clone(), operator(), keys.cache_ttl());
+    if let Err(error) = advance_root(&root, started + ROOT_BUDGET, &mut rotated).await {
+        rotated.fail("root key", &error);
+    }
+
+    let platforms = PlatformRotation::new(table.clone(), keys.clone(), operator());
+    // A piece of each, again and again: one with very many values does not keep the others waiting.
+    let mut unfinished = platforms.unfinished(now_ms(), keys.cache_ttl()).await?;
+    while !unfinished.is_empty() {
+        let mut go_on = Vec::new();
+        for platform in unfinished {
+            if Instant::now() >= started + BUDGET {
+                return Ok(rotated);
+            }
+            rotated.platform_pieces += 1;
+            match platforms.walk(&platform, now_ms()).await {
+                Ok(walk) if walk.finished => rotated.platforms_finished += 1,
+                Ok(walk) if walk.stuck => {}
+                Ok(_) => go_on.push(platform),
+                Err(error) => rotated.fail(platform, &error),
+            }
+        }
+        unfinished = go_on;
+    }
+    Ok(rotated)
+}
+
+async fn advance_root(root: &RootRotation, stop_at: Instant, rotated: &mut Rotated) -> Result<(), StoreError> {
     let mut before = root.progressed(now_ms()).await?;
     while before != RootProgress::Idle && Instant::now() < stop_at {
         let now = root.advance(now_ms()).await?;
@@ -50,14 +98,5 @@ pub async fn advance_rotations(deployment: &Deployment) -> Result<Rotated, Store
         }
         before = now;
     }
-
-    let platforms = PlatformRotation::new(table.clone(), keys.clone(), operator());
-    for platform in platforms.unfinished(now_ms(), keys.cache_ttl()).await? {
-        if Instant::now() >= stop_at {
-            break;
-        }
-        rotated.platform_walks += 1;
-        rotated.platforms_finished += usize::from(platforms.walk(&platform, now_ms()).await?.finished);
-    }
-    Ok(rotated)
+    Ok(())
 }

@@ -49,7 +49,7 @@ pub async fn handle(
             Ok((request, agent, replay, sealed))
         }
     };
-    let (principal, ((request, encoding), agent, replay, sealed)) = call.authenticate_with(read).await?;
+    let (principal, (wanted, agent, replay, sealed)) = call.authenticate_with(read).await?;
     let scope = principal.scope();
     let agent = agent.filter(|agent| scope.sees(&agent.session)).ok_or_else(ApiError::not_found)?;
     if let Some(failure) = replay.as_deref().and_then(ApiError::from_json) {
@@ -59,7 +59,7 @@ pub async fn handle(
     let sandbox = usable(&scope, &agent, &sandboxes)?;
     // Before anything runs: what cannot be masked is not run.
     let redactor = mask::redactor(&scope, &agent, &agents, &copies, &sealed).await?;
-    let outcome = run(request, encoding, &redactor, sandbox, &principal, &agent, &agents, &sandboxes).await;
+    let outcome = run(wanted, &redactor, sandbox, &principal, &agent, &agents, &sandboxes).await;
     if let Err(failure) = &outcome
         && failure.code().status() >= 500
         && let Err(error) = replays.remember(&scope, &digest, failure.to_json()).await
@@ -70,8 +70,7 @@ pub async fn handle(
 }
 
 async fn run(
-    request: ExecRequest,
-    encoding: Encoding,
+    (request, encoding): (ExecRequest, Encoding),
     redactor: &Redactor,
     (provider, sandbox): (Arc<dyn Provider>, AgentRef),
     principal: &Principal,

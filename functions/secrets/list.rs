@@ -37,20 +37,21 @@ pub async fn handle(call: Call, sessions: Sessions, names: SecretNames, agents: 
     if !session.is_some_and(|session| principal.scope().sees(&session.id)) {
         return Err(ApiError::not_found());
     }
+    let now = now_ms();
     if details {
-        let now = now_ms();
         let mut shown = listing::details(&own, SecretOrigin::Session, &holders, now);
         shown.extend(listing::deleted(&own, SecretOrigin::Session, &holders));
         if let Some(platform) = inherited {
             shown.extend(listing::deleted(&platform, SecretOrigin::Platform, &holders));
-            let not_overridden = platform.only_inherited().without(&own);
+            // What has expired overrides nothing: agents get the inherited one.
+            let not_overridden = platform.only_inherited().without(&own.without_expired(now));
             shown.extend(listing::details(&not_overridden, SecretOrigin::Platform, &holders, now));
-            shown.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
         }
+        listing::sort(&mut shown);
         return Answer::json(200, &shown);
     }
     let merged = match inherited {
-        Some(platform) => own.merged_with(platform.only_inherited()),
+        Some(platform) => own.clone().without_expired(now).merged_with(platform.only_inherited()).merged_with(own),
         None => own,
     };
     Answer::json(200, &listing::names(&merged))

@@ -12,11 +12,15 @@ pub(super) fn names(names: &ScopeNames) -> Value {
     shown.into()
 }
 
-/// Everything but the value, sorted by display form. `agents` are those that may still hold copies.
+/// By name, and of the same name the platform's first.
+pub(super) fn sort(details: &mut [Value]) {
+    let key = |entry: &Value| ["name", "scope"].map(|field| entry[field].as_str().unwrap_or_default().to_owned());
+    details.sort_by_cached_key(key);
+}
+
+/// Everything but the value. `agents` are those that may still hold copies.
 pub(super) fn details(names: &ScopeNames, origin: SecretOrigin, agents: &[Agent], now_ms: i64) -> Vec<Value> {
-    let mut entries: Vec<_> = names.entries().collect();
-    entries.sort_unstable_by(|(_, a), (_, b)| a.display.cmp(&b.display));
-    let shown = entries.into_iter().map(|(canonical, entry)| {
+    let shown = names.entries().map(|(canonical, entry)| {
         let mut shown = json!({
             "name": entry.display,
             "version": entry.version,
@@ -34,21 +38,27 @@ pub(super) fn details(names: &ScopeNames, origin: SecretOrigin, agents: &[Agent]
     shown.collect()
 }
 
-/// Secrets that were deleted and that running agents still hold, sorted by name.
+/// Secrets that were deleted and that running agents still hold. Such a one is shown as what has expired is, for that
+/// is what it is to its holders' owner: delivered to nobody any more, and there until the last of them ends. Its name is
+/// the canonical one, version and times are those of the newest value that is held.
 pub(super) fn deleted(names: &ScopeNames, origin: SecretOrigin, agents: &[Agent]) -> Vec<Value> {
-    let mut versions = BTreeMap::new();
+    let mut held = BTreeMap::<&str, &BootedSecret>::new();
     for booted in agents.iter().filter(|agent| is_running(agent)).flat_map(|agent| &agent.secrets) {
         if booted.origin == origin && names.get(&booted.name).is_none() {
-            let version = versions.entry(booted.name.as_str()).or_insert(booted.version);
-            *version = booted.version.max(*version);
+            let newest = held.entry(&booted.name).or_insert(booted);
+            if newest.version < booted.version {
+                *newest = booted;
+            }
         }
     }
-    let shown = versions.into_iter().map(|(name, version)| {
+    let shown = held.into_iter().map(|(name, booted)| {
         json!({
             "name": name,
-            "version": version,
+            "version": booted.version,
+            "createdAt": format_time(booted.created_at_ms),
+            "updatedAt": format_time(booted.updated_at_ms),
             "scope": origin,
-            "deleted": true,
+            "expired": true,
             // No version is 0, so every holder holds another than the present one.
             "retainedBy": retained_by(agents, name, 0, origin),
         })

@@ -25,6 +25,7 @@ pub async fn handle(call: Call, names: SecretNames, agents: Agents) -> Result<An
     if details {
         let mut shown = listing::details(&own, SecretOrigin::Platform, &holders, now_ms());
         shown.extend(listing::deleted(&own, SecretOrigin::Platform, &holders));
+        listing::sort(&mut shown);
         return Answer::json(200, &shown);
     }
     Answer::json(200, &listing::names(&own))

@@ -69,7 +69,7 @@ async fn a_platform_reads_who_set_a_secret_and_which_agent_got_it() {
     assert_eq!(
         told,
         [
-            step("session.terminate", "succeeded", &life.terminate, "", &none),
+            step("session.terminate", "succeeded", &life.terminate, "", &names),
             step("agent.end", "succeeded", &life.end, &life.agent, &names),
             step("agent.boot", "succeeded", &life.boot, &life.agent, &names),
             step("agent.boot", "started", &life.boot, &life.agent, &names),
@@ -88,7 +88,7 @@ async fn a_platform_reads_who_set_a_secret_and_which_agent_got_it() {
     secret.is_not_in("the trail", Value::from(trail.clone()).to_string());
 
     let of_secret = entries(client, "secret=MY_token").await;
-    assert_eq!(actions(&of_secret), ["agent.end", "agent.boot", "agent.boot", "secrets.set"]);
+    assert_eq!(actions(&of_secret), ["session.terminate", "agent.end", "agent.boot", "agent.boot", "secrets.set"]);
     assert_eq!(entries(client, "secret=MY_TOKE").await, Vec::<Value>::new());
     let by_key = entries(client, &format!("key={}&session={}", key.as_str().unwrap(), life.session)).await;
     assert_eq!(by_key, trail);

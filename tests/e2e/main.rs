@@ -39,4 +39,5 @@ mod round_trips;
 mod secrets;
 mod sessions;
 mod test_keys;
+mod upkeep;
 mod wire;

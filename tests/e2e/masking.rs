@@ -58,14 +58,34 @@ async fn what_an_agent_booted_with_stays_masked_after_it_was_replaced_or_deleted
     let client = &platform.client;
     let session = client.session("u").await;
     client.set_secrets(&session, json!({ "REPLACED": "first-value", "DELETED": "second-value" })).await;
+    client.post("/v1/secrets", json!({ "FORMER": "of-the-platform", "LASTING": "of-the-platform" })).await.expect(204);
+    let before = client.get(&format!("/v1/sessions/{session}/secrets?details=true&inherited=true")).await.expect(200);
     let agent = client.boot(&session, json!({})).await;
     client.set_secrets(&session, json!({ "REPLACED": "third-value" })).await;
     client.delete(&format!("/v1/sessions/{session}/secrets/DELETED")).await.expect(204);
+    client.delete("/v1/secrets/FORMER").await.expect(204);
     let printed = bash(client, &agent, "echo $REPLACED $DELETED third-value").await;
     assert_eq!(printed, "[secret:REPLACED] [secret:DELETED] third-value\n");
     let details = client.get(&format!("/v1/sessions/{session}/secrets?details=true")).await.expect(200);
-    let deleted = details.as_array().unwrap().iter().find(|entry| entry["name"] == "DELETED").unwrap();
-    assert_eq!((&deleted["deleted"], &deleted["retainedBy"]), (&json!(true), &json!([agent])));
+    // A deleted value that somebody holds is listed among the others as what it was, delivered no more.
+    let names = |list: &Value| -> Vec<String> {
+        list.as_array().unwrap().iter().map(|entry| entry["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&details), ["DELETED", "REPLACED"]);
+    let as_it_was = |name: &str| {
+        let mut entry = before.as_array().unwrap().iter().find(|entry| entry["name"] == name).unwrap().clone();
+        (entry["expired"], entry["retainedBy"]) = (json!(true), json!([agent]));
+        entry
+    };
+    assert_eq!(details[0], as_it_was("DELETED"));
+    let all = client.get(&format!("/v1/sessions/{session}/secrets?details=true&inherited=true")).await.expect(200);
+    assert_eq!(names(&all), ["DELETED", "FORMER", "LASTING", "REPLACED"]);
+    let platforms = client.get("/v1/secrets?details=true").await.expect(200);
+    assert_eq!(names(&platforms), ["FORMER", "LASTING"]);
+    for listed in [&all[1], &platforms[0]] {
+        assert_eq!(*listed, as_it_was("FORMER"));
+    }
+    assert_eq!(client.get(&format!("/v1/sessions/{session}/secrets")).await.expect(200), json!(["REPLACED"]));
     client.post(&format!("/v1/agents/{agent}/terminate"), json!({})).await.expect(200);
     let details = client.get(&format!("/v1/sessions/{session}/secrets?details=true")).await.expect(200);
     assert_eq!(details.as_array().unwrap().len(), 1, "nobody holds the deleted value any more: {details}");

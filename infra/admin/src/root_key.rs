@@ -10,7 +10,8 @@ use serde::Serialize;
 use std::time::Duration;
 use theazo_http::format_time;
 use theazo_store::{
-    DEFAULT_BACKUP_WINDOW, Retirement, RootProgress, RootRotation, RootStatus, StoreError, VersionStatus, now_ms,
+    DEFAULT_BACKUP_WINDOW, PlatformStatus, Retirement, RootProgress, RootRotation, RootStatus, StoreError,
+    VersionStatus, now_ms,
 };
 
 /// How often a wait says how long it still is.
@@ -27,17 +28,24 @@ pub(crate) struct RootKey {
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
+    /// Makes the first root key of a deployment that has none yet; nothing where there is one.
+    ///
+    /// To be run once, after the table and the KMS key were made and before anything is sealed; refused where values are
+    /// sealed and their root key is missing. The key is made and wrapped by KMS: nobody ever sees it.
+    Init,
     /// Makes a new version of the root key and seals every value anew under it, without downtime.
     ///
     /// Waits twice as long as functions keep keys in memory, and says what it does. Interrupted, it goes on when it is run
     /// again; the deployment's upkeep goes on with it as well.
     Rotate,
-    /// Shows the versions, how many values lie under each, and how far a rotation is.
+    /// Shows the versions, how many values lie under each, and how far rotations are: of the root key and of platforms'
+    /// keys.
     Status,
-    /// Deletes an old version for good: what lies in backups sealed under it can never be opened again.
+    /// Deletes an old version from the table, where nothing is under it any more.
     ///
     /// Refused while a value is under it, while it is in use or a rotation is under way, and until backups from when it
-    /// was in use are gone.
+    /// was in use are gone. A backup that is kept longer than --backup-days says holds the version itself, wrapped by the
+    /// KMS key, beside the values that were under it: retiring does not close it.
     Retire {
         /// The version's number
         version: u32,
@@ -58,6 +66,27 @@ struct Status {
     /// Values that did not open where they lie.
     unopened: u64,
     unopened_places: Vec<String>,
+    /// Platforms whose own key is being rotated.
+    platforms: Vec<OfPlatform>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OfPlatform {
+    platform_id: String,
+    /// The version that its values are being sealed anew under.
+    key_version: u32,
+    resealed: u64,
+    /// When the last piece was done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    worked_at: Option<String>,
+    /// When a walk over all its values ended last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    walked_at: Option<String>,
+    unopened: u64,
+    unopened_places: Vec<String>,
+    /// Whether only values that do not open are in the way of its end.
+    stuck: bool,
 }
 
 #[derive(Serialize)]
@@ -103,9 +132,13 @@ impl RootKey {
         let Vault { table, keys } = self.vault.open(target).await?;
         let life = keys.cache_ttl();
         let rotation = RootRotation::new(table, keys, operator(), life);
+        if matches!(self.verb, Verb::Init) {
+            let made = step(rotation.init()).await?;
+            note(if made { "The root key was made." } else { "There is a root key; nothing was changed." });
+        }
         match self.verb {
             Verb::Rotate => rotate(&rotation).await?,
-            Verb::Status => {}
+            Verb::Init | Verb::Status => {}
             Verb::Retire { version, backup_days } => {
                 let window = Duration::from_secs(backup_days.saturating_mul(DAY_SECONDS));
                 return retire(&rotation, version, window, output).await;
@@ -213,7 +246,40 @@ impl Status {
                 "{} sealed values did not open where they lie (damaged or moved), among them:",
                 self.unopened
             ));
-            self.unopened_places.iter().for_each(|place| note(&format!("    {}", place.escape_debug())));
+            tell_places(&self.unopened_places);
+        }
+        for OfPlatform { platform_id, key_version, resealed, worked_at, unopened, unopened_places, stuck, .. } in
+            &self.platforms
+        {
+            let when = worked_at.as_ref().map(|at| format!(", last at {at}")).unwrap_or_default();
+            note(&format!(
+                "The key of {platform_id} is being rotated to version {key_version}: {resealed} values sealed anew so \
+                 far{when}."
+            ));
+            if *unopened > 0 {
+                let end = if *stuck { ", and only they are in the way of its end" } else { "" };
+                note(&format!("  {unopened} of its values do not open where they lie{end}. Among them:"));
+                tell_places(unopened_places);
+            }
+        }
+    }
+}
+
+fn tell_places(places: &[String]) {
+    places.iter().for_each(|place| note(&format!("    {}", place.escape_debug())));
+}
+
+impl From<PlatformStatus> for OfPlatform {
+    fn from(status: PlatformStatus) -> Self {
+        Self {
+            platform_id: status.platform.to_string(),
+            key_version: status.key_version,
+            resealed: status.resealed,
+            worked_at: status.touched_at_ms.map(format_time),
+            walked_at: status.walked_at_ms.map(format_time),
+            unopened: status.unopened,
+            unopened_places: status.unopened_places,
+            stuck: status.stuck,
         }
     }
 }
@@ -232,6 +298,7 @@ impl From<RootStatus> for Status {
             unreadable: status.unreadable,
             unopened: status.unopened,
             unopened_places: status.unopened_places,
+            platforms: status.platforms.into_iter().map(OfPlatform::from).collect(),
         }
     }
 }
@@ -280,6 +347,9 @@ impl Show for Retired {
     }
 
     fn note(&self) -> Option<&'static str> {
-        Some("What lies in backups sealed under it can never be opened again.")
+        Some(
+            "Nothing in the table is under it any more. A backup from when it was in use holds it too, wrapped by the KMS key: \
+             until the last of those is gone, whoever may restore one and use that key can open what is in it.",
+        )
     }
 }

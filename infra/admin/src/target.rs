@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use theazo_store::{Aws, AwsEndpoints, Table};
+use theazo_store::{Aws, AwsEndpoints, DEFAULT_AUDIT_DAYS, Table};
 use theazo_tenancy::CredentialKey;
 use zeroize::Zeroizing;
 
@@ -33,6 +33,10 @@ pub(crate) struct Target {
     /// The local stack's data folder, where its keys are looked up
     #[arg(long, global = true, value_name = "FOLDER", default_value = ".theazo", conflicts_with = "aws")]
     data_dir: PathBuf,
+    /// How many days the audit entry of what this command does is kept, as the functions have it
+    #[arg(long, global = true, value_name = "N", env = "THEAZO_AUDIT_RETENTION_DAYS", default_value_t = DEFAULT_AUDIT_DAYS,
+          value_parser = clap::value_parser!(u32).range(1..=3653))]
+    audit_days: u32,
 }
 
 /// Only plain HTTP: what is not AWS itself is a stack on this machine or beside it.
@@ -54,7 +58,7 @@ impl Target {
         } else {
             Aws::local(&AwsEndpoints { dynamodb: self.endpoint_or_default().to_owned(), kms: None })
         };
-        let table = Table::new(&aws, &self.table);
+        let table = self.table_of(&aws);
         Ok(match self.credential_key()? {
             Some(key) => table.with_credential_key(Arc::new(key)),
             None => table,
@@ -87,6 +91,11 @@ impl Target {
     /// Where a local stack's data are.
     pub(crate) fn data_dir(&self) -> &Path {
         &self.data_dir
+    }
+
+    /// The table as those clients reach it, without the key of its credentials.
+    pub(crate) fn table_of(&self, aws: &Aws) -> Table {
+        Table::new(aws, &self.table).with_audit_days(self.audit_days)
     }
 
     /// Whether AWS itself is meant.

@@ -6,7 +6,7 @@ use crate::error::AdminError;
 use crate::target::{Target, endpoint};
 use clap::Args;
 use std::time::Duration;
-use theazo_store::{Aws, AwsEndpoints, KeyRing, KeyRingConfig, Table};
+use theazo_store::{Aws, AwsEndpoints, KeyRing, KeyRingConfig, Table, is_kms_key_arn};
 use theazo_tenancy::Operator;
 
 /// How long functions keep keys in memory unless they are configured otherwise, seconds.
@@ -19,7 +19,7 @@ pub(crate) struct VaultArgs {
     #[arg(long, global = true, value_name = "URL", value_parser = endpoint, conflicts_with = "aws")]
     kms_endpoint: Option<String>,
     /// The KMS key's ARN, as the functions have it
-    #[arg(long, global = true, value_name = "ARN", env = "THEAZO_KMS_KEY_ARN")]
+    #[arg(long, global = true, value_name = "ARN", env = "THEAZO_KMS_KEY_ARN", value_parser = key_arn)]
     kms_key: Option<String>,
     /// The deployment's name, as the functions have it
     #[arg(long, global = true, value_name = "NAME", env = "THEAZO_DEPLOYMENT")]
@@ -28,6 +28,11 @@ pub(crate) struct VaultArgs {
     /// may be written under an old key after everything was sealed anew [default: 600, or as the local stack has it]
     #[arg(long, global = true, value_name = "N", env = "THEAZO_KEY_CACHE_SECONDS")]
     cache_seconds: Option<u64>,
+}
+
+/// Never an alias, which could be pointed elsewhere.
+fn key_arn(text: &str) -> Result<String, &'static str> {
+    if is_kms_key_arn(text) { Ok(text.to_owned()) } else { Err("must look like arn:aws:kms:REGION:ACCOUNT:key/ID") }
 }
 
 /// A deployment's table and keys.
@@ -57,7 +62,7 @@ impl VaultArgs {
             kms_key_arn: kms_key_arn.ok_or(missing("--kms-key"))?,
             cache_ttl: Duration::from_secs(cache.unwrap_or(CACHE_SECONDS)),
         };
-        let table = Table::new(&aws, target.table_name());
+        let table = target.table_of(&aws);
         let keys = KeyRing::new(&aws, table.clone(), config, &operator());
         Ok(Vault { table, keys })
     }

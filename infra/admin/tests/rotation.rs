@@ -81,6 +81,29 @@ impl Local {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// What any DynamoDB tool would do with the tables.
+    async fn dynamodb(&self, operation: &str, body: Value) -> Value {
+        let credential = "Credential=local/20300101/us-east-1/dynamodb/aws4_request";
+        let request = reqwest::Client::new()
+            .post(self.stack.dynamodb_url())
+            .header("content-type", "application/x-amz-json-1.0")
+            .header("x-amz-target", format!("DynamoDB_20120810.{operation}"))
+            .header("x-amz-date", "20300101T000000Z")
+            .header("authorization", format!("AWS4-HMAC-SHA256 {credential}, SignedHeaders=host, Signature=0"))
+            .body(body.to_string());
+        let answer = request.send().await.unwrap();
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        assert!(status.is_success(), "{operation}: {text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// The rows of a table that has few.
+    async fn scan(&self, table: &str) -> Vec<Value> {
+        let page = self.dynamodb("Scan", json!({ "TableName": table, "ConsistentRead": true })).await;
+        assert!(page["LastEvaluatedKey"].is_null());
+        page["Items"].as_array().unwrap().clone()
+    }
+
     async fn stop(self) {
         self.stack.stop().await;
         let _ = std::fs::remove_dir_all(&self.folder);
@@ -186,7 +209,10 @@ async fn retiring_says_why_it_is_refused_and_what_it_costs() {
     let output = local.with_folder(&args).await;
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), json!({ "version": 1, "status": "retired" }));
-    assert!(stderr(&output).contains("can never be opened again"));
+    let told = stderr(&output);
+    assert!(
+        told.contains("Nothing in the table is under it") && told.contains("A backup from when it was in use holds it")
+    );
     assert_eq!(versions(&local.status().await), [(2, "active", 3)]);
     local.stop().await;
 }
@@ -218,5 +244,88 @@ async fn a_key_service_that_is_not_known_or_the_wrong_deployment_is_a_clear_fail
     assert!(stderr(&output).contains(&format!("there is no platform {absent}")), "{}", stderr(&output));
     let output = local.admin(&["root-key", "status", "--aws", "--kms-endpoint", &kms]).await;
     assert_eq!(output.status.code(), Some(2));
+    local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_deployments_root_key_is_made_once_and_never_in_place_of_one_that_is_missing() {
+    let local = Local::start().await;
+    let key = json!([{ "AttributeName": "pk", "KeyType": "HASH" }, { "AttributeName": "sk", "KeyType": "RANGE" }]);
+    let of_type = json!([
+        { "AttributeName": "pk", "AttributeType": "S" },
+        { "AttributeName": "sk", "AttributeType": "S" }
+    ]);
+    let table = json!({
+        "TableName": "fresh", "KeySchema": key, "AttributeDefinitions": of_type, "BillingMode": "PAY_PER_REQUEST"
+    });
+    local.dynamodb("CreateTable", table).await;
+    let (kms, arn) = (local.stack.kms_url(), local.stack.deployment().config().kms_key_arn.clone());
+    let said = ["--table", "fresh", "--kms-endpoint", &kms, "--deployment", "new"];
+    let init = [&["root-key", "init"][..], &said].concat();
+
+    let output =
+        local.admin(&[&init[..], &["--kms-key", "arn:aws:kms:us-east-1:111122223333:alias/theazo"]].concat()).await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("must look like arn:aws:kms:REGION:ACCOUNT:key/ID"), "{}", stderr(&output));
+
+    let init = [&init[..], &["--kms-key", &arn, "--json"]].concat();
+    for (told, is_new) in [("The root key was made", true), ("There is a root key; nothing was changed", false)] {
+        let before = local.scan("fresh").await;
+        let output = local.admin(&init).await;
+        assert!(output.status.success() && stderr(&output).contains(told), "{}", stderr(&output));
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(versions(&answer), [(1, "active", 0)]);
+        assert_eq!(local.scan("fresh").await == before, !is_new);
+    }
+    // Another deployment's name: KMS does not vouch for the row.
+    let output = local.admin(&[&init[..], &["--deployment", "another"]].concat()).await;
+    assert_eq!(output.status.code(), Some(2), "an option said twice");
+    let another: Vec<_> = init.iter().map(|arg| if *arg == "new" { "another" } else { arg }).collect();
+    let output = local.admin(&another).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("does not vouch for a root key's row"), "{}", stderr(&output));
+
+    // Values whose root key is gone are not to be buried under a new one.
+    for row in local.scan("fresh").await {
+        let key = json!({ "pk": row["pk"], "sk": row["sk"] });
+        local.dynamodb("DeleteItem", json!({ "TableName": "fresh", "Key": key })).await;
+    }
+    let sealed = local.scan("theazo").await.into_iter().find(|row| row.get("blob").is_some()).unwrap();
+    local.dynamodb("PutItem", json!({ "TableName": "fresh", "Item": sealed })).await;
+    let output = local.admin(&init).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("their root key is missing"), "{}", stderr(&output));
+    assert_eq!(local.scan("fresh").await, [sealed]);
+    local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_platforms_rotation_that_is_under_way_is_shown_with_what_is_in_its_way() {
+    let local = Local::start().await;
+    let id = text(&local.platform["id"]).to_owned();
+    assert_eq!(local.status().await["platforms"], json!([]));
+    let mut stray = local.scan("theazo").await.into_iter().find(|row| row["sk"]["S"] == "SHARED").unwrap();
+    stray["sk"] = json!({ "S": "STRAY" });
+    local.dynamodb("PutItem", json!({ "TableName": "theazo", "Item": stray })).await;
+    let output = local.with_folder(&["platform", "rotate-key", &id]).await;
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+
+    let status = local.status().await;
+    let shown = &status["platforms"][0];
+    for (field, value) in [
+        ("platformId", json!(id)),
+        ("keyVersion", json!(2)),
+        ("resealed", json!(3)),
+        ("unopened", json!(1)),
+        ("stuck", json!(true)),
+        ("unopenedPlaces", json!([format!("{} STRAY", text(&stray["pk"]["S"]))])),
+    ] {
+        assert_eq!(shown[field], value, "{field}: {status}");
+    }
+    assert!(text(&shown["workedAt"]).ends_with('Z') && text(&shown["walkedAt"]).ends_with('Z'), "{status}");
+    let output = local.with_folder(&["root-key", "status"]).await;
+    let told = stderr(&output);
+    assert!(told.contains(&format!("The key of {id} is being rotated to version 2: 3 values sealed anew")), "{told}");
+    assert!(told.contains("only they are in the way of its end") && told.contains("STRAY"), "{told}");
     local.stop().await;
 }

@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use theazo_functions::deployment::{ConfigError, Deployment, DeploymentConfig, DockerEngine, key_cache_from_env};
+use theazo_functions::deployment::{
+    ConfigError, Deployment, DeploymentConfig, DockerEngine, audit_days_from_env, key_cache_from_env,
+};
 use theazo_functions::reconcile::{Boots, Outcome, reconcile};
 use theazo_functions::upkeep::{Rotated, advance_rotations};
 use theazo_http::ApiError;
@@ -169,6 +171,7 @@ impl Stack {
             ledger: None,
             kms_key_arn,
             docker: config.docker,
+            audit_days: audit_days_from_env()?,
             key_cache: config.key_cache.map_or_else(key_cache_from_env, Ok)?,
         };
         let deployment = Arc::new(Deployment::new(&aws, config_of)?);

@@ -45,6 +45,12 @@ pub struct BootedSecret {
     pub origin: SecretOrigin,
     /// Whether a copy is kept beside the agent to mask its output with.
     pub masked: bool,
+    /// When the secret was first set, Unix milliseconds.
+    #[serde(default)]
+    pub created_at_ms: i64,
+    /// When this version was set, Unix milliseconds.
+    #[serde(default)]
+    pub updated_at_ms: i64,
 }
 
 /// What a pause keeps of an agent.

@@ -12,9 +12,6 @@ use crate::{StoreError, Table, now_ms};
 use serde::{Deserialize, Serialize};
 use theazo_tenancy::{AgentId, AuditId, KeyId, SessionId, TableKey, TenantScope};
 
-/// How long an entry is kept, milliseconds: 400 days.
-pub(crate) const RETENTION_MS: i64 = 400 * 24 * 60 * 60 * 1000;
-
 /// What was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AuditAction {
@@ -161,12 +158,12 @@ impl<'a> Deed<'a> {
 impl Transaction {
     /// Adds the entry of what the transaction does, in the name of whoever the scope is for.
     pub(crate) fn audit(self, table: &Table, scope: &TenantScope, deed: Deed<'_>) -> Result<Self, StoreError> {
-        let item = entry_item(scope, deed)?;
+        let item = entry_item(table, scope, deed)?;
         Ok(self.put_item(table, item, Expression::new("attribute_not_exists(pk)")))
     }
 }
 
-fn entry_item(scope: &TenantScope, deed: Deed<'_>) -> Result<Item, StoreError> {
+fn entry_item(table: &Table, scope: &TenantScope, deed: Deed<'_>) -> Result<Item, StoreError> {
     let at_ms = now_ms();
     let actor = scope.actor();
     let origin = actor.origin.as_ref();
@@ -185,6 +182,6 @@ fn entry_item(scope: &TenantScope, deed: Deed<'_>) -> Result<Item, StoreError> {
     };
     let key: TableKey = scope.audit(&Month::of(at_ms).to_string()).row(entry.id.as_str());
     let mut item = to_item(&key, &entry)?;
-    item.insert(TTL.into(), number(ttl_seconds(at_ms.saturating_add(RETENTION_MS))));
+    item.insert(TTL.into(), number(ttl_seconds(at_ms.saturating_add(table.audit_retention_ms()))));
     Ok(item)
 }

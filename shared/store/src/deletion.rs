@@ -11,10 +11,10 @@ use crate::audit::Deed;
 use crate::credentials::revocation;
 use crate::page::{RowFilter, Span};
 use crate::platforms::DELETED_AT;
-use crate::secrets::copies_of;
+use crate::secrets::{ScopeNames, copies_of};
 use crate::sessions::session_key;
 use crate::table::{Item, from_item, number};
-use crate::transaction::{Committed, Expression, Transaction};
+use crate::transaction::{Committed, Expression, Transaction, back_off};
 use crate::{
     Agent, ApiKey, AuditAction, Deleted, Page, PageRequest, Session, SessionStatus, Sessions, StoreError, Table, now_ms,
 };
@@ -28,6 +28,7 @@ use theazo_tenancy::{AgentId, Mode, Operator, Partition, PlatformId, SessionScop
 /// before its keys were revoked: Lambda ends a function after 15 minutes
 /// (<https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>). Then nobody writes for it any more.
 const QUIET_MS: i64 = 20 * 60 * 1000;
+const ATTEMPTS: u32 = 20;
 /// Sessions or keys worked on at a time.
 const AT_ONCE: usize = 16;
 /// Rows read at a time.
@@ -77,11 +78,24 @@ impl PlatformDeletion {
         &self.operator
     }
 
-    /// Marks a platform as deleted, for good. Idempotent.
+    /// Marks a platform as deleted, for good. The names of its own secrets are on record, those of live and of test keys
+    /// in the trail of each; those of its sessions are when these end. Idempotent.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] when there is no such platform.
+    /// [`StoreError::NotFound`] when there is no such platform; [`StoreError::Contended`].
     pub async fn begin(&self, platform: &PlatformId) -> Result<(), StoreError> {
+        for attempt in 0..ATTEMPTS {
+            match self.try_begin(platform).await? {
+                // A secret of its own was set or deleted since its names were read.
+                Committed::Refused { write: 5 | 7, .. } => back_off(attempt).await,
+                Committed::Yes | Committed::Refused { write: 0, row: Some(_) } => return Ok(()),
+                Committed::Refused { .. } => return Err(StoreError::NotFound),
+            }
+        }
+        Err(StoreError::Contended(ATTEMPTS))
+    }
+
+    async fn try_begin(&self, platform: &PlatformId) -> Result<Committed, StoreError> {
         let scope = self.operator.tenant(platform, Mode::Live);
         let now = now_ms();
         // The salt leaves the attribute under which writes of sealed values expect it, and stays in the row until the
@@ -91,16 +105,19 @@ impl PlatformDeletion {
                 .value(":now", number(now));
         let show = Expression::new("SET deletedAtMs = :now").value(":now", number(now));
         let unmarked = format!("attribute_exists(pk) AND attribute_not_exists({DELETED_AT})");
-        let transaction = Transaction::default()
+        let mut transaction = Transaction::default()
             .update(&self.table, &self.operator.platform_key(platform), mark, &unmarked)
             .update(&self.table, &self.directory_key(platform), show, "attribute_exists(pk)")
             .put(&self.table, &self.work_key(platform), &BTreeMap::<String, String>::new(), Expression::default())?
-            .note_deletion(&self.table, &scope, Deleted::Platform)?
-            .audit(&self.table, &scope, Deed::done(AuditAction::PlatformDelete))?;
-        match transaction.commit(&self.table).await? {
-            Committed::Yes | Committed::Refused { write: 0, row: Some(_) } => Ok(()),
-            Committed::Refused { .. } => Err(StoreError::NotFound),
+            .note_deletion(&self.table, &scope, Deleted::Platform)?;
+        for scope in [Mode::Live, Mode::Test].map(|mode| self.operator.tenant(platform, mode)) {
+            let names_key = scope.secret_names_key();
+            let names = self.table.get::<ScopeNames>(&names_key).await?.unwrap_or_default();
+            let removed = Deed::done(AuditAction::PlatformDelete).names(names.entries().map(|(name, _)| name));
+            transaction =
+                transaction.audit(&self.table, &scope, removed)?.check(&self.table, &names_key, names.unchanged());
         }
+        transaction.commit(&self.table).await
     }
 
     /// Takes a deletion that was begun as far as it goes now. Idempotent, and safe to be interrupted. It ends no agent:

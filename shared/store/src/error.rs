@@ -1,7 +1,7 @@
 //! What can go wrong between us and the table.
 
 /// A failed call to the store. `Display` is for our logs; callers get a text of their own.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The row to change is not there, or is another caller's.
     #[error("no such row")]

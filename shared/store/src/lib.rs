@@ -46,10 +46,10 @@ pub use platforms::{NewPlatform, Platform, Platforms};
 pub use provider_configs::{ProviderConfig, ProviderConfigs, ProviderCredentials};
 pub use replays::{Note, Noted, Replays};
 pub use restore::{Replay, ReplayMode, Restore, Tally};
-pub use root_keys::{KeyRing, KeyRingConfig};
+pub use root_keys::{KeyRing, KeyRingConfig, is_kms_key_arn};
 pub use rotation::{
-    DEFAULT_BACKUP_WINDOW, PlatformRotation, PlatformWalk, Retirement, RootProgress, RootRotation, RootStatus,
-    VersionStatus,
+    DEFAULT_BACKUP_WINDOW, PlatformRotation, PlatformStatus, PlatformWalk, Retirement, RootProgress, RootRotation,
+    RootStatus, VersionStatus,
 };
 pub use secrets::{
     AgentCopies, MAX_NAMES_PER_CALL, MAX_NAMES_PER_SCOPE, MAX_SCOPE_BYTES, MAX_VALUE_BYTES, NewSecret, OpenedSecret,
@@ -61,7 +61,7 @@ pub use sessions::{
     Counters, Limits, NewSession, Session, SessionChanges, SessionEnvironment, SessionFilter, SessionStatus, Sessions,
 };
 pub use simulated_disk::{DiskIndex, SimulatedDisks};
-pub use table::Table;
+pub use table::{DEFAULT_AUDIT_DAYS, Table};
 pub use trips::{RoundTrips, count_round_trips};
 pub use work::{Work, WorkItem};
 

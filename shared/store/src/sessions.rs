@@ -2,17 +2,19 @@
 
 use crate::audit::Deed;
 use crate::page::RowFilter;
+use crate::secrets::ScopeNames;
 use crate::table::number;
 use crate::transaction::{Committed, Expression, Transaction, back_off};
 use crate::{AuditAction, Deleted, Page, PageRequest, StoreError, Table, now_ms};
 use aws_sdk_dynamodb::types::AttributeValue;
+use futures_util::future::try_join;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use theazo_tenancy::{ReadScope, SessionId, SessionScope, TableKey, TenantScope, UserId};
 
 const ATTEMPTS: u32 = 30;
 
-/// Reading and changing sessions. No way to a secret.
+/// Reading and changing sessions. No way to a value.
 #[derive(Clone)]
 pub struct Sessions(pub(crate) Table);
 
@@ -312,17 +314,21 @@ impl Sessions {
     }
 
     /// Ends a session for good: no agent and no secret can be added from then on. Its agents and secrets are removed
-    /// by the caller, and [`Sessions::settle_terminated`] notes that this is done. Idempotent.
+    /// by the caller, and [`Sessions::settle_terminated`] notes that this is done. The names of the secrets that go with
+    /// it are on record. Idempotent.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Contended`].
     pub async fn terminate(&self, scope: &TenantScope, id: &SessionId) -> Result<Session, StoreError> {
         for attempt in 0..ATTEMPTS {
-            let mut session = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
+            let names_key = scope.session(id).ok_or(StoreError::NotFound)?.secret_names_key();
+            let (session, names) = try_join(self.get(scope, id), self.0.get::<ScopeNames>(&names_key)).await?;
+            let (mut session, names) = (session.ok_or(StoreError::NotFound)?, names.unwrap_or_default());
             if session.status == SessionStatus::Terminated {
                 return Ok(session);
             }
             let read = session.revision;
+            let removed = names.entries().map(|(name, _)| name);
             session.status = SessionStatus::Terminated;
             session.terminated_at_ms = Some(now_ms());
             session.revision += 1;
@@ -331,7 +337,8 @@ impl Sessions {
                 .put(&self.0, &session_key(scope, id), &session, unchanged)?
                 .put(&self.0, &scope.session_work_key(id), &UserRow { session: id.clone() }, Expression::default())?
                 .note_deletion(&self.0, scope, Deleted::Session { session: id.clone() })?
-                .audit(&self.0, scope, Deed::done(AuditAction::SessionTerminate).session(id))?;
+                .check(&self.0, &names_key, names.unchanged())
+                .audit(&self.0, scope, Deed::done(AuditAction::SessionTerminate).names(removed).session(id))?;
             let user = session.user_id.as_deref().and_then(UserId::parse);
             if let Some(user) = &user
                 && self.find_by_user(scope, user).await?.as_ref() == Some(id)

@@ -20,6 +20,9 @@ pub(crate) type Item = HashMap<String, AttributeValue>;
 /// The attribute that DynamoDB expires rows by: Unix seconds.
 pub(crate) const TTL: &str = "ttl";
 
+/// How long audit entries are kept unless configured otherwise, days.
+pub const DEFAULT_AUDIT_DAYS: u32 = 400;
+
 /// The data table.
 #[derive(Clone)]
 pub struct Table {
@@ -27,6 +30,7 @@ pub struct Table {
     pub(crate) name: String,
     ledger: String,
     credential_key: Option<Arc<CredentialKey>>,
+    audit_days: u32,
 }
 
 impl Table {
@@ -34,7 +38,19 @@ impl Table {
     pub fn new(aws: &Aws, name: impl Into<String>) -> Self {
         let name = name.into();
         let ledger = format!("{name}-ledger");
-        Self { client: aws.dynamodb.clone(), name, ledger, credential_key: None }
+        Self { client: aws.dynamodb.clone(), name, ledger, credential_key: None, audit_days: DEFAULT_AUDIT_DAYS }
+    }
+
+    /// The same table whose audit entries are kept for that many days, instead of [`DEFAULT_AUDIT_DAYS`]. An entry
+    /// that was written with another number of days is dropped when that is over, and shown for as long as this says.
+    #[must_use]
+    pub fn with_audit_days(self, audit_days: u32) -> Self {
+        Self { audit_days, ..self }
+    }
+
+    /// How long audit entries are kept, milliseconds.
+    pub(crate) fn audit_retention_ms(&self) -> i64 {
+        i64::from(self.audit_days) * 24 * 60 * 60 * 1000
     }
 
     /// The same table with another ledger, as after a restore under a new name.
@@ -51,6 +67,11 @@ impl Table {
 
     pub(crate) fn credential_key(&self) -> Result<&CredentialKey, StoreError> {
         self.credential_key.as_deref().ok_or(StoreError::NoCredentialKey)
+    }
+
+    /// The name of the ledger's table.
+    pub fn ledger_name(&self) -> &str {
+        &self.ledger
     }
 
     /// The ledger's table.

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// What [`built`] has: three endpoints as Lambda functions, and the operator's command line.
-const NAMES: [&str; 4] = ["secrets-list", "secrets-set", "sessions-by-user", "theazo-admin"];
+/// What [`built`] has: three endpoints and the scheduled functions as Lambda functions, and the operator's command line.
+const NAMES: [&str; 6] = ["secrets-list", "secrets-set", "sessions-by-user", "reconcile", "upkeep", "theazo-admin"];
 
 /// The workspace's folder.
 pub fn workspace() -> PathBuf {

@@ -1,6 +1,6 @@
 //! Reading the audit trail, newest first, over the partitions of its months.
 
-use super::{AuditEntry, RETENTION_MS};
+use super::AuditEntry;
 use crate::page::{RowFilter, Span};
 use crate::table::{Item, from_item};
 use crate::{Page, PageRequest, Position, SecretName, StoreError, Table, now_ms};
@@ -10,7 +10,7 @@ use std::fmt;
 use theazo_tenancy::{AuditId, KeyId, PlatformId, ReadScope, SessionId};
 use time::{Date, OffsetDateTime};
 
-/// Queries one page may cost: one for each month that can hold an entry (400 days touch 15 at most), so that a trail
+/// Queries one page may cost: one for each month that can hold an entry (400 days, the usual retention, touch 15 at most), so that a trail
 /// that fits on a page is one. A sparse filter over a large trail then ends early with a cursor to go on from.
 const MAX_QUERIES: usize = 16;
 
@@ -128,9 +128,15 @@ struct Range {
 
 impl Range {
     /// Nothing when no entry can be in it.
-    fn find(scope: &ReadScope, filter: &AuditFilter, after: Option<&Position>, now_ms: i64) -> Option<Self> {
+    fn find(
+        scope: &ReadScope,
+        filter: &AuditFilter,
+        after: Option<&Position>,
+        now_ms: i64,
+        retention_ms: i64,
+    ) -> Option<Self> {
         let newest = Month::of(now_ms);
-        let from_ms = filter.since_ms.unwrap_or(0).max(now_ms - RETENTION_MS + 1);
+        let from_ms = filter.since_ms.unwrap_or(0).max(now_ms - retention_ms + 1);
         if from_ms > now_ms {
             return None;
         }
@@ -171,7 +177,8 @@ impl AuditLog {
         filter: &AuditFilter,
         page: &PageRequest,
     ) -> Result<Page<AuditEntry>, StoreError> {
-        let Some(range) = Range::find(scope, filter, page.after.as_ref(), now_ms()) else {
+        let retention_ms = self.0.audit_retention_ms();
+        let Some(range) = Range::find(scope, filter, page.after.as_ref(), now_ms(), retention_ms) else {
             return Ok(Page { rows: Vec::new(), next: None });
         };
         let terms = filter.terms();
@@ -248,6 +255,7 @@ mod tests {
     use theazo_tenancy::{Mode, Operator};
 
     const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+    const RETENTION_MS: i64 = 400 * DAY_MS;
     /// 2027-03-01T00:00:00Z, after which 400 days touch as many months as they can.
     const MARCH_MS: i64 = 1_803_859_200_000;
 
@@ -258,7 +266,7 @@ mod tests {
 
     fn range(scope: &ReadScope, filter: &AuditFilter, after: Option<&str>) -> Option<(String, String)> {
         let after = after.map(|after| Position(after.into()));
-        let range = Range::find(scope, filter, after.as_ref(), MARCH_MS)?;
+        let range = Range::find(scope, filter, after.as_ref(), MARCH_MS, RETENTION_MS)?;
         Some((range.start.position().0, range.oldest.to_string()))
     }
 

@@ -19,7 +19,7 @@ use crate::transaction::{Committed, Expression, Transaction};
 use crate::{Aws, StoreError, Table, now_ms};
 use cache::{Cache, Kept};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use theazo_tenancy::{Operator, Partition, PlatformId};
 use theazo_vault::{PlatformKey, RecordHeader, RootKey, VaultError};
 
@@ -33,6 +33,19 @@ const MAX_PLATFORMS: usize = 256;
 /// How much earlier than other keys the active one is asked for again, at most: what is sealed with a key from memory
 /// is written within a cache life of when the active row was read, the time of the request that writes it included.
 const WRITING_MS: i64 = 30_000;
+
+/// Whether a text is the ARN of a KMS key, as in `arn:aws:kms:eu-central-1:111122223333:key/<id>`
+/// (<https://docs.aws.amazon.com/service-authorization/latest/reference/list_awskeymanagementservice.html>). An alias is
+/// none: whoever may move it chooses the key that root keys are unwrapped with.
+pub fn is_kms_key_arn(text: &str) -> bool {
+    let plain = |text: &str| {
+        !text.is_empty() && text.len() <= 128 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let parts: Vec<&str> = text.split(':').collect();
+    let &["arn", partition, "kms", region, account, resource] = &parts[..] else { return false };
+    let is_account = account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit());
+    plain(partition) && plain(region) && is_account && resource.strip_prefix("key/").is_some_and(plain)
+}
 
 /// Where root keys are and who wraps them.
 #[derive(Clone, Debug)]
@@ -55,8 +68,16 @@ pub(crate) struct Inner {
     config: KeyRingConfig,
     partition: Partition,
     cache: Mutex<Keys>,
-    /// Held while KMS is asked, so that a burst of requests asks once.
-    flight: tokio::sync::Mutex<()>,
+    /// Held while KMS is asked, so that a burst of requests asks once; with what came of the last flight if it failed.
+    flight: tokio::sync::Mutex<Option<Failure>>,
+}
+
+/// A flight that failed, for those who waited for it: each asking in its turn would keep the last of them waiting for as
+/// long as all their timeouts together.
+struct Failure {
+    slot: Slot,
+    ended: Instant,
+    error: StoreError,
 }
 
 /// What is in memory. A ring is of one deployment, so its name is in no entry's.
@@ -154,14 +175,14 @@ impl KeyRing {
         self.platform_key(PlatformSlot { platform, root_version: header.root_version, key_version, salt }).await
     }
 
-    /// Makes the deployment's first root key, unless there is one. The plaintext never leaves KMS here.
+    /// Makes the deployment's first root key, unless there is one. Whether it did. The plaintext never leaves KMS here.
     ///
     /// # Errors
     /// [`StoreError::Kms`] or [`StoreError::Table`] when a service refuses.
-    pub async fn ensure_root_key(&self) -> Result<(), StoreError> {
+    pub async fn ensure_root_key(&self) -> Result<bool, StoreError> {
         let inner = &*self.0;
         if inner.row(Slot::Active).await?.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         let now = now_ms();
         let version = inner.generate(FIRST_VERSION, now).await?;
@@ -171,8 +192,15 @@ impl KeyRing {
             .put_item(&inner.table, version.item(&inner.partition), absent())
             .put_item(&inner.table, active.item(&inner.partition), absent());
         match transaction.commit(&inner.table).await? {
-            // Refused: someone else made it meanwhile, which is just as good.
-            Committed::Yes | Committed::Refused { .. } => Ok(()),
+            Committed::Yes => Ok(true),
+            // Someone else made it meanwhile, which is just as good; or a version is there and the active row is not,
+            // which is not to be hidden by a new key.
+            Committed::Refused { .. } => match inner.row(Slot::Active).await? {
+                Some(_) => Ok(false),
+                None => {
+                    Err(StoreError::Corrupt("the root key's active row is missing, and its first version is there"))
+                }
+            },
         }
     }
 
@@ -180,15 +208,17 @@ impl KeyRing {
         if let Some(kept) = self.0.cached_root(slot) {
             return Ok(kept);
         }
-        let _flight = self.0.flight.lock().await;
+        let waiting_since = Instant::now();
+        let mut last = self.0.flight.lock().await;
         if let Some(kept) = self.0.cached_root(slot) {
             return Ok(kept);
         }
-        // From before the row is read: what the row says may be out of date from then on.
-        let read_at_ms = now_ms();
-        let row = self.0.row(slot).await?.ok_or(StoreError::NoRootKey)?;
-        let key = self.0.unwrap(&row).await?;
-        Ok(self.0.remember(slot, key, read_at_ms))
+        if let Some(failure) = last.as_ref().filter(|last| last.slot == slot && waiting_since < last.ended) {
+            return Err(failure.error.clone());
+        }
+        let outcome = self.0.fetch(slot).await;
+        *last = outcome.as_ref().err().map(|error| Failure { slot, ended: Instant::now(), error: error.clone() });
+        outcome
     }
 
     async fn platform_key(&self, slot: PlatformSlot) -> Result<Arc<PlatformKey>, StoreError> {
@@ -244,6 +274,14 @@ impl Inner {
         cache.platforms.get(slot).map(|kept| kept.key)
     }
 
+    async fn fetch(&self, slot: Slot) -> Result<Kept<RootKey>, StoreError> {
+        // From before the row is read: what the row says may be out of date from then on.
+        let read_at_ms = now_ms();
+        let row = self.row(slot).await?.ok_or(StoreError::NoRootKey)?;
+        let key = self.unwrap(&row).await?;
+        Ok(self.remember(slot, key, read_at_ms))
+    }
+
     fn remember(&self, slot: Slot, key: Arc<RootKey>, read_at_ms: i64) -> Kept<RootKey> {
         let kept = Kept { until_ms: read_at_ms.saturating_add(self.ttl_ms()), key };
         if let Ok(mut cache) = self.cache.lock() {
@@ -254,5 +292,40 @@ impl Inner {
             cache.roots.put(Slot::Version(kept.key.version()), kept.clone());
         }
         kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_kms_key_arn;
+
+    #[test]
+    fn only_the_arn_of_a_key_names_a_key() {
+        let key = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+        let multi_region = "arn:aws:kms:us-east-1:111122223333:key/mrk-1234abcd12ab34cd56ef1234567890ab";
+        let china = "arn:aws-cn:kms:cn-north-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+        for good in [key, multi_region, china] {
+            assert!(is_kms_key_arn(good), "{good}");
+        }
+        for bad in [
+            "",
+            "alias/theazo",
+            "1234abcd-12ab-34cd-56ef-1234567890ab",
+            "arn:aws:kms:eu-central-1:111122223333:alias/theazo",
+            "arn:aws:kms:eu-central-1:111122223333:alias/key/1234abcd",
+            "arn:aws:kms:eu-central-1:111122223333:key/",
+            "arn:aws:kms:eu-central-1:111122223333:key/a/b",
+            "arn:aws:kms:eu-central-1:111122223333:key/a:b",
+            "arn:aws:kms:eu-central-1:11112222333:key/1234abcd",
+            "arn:aws:kms::111122223333:key/1234abcd",
+            "arn::kms:eu-central-1:111122223333:key/1234abcd",
+            "arn:aws:s3:eu-central-1:111122223333:key/1234abcd",
+            "ARN:aws:kms:eu-central-1:111122223333:key/1234abcd",
+            " arn:aws:kms:eu-central-1:111122223333:key/1234abcd",
+            "arn:aws:kms:eu-central-1:111122223333:key/1234abcd\n",
+            &key.replace("key/", "key/*"),
+        ] {
+            assert!(!is_kms_key_arn(bad), "{bad:?}");
+        }
     }
 }

@@ -16,12 +16,15 @@
 //!
 //! `cargo admin root-key status` shows the versions, how many values lie under each, and values that do not open where
 //! they lie: damaged or moved by someone with access to the table. They are reported and left alone.
-//! `cargo admin root-key retire VERSION` deletes an old version for good, when no value names it and no backup that
-//! could bring one back is kept any more. Backups from before the rotation cannot be opened from then on.
+//! `cargo admin root-key retire VERSION` deletes an old version from the table, when no value there names it and the time
+//! is over from which a backup could bring one back. From then on nothing that lies in the table is under it. It does not
+//! close backups: one from when the version was in use holds the version's row as well, still wrapped by the KMS key, so
+//! whoever may restore it and use that key opens what is in it, until the backup's own time is over.
 //!
 //! `cargo admin platform rotate-key PLATFORM` gives one platform a new key: a new salt and version in one write, after
 //! which everything that writes under the old key is refused and begins again with the new one; then the platform's
-//! values are sealed anew, and the old salt is forgotten when a walk over all of them finds none that needs it.
+//! values are sealed anew, piece by piece, and the old salt is forgotten when a walk over all of them finds none that
+//! needs it. What lies in backups is as it was: they hold the old salt beside the old values.
 //!
 //! # What holds at every moment
 //!
@@ -41,4 +44,4 @@ mod state;
 
 pub use platform::{PlatformRotation, PlatformWalk};
 pub use retire::{DEFAULT_BACKUP_WINDOW, Retirement};
-pub use root::{RootProgress, RootRotation, RootStatus, VersionStatus};
+pub use root::{PlatformStatus, RootProgress, RootRotation, RootStatus, VersionStatus};

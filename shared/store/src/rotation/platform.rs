@@ -1,13 +1,16 @@
 //! Rotating one platform's key.
 
 use super::reseal::{Resealer, Tally};
-use super::state::{PlatformNote, RootState, platform_sort_key};
+use super::state::{PlatformNote, WalkCursor, WalkPart, platform_notes, platform_sort_key};
 use crate::audit::Deed;
+use crate::page::RowFilter;
 use crate::platforms::{DELETED_AT, PlatformRow, PreviousSalt};
 use crate::secrets::same_key;
 use crate::table::{Item, number};
 use crate::transaction::{Committed, Expression, Transaction, back_off};
-use crate::{Agents, AuditAction, KeyRing, PageRequest, SessionFilter, SessionStatus, Sessions, StoreError, Table};
+use crate::{
+    Agent, AuditAction, KeyRing, Page, PageRequest, Position, SessionFilter, SessionStatus, Sessions, StoreError, Table,
+};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::time::Duration;
@@ -16,6 +19,11 @@ use theazo_tenancy::{Mode, Operator, Partition, PlatformId, TableKey, make_rando
 const ATTEMPTS: u32 = 10;
 /// Partitions that are read at a time.
 const AT_ONCE: usize = 16;
+/// Sessions or agents whose values are looked at before the walk asks itself whether the piece is long enough.
+const STRIDE: usize = 25;
+/// What ends one piece of a walk, whichever comes first: this many partitions, or rows that were not as they should be.
+const PARTITIONS: usize = 200;
+const ROWS: u64 = 200;
 
 /// Rotating platforms' keys. For the operator's command line and the scheduled upkeep.
 pub struct PlatformRotation {
@@ -24,12 +32,12 @@ pub struct PlatformRotation {
     resealer: Resealer,
 }
 
-/// What a walk over a platform's values came to.
+/// What a piece of a walk over a platform's values came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlatformWalk {
-    /// Values that were sealed anew.
+    /// Values that this piece sealed anew.
     pub resealed: u64,
-    /// Values that do not open where they lie. They were left alone.
+    /// Values that do not open where they lie, of the whole walk so far. They were left alone.
     pub unopened: u64,
     /// Where some of those lie: partition and sort key.
     pub unopened_places: Vec<String>,
@@ -54,12 +62,12 @@ impl PlatformRotation {
     pub async fn begin(&self, platform: &PlatformId) -> Result<u32, StoreError> {
         for attempt in 0..ATTEMPTS {
             let row = self.resealer.platform(platform).await?.ok_or(StoreError::NotFound)?;
-            let note = PlatformNote { platform: platform.clone(), walked_at_ms: None, unopened: 0, places: Vec::new() };
             if !row.vault_previous.is_empty() {
+                let (note, unchanged) = self.note(&row).await?;
                 // The note is written again in any case: whatever has become of it, upkeep goes on.
                 let noted = Transaction::default()
                     .check(&self.table, &self.platform_key(platform), same_key(&row))
-                    .put(&self.table, &self.note_key(platform), &note, Expression::default())?;
+                    .put(&self.table, &self.note_key(platform), &note, unchanged)?;
                 match noted.commit(&self.table).await? {
                     Committed::Yes => return Ok(row.vault_key_version),
                     Committed::Refused { .. } => back_off(attempt).await,
@@ -68,6 +76,7 @@ impl PlatformRotation {
             }
             let version = row.vault_key_version.checked_add(1);
             let version = version.ok_or(StoreError::Conflict("there are no versions left"))?;
+            let note = PlatformNote::new(platform, version);
             let previous = [PreviousSalt { version: row.vault_key_version, salt: row.vault_salt }];
             let update =
                 Expression::new("SET vault_salt = :new, vault_key_version = :next, vault_previous = :previous")
@@ -91,80 +100,97 @@ impl PlatformRotation {
         Err(StoreError::Contended(ATTEMPTS))
     }
 
-    /// The platforms whose key is being rotated. Those whose last walk found only values that do not open are left out
-    /// for a while: nothing changes there until somebody looks.
+    /// The platforms whose key is being rotated, the one first that was longest left alone. Those whose last walk found
+    /// only values that do not open are left out for a while: nothing changes there until somebody looks.
     ///
     /// # Errors
     /// [`StoreError::Table`].
     pub async fn unfinished(&self, now_ms: i64, leave_alone: Duration) -> Result<Vec<PlatformId>, StoreError> {
         let leave_alone_ms = i64::try_from(leave_alone.as_millis()).unwrap_or(i64::MAX);
-        let state = RootState::load(&self.keys).await?;
-        let is_due = |note: &PlatformNote| {
+        let mut notes = platform_notes(&self.keys).await?;
+        notes.retain(|note| {
             let rested = note.walked_at_ms.is_none_or(|at| at > now_ms || now_ms - at >= leave_alone_ms);
-            note.unopened == 0 || rested
-        };
-        Ok(state.platforms.into_iter().filter(is_due).map(|note| note.platform).collect())
+            !note.is_stuck() || rested
+        });
+        notes.sort_by_key(|note| note.touched_at_ms);
+        Ok(notes.into_iter().map(|note| note.platform).collect())
     }
 
-    /// Walks over all of a platform's values and seals those anew that are not under its present key. When there are
-    /// none, the old key is forgotten and the rotation over. Nothing of a walk is remembered but that it took place: an
-    /// interrupted one begins again, and nobody can make it end early.
+    /// Walks on over a platform's values, one bounded piece, and seals those anew that are not under its present key.
+    /// When a whole walk has found none, the old key is forgotten and the rotation over.
+    ///
+    /// Where the walk goes on and what it has counted is noted beside the root keys. Who can edit that note can have the
+    /// old key forgotten too early, and could as well remove its salt from the platform's row.
     ///
     /// # Errors
-    /// [`StoreError::Kms`], [`StoreError::Table`] when a service refuses.
+    /// [`StoreError::Kms`], [`StoreError::Table`] when a service refuses; the piece is done again.
     pub async fn walk(&self, platform: &PlatformId, now_ms: i64) -> Result<PlatformWalk, StoreError> {
-        let Some(row) = self.resealer.platform(platform).await? else {
-            // Deleted meanwhile, with everything that it had.
+        let row = self.resealer.platform(platform).await?.filter(|row| !row.vault_previous.is_empty());
+        let Some(row) = row else {
+            // It is over, or the platform was deleted meanwhile with everything that it had.
             self.table.delete(&self.note_key(platform)).await?;
             return Ok(PlatformWalk { finished: true, ..PlatformWalk::default() });
         };
-        if row.vault_previous.is_empty() {
-            self.table.delete(&self.note_key(platform)).await?;
-            return Ok(PlatformWalk { finished: true, ..PlatformWalk::default() });
-        }
         let root_version = self.keys.active().await?.version();
+        let (mut note, unchanged) = self.note(&row).await?;
         let mut tally = Tally::default();
-        for mode in [Mode::Live, Mode::Test] {
-            self.walk_mode(platform, mode, root_version, &mut tally).await?;
-        }
-        let clean = tally.found == 0 && tally.unopened_on_previous == 0;
-        let finished = if clean {
-            self.finish(&row).await?
-        } else {
-            self.note_walk(&row, now_ms, &tally).await?;
-            false
+        let (mut at, mut partitions) = (note.begin_or_go_on(), 0);
+        let next = loop {
+            let (next, looked_at) = self.stride(platform, at, root_version, &mut tally).await?;
+            partitions += looked_at;
+            match next {
+                Some(next) if partitions < PARTITIONS && tally.found + tally.unopened < ROWS => at = next,
+                next => break next,
+            }
         };
-        let stuck = tally.found == 0 && tally.unopened_on_previous > 0;
-        let Tally { resealed, unopened, places, .. } = tally;
-        Ok(PlatformWalk { resealed, unopened, unopened_places: places, finished, stuck })
+        note.add(&tally, next, now_ms);
+        let finished = note.is_clean() && self.finish(&row).await?;
+        if !finished {
+            self.keep(&row, &note, unchanged).await?;
+        }
+        let stuck = note.is_stuck();
+        Ok(PlatformWalk {
+            resealed: tally.resealed,
+            unopened: note.unopened,
+            unopened_places: note.places,
+            finished,
+            stuck,
+        })
     }
 
-    async fn walk_mode(
+    /// A stride of a walk: where the next one begins, if there is one, and how many partitions this one looked at.
+    async fn stride(
         &self,
         platform: &PlatformId,
-        mode: Mode,
+        WalkCursor { test, part, after }: WalkCursor,
         root_version: u32,
         tally: &mut Tally,
-    ) -> Result<(), StoreError> {
-        let scope = self.resealer.operator.tenant(platform, mode);
-        tally.add(self.reseal_all(vec![scope.secret_values()], root_version).await?);
-        let sessions = Sessions::new(self.table.clone());
-        let mut request = PageRequest { limit: 100, after: None };
-        loop {
-            let page = sessions.list(&scope, &SessionFilter::default(), &request).await?;
-            // What is left of a terminated session is about to be removed, and is never opened.
-            let alive = page.rows.iter().filter(|session| session.status != SessionStatus::Terminated);
-            let partitions = alive.filter_map(|session| Some(scope.session(&session.id)?.secret_values()));
-            tally.add(self.reseal_all(partitions.collect(), root_version).await?);
-            match page.next {
-                Some(next) => request.after = Some(next),
-                None => break,
+    ) -> Result<(Option<WalkCursor>, usize), StoreError> {
+        let scope = self.resealer.operator.tenant(platform, if test { Mode::Test } else { Mode::Live });
+        let request = PageRequest { limit: STRIDE, after: after.map(Position) };
+        let (partitions, more, then): (Vec<Partition>, _, _) = match part {
+            WalkPart::Platform => (vec![scope.secret_values()], None, Some((test, WalkPart::Sessions))),
+            WalkPart::Sessions => {
+                let sessions = Sessions::new(self.table.clone());
+                let page = sessions.list(&scope, &SessionFilter::default(), &request).await?;
+                // What is left of a terminated session is about to be removed, and is never opened.
+                let alive = page.rows.iter().filter(|session| session.status != SessionStatus::Terminated);
+                let values = alive.filter_map(|session| Some(scope.session(&session.id)?.secret_values()));
+                (values.collect(), page.next, Some((test, WalkPart::Agents)))
             }
-        }
-        let agents = Agents::new(self.table.clone()).unsettled_of_platform(&scope).await?;
-        let copies = agents.iter().map(|agent| scope.agent_copies(&agent.id)).collect();
-        tally.add(self.reseal_all(copies, root_version).await?);
-        Ok(())
+            WalkPart::Agents => {
+                let page: Page<Agent> = self.table.page(&scope.live_agents(), &request, RowFilter::default()).await?;
+                let copies = page.rows.iter().map(|agent| scope.agent_copies(&agent.id));
+                (copies.collect(), page.next, (!test).then_some((true, WalkPart::Platform)))
+            }
+        };
+        let looked_at = partitions.len();
+        tally.add(self.reseal_all(partitions, root_version).await?);
+        let next = match more {
+            Some(Position(after)) => Some(WalkCursor { test, part, after: Some(after) }),
+            None => then.map(|(test, part)| WalkCursor { test, part, after: None }),
+        };
+        Ok((next, looked_at))
     }
 
     async fn reseal_all(&self, partitions: Vec<Partition>, root_version: u32) -> Result<Tally, StoreError> {
@@ -193,23 +219,25 @@ impl PlatformRotation {
         Ok(matches!(transaction.commit(&self.table).await?, Committed::Yes))
     }
 
-    async fn note_walk(&self, row: &PlatformRow, now_ms: i64, tally: &Tally) -> Result<(), StoreError> {
-        // Only when nothing but those is left is it of use to wait.
-        let unopened = if tally.found == 0 { tally.unopened } else { 0 };
-        let note = PlatformNote {
-            platform: row.id.clone(),
-            walked_at_ms: Some(now_ms),
-            unopened,
-            places: tally.places.clone(),
-        };
-        let transaction = Transaction::default().check(&self.table, &self.platform_key(&row.id), same_key(row)).put(
+    /// The note of a rotation that is under way, and what holds while nobody else has written it.
+    async fn note(&self, row: &PlatformRow) -> Result<(PlatformNote, Expression), StoreError> {
+        let item = self.table.get_raw(&self.note_key(&row.id)).await?;
+        Ok(PlatformNote::go_on(item, &row.id, row.vault_key_version))
+    }
+
+    /// Keeps what a piece came to, unless somebody else has gone on meanwhile, or it is over.
+    async fn keep(&self, row: &PlatformRow, note: &PlatformNote, unchanged: Expression) -> Result<(), StoreError> {
+        let under_way = "vault_key_version = :version AND vault_salt = :salt AND attribute_exists(vault_previous)";
+        let under_way = Expression::new(under_way)
+            .value(":version", number(row.vault_key_version))
+            .value(":salt", AttributeValue::S(hex::encode(row.vault_salt)));
+        let transaction = Transaction::default().check(&self.table, &self.platform_key(&row.id), under_way).put(
             &self.table,
             &self.note_key(&row.id),
-            &note,
-            Expression::new("attribute_exists(pk)"),
+            note,
+            unchanged,
         )?;
-        // Refused: it is over, or somebody else's already.
-        let _ = transaction.commit(&self.table).await?;
+        let (Committed::Yes | Committed::Refused { .. }) = transaction.commit(&self.table).await?;
         Ok(())
     }
 

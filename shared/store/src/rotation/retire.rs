@@ -1,4 +1,5 @@
-//! Retiring a version of the root key: the one step of a rotation that cannot be taken back.
+//! Retiring a version of the root key: the one step of a rotation that cannot be taken back in the table. Backups of the
+//! table hold the version's wrapped row until their own time is over.
 
 use super::root::RootRotation;
 use super::state::{RootState, Stage};
@@ -6,8 +7,8 @@ use crate::StoreError;
 use crate::transaction::{Committed, Transaction};
 use std::time::Duration;
 
-/// How long after the switch away from a version a backup may bring back values that were sealed under it: the longest
-/// that DynamoDB's point-in-time recovery reaches back, 35 days
+/// How long after the switch away from a version a backup may bring single values back into the table that were sealed
+/// under it: the longest that DynamoDB's point-in-time recovery reaches back, 35 days
 /// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/PointInTimeRecovery_Howitworks.html>).
 pub const DEFAULT_BACKUP_WINDOW: Duration = Duration::from_secs(35 * 24 * 60 * 60);
 
@@ -15,7 +16,7 @@ pub const DEFAULT_BACKUP_WINDOW: Duration = Duration::from_secs(35 * 24 * 60 * 6
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Retirement {
-    /// It is gone. What was sealed under it and lies in a backup cannot be opened any more.
+    /// It is gone from the table, where nothing was under it any more.
     Retired,
     /// There is no such version.
     Unknown,
@@ -32,7 +33,7 @@ pub enum Retirement {
 }
 
 impl RootRotation {
-    /// Deletes a version for good, when nothing can need it any more. `backup_window` is how long backups are kept; it
+    /// Deletes a version from the table, when nothing can need it any more. `backup_window` is how long backups are kept; it
     /// counts as two cache lives at least.
     ///
     /// Everything it goes by is true at that moment: KMS vouches for the rows that say what is active since when, and

@@ -1,7 +1,7 @@
 //! Rotating the root key, step by step.
 
 use super::reseal::{BLOB, MAX_PLACES, Resealer, Tally};
-use super::state::{Cursor, RootState, Stage};
+use super::state::{Cursor, PlatformNote, RootState, Stage};
 use crate::error::table_error;
 use crate::root_keys::Slot;
 use crate::table::Item;
@@ -12,7 +12,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use theazo_tenancy::Operator;
+use theazo_tenancy::{Operator, PlatformId};
 
 const ATTEMPTS: u32 = 10;
 /// Rows that one page of the scan reads at most, whether they hold sealed values or not.
@@ -84,6 +84,47 @@ pub struct RootStatus {
     pub unopened: u64,
     /// Where some of those lie: partition and sort key.
     pub unopened_places: Vec<String>,
+    /// Platforms whose own key is being rotated.
+    pub platforms: Vec<PlatformStatus>,
+}
+
+/// A rotation of a platform's key that is under way.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlatformStatus {
+    /// Whose.
+    pub platform: PlatformId,
+    /// The version of its key that values are being sealed anew under.
+    pub key_version: u32,
+    /// Values that were sealed anew under it.
+    pub resealed: u64,
+    /// When the last piece was done, Unix milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub touched_at_ms: Option<i64>,
+    /// When a walk over all its values ended last, Unix milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub walked_at_ms: Option<i64>,
+    /// Values that did not open where they lie, of the walk that is under way or the last one.
+    pub unopened: u64,
+    /// Where some of those lie: partition and sort key.
+    pub unopened_places: Vec<String>,
+    /// Whether only such values are in the way of its end.
+    pub stuck: bool,
+}
+
+impl From<PlatformNote> for PlatformStatus {
+    fn from(note: PlatformNote) -> Self {
+        Self {
+            stuck: note.is_stuck(),
+            platform: note.platform,
+            key_version: note.key_version,
+            resealed: note.resealed,
+            touched_at_ms: note.touched_at_ms,
+            walked_at_ms: note.walked_at_ms,
+            unopened: note.unopened,
+            unopened_places: note.places,
+        }
+    }
 }
 
 /// A version of the root key.
@@ -116,6 +157,29 @@ impl RootRotation {
     pub fn new(table: Table, keys: KeyRing, operator: Operator, cache_life: Duration) -> Self {
         let life_ms = i64::try_from(cache_life.as_millis()).unwrap_or(i64::MAX);
         Self { resealer: Resealer { table, keys: keys.clone(), operator }, keys, life_ms }
+    }
+
+    /// Makes the deployment's first root key, if there is none and nothing was ever sealed. Whether it did. KMS opens the
+    /// root key in any case, so that a wrong key or name is noticed.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when there are sealed values and no root key, which a new one must not take the place of;
+    /// [`StoreError::Kms`], [`StoreError::Table`] when a service refuses.
+    pub async fn init(&self) -> Result<bool, StoreError> {
+        let is_missing = match RootState::load(&self.keys).await {
+            Ok(_) => false,
+            Err(StoreError::NoRootKey) => true,
+            Err(error) => return Err(error),
+        };
+        if is_missing {
+            let census = self.census().await?;
+            if census.unreadable > 0 || !census.by_version.is_empty() {
+                return Err(StoreError::Conflict("there are sealed values, and their root key is missing"));
+            }
+        }
+        let made = self.keys.ensure_root_key().await?;
+        self.keys.active().await?;
+        Ok(made)
     }
 
     /// Begins a rotation, or goes on with the one that is under way.
@@ -188,6 +252,7 @@ impl RootRotation {
             unreadable: census.unreadable + missing.map(|(_, count)| count).sum::<u64>(),
             unopened: work.map_or(0, |work| work.unopened),
             unopened_places: work.map(|work| work.places.clone()).unwrap_or_default(),
+            platforms: state.platforms.iter().cloned().map(PlatformStatus::from).collect(),
             versions: versions.collect(),
         })
     }

@@ -5,6 +5,7 @@
 //! about work: how far sealing anew has come. Whoever edits it can make work be done twice or reported too early, and
 //! nothing else; no version is retired on its word.
 
+use super::reseal::{MAX_PLACES, Tally};
 use crate::root_keys::{RootRow, Slot};
 use crate::table::{Item, from_item, to_item};
 use crate::transaction::Expression;
@@ -68,12 +69,54 @@ struct Replaced {
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct PlatformNote {
     pub(super) platform: PlatformId,
-    /// When all its rows were last looked at.
+    #[serde(default)]
+    revision: u64,
+    /// The version of its key that rows are being sealed anew under.
+    #[serde(default)]
+    pub(super) key_version: u32,
+    /// When somebody did the last piece.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) touched_at_ms: Option<i64>,
+    /// When all its rows had been looked at last.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) walked_at_ms: Option<i64>,
-    /// Rows that did not open then.
+    /// Where the walk that is under way goes on; absent at its beginning.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    cursor: Option<WalkCursor>,
+    /// Of the walk that is under way, or of the last one.
+    #[serde(default)]
+    found: u64,
+    #[serde(default)]
+    unopened_on_previous: u64,
     pub(super) unopened: u64,
     pub(super) places: Vec<String>,
+    /// Of all walks under this version.
+    #[serde(default)]
+    pub(super) resealed: u64,
+}
+
+/// Where a walk over a platform goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct WalkCursor {
+    /// Whether it is at what is of test keys; what is of live ones comes first.
+    pub(super) test: bool,
+    pub(super) part: WalkPart,
+    /// The sort key of the part's last row that is done with.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) after: Option<String>,
+}
+
+/// What holds sealed values, in a walk's order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum WalkPart {
+    /// The platform itself.
+    #[default]
+    Platform,
+    /// Its sessions.
+    Sessions,
+    /// Its agents.
+    Agents,
 }
 
 /// What is to be done next.
@@ -106,8 +149,8 @@ impl RootState {
                 unchanged = same_revision(&item);
                 // One that cannot be read begins anew; it says nothing that work would not find out again.
                 work = Some(from_item::<WorkRow>(item).unwrap_or_default());
-            } else if sk.starts_with(PLATFORM) {
-                platforms.extend(from_item::<PlatformNote>(item).ok());
+            } else {
+                platforms.extend(PlatformNote::parse(item));
             }
         }
         let active = active.ok_or(StoreError::NoRootKey)?;
@@ -170,6 +213,88 @@ impl RootState {
     pub(super) fn successor(&self, version: u32) -> Option<&RootRow> {
         let next = self.versions.range(version.checked_add(1)?..).next().map(|(_, row)| row)?;
         Some(if next.version == self.active.version { &self.active } else { next })
+    }
+}
+
+/// The platforms whose key is being rotated. What else lies beside the root keys is in nobody's way here.
+pub(super) async fn platform_notes(keys: &KeyRing) -> Result<Vec<PlatformNote>, StoreError> {
+    let inner = keys.inner();
+    let items = inner.table().query_all(inner.partition()).await?;
+    Ok(items.into_iter().filter_map(PlatformNote::parse).collect())
+}
+
+impl PlatformNote {
+    pub(super) fn new(platform: &PlatformId, key_version: u32) -> Self {
+        Self {
+            platform: platform.clone(),
+            revision: 0,
+            key_version,
+            touched_at_ms: None,
+            walked_at_ms: None,
+            cursor: None,
+            found: 0,
+            unopened_on_previous: 0,
+            unopened: 0,
+            places: Vec::new(),
+            resealed: 0,
+        }
+    }
+
+    /// A note that lies where the note of the platform that it names does.
+    fn parse(item: Item) -> Option<Self> {
+        let sk = item.get("sk")?.as_s().ok()?.clone();
+        let note: Self = sk.starts_with(PLATFORM).then(|| from_item(item).ok())??;
+        (sk == platform_sort_key(&note.platform)).then_some(note)
+    }
+
+    /// The note to go on with: what was read, if it is about this key of the platform, or one that begins anew; and what
+    /// holds while nobody else has written it.
+    pub(super) fn go_on(item: Option<Item>, platform: &PlatformId, key_version: u32) -> (Self, Expression) {
+        let Some(item) = item else {
+            return (Self::new(platform, key_version), Expression::new("attribute_not_exists(pk)"));
+        };
+        let unchanged = same_revision(&item);
+        let read = Self::parse(item).filter(|note| note.platform == *platform);
+        let revision = read.as_ref().map_or(0, |note| note.revision);
+        let about_this = read.filter(|note| note.key_version == key_version);
+        (about_this.unwrap_or_else(|| Self { revision, ..Self::new(platform, key_version) }), unchanged)
+    }
+
+    /// Where the walk goes on. Before the first piece of one, what it counts is counted from nothing.
+    pub(super) fn begin_or_go_on(&mut self) -> WalkCursor {
+        let fits = |after: &String| (1..=MAX_KEY.1).contains(&after.len());
+        let cursor = self.cursor.clone().filter(|cursor| cursor.after.as_ref().is_none_or(fits));
+        cursor.unwrap_or_else(|| {
+            (self.found, self.unopened, self.unopened_on_previous) = (0, 0, 0);
+            self.places.clear();
+            WalkCursor::default()
+        })
+    }
+
+    /// Counts a piece in. `next` is where the walk goes on, if it is not over.
+    pub(super) fn add(&mut self, tally: &Tally, next: Option<WalkCursor>, now_ms: i64) {
+        self.revision = self.revision.wrapping_add(1);
+        self.found += tally.found;
+        self.resealed += tally.resealed;
+        self.unopened += tally.unopened;
+        self.unopened_on_previous += tally.unopened_on_previous;
+        self.places.extend(tally.places.iter().cloned());
+        self.places.truncate(MAX_PLACES);
+        self.touched_at_ms = Some(now_ms);
+        if next.is_none() {
+            self.walked_at_ms = Some(now_ms);
+        }
+        self.cursor = next;
+    }
+
+    /// Whether a walk is over that found nothing which needs an earlier key.
+    pub(super) fn is_clean(&self) -> bool {
+        self.cursor.is_none() && self.found == 0 && self.unopened_on_previous == 0
+    }
+
+    /// Whether a walk is over that found nothing which needs an earlier key but what does not open.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.cursor.is_none() && self.found == 0 && self.unopened_on_previous > 0
     }
 }
 

@@ -256,7 +256,7 @@ mod tests {
     use super::*;
 
     fn booted(name: &str, version: u64, origin: SecretOrigin, masked: bool) -> BootedSecret {
-        BootedSecret { name: name.into(), version, origin, masked }
+        BootedSecret { name: name.into(), version, origin, masked, created_at_ms: 1, updated_at_ms: 2 }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Names: everything about a scope's secrets but their values.
 
 use super::{MAX_NAMES_PER_SCOPE, MAX_SCOPE_BYTES, SecretTarget};
+use crate::table::number;
+use crate::transaction::Expression;
 use crate::{StoreError, Table};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -59,6 +61,13 @@ impl ScopeNames {
         self
     }
 
+    /// Those that are delivered at that moment, as far as their time goes.
+    #[must_use]
+    pub fn without_expired(mut self, now_ms: i64) -> Self {
+        self.entries.retain(|_, entry| entry.expires_at_ms.is_none_or(|at| now_ms < at));
+        self
+    }
+
     /// These and those of another scope; of the same name, this scope's.
     #[must_use]
     pub fn merged_with(mut self, other: Self) -> Self {
@@ -73,6 +82,14 @@ impl ScopeNames {
     pub fn without(mut self, other: &Self) -> Self {
         self.entries.retain(|name, _| !other.entries.contains_key(name));
         self
+    }
+
+    /// Holds while nobody has written these names since they were read.
+    pub(crate) fn unchanged(&self) -> Expression {
+        match self.revision {
+            0 => Expression::new("attribute_not_exists(pk)"),
+            read => Expression::new("revision = :read").value(":read", number(read)),
+        }
     }
 
     pub(super) fn bytes(&self) -> u64 {

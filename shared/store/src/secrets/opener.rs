@@ -132,7 +132,14 @@ impl SecretOpener {
             let context = row.context(self.keys.deployment(), scope, &target);
             let value = theazo_vault::open(&key, &context, &row.blob)?;
             let masked = row.flags.mask && value.len() >= SHORTEST_MASKED;
-            let booted = BootedSecret { name: row.name.clone(), version: row.version, origin, masked };
+            let names = match origin {
+                SecretOrigin::Session => &sealed.own.names,
+                SecretOrigin::Platform => &sealed.inherited.names,
+            };
+            let (created_at_ms, updated_at_ms) =
+                names.get(&row.name).map_or((0, 0), |entry| (entry.created_at_ms, entry.updated_at_ms));
+            let (name, version) = (row.name.clone(), row.version);
+            let booted = BootedSecret { name, version, origin, masked, created_at_ms, updated_at_ms };
             opened.push(OpenedSecret { booted, value });
         }
         Ok(opened)

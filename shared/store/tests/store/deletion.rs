@@ -65,6 +65,11 @@ fn key_of(row: &Item) -> (String, String) {
     (row["pk"].as_s().unwrap().clone(), row["sk"].as_s().unwrap().clone())
 }
 
+/// The names that an entry of the trail tells.
+fn names_of(row: &Item) -> Vec<String> {
+    row["names"].as_l().unwrap().iter().map(|name| name.as_s().unwrap().clone()).collect()
+}
+
 /// Rows that are of the platform, wherever they lie: their keys, or that they name it.
 fn is_of(row: &Item, platform: &PlatformId) -> bool {
     let (pk, sk) = key_of(row);
@@ -98,9 +103,11 @@ async fn assert_only_a_tombstone_is_left(world: &World, platform: &PlatformId) {
     columns.sort_unstable();
     assert_eq!(columns, ["created_at_ms", "deleted_at_ms", "gone_at_ms", "id", "pk", "sk"]);
     let trail = world.scan().await.into_iter().filter(|row| key_of(row).0.contains("#audit#"));
-    let done: Vec<_> =
-        trail.filter(|row| is_of(row, platform)).map(|row| row["action"].as_s().unwrap().clone()).collect();
-    assert_eq!(done.iter().filter(|action| *action == "platform.delete").count(), 1);
+    let deleted = trail.filter(|row| is_of(row, platform) && row["action"].as_s().unwrap() == "platform.delete");
+    let mut removed: Vec<_> = deleted.map(|row| (key_of(&row).0.contains("#test#"), names_of(&row))).collect();
+    removed.sort_unstable();
+    let names = ["A", "E2B", "SHARED"].map(str::to_owned).to_vec();
+    assert_eq!(removed, [(false, names.clone()), (true, names)], "one entry in each trail, with what went");
 }
 
 /// Sealed values of the platform that an agent could be given.

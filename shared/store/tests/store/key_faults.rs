@@ -9,6 +9,7 @@ use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::future::join_all;
 use std::time::{Duration, Instant};
 use theazo_store::{
     Aws, KeyRing, KmsFailure, ProviderCredentials, SecretOpener, SecretSealer, SecretSelection, SecretTarget, Session,
@@ -176,6 +177,24 @@ async fn a_passing_throttle_is_survived_and_a_lasting_one_closes_the_vault() {
     proxy.inject(decrypt_fails_with("ThrottlingException", ATTEMPTS - 1));
     bed.assert_open(&keys).await;
     assert_eq!(logs::take(), "", "what is survived is not an error");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn those_who_wait_while_the_key_service_fails_learn_of_it_together_and_who_comes_later_asks_anew() {
+    logs::capture();
+    let bed = Bed::make().await;
+    let proxy = Proxy::start(&bed.world.kms_url).await;
+    let keys = bed.keys_at(&proxy.url, HOUR);
+    // One call's attempts fail; whoever asked for itself after that would be answered.
+    proxy.inject(decrypt_fails_with("ThrottlingException", ATTEMPTS));
+    for outcome in join_all((0..20).map(|_| keys.active())).await {
+        assert_eq!(refused(outcome).kms_failure(), Some(KmsFailure::Throttled));
+    }
+    assert_eq!(proxy.count(), ATTEMPTS, "asked for all of them at once");
+    for outcome in join_all((0..20).map(|_| keys.active())).await {
+        assert!(outcome.is_ok());
+    }
+    assert_eq!(proxy.count(), ATTEMPTS + 1);
 }
 
 #[tokio::test(flavor = "current_thread")]

@@ -1,13 +1,14 @@
 //! Rotation of a platform's key.
 
 use crate::agents::new_agent;
+use crate::proxy::Proxy;
 use crate::rotation::{
     DAY_MS, LIFE, LIFE_MS, assert_opens, copies, headers, masked, open, platforms, root, root_key, rotate, sealed_rows,
     tenant, values, walk, world,
 };
-use crate::support::{operator, own, pairs, refused, secret, text};
+use crate::support::{aws, operator, own, pairs, refused, secret, text};
 use std::time::Duration;
-use theazo_store::{NewAgent, Retirement, SecretSealer, SecretTarget, StoreError, now_ms};
+use theazo_store::{NewAgent, PlatformRotation, Retirement, SecretSealer, SecretTarget, StoreError, Table, now_ms};
 use theazo_tenancy::{Mode, PlatformId};
 
 #[tokio::test]
@@ -93,7 +94,7 @@ async fn a_platforms_old_salt_stays_while_a_row_that_does_not_open_names_it() {
     let now = now_ms();
     assert!(platforms(&world).unfinished(now, LIFE).await.unwrap().is_empty());
     assert_eq!(platforms(&world).unfinished(now + LIFE_MS, LIFE).await.unwrap(), std::slice::from_ref(platform));
-    // A note that was edited or removed ends nothing early.
+    // A note that was removed ends nothing early.
     let note = root_key(&format!("platform#{platform}"));
     world.remove(&note).await;
     assert!(walk(&world, platform).await.stuck);
@@ -104,6 +105,70 @@ async fn a_platforms_old_salt_stays_while_a_row_that_does_not_open_names_it() {
     assert!(walk(&world, platform).await.finished);
     assert!(world.row(&note).await.is_none());
     assert_opens(&world, &tenant).await;
+}
+
+#[tokio::test]
+async fn a_walk_over_many_values_is_done_in_pieces_and_goes_on_in_another_process_where_it_stopped() {
+    let world = world().await;
+    let scope = world.tenant().await;
+    let platform = scope.platform();
+    let mut sessions = Vec::new();
+    for index in 0..3 {
+        let session = world.session(&scope).await;
+        let many: Vec<_> = (0..80).map(|n| secret(&format!("S{n}"), &format!("value {index} {n}"))).collect();
+        world.set(&scope, &own(&session), &many).await.unwrap();
+        sessions.push(session);
+    }
+    platforms(&world).begin(platform).await.unwrap();
+    let first = platforms(&world).walk(platform, now_ms()).await.unwrap();
+    assert_eq!((first.resealed, first.finished, first.stuck), (240, false, false));
+    let status = root(&world).status(now_ms()).await.unwrap().platforms;
+    let [shown] = &status[..] else { panic!("{status:?}") };
+    assert_eq!((&shown.platform, shown.key_version, shown.resealed), (platform, 2, 240));
+    assert!(shown.touched_at_ms.is_some() && shown.walked_at_ms.is_none() && !shown.stuck, "{shown:?}");
+    // Whoever begins the same rotation again begins no new walk.
+    platforms(&world).begin(platform).await.unwrap();
+
+    let proxy = Proxy::start(&world.dynamodb_url).await;
+    let table = Table::new(&aws(&proxy.url, &world.kms_url), "theazo");
+    let elsewhere = PlatformRotation::new(table, world.cold_keys(Duration::ZERO), operator());
+    let second = elsewhere.walk(platform, now_ms()).await.unwrap();
+    assert_eq!((second.resealed, second.finished, second.stuck), (0, false, false));
+    let read = proxy.calls("Query");
+    assert!(!read.is_empty() && read.iter().all(|call| !call.to_string().contains("#live#ses")), "{read:?}");
+    assert!(root(&world).status(now_ms()).await.unwrap().platforms[0].walked_at_ms.is_some());
+
+    // A walk that finds nothing is the last one.
+    let third = elsewhere.walk(platform, now_ms()).await.unwrap();
+    assert_eq!((third.resealed, third.finished), (0, true));
+    assert!(proxy.calls("Query").iter().any(|call| call.to_string().contains("#live#ses")));
+    assert!(root(&world).status(now_ms()).await.unwrap().platforms.is_empty());
+    assert_eq!(headers(&world).await, [(1, 2)]);
+    for (index, session) in sessions.iter().enumerate() {
+        let delivered = world.delivered(&scope, &session.id).await.unwrap();
+        assert_eq!((delivered.len(), delivered["S79"].as_str()), (80, format!("value {index} 79").as_str()));
+    }
+}
+
+#[tokio::test]
+async fn what_somebody_puts_beside_the_root_keys_hides_no_platform_whose_key_is_being_rotated() {
+    let world = world().await;
+    let (first, second) = (world.platform().await, world.platform().await);
+    let scope = operator().tenant(&first, Mode::Live);
+    world.set(&scope, &SecretTarget::Platform, &[secret("A", "a")]).await.unwrap();
+    for platform in [&first, &second] {
+        platforms(&world).begin(platform).await.unwrap();
+    }
+    let note = world.row(&root_key(&format!("platform#{first}"))).await.unwrap();
+    let absent = PlatformId::make();
+    for sort_key in ["version#x", "version#0000000009", "platform#x", "x", &format!("platform#{absent}")] {
+        world.put(&root_key(sort_key), note.clone()).await;
+    }
+    assert!(matches!(refused(root(&world).progressed(now_ms()).await), StoreError::Corrupt(_)));
+    // The one first that was longest left alone.
+    assert!(!platforms(&world).walk(&first, now_ms()).await.unwrap().finished);
+    let unfinished = platforms(&world).unfinished(now_ms(), LIFE).await.unwrap();
+    assert_eq!(unfinished, [second, first]);
 }
 
 #[tokio::test]

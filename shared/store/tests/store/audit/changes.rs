@@ -7,10 +7,12 @@ use crate::support::{World, aws, name, operator, own, refused, secret};
 use serde_json::Value;
 use std::collections::HashSet;
 use theazo_store::{
-    AgentStatus, AuditAction, AuditEntry, AuditFilter, AuditOutcome, BootedSecret, Limits, NewAgent, NewSession,
-    ProviderConfigs, ProviderCredentials, SecretOrigin, SecretTarget, SessionChanges, StoreError, Table,
+    AgentStatus, ApiKeys, AuditAction, AuditEntry, AuditFilter, AuditOutcome, BootedSecret, Credentials, Limits,
+    NewAgent, NewApiKey, NewSession, PlatformDeletion, PlatformRotation, Platforms, ProviderConfigs,
+    ProviderCredentials, RateLimits, SecretOrigin, SecretTarget, SessionChanges, SessionTokens, StoreError, Table,
+    now_ms,
 };
-use theazo_tenancy::{AuditId, Mode, TenantScope};
+use theazo_tenancy::{AuditId, Claim, Mode, Permissions, TenantScope};
 
 const TRANSACTION: &str = "TransactWriteItems";
 /// Every operation that can write.
@@ -21,8 +23,14 @@ fn limits(max_agents: u32) -> SessionChanges {
 }
 
 fn booting_with(names: &[&str]) -> NewAgent {
-    let booted =
-        |name: &&str| BootedSecret { name: (*name).into(), version: 1, origin: SecretOrigin::Session, masked: true };
+    let booted = |name: &&str| BootedSecret {
+        name: (*name).into(),
+        version: 1,
+        origin: SecretOrigin::Session,
+        masked: true,
+        created_at_ms: 0,
+        updated_at_ms: 0,
+    };
     NewAgent { secrets: names.iter().map(booted).collect(), ..new_agent() }
 }
 
@@ -134,7 +142,8 @@ async fn each_change_leaves_exactly_its_entry_and_no_value_in_it() {
         booted.push(agent.id);
     }
     let ended = sessions.terminate(&scope, &session.id).await.unwrap();
-    assert_eq!(steps.expect(SessionTerminate, Succeeded, &[]).await.session, Some(ended.id));
+    // With the names of the secrets that go: one was deleted before.
+    assert_eq!(steps.expect(SessionTerminate, Succeeded, &["A_ONE"]).await.session, Some(ended.id));
     sessions.terminate(&scope, &session.id).await.unwrap();
     steps.world.sealer().remove_all(&scope, &session.id).await.unwrap();
     sessions.settle_terminated(&scope, &session.id).await.unwrap();
@@ -259,6 +268,17 @@ async fn what_cannot_be_put_on_record_does_not_happen() {
         agents.begin_boot(scope, &session, new_agent()).await.unwrap(),
     );
     agents.transition(scope, &ready.id, AgentStatus::Ready, |_| {}).await.unwrap();
+    let platforms = Platforms::new(world.table.clone(), operator());
+    let (_, own_key) = platforms.create_key(scope.platform(), Mode::Live, "the caller's").await.unwrap();
+    let (to_rotate, _) = platforms.create_key(scope.platform(), Mode::Live, "to be rotated").await.unwrap();
+    let (to_revoke, _) = platforms.create_key(scope.platform(), Mode::Live, "to be revoked").await.unwrap();
+    let claim = Claim::parse(&own_key.text).unwrap();
+    let admitted = Credentials::new(world.table.clone(), RateLimits::default()).admit(&claim).await.unwrap();
+    let caller = claim.prove(admitted.record.as_ref(), now_ms()).unwrap();
+    let (keys, tokens) = (ApiKeys::new(world.table.clone()), SessionTokens::new(world.table.clone()));
+    let new_key = NewApiKey { name: "another".into(), mode: Mode::Live, expires_at_ms: None };
+    let rotation = PlatformRotation::new(world.table.clone(), world.keys.clone(), operator());
+    let deletion = PlatformDeletion::new(world.table.clone(), operator());
 
     let all = async || {
         vec![
@@ -273,7 +293,15 @@ async fn what_cannot_be_put_on_record_does_not_happen() {
             configs.remove(scope, "fly").await,
             agents.transition(scope, &booting.id, AgentStatus::Ready, |_| {}).await.map(drop),
             agents.transition(scope, &ready.id, AgentStatus::Completed, |_| {}).await.map(drop),
+            keys.create(&caller, &new_key).await.map(drop),
+            keys.rotate(&caller, &to_rotate, 0).await.map(drop),
+            keys.revoke(scope, &to_revoke, true).await,
+            platforms.create_key(scope.platform(), Mode::Test, "the operator's").await.map(drop),
+            tokens.mint(&caller, &session, now_ms() + 60_000, Permissions { exec: true }).await.map(drop),
+            tokens.revoke_all(scope, &session.id).await,
             sessions.terminate(scope, &session.id).await.map(drop),
+            rotation.begin(scope.platform()).await.map(drop),
+            deletion.begin(scope.platform()).await,
         ]
     };
     let before = world.scan().await;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::collections::HashSet;
 use theazo_store::{
     AuditAction, AuditEntry, AuditFilter, AuditLog, AuditOutcome, NewSession, PageRequest, Position, SecretTarget,
-    Table, count_round_trips, now_ms,
+    Sessions, Table, count_round_trips, now_ms,
 };
 use theazo_tenancy::{AuditId, KeyId, Mode, PlatformId, SessionId, TenantScope};
 use time::OffsetDateTime;
@@ -151,6 +151,37 @@ async fn an_entry_is_not_shown_after_400_days_whether_or_not_the_table_has_dropp
         let after = Some(Position(format!("{}#{}", month_of(at_ms), AuditId::make_at(at_ms))));
         let page = log.list(&scope, &AuditFilter::default(), &PageRequest { limit: 10, after }).await.unwrap();
         assert!(page.rows.is_empty() && page.next.is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_deployment_can_keep_entries_for_another_number_of_days() {
+    let world = World::start().await;
+    let (scope, now) = (old_tenant(), now_ms());
+    let entries = [entry(now - 1), entry(now - 29 * DAY_MS), entry(now - 31 * DAY_MS), entry(now - 500 * DAY_MS)];
+    put_all(&world, &scope, &entries).await;
+    for (days, shown) in [(30, 2), (400, 3), (600, 4)] {
+        let table = world.table.clone().with_audit_days(days);
+        let page = PageRequest { limit: 10, after: None };
+        let (mut listed, mut request) = (Vec::new(), page);
+        // Beyond the usual retention, a page may end before it is full.
+        for _ in 0..10 {
+            let page = AuditLog::new(table.clone()).list(&scope, &AuditFilter::default(), &request).await.unwrap();
+            listed.extend(page.rows);
+            let Some(next) = page.next else { break };
+            request.after = Some(next);
+        }
+        assert_eq!(listed, entries[..shown], "{days} days");
+
+        let made = Sessions::new(table).create(&scope, &NewSession::default()).await.unwrap();
+        let rows = world.scan().await.into_iter();
+        let mut written =
+            rows.filter(|row| row.get("session").is_some_and(|id| id.as_s().unwrap() == made.id.as_str()));
+        let row = written.next().expect("its entry");
+        let ttl: i64 = row["ttl"].as_n().unwrap().parse().unwrap();
+        let kept_ms = ttl * 1000 - row["at_ms"].as_n().unwrap().parse::<i64>().unwrap();
+        assert!((kept_ms - i64::from(days) * DAY_MS).abs() <= 1000, "{days} days: {kept_ms} ms");
+        world.remove(&scope.audit(&month_of(now)).row(row["sk"].as_s().unwrap())).await;
     }
 }
 

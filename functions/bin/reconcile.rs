@@ -1,0 +1,4 @@
+//! A function of the schedule's: `reconcile`
+use theazo_functions::{schedule, scheduled};
+
+scheduled!(schedule::RECONCILE);
