@@ -3,7 +3,7 @@
 use super::trail;
 use crate::agents::new_agent;
 use crate::proxy::Proxy;
-use crate::support::{World, aws, name, operator, own, refused, secret};
+use crate::support::{World, aws, credential_key, name, operator, own, refused, secret};
 use serde_json::Value;
 use std::collections::HashSet;
 use theazo_store::{
@@ -47,7 +47,7 @@ impl Steps {
     async fn start() -> Self {
         let mut world = World::start().await;
         let proxy = Proxy::start(&world.dynamodb_url).await;
-        world.table = Table::new(&aws(&proxy.url, &world.kms_url), "theazo");
+        world.table = Table::new(&aws(&proxy.url, &world.kms_url), "theazo").with_credential_key(credential_key());
         let scope = world.tenant().await;
         let seen = trail(&world, &scope, &AuditFilter::default()).await.into_iter().map(|entry| entry.id).collect();
         Self { world, scope, seen, proxy }
