@@ -128,22 +128,6 @@ async fn an_expired_secret_is_not_delivered() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(expired);
-    // What is listed with the inherited ones is what an agent gets: what has expired hides nothing.
-    let of_session = format!("/v1/sessions/{session}/secrets");
-    let listed = client.get(&format!("{of_session}?inherited=true")).await.expect(200);
-    assert_eq!(listed, json!(["BOTH", "LONG", "SHORT"]));
-    let details = client.get(&format!("{of_session}?inherited=true&details=true")).await.expect(200);
-    let rows = details.as_array().unwrap().iter();
-    let shown: Vec<_> = rows.map(|row| json!([row["name"], row["scope"], row["expired"]])).collect();
-    assert_eq!(
-        json!(shown),
-        json!([
-            ["BOTH", "platform", null],
-            ["BOTH", "session", true],
-            ["LONG", "platform", null],
-            ["SHORT", "platform", true]
-        ])
-    );
     let agent = client.boot(&session, json!({})).await;
     let seen = client.environment(&agent).await;
     assert!(!seen.contains_key("SHORT"));
@@ -351,6 +335,22 @@ async fn an_expired_secret_is_as_good_as_absent_for_the_platform_and_over_an_inh
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(expired);
+    // What is listed with the inherited ones is what an agent gets: what has expired hides nothing.
+    let of_session = format!("/v1/sessions/{session}/secrets");
+    let listed = client.get(&format!("{of_session}?inherited=true")).await.expect(200);
+    assert_eq!(listed, json!(["BOTH", "LONG", "SHORT"]));
+    let details = client.get(&format!("{of_session}?inherited=true&details=true")).await.expect(200);
+    let rows = details.as_array().unwrap().iter();
+    let shown: Vec<_> = rows.map(|row| json!([row["name"], row["scope"], row["expired"]])).collect();
+    assert_eq!(
+        json!(shown),
+        json!([
+            ["BOTH", "platform", null],
+            ["BOTH", "session", true],
+            ["LONG", "platform", null],
+            ["SHORT", "platform", true]
+        ])
+    );
     let agent = client.boot(&session, json!({})).await;
     let seen = client.environment(&agent).await;
     assert!(!seen.contains_key("SHORT"));
