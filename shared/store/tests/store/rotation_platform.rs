@@ -6,7 +6,7 @@ use crate::rotation::{
     DAY_MS, LIFE, LIFE_MS, assert_opens, copies, headers, masked, open, platforms, root, root_key, rotate, sealed_rows,
     tenant, values, walk, world,
 };
-use crate::support::{aws, operator, own, pairs, refused, secret, text};
+use crate::support::{World, aws, operator, own, pairs, refused, secret, text};
 use std::time::Duration;
 use theazo_store::{NewAgent, PlatformRotation, Retirement, SecretSealer, SecretTarget, StoreError, Table, now_ms};
 use theazo_tenancy::{Mode, PlatformId};
@@ -109,7 +109,8 @@ async fn a_platforms_old_salt_stays_while_a_row_that_does_not_open_names_it() {
 
 #[tokio::test]
 async fn a_walk_over_many_values_is_done_in_pieces_and_goes_on_in_another_process_where_it_stopped() {
-    let world = world().await;
+    // Keys stay in memory: hundreds of values are opened.
+    let world = World::start().await;
     let scope = world.tenant().await;
     let platform = scope.platform();
     let mut sessions = Vec::new();
