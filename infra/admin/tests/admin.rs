@@ -211,10 +211,19 @@ async fn a_stack_that_is_not_running_is_a_clear_failure() {
     };
     let endpoint = format!("http://127.0.0.1:{port}");
     for args in [["platform", "list"].as_slice(), &["platform", "create", "acme"]] {
-        let output = admin(&[&["--endpoint", &endpoint], args].concat(), &[]).await;
+        let key = ("THEAZO_CREDENTIAL_KEY", "5a".repeat(32));
+        let output = admin(&[&["--endpoint", &endpoint], args].concat(), &[(key.0, &key.1)]).await;
         assert_eq!(output.status.code(), Some(1));
         assert!(stderr(&output).contains(&format!("nothing answers at {endpoint}: is `cargo dev` running?")));
         assert!(output.stdout.is_empty());
+    }
+    // A key cannot be made without the one that seals it, which is said before anything is asked of the table.
+    for (environment, why) in
+        [(&[][..], "is needed"), (&[("THEAZO_CREDENTIAL_KEY", "5a")][..], "is not 64 hexadecimal digits")]
+    {
+        let output = admin(&["--endpoint", &endpoint, "platform", "create", "acme"], environment).await;
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(&format!("THEAZO_CREDENTIAL_KEY {why}")), "{}", stderr(&output));
     }
 }
 
