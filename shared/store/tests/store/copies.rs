@@ -90,15 +90,14 @@ async fn an_agent_with_a_copy_missing_or_tampered_with_shows_nothing() {
         let key = place.row(good["sk"].as_s().unwrap());
         let assert_closed = async |what: &str| {
             let error = refused(masked(&world, &scope, &agent).await);
-            let is_closed = matches!(error, StoreError::Corrupt(_) | StoreError::Vault(_) | StoreError::NoRootKey);
-            assert!(is_closed, "{}: {what}: {error:?}", key.sk());
+            assert!(matches!(error, StoreError::Corrupt(_) | StoreError::Vault(_)), "{}: {what}: {error:?}", key.sk());
             assert!(masked(&world, &scope, &sibling).await.is_ok(), "{}: {what}", key.sk());
         };
         world.remove(&key).await;
         assert_closed("removed").await;
 
         let AttributeValue::B(blob) = &good["blob"] else { panic!("a binary") };
-        for at in [0, 2, 12, 50, 60, 90, blob.as_ref().len() - 1] {
+        for at in [0, 12, 50, 60, 90, blob.as_ref().len() - 1] {
             let (mut row, mut flipped) = (good.clone(), blob.as_ref().to_vec());
             flipped[at] ^= 1;
             row.insert("blob".into(), AttributeValue::B(flipped.into()));
