@@ -61,7 +61,11 @@ fn conflict(why: &'static str) -> ApiError {
     ApiError::new(ErrorCode::Conflict, why).detail("field", "idempotency-key")
 }
 
-/// The note's place: the credential and the key. The digest of route and body is keyed with the credential itself, which is
+/// Stands before a credential in the key of a note's digest. HMAC replaces a key longer than its block by the key's hash, and
+/// the SHA-256 of a credential alone is where its row lies: keyed with that, every reader of the table could try values out.
+const DIGEST_LABEL: &[u8] = b"theazo/idempotency/v1/digest";
+
+/// The note's place: the credential and the key. The digest of route and body is keyed with the credential, which is
 /// stored nowhere: whoever reads the table cannot try out values against it. (Who holds the credential and knows the key can
 /// learn whether a guess is the body that was sent; but they can also boot an agent that prints the value.)
 fn note(call: &Call, key: &str) -> Result<Note, ApiError> {
@@ -71,7 +75,8 @@ fn note(call: &Call, key: &str) -> Result<Note, ApiError> {
         place.update((part.len() as u64).to_be_bytes());
         place.update(part);
     }
-    let mut digest = Hmac::<Sha256>::new_from_slice(credential.as_bytes()).map_err(|_| ApiError::internal())?;
+    let secret = Sha256::new().chain_update(DIGEST_LABEL).chain_update(credential).finalize();
+    let mut digest = Hmac::<Sha256>::new_from_slice(&secret).map_err(|_| ApiError::internal())?;
     let request = call.request();
     for part in [call.route().name.as_bytes(), request.raw_path.as_bytes(), &request.body] {
         digest.update(&(part.len() as u64).to_be_bytes());
