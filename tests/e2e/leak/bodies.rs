@@ -68,6 +68,13 @@ pub(super) fn wrong_bodies(route: &str, value: &str) -> Vec<String> {
             json!({ "path": "/data/x", "data": value, "append": value }),
         ],
         "providers-set" => vec![json!({ "credentialRef": value }), json!({ "credentialRef": [value] })],
+        // The agent is not paused, so that none of these resumes it.
+        "agents-resume" => vec![
+            json!({ "provider": value }),
+            json!({ "region": [value] }),
+            json!({ "checkpoint": value }),
+            json!({ "checkpoint": [value] }),
+        ],
         "api-keys-create" => vec![
             json!({ "name": [value], "environment": "live" }),
             json!({ "name": long, "environment": "live" }),

@@ -204,9 +204,9 @@ fn is_own(name: &str) -> bool {
     ["secrets-set", "agents-create"].contains(&name)
 }
 
-/// Whether each of its calls takes a boot, its own or that of an agent to end.
+/// Whether each of its calls takes a boot, its own or that of the agent that it ends or pauses.
 fn boots(route: &Route) -> bool {
-    ["agents-create", "agents-terminate"].contains(&route.info.name)
+    ["agents-create", "agents-pause", "agents-resume", "agents-restart", "agents-terminate"].contains(&route.info.name)
 }
 
 /// Every route, in parts that can be looked at side by side.
