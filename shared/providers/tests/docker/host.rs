@@ -57,7 +57,12 @@ async fn boot(bed: &Bed, internet: bool) -> AgentRef {
 
 /// The host's address on the agent's network.
 async fn gateway(bed: &Bed, agent: &AgentRef) -> String {
-    bed.network(agent).await.ipam.unwrap().config.unwrap().remove(0).gateway.unwrap()
+    let config = bed.network(agent).await.ipam.unwrap().config.unwrap().remove(0);
+    // An engine that chose it by itself does not always say so; it is then the first of the network's addresses.
+    config.gateway.unwrap_or_else(|| {
+        let subnet: Ipv4Addr = config.subnet.unwrap().split('/').next().unwrap().parse().unwrap();
+        Ipv4Addr::from(u32::from(subnet) + 1).to_string()
+    })
 }
 
 /// The link-local IPv6 address of the agent's bridge, which the host has by itself.

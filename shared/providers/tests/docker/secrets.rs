@@ -246,7 +246,8 @@ async fn what_a_stopped_sandbox_leaves_has_no_value_in_it_and_what_was_deleted_d
 
         bed.provider.resume(&spec, &environment(&[])).await.unwrap();
         assert_eq!(bed.output(&agent, Language::Python, PYTHON).await, "None");
-        let searched = "grep -rl canary- /run/agent /data /tmp /proc/*/environ 2>/dev/null; true";
+        // The script itself lies in `/tmp` while it runs, and does not match its own pattern.
+        let searched = "grep -rl '[c]anary-' /run/agent /data /tmp /proc/*/environ 2>/dev/null; true";
         assert_eq!(bed.output(&agent, Language::Bash, searched).await, "");
     })
     .await;

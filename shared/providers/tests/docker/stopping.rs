@@ -6,7 +6,8 @@ use bollard::query_parameters::{KillContainerOptions, RemoveContainerOptionsBuil
 use std::time::Duration;
 use theazo_providers::{Environment, Language, OwnedSandbox, Provider, ProviderError, SandboxSpec};
 
-const LOOK: &str = "cat /data/kept; ls -A /tmp; printf '%s|%s|%s' \"$OLD\" \"$BOTH\" \"$NEW\"";
+/// What was kept, what lies in `/tmp` but for the look's own script, and the variables.
+const LOOK: &str = "cat /data/kept; ls -A /tmp | grep -v '^theazo-'; printf '%s|%s|%s' \"$OLD\" \"$BOTH\" \"$NEW\"";
 
 #[tokio::test]
 async fn a_stopped_sandbox_keeps_its_files_and_runs_again_on_them_with_another_environment() {
