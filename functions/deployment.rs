@@ -4,12 +4,13 @@ use crate::agents::Sandboxes;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
+use theazo_http::StreamLimits;
 use theazo_providers::docker::{DockerConfig, DockerProvider, Endpoint};
 use theazo_providers::{Provider, ProviderError};
 use theazo_store::{
     AgentCopies, Agents, ApiKeys, AuditLog, Aws, Credentials, DEFAULT_AUDIT_DAYS, KeyRing, KeyRingConfig,
-    ProviderConfigs, ProviderCredentials, RateLimits, Replays, SecretNames, SecretOpener, SecretSealer, SessionTokens,
-    Sessions, SimulatedDisks, Table, is_kms_key_arn,
+    LOG_RETENTION_DAYS, LogQueue, LogWriter, Logs, ProviderConfigs, ProviderCredentials, RateLimits, Replays,
+    SecretNames, SecretOpener, SecretSealer, SessionTokens, Sessions, SimulatedDisks, Table, is_kms_key_arn,
 };
 use theazo_tenancy::{CredentialKey, Operator};
 use zeroize::Zeroizing;
@@ -39,6 +40,10 @@ pub struct DeploymentConfig {
     /// How long an unwrapped key may be used before KMS is asked again. Rotations wait that long twice; all functions
     /// and whoever rotates must have the same, or rotations the longest.
     pub key_cache: Duration,
+    /// How long a log entry is kept, days.
+    pub log_retention_days: u32,
+    /// How long streams last.
+    pub streams: StreamLimits,
 }
 
 /// A Docker engine that belongs to the deployment.
@@ -81,6 +86,7 @@ pub struct Deployment {
     keys: KeyRing,
     docker: Option<Arc<dyn Provider>>,
     credentials: Credentials,
+    log_queue: LogQueue,
 }
 
 /// Environment variables of a function.
@@ -95,9 +101,10 @@ pub const CREDENTIAL_KEY: &str = "THEAZO_CREDENTIAL_KEY";
 const KEY_RATE: &str = "THEAZO_KEY_REQUESTS_PER_SECOND";
 const TOKEN_RATE: &str = "THEAZO_TOKEN_REQUESTS_PER_SECOND";
 const KEY_CACHE_SECONDS: &str = "THEAZO_KEY_CACHE_SECONDS";
+const LOG_RETENTION: &str = "THEAZO_LOG_RETENTION_DAYS";
 const AUDIT_DAYS: &str = "THEAZO_AUDIT_RETENTION_DAYS";
 
-/// Ten years.
+/// Ten years; of log entries as well.
 const MAX_AUDIT_DAYS: u32 = 3653;
 
 /// How long keys are kept in memory, as the environment says.
@@ -114,6 +121,19 @@ pub fn key_cache_from_env() -> Result<Duration, ConfigError> {
 /// [`ConfigError::NotANumber`]; [`ConfigError::OutOfRange`].
 pub fn audit_days_from_env() -> Result<u32, ConfigError> {
     audit_days(&of_process)
+}
+
+/// How long log entries are kept, days, as the environment says.
+///
+/// # Errors
+/// [`ConfigError::NotANumber`]; [`ConfigError::OutOfRange`].
+pub fn log_retention_from_env() -> Result<u32, ConfigError> {
+    log_retention(&of_process)
+}
+
+fn log_retention(variable: &dyn Fn(&str) -> Option<String>) -> Result<u32, ConfigError> {
+    let days = number(variable, LOG_RETENTION)?.unwrap_or(LOG_RETENTION_DAYS);
+    if (1..=MAX_AUDIT_DAYS).contains(&days) { Ok(days) } else { Err(ConfigError::OutOfRange(LOG_RETENTION)) }
 }
 
 fn audit_days(variable: &dyn Fn(&str) -> Option<String>) -> Result<u32, ConfigError> {
@@ -171,7 +191,20 @@ impl DeploymentConfig {
         let credential_key = CredentialKey::parse(&credential_key).ok_or(ConfigError::NotAKey(CREDENTIAL_KEY))?;
         let credential_key = Arc::new(credential_key);
         let (ledger, audit_days, key_cache) = (variable(LEDGER), audit_days(variable)?, key_cache(variable)?);
-        Ok(Self { name, table, ledger, kms_key_arn, audit_days, docker, credential_key, rate_limits, key_cache })
+        let (log_retention_days, streams) = (log_retention(variable)?, StreamLimits::default());
+        Ok(Self {
+            name,
+            table,
+            ledger,
+            kms_key_arn,
+            audit_days,
+            docker,
+            credential_key,
+            rate_limits,
+            key_cache,
+            log_retention_days,
+            streams,
+        })
     }
 
     /// The same as variables for another process, the credential key among them.
@@ -183,6 +216,7 @@ impl DeploymentConfig {
         variables.push((TOKEN_RATE, self.rate_limits.token.to_string()));
         variables.push((KEY_CACHE_SECONDS, self.key_cache.as_secs().to_string()));
         variables.push((AUDIT_DAYS, self.audit_days.to_string()));
+        variables.push((LOG_RETENTION, self.log_retention_days.to_string()));
         if let Some(ledger) = &self.ledger {
             variables.push((LEDGER, ledger.clone()));
         }
@@ -203,7 +237,8 @@ impl Deployment {
     pub fn new(aws: &Aws, config: DeploymentConfig) -> Result<Self, ConfigError> {
         let table = Table::new(aws, &config.table)
             .with_credential_key(config.credential_key.clone())
-            .with_audit_days(config.audit_days);
+            .with_audit_days(config.audit_days)
+            .with_log_retention(config.log_retention_days);
         let table = match &config.ledger {
             Some(ledger) => table.with_ledger(ledger),
             None => table,
@@ -223,7 +258,7 @@ impl Deployment {
             None => None,
         };
         let credentials = Credentials::new(table.clone(), config.rate_limits);
-        Ok(Self { config, table, keys, docker, credentials })
+        Ok(Self { config, table, keys, docker, credentials, log_queue: LogQueue::default() })
     }
 
     /// What distinguishes it.
@@ -234,6 +269,11 @@ impl Deployment {
     /// The data table, for set-up and operation. Endpoints are handed capabilities instead.
     pub fn table(&self) -> &Table {
         &self.table
+    }
+
+    /// What this process has still to write of log entries, for whoever ends or freezes it.
+    pub fn log_queue(&self) -> &LogQueue {
+        &self.log_queue
     }
 
     /// The key ring, for set-up.
@@ -273,6 +313,10 @@ pub enum CapabilityName {
     Replays,
     /// Read the audit trail.
     AuditLog,
+    /// Write log entries.
+    LogWriter,
+    /// Read log entries.
+    Logs,
     /// Call compute providers.
     Sandboxes,
 }
@@ -311,6 +355,11 @@ capabilities! {
     ProviderCredentials: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
     Replays: deployment => Self::new(deployment.table.clone());
     AuditLog: deployment => Self::new(deployment.table.clone());
+    LogWriter: deployment => Self::new(deployment.table.clone(), deployment.log_queue.clone());
+    Logs: deployment => {
+        let settle = deployment.config.streams.settle.as_millis();
+        Self::new(deployment.table.clone()).settling(i64::try_from(settle).unwrap_or(i64::MAX))
+    };
     Sandboxes: deployment => Self::new(deployment.docker.clone(), SimulatedDisks::new(deployment.table.clone()));
 }
 

@@ -5,12 +5,13 @@ use crate::routes::Route;
 use crate::schedule::Scheduled;
 use crate::{Incoming, serve};
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use lambda_http::request::RequestContext;
-use lambda_http::{Body, Error, LambdaEvent, RequestExt, lambda_runtime, service_fn};
+use lambda_http::{Error, LambdaEvent, RequestExt, lambda_runtime, service_fn};
 use serde_json::Value;
 use std::net::IpAddr;
-use theazo_http::{LogFormat, init_logging};
-use theazo_store::Aws;
+use theazo_http::{Body, LogFormat, init_logging};
+use theazo_store::{Aws, LogQueue};
 
 /// The whole of an endpoint's binary: `lambda!(routes::SESSIONS_CREATE);`
 #[macro_export]
@@ -57,8 +58,19 @@ pub async fn run(route: &'static Route) -> Result<(), Error> {
     init_logging(LogFormat::Json)?;
     let deployment = Deployment::new(&Aws::from_env().await, DeploymentConfig::from_env()?)?;
     let deployment = &deployment;
+    if route.info.streams {
+        return lambda_http::run_with_streaming_response(service_fn(move |event: lambda_http::Request| async move {
+            let response = answer(deployment, route, event).await;
+            Ok::<_, Error>(response.map(|body| flushing(body, deployment.log_queue().clone())))
+        }))
+        .await;
+    }
     lambda_http::run(service_fn(move |event: lambda_http::Request| async move {
-        Ok::<_, Error>(answer(deployment, route, event).await)
+        let response = answer(deployment, route, event).await;
+        // Once it has answered, a function is frozen.
+        deployment.log_queue().flushed().await;
+        let (parts, body) = response.into_parts();
+        Ok::<_, Error>(http::Response::from_parts(parts, buffered(body.collect().await)))
     }))
     .await
 }
@@ -68,8 +80,8 @@ async fn answer(deployment: &Deployment, route: &'static Route, event: lambda_ht
     let source_ip = source_ip(&event.request_context());
     let (parts, body) = event.into_parts();
     let body = match body {
-        Body::Text(text) => Bytes::from(text),
-        Body::Binary(bytes) => Bytes::from(bytes),
+        lambda_http::Body::Text(text) => Bytes::from(text),
+        lambda_http::Body::Binary(bytes) => Bytes::from(bytes),
         _ => Bytes::new(),
     };
     let incoming = Incoming {
@@ -80,13 +92,23 @@ async fn answer(deployment: &Deployment, route: &'static Route, event: lambda_ht
         headers: parts.headers,
         body,
     };
-    let (response, _) = serve(deployment, &[route], incoming).await;
-    // Every body of ours is JSON or empty, so it is always text.
-    response.map(|body| match String::from_utf8(body.into()) {
-        Ok(text) if text.is_empty() => Body::Empty,
-        Ok(text) => Body::Text(text),
-        Err(error) => Body::Binary(error.into_bytes()),
-    })
+    serve(deployment, &[route], incoming).await.0
+}
+
+/// A stream that ends only when the log entries of its request are written: after its end, a function is frozen. By
+/// then its reader has everything.
+fn flushing(body: Body, queue: LogQueue) -> Body {
+    let flushed = stream::once(async move { queue.flushed().await }).filter_map(|()| async { None });
+    Body::Stream(body.into_pieces().chain(flushed).boxed())
+}
+
+/// Every body of ours that is no stream is JSON or empty, so it is always text.
+fn buffered(body: Bytes) -> lambda_http::Body {
+    match String::from_utf8(body.into()) {
+        Ok(text) if text.is_empty() => lambda_http::Body::Empty,
+        Ok(text) => lambda_http::Body::Text(text),
+        Err(error) => lambda_http::Body::Binary(error.into_bytes()),
+    }
 }
 
 /// The caller's address as the gateway saw it; headers that callers can set do not count.

@@ -10,6 +10,7 @@ pub mod deployment;
 mod idempotency;
 pub mod keys;
 pub mod lambda;
+pub mod logs;
 pub mod providers;
 pub mod reconcile;
 pub mod routes;

@@ -4,13 +4,13 @@
 //! call it, which capabilities it is handed, whether its answer is a stream (`streams true`), and its handler. The local server and the Lambda binaries come from it.
 
 use crate::deployment::{Capability, CapabilityName, Deployment};
-use crate::{account, agents, audit, keys, providers, secrets, sessions};
+use crate::{account, agents, audit, keys, logs, providers, secrets, sessions};
 use std::future::Future;
 use std::pin::Pin;
 use theazo_http::{Answer, ApiError, Call, Caller, Pattern, Repeats, RouteInfo};
 use theazo_store::{
-    AgentCopies, Agents, ApiKeys, AuditLog, ProviderConfigs, ProviderCredentials, Replays, SecretNames, SecretOpener,
-    SecretSealer, SessionTokens, Sessions,
+    AgentCopies, Agents, ApiKeys, AuditLog, LogWriter, Logs, ProviderConfigs, ProviderCredentials, Replays,
+    SecretNames, SecretOpener, SecretSealer, SessionTokens, Sessions,
 };
 
 use crate::agents::Sandboxes;
@@ -128,7 +128,7 @@ routes! {
     AGENTS_STATUS = "agents-status" GET "/v1/agents/{id}/status"
         by [Platform, Session] needs [Agents] => agents::status;
     AGENTS_EXEC = "agents-exec" POST "/v1/agents/{id}/exec"
-        by [Platform, Session] needs [Agents, Replays, AgentCopies, Sandboxes] repeats Again => agents::exec;
+        by [Platform, Session] needs [Agents, Replays, AgentCopies, Sandboxes, LogWriter] streams true repeats Again => agents::exec;
     AGENTS_FILES_WRITE = "agents-files-write" POST "/v1/agents/{id}/files"
         by [Platform, Session] needs [Agents, Sandboxes] repeats Again => agents::files_write;
     AGENTS_FILES_LIST = "agents-files-list" GET "/v1/agents/{id}/files"
@@ -157,6 +157,13 @@ routes! {
 
     AUDIT_LIST = "audit-list" GET "/v1/audit"
         by [Platform] needs [AuditLog] => audit::list;
+
+    LOGS_LIST = "logs-list" GET "/v1/logs"
+        by [Platform, Session] needs [Logs] => logs::list;
+    LOGS_STREAM = "logs-stream" GET "/v1/logs/stream"
+        by [Platform, Session] needs [Logs] streams true => logs::stream;
+    AGENTS_LOGS_STREAM = "agents-logs-stream" GET "/v1/agents/{id}/logs/stream"
+        by [Platform, Session] needs [Agents, Logs] streams true => agents::logs_stream;
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::time::Instant;
-use theazo_http::{Answer, ApiError, Call, MAX_BODY_BYTES, Pattern, Request};
+use theazo_http::{Answer, ApiError, Body, Call, MAX_BODY_BYTES, Pattern, Request};
 use theazo_store::{RoundTrips, count_round_trips};
 use theazo_tenancy::RequestId;
 use tracing::Instrument;
@@ -33,12 +33,21 @@ pub async fn serve(
     deployment: &Deployment,
     routes: &[&'static Route],
     incoming: Incoming,
-) -> (http::Response<Bytes>, RoundTrips) {
+) -> (http::Response<Body>, RoundTrips) {
     let id = RequestId::make();
     let started = Instant::now();
     let route = find(routes, &incoming);
     let name = route.as_ref().map_or("none", |(route, _)| route.info.name);
-    let span = tracing::info_span!("request", id = %id, route = name, credential = tracing::field::Empty);
+    let trace = Request::trace_of(&incoming.headers);
+    let span = tracing::info_span!(
+        "request",
+        id = %id,
+        trace,
+        route = name,
+        // Both are known once the caller is.
+        platform = tracing::field::Empty,
+        credential = tracing::field::Empty,
+    );
     let (outcome, trips) = async {
         let handling = async {
             let (route, params) = route.ok_or_else(ApiError::not_found)?;
@@ -47,7 +56,8 @@ pub async fn serve(
                 return Err(ApiError::invalid("body", "must be at most 6 MB"));
             }
             let request = Request { id: id.clone(), source_ip, raw_path, params, raw_query, headers, body };
-            (route.handler)(Call::new(request, &route.info, deployment.credentials()), deployment).await
+            let call = Call::new(request, &route.info, deployment.credentials());
+            (route.handler)(call.with_streams(deployment.config().streams), deployment).await
         };
         // A handler that panics has met a mistake of ours; the caller gets a 500 and the process goes on.
         let caught = AssertUnwindSafe(count_round_trips(handling)).catch_unwind().await;

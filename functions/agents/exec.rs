@@ -1,5 +1,6 @@
 //! `POST /v1/agents/{id}/exec`
 
+use super::exec_record::{ExecRecord, MaskedOutput};
 use super::{Sandboxes, mask, noted, refuse, usable};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,9 +11,9 @@ use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_http::{Answer, ApiError, Call, ErrorCode, MAX_ANSWER_BYTES};
-use theazo_providers::{AgentRef, ExecOutput, ExecRequest, Language, Provider};
+use theazo_providers::{AgentRef, ExecRequest, Language, Provider};
 use theazo_redaction::Redactor;
-use theazo_store::{Agent, AgentCopies, Agents, Replays};
+use theazo_store::{Agent, AgentCopies, Agents, LogWriter, Replays};
 use theazo_tenancy::{Principal, ReadScope};
 
 const MAX_CODE: usize = 1024 * 1024;
@@ -30,13 +31,27 @@ enum Encoding {
 }
 
 /// Runs code in an agent. A non-zero exit code is a result, not an error. After a 5xx the same request is given the same
-/// answer for a minute instead of running again: clients repeat such calls by themselves.
+/// answer for a minute instead of running again: clients repeat such calls by themselves. Code that runs long has its
+/// connection kept alive.
 pub async fn handle(
     call: Call,
     agents: Agents,
     replays: Replays,
     copies: AgentCopies,
     sandboxes: Sandboxes,
+    log: LogWriter,
+) -> Result<Answer, ApiError> {
+    let (limits, id) = (call.streams(), call.request().id.clone());
+    Answer::kept_alive(limits, id, answer(call, agents, replays, copies, sandboxes, log)).await
+}
+
+async fn answer(
+    call: Call,
+    agents: Agents,
+    replays: Replays,
+    copies: AgentCopies,
+    sandboxes: Sandboxes,
+    log: LogWriter,
 ) -> Result<Answer, ApiError> {
     let digest = digest(&call);
     let read = |scope: ReadScope| {
@@ -49,7 +64,7 @@ pub async fn handle(
             Ok((request, agent, replay, sealed))
         }
     };
-    let (principal, (wanted, agent, replay, sealed)) = call.authenticate_with(read).await?;
+    let (principal, ((request, encoding), agent, replay, sealed)) = call.authenticate_with(read).await?;
     let scope = principal.scope();
     let agent = agent.filter(|agent| scope.sees(&agent.session)).ok_or_else(ApiError::not_found)?;
     if let Some(failure) = replay.as_deref().and_then(ApiError::from_json) {
@@ -59,7 +74,11 @@ pub async fn handle(
     let sandbox = usable(&scope, &agent, &sandboxes)?;
     // Before anything runs: what cannot be masked is not run.
     let redactor = mask::redactor(&scope, &agent, &agents, &copies, &sealed).await?;
-    let outcome = run(wanted, &redactor, sandbox, &principal, &agent, &agents, &sandboxes).await;
+    let record = ExecRecord::begin(&request, &redactor);
+    let ran = run(request, &redactor, sandbox, &principal, &agent, &agents, &sandboxes).await;
+    // An exec changes no row, so there is no write for its entry to go with.
+    log.later(&scope, record.end(&agent, &ran).into_iter().collect());
+    let outcome = ran.and_then(|output| Answer::json(200, &show(output, encoding)));
     if let Err(failure) = &outcome
         && failure.code().status() >= 500
         && let Err(error) = replays.remember(&scope, &digest, failure.to_json()).await
@@ -70,14 +89,14 @@ pub async fn handle(
 }
 
 async fn run(
-    (request, encoding): (ExecRequest, Encoding),
+    request: ExecRequest,
     redactor: &Redactor,
     (provider, sandbox): (Arc<dyn Provider>, AgentRef),
     principal: &Principal,
     agent: &Agent,
     agents: &Agents,
     sandboxes: &Sandboxes,
-) -> Result<Answer, ApiError> {
+) -> Result<MaskedOutput, ApiError> {
     let scope = principal.scope();
     let timeout = request.timeout;
     let output = match noted(&scope, agent, agents, timeout, provider.exec(&sandbox, request)).await {
@@ -90,7 +109,7 @@ async fn run(
             ApiError::new(ErrorCode::Timeout, "the code ran past its time limit and was ended").detail("timeoutMs", ms)
         );
     }
-    Answer::json(200, &show(&output, redactor, encoding))
+    Ok(MaskedOutput::of(&output, redactor))
 }
 
 /// What makes two execs the same: the credential, the agent and the body.
@@ -137,14 +156,12 @@ fn parse_encoding(name: &str) -> Option<Encoding> {
 
 /// The result, with `truncated` naming the streams that were cut. Escaping can make text six times as long; what
 /// would not fit into an answer is cut as well.
-fn show(output: &ExecOutput, redactor: &Redactor, encoding: Encoding) -> Value {
+fn show(output: MaskedOutput, encoding: Encoding) -> Value {
     let budget = (MAX_ANSWER_BYTES - ENVELOPE) / 2;
-    // Of an output that was cut, the last bytes may be the beginning of a value.
-    let masked = |bytes: &[u8], cut| if cut { redactor.redact_truncated(bytes) } else { redactor.redact(bytes) };
-    let (stdout, stdout_cut) = encode(&masked(&output.stdout, output.stdout_truncated), encoding, budget);
-    let (stderr, stderr_cut) = encode(&masked(&output.stderr, output.stderr_truncated), encoding, budget);
+    let (stdout, stdout_cut) = encode(&output.stdout, encoding, budget);
+    let (stderr, stderr_cut) = encode(&output.stderr, encoding, budget);
     let mut shown = json!({ "stdout": stdout, "stderr": stderr, "exitCode": output.exit_code });
-    let cut = [("stdout", output.stdout_truncated || stdout_cut), ("stderr", output.stderr_truncated || stderr_cut)];
+    let cut = [("stdout", output.stdout_cut || stdout_cut), ("stderr", output.stderr_cut || stderr_cut)];
     let cut: Vec<&str> = cut.into_iter().filter(|(_, cut)| *cut).map(|(name, _)| name).collect();
     if !cut.is_empty() {
         shown["truncated"] = cut.into();
@@ -181,39 +198,37 @@ fn encode(bytes: &[u8], encoding: Encoding, budget: usize) -> (String, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use theazo_providers::ExecOutput;
 
-    fn unmasked() -> Redactor {
-        Redactor::new([])
-    }
-
-    fn output(stdout: Vec<u8>, stderr: Vec<u8>) -> ExecOutput {
-        ExecOutput {
+    fn output(stdout: Vec<u8>, stderr: Vec<u8>) -> MaskedOutput {
+        let output = ExecOutput {
             stdout: stdout.into(),
             stderr: stderr.into(),
             exit_code: 7,
             timed_out: false,
             stdout_truncated: false,
             stderr_truncated: true,
-        }
+        };
+        MaskedOutput::of(&output, &Redactor::new([]))
     }
 
     #[test]
     fn bytes_that_are_not_text_are_replaced_or_encoded() {
-        let shown = show(&output(b"a\xffb".to_vec(), vec![]), &unmasked(), Encoding::Utf8);
+        let shown = show(output(b"a\xffb".to_vec(), vec![]), Encoding::Utf8);
         assert_eq!(shown, json!({"stdout": "a\u{fffd}b", "stderr": "", "exitCode": 7, "truncated": ["stderr"]}));
-        let shown = show(&output(b"a\xffb".to_vec(), vec![]), &unmasked(), Encoding::Base64);
+        let shown = show(output(b"a\xffb".to_vec(), vec![]), Encoding::Base64);
         assert_eq!(shown["stdout"], "Yf9i");
     }
 
     #[test]
     fn the_worst_output_still_fits_into_an_answer() {
         for byte in [0x01, 0xff, b'"', b'a'] {
-            let worst = output(vec![byte; OUTPUT_CAP], vec![byte; OUTPUT_CAP]);
             for encoding in [Encoding::Utf8, Encoding::Base64] {
-                assert!(show(&worst, &unmasked(), encoding).to_string().len() <= MAX_ANSWER_BYTES, "{byte}");
+                let worst = output(vec![byte; OUTPUT_CAP], vec![byte; OUTPUT_CAP]);
+                assert!(show(worst, encoding).to_string().len() <= MAX_ANSWER_BYTES, "{byte}");
             }
         }
-        let worst = show(&output(vec![1; OUTPUT_CAP], vec![]), &unmasked(), Encoding::Utf8);
+        let worst = show(output(vec![1; OUTPUT_CAP], vec![]), Encoding::Utf8);
         assert_eq!(worst["truncated"], json!(["stdout", "stderr"]));
     }
 }

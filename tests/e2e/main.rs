@@ -28,6 +28,7 @@ mod keys;
 mod lambda;
 mod leak;
 mod lists;
+mod logs;
 mod main_job;
 mod masking;
 mod pausing;

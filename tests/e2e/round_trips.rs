@@ -32,6 +32,10 @@ async fn a_read_answers_after_one_round_trip_and_a_write_after_two() {
         ("GET", format!("/v1/agents/{agent}/status"), None, 1),
         ("GET", format!("/v1/agents/{agent}/files?dir=/data"), None, 1),
         ("GET", "/v1/providers".to_owned(), None, 1),
+        ("GET", "/v1/logs".to_owned(), None, 1),
+        ("GET", format!("/v1/logs?sessionId={session}&agentId={agent}"), None, 1),
+        // To find the agent's session takes one more.
+        ("GET", format!("/v1/logs?agentId={agent}"), None, 2),
         ("POST", format!("/v1/agents/{agent}/exec"), Some(json!({ "language": "bash", "code": ":" })), 1),
         ("POST", format!("/v1/agents/{agent}/files"), Some(json!({ "path": "/data/a", "data": "" })), 1),
         ("POST", "/v1/sessions".to_owned(), Some(json!({})), 2),

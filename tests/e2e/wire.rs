@@ -116,7 +116,7 @@ impl Tapped {
         let log = self.log.clone();
         let subscriber = make_subscriber(LogFormat::Json, "trace".parse().unwrap(), move || log.clone());
         let (response, _) = serve(&self.deployment, ROUTES, incoming).with_subscriber(subscriber).await;
-        (response.status().as_u16(), response.into_body())
+        (response.status().as_u16(), response.into_body().collect().await)
     }
 
     /// A call that makes a credential and shows it in that field. From then on the credential must be nowhere.

@@ -50,7 +50,7 @@ async fn answer(
         let Some(body) = read_whole(body).await else {
             let id = RequestId::make();
             let refusal = ApiError::invalid("body", "must arrive whole and be at most 6 MB");
-            return refusal.into_answer(&id).into_response(id.as_str()).map(Body::from);
+            return refusal.into_answer(&id).into_response(id.as_str()).map(Body::new);
         };
         let incoming = Incoming {
             method: parts.method,
@@ -63,11 +63,11 @@ async fn answer(
         let (mut response, trips) = serve(&deployment, ROUTES, incoming).await;
         response.headers_mut().insert(ROUND_TRIPS, HeaderValue::from(trips.sequential));
         response.headers_mut().insert(CALLS, HeaderValue::from(trips.total));
-        response.map(Body::from)
+        response.map(Body::new)
     });
     handled.await.unwrap_or_else(|_| {
         let id = RequestId::make();
-        ApiError::internal().into_answer(&id).into_response(id.as_str()).map(Body::from)
+        ApiError::internal().into_answer(&id).into_response(id.as_str()).map(Body::new)
     })
 }
 

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use theazo_functions::deployment::{
     ConfigError, Deployment, DeploymentConfig, DockerEngine, audit_days_from_env, key_cache_from_env,
+    log_retention_from_env,
 };
 use theazo_functions::reconcile::{Boots, Outcome, reconcile};
 use theazo_functions::upkeep::{Rotated, advance_rotations};
-use theazo_http::ApiError;
+use theazo_http::{ApiError, StreamLimits};
 use theazo_kms_emulator::{Emulator, EmulatorError};
 use theazo_store::{Aws, AwsEndpoints, PageRequest, Platforms, RateLimits, StoreError, Table};
 use theazo_tenancy::{CredentialKey, Mode, Operator, PlatformId};
@@ -173,6 +174,8 @@ impl Stack {
             docker: config.docker,
             audit_days: audit_days_from_env()?,
             key_cache: config.key_cache.map_or_else(key_cache_from_env, Ok)?,
+            log_retention_days: log_retention_from_env()?,
+            streams: StreamLimits::default(),
         };
         let deployment = Arc::new(Deployment::new(&aws, config_of)?);
         deployment.table().ensure_exists().await?;
@@ -227,6 +230,9 @@ impl Stack {
     /// Stops taking requests, lets running ones finish for a while, and takes everything down.
     pub async fn stop(self) {
         self.front.stop().await;
+        if tokio::time::timeout(DRAIN, self.deployment.log_queue().flushed()).await.is_err() {
+            tracing::warn!("log entries were not written in time");
+        }
         self.back.stop().await;
     }
 }

@@ -1,22 +1,29 @@
 //! Answers.
 
 use crate::ApiError;
+use crate::stream::{Body, Streamed};
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use serde::Serialize;
 use serde_json::Value;
 
 /// Largest buffered answer: the gateway's 6 MB.
 pub const MAX_ANSWER_BYTES: usize = 6_000_000;
 
-/// A whole, buffered answer.
-#[derive(Clone, Debug)]
+/// An answer: whole, or a stream.
+#[derive(Debug)]
 pub struct Answer {
     status: u16,
     body: Bytes,
     retry_after_s: Option<u64>,
+    stream: Option<Streamed>,
 }
 
 impl Answer {
+    const fn of(status: u16, body: Bytes) -> Self {
+        Self { status, body, retry_after_s: None, stream: None }
+    }
+
     /// A JSON answer.
     ///
     /// # Errors
@@ -27,17 +34,17 @@ impl Answer {
             tracing::error!(bytes = body.len(), "an answer is too large");
             return Err(ApiError::internal());
         }
-        Ok(Self { status, body: body.into(), retry_after_s: None })
+        Ok(Self::of(status, body.into()))
     }
 
     /// A JSON answer of a value that is known to be small.
     pub(crate) fn from_value(status: u16, value: &Value) -> Self {
-        Self { status, body: value.to_string().into(), retry_after_s: None }
+        Self::of(status, value.to_string().into())
     }
 
     /// 204.
     pub fn no_content() -> Self {
-        Self { status: 204, body: Bytes::new(), retry_after_s: None }
+        Self::of(204, Bytes::new())
     }
 
     pub(crate) fn retry_after(self, seconds: u64) -> Self {
@@ -46,7 +53,16 @@ impl Answer {
 
     /// An answer that was given before: its status and its body as JSON text, empty for none.
     pub fn again(status: u16, body: String) -> Self {
-        Self { status, body: body.into(), retry_after_s: None }
+        Self::of(status, body.into())
+    }
+
+    /// A stream of that type.
+    pub(crate) fn streamed(
+        status: u16,
+        content_type: &'static str,
+        pieces: impl Stream<Item = Bytes> + Send + 'static,
+    ) -> Self {
+        Self { stream: Some(Streamed { content_type, pieces: pieces.boxed() }), ..Self::of(status, Bytes::new()) }
     }
 
     /// The HTTP status.
@@ -54,14 +70,22 @@ impl Answer {
         self.status
     }
 
-    /// The body: JSON, or nothing.
+    /// The body: JSON, or nothing. A stream's is nothing here.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
     /// The whole answer as an HTTP response with its standing headers.
-    pub fn into_response(self, request_id: &str) -> http::Response<Bytes> {
-        let mut response = http::Response::new(self.body);
+    pub fn into_response(self, request_id: &str) -> http::Response<Body> {
+        let content_type = match &self.stream {
+            Some(stream) => Some(stream.content_type),
+            None => (!self.body.is_empty()).then_some("application/json"),
+        };
+        let body = match self.stream {
+            Some(stream) => Body::Stream(stream.pieces),
+            None => Body::Whole(self.body),
+        };
+        let mut response = http::Response::new(body);
         *response.status_mut() =
             http::StatusCode::from_u16(self.status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
@@ -73,9 +97,8 @@ impl Answer {
             headers.insert(http::header::RETRY_AFTER, http::HeaderValue::from(seconds));
         }
         headers.insert("x-content-type-options", http::HeaderValue::from_static("nosniff"));
-        if !response.body().is_empty() {
-            let json = http::HeaderValue::from_static("application/json");
-            response.headers_mut().insert(http::header::CONTENT_TYPE, json);
+        if let Some(content_type) = content_type {
+            headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
         }
         response
     }

@@ -1,6 +1,6 @@
 //! A call: one request on its way through authentication.
 
-use crate::{ApiError, ErrorCode, Pattern, Request};
+use crate::{ApiError, ErrorCode, Pattern, Request, StreamLimits};
 use futures_util::future::{Either, select};
 use std::future::Future;
 use std::pin::pin;
@@ -58,12 +58,24 @@ pub struct Call {
     request: Request,
     route: &'static RouteInfo,
     credentials: Credentials,
+    streams: StreamLimits,
 }
 
 impl Call {
     /// A call of that route.
     pub fn new(request: Request, route: &'static RouteInfo, credentials: Credentials) -> Self {
-        Self { request, route, credentials }
+        Self { request, route, credentials, streams: StreamLimits::default() }
+    }
+
+    /// The same with other limits of streams.
+    #[must_use]
+    pub fn with_streams(self, streams: StreamLimits) -> Self {
+        Self { streams, ..self }
+    }
+
+    /// How long streams last.
+    pub fn streams(&self) -> StreamLimits {
+        self.streams
     }
 
     /// The request.
@@ -95,6 +107,21 @@ impl Call {
         self.request.bearer().unwrap_or_default()
     }
 
+    /// What the caller claims to be. A browser cannot set headers on a stream of events: there, and nowhere else, a
+    /// session's token may be the query's `token`. An API key may not: addresses end up in histories and logs.
+    fn claim(&self) -> Result<Claim, Unauthorized> {
+        if let Some(bearer) = self.request.bearer() {
+            return Claim::parse(bearer);
+        }
+        let takes_token = self.route.streams && self.route.method == "GET" && !self.request.has_authorization();
+        let query = self.request.query().ok().filter(|_| takes_token).ok_or(Unauthorized)?;
+        let claim = Claim::parse(query.get("token").ok_or(Unauthorized)?)?;
+        match claim.kind() {
+            CredentialKind::Session(_) => Ok(claim),
+            CredentialKind::ApiKey | CredentialKind::Agent(..) => Err(Unauthorized),
+        }
+    }
+
     /// Authenticates the caller.
     ///
     /// # Errors
@@ -114,7 +141,7 @@ impl Call {
     where
         F: Future<Output = Result<T, ApiError>>,
     {
-        let claim = Claim::parse(self.request.bearer().ok_or(Unauthorized)?)?;
+        let claim = self.claim()?;
         let ahead = Ahead::default();
         let admitting = pin!(self.admit(&claim));
         let reading = pin!(ahead.hold(claim.read_ahead(read)));
@@ -134,9 +161,12 @@ impl Call {
     /// Finds the credential that the claim names, and whether it may make this call now.
     async fn admit(&self, claim: &Claim) -> Result<Principal, ApiError> {
         let admission = self.credentials.admit(claim).await?;
-        let origin = Origin { request: self.request.id.clone(), source_ip: self.request.source_ip };
+        let origin =
+            Origin { request: self.request.id.clone(), source_ip: self.request.source_ip, trace: self.request.trace() };
         let principal = claim.prove(admission.record.as_ref(), now_ms())?.in_request(origin);
-        tracing::Span::current().record("credential", principal.credential_id().as_str());
+        let span = tracing::Span::current();
+        span.record("platform", principal.platform().as_str());
+        span.record("credential", principal.credential_id().as_str());
         if admission.over_limit {
             return Err(ApiError::rate_limited(RETRY_AFTER_S));
         }

@@ -12,6 +12,7 @@ mod error;
 mod logging;
 mod pattern;
 mod request;
+mod stream;
 #[cfg(test)]
 mod support;
 mod times;
@@ -24,4 +25,5 @@ pub use error::{ApiError, ErrorCode};
 pub use logging::{LogFormat, LoggingError, init_logging, make_subscriber};
 pub use pattern::{Params, Pattern};
 pub use request::{MAX_BODY_BYTES, QueryParams, Request};
+pub use stream::{Body, SSE_BEGIN, SSE_DONE, SSE_HEARTBEAT, StreamLimits, sse_event, sse_reconnect};
 pub use times::{format_duration, format_time, parse_duration_ms, parse_time_ms};

@@ -40,6 +40,34 @@ impl Request {
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     }
 
+    /// Whether it says anything about who the caller is in the usual place.
+    pub(crate) fn has_authorization(&self) -> bool {
+        self.headers.contains_key(http::header::AUTHORIZATION)
+    }
+
+    /// The trace that it says it belongs to, by `traceparent` (<https://www.w3.org/TR/trace-context/>) or by the
+    /// gateway's `X-Amzn-Trace-Id`. Anything of another form is as good as absent.
+    pub fn trace(&self) -> Option<String> {
+        Self::trace_of(&self.headers)
+    }
+
+    /// The same of a request's headers alone.
+    pub fn trace_of(headers: &http::HeaderMap) -> Option<String> {
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let is_hex = |text: &str, len: usize| text.len() == len && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let of_parent = header("traceparent").and_then(|value| value.split('-').nth(1)).filter(|id| is_hex(id, 32));
+        let of_amazon = || {
+            let root = header("x-amzn-trace-id")?.split(';').find_map(|part| part.trim().strip_prefix("Root="))?;
+            let mut parts = root.split('-');
+            let is_root = parts.next() == Some("1")
+                && parts.next().is_some_and(|part| is_hex(part, 8))
+                && parts.next().is_some_and(|part| is_hex(part, 24))
+                && parts.next().is_none();
+            is_root.then_some(root)
+        };
+        of_parent.or_else(of_amazon).map(str::to_owned)
+    }
+
     /// A path parameter.
     ///
     /// # Errors
@@ -167,6 +195,27 @@ mod tests {
         }
         assert_eq!(with_authorization(b"Bearer \xff").bearer(), None);
         assert_eq!(make_request("/", "", b"").bearer(), None);
+    }
+
+    #[test]
+    fn a_trace_is_taken_from_either_header_and_only_in_its_own_form() {
+        let traced = |headers: &[(&'static str, &str)]| {
+            let mut request = make_request("/", "", b"");
+            for (name, value) in headers {
+                request.headers.insert(*name, value.parse().unwrap());
+            }
+            request.trace()
+        };
+        let (parent, root) = ("4bf92f3577b34da6a3ce929d0e0e4736", "1-5759e988-bd862e3fe1be46a994272793");
+        let parent_header = format!("00-{parent}-00f067aa0ba902b7-01");
+        let root_header = format!("Self=x; Root={root};Parent=53995c3f42cd8ad8;Sampled=1");
+        assert_eq!(traced(&[("traceparent", &parent_header)]).as_deref(), Some(parent));
+        assert_eq!(traced(&[("x-amzn-trace-id", &root_header)]).as_deref(), Some(root));
+        let both = [("traceparent", parent_header.as_str()), ("x-amzn-trace-id", root_header.as_str())];
+        assert_eq!(traced(&both).as_deref(), Some(parent));
+        for bad in ["", "x", "00-zz-00-01", "Root=1-5759e988-bd862e3fe1be46a994272793-x", "Root=2-5759e988-bd862e"] {
+            assert_eq!(traced(&[("traceparent", bad), ("x-amzn-trace-id", bad)]), None, "{bad}");
+        }
     }
 
     #[test]

@@ -390,7 +390,8 @@ impl Agents {
             .put_new(&self.0, &scope.live_agents().row(agent.id.as_str()), &agent.without_texts())?
             .put_new(&self.0, &own.live_agents().row(agent.id.as_str()), &agent.without_texts())?
             .put_new(&self.0, &scope.work_key(&agent.id), &BTreeMap::<String, String>::new())?
-            .audit(&self.0, scope, changes::deed(&agent, AuditAction::AgentBoot).with(AuditOutcome::Started))?;
+            .audit(&self.0, scope, changes::deed(&agent, AuditAction::AgentBoot).with(AuditOutcome::Started))?
+            .log(&self.0, scope, [changes::status_log(&agent, None)])?;
         match transaction.commit(&self.0).await? {
             Committed::Yes => Ok(agent),
             Committed::Refused { write: 0, .. } => Err(StoreError::Conflict("the session has changed")),

@@ -9,6 +9,7 @@
 use crate::api_keys::REVOKED_KEPT_MS;
 use crate::audit::Deed;
 use crate::credentials::revocation;
+use crate::logs::LogPlace;
 use crate::page::{RowFilter, Span};
 use crate::platforms::DELETED_AT;
 use crate::secrets::{ScopeNames, copies_of};
@@ -22,7 +23,9 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use theazo_tenancy::{AgentId, Mode, Operator, Partition, PlatformId, SessionScope, TableKey, TenantScope, UserId};
+use theazo_tenancy::{
+    AgentId, Mode, Operator, Partition, PlatformId, ReadScope, SessionScope, TableKey, TenantScope, UserId,
+};
 
 /// How long the last rows of a deleted platform stay, milliseconds. Longer than any request that was authenticated
 /// before its keys were revoked: Lambda ends a function after 15 minutes
@@ -208,12 +211,14 @@ impl PlatformDeletion {
         for partition in [scope.agents(), scope.secret_values(), scope.providers(), scope.replays()] {
             self.table.remove_partition(&partition).await?;
         }
+        self.table.remove_logs(&LogPlace::Platform(ReadScope::clone(scope))).await?;
         self.table.remove_row(&scope.secret_names_key()).await.map(|_| ())
     }
 
     async fn remove_session(&self, scope: &TenantScope, session: &Session) -> Result<(), StoreError> {
         let own = scope.session(&session.id).ok_or(StoreError::NotFound)?;
         self.table.remove_secrets_of(&own).await?;
+        self.table.remove_logs(&LogPlace::Session(own.clone())).await?;
         loop {
             let agents = self.table.stretch(&own.agents()).await?.into_iter().map(from_item);
             let agents: Vec<Agent> = agents.collect::<Result<_, _>>()?;
@@ -306,6 +311,14 @@ impl Table {
     /// Some rows of a partition; none when it is empty.
     async fn stretch(&self, partition: &Partition) -> Result<Vec<Item>, StoreError> {
         Ok(self.query_back(partition, Span::default(), STRETCH, &RowFilter::default()).await?.rows)
+    }
+
+    /// Removes the log entries of a platform or session that writes none any more.
+    async fn remove_logs(&self, place: &LogPlace) -> Result<(), StoreError> {
+        for partition in place.kept_partitions(self.log_retention_ms, now_ms()) {
+            self.remove_partition(&partition).await?;
+        }
+        Ok(())
     }
 
     /// Removes every row of a partition to which nobody adds. Whether there were any.

@@ -14,6 +14,7 @@ mod credentials;
 mod deletion;
 mod error;
 mod ledger;
+mod logs;
 mod page;
 mod platforms;
 mod provider_configs;
@@ -41,6 +42,10 @@ pub use credentials::{Admission, Credentials, RateLimits};
 pub use deletion::{DeletionState, PlatformDeletion};
 pub use error::{KmsFailure, StoreError};
 pub use ledger::Deleted;
+pub use logs::{
+    LATE_MS, LogEntry, LogFilter, LogLevel, LogQueue, LogSource, LogTail, LogWriter, Logs, MAX_MESSAGE_BYTES,
+    MAX_METADATA_BYTES, NewLog, SETTLE_MS, Tailed,
+};
 pub use page::{Page, PageRequest, Position};
 pub use platforms::{NewPlatform, Platform, Platforms};
 pub use provider_configs::{ProviderConfig, ProviderConfigs, ProviderCredentials};
@@ -61,7 +66,7 @@ pub use sessions::{
     Counters, Limits, NewSession, Session, SessionChanges, SessionEnvironment, SessionFilter, SessionStatus, Sessions,
 };
 pub use simulated_disk::{DiskIndex, SimulatedDisks};
-pub use table::{DEFAULT_AUDIT_DAYS, Table};
+pub use table::{DEFAULT_AUDIT_DAYS, LOG_RETENTION_DAYS, Table};
 pub use trips::{RoundTrips, count_round_trips};
 pub use work::{Work, WorkItem};
 

@@ -76,8 +76,10 @@ pub(crate) struct Span<'a> {
 /// What one query gave.
 pub(crate) struct Stretch {
     pub(crate) rows: Vec<Item>,
-    /// The sort key to go on before, if the partition may hold more.
+    /// The sort key to go on from, if the partition may hold more.
     pub(crate) last: Option<String>,
+    /// Rows that the query went through, those that a filter dropped with them.
+    pub(crate) scanned: usize,
 }
 
 impl Table {
@@ -91,9 +93,10 @@ impl Table {
     ) -> Result<Stretch, StoreError> {
         // With a filter, rows are dropped after they were counted against the limit: read more of them at once.
         let limit = match (filter.terms.is_empty(), ahead::is_unproven()) {
-            (true, _) => wanted,
+            (true, false) => wanted,
+            (true, true) => wanted.min(ahead::MAX_UNPROVEN_ROWS),
             (false, true) => ahead::MAX_UNPROVEN_ROWS,
-            (false, false) => MAX_FILTERED_ROWS,
+            (false, false) => wanted.max(MAX_FILTERED_ROWS),
         };
         let mut values = filter.values.clone();
         values.insert(":pk".into(), AttributeValue::S(partition.pk().into()));
@@ -117,7 +120,8 @@ impl Table {
             .await
             .map_err(table_error("Query"))?;
         let last = answer.last_evaluated_key.as_ref().and_then(sort_key);
-        Ok(Stretch { rows: answer.items.unwrap_or_default(), last })
+        let scanned = usize::try_from(answer.scanned_count).unwrap_or(0);
+        Ok(Stretch { rows: answer.items.unwrap_or_default(), last, scanned })
     }
 
     pub(crate) async fn page<T: DeserializeOwned>(
@@ -146,6 +150,38 @@ impl Table {
         };
         let rows = found.into_iter().map(from_item).collect::<Result<_, _>>()?;
         Ok(Page { rows, next: next.map(Position) })
+    }
+}
+
+impl Table {
+    /// One query for at most `most` rows from one sort key to another, both included, oldest first.
+    pub(crate) async fn query_between(
+        &self,
+        partition: &Partition,
+        (from, to): (&str, &str),
+        most: usize,
+        filter: &RowFilter,
+    ) -> Result<Stretch, StoreError> {
+        let mut values = filter.values.clone();
+        for (name, value) in [(":pk", partition.pk()), (":from", from), (":to", to)] {
+            values.insert(name.into(), AttributeValue::S(value.into()));
+        }
+        let answer = self
+            .client
+            .query()
+            .table_name(&self.name)
+            .key_condition_expression("pk = :pk AND sk BETWEEN :from AND :to")
+            .set_filter_expression((!filter.terms.is_empty()).then(|| filter.terms.join(" AND ")))
+            .set_expression_attribute_names((!filter.names.is_empty()).then(|| filter.names.clone()))
+            .set_expression_attribute_values(Some(values))
+            .consistent_read(true)
+            .limit(i32::try_from(most).unwrap_or(i32::MAX))
+            .send()
+            .await
+            .map_err(table_error("Query"))?;
+        let last = answer.last_evaluated_key.as_ref().and_then(sort_key);
+        let scanned = usize::try_from(answer.scanned_count).unwrap_or(0);
+        Ok(Stretch { rows: answer.items.unwrap_or_default(), last, scanned })
     }
 }
 

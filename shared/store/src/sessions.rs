@@ -5,10 +5,11 @@ use crate::page::RowFilter;
 use crate::secrets::ScopeNames;
 use crate::table::number;
 use crate::transaction::{Committed, Expression, Transaction, back_off};
-use crate::{AuditAction, Deleted, Page, PageRequest, StoreError, Table, now_ms};
+use crate::{AuditAction, Deleted, LogLevel, LogSource, NewLog, Page, PageRequest, StoreError, Table, now_ms};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::try_join;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::collections::BTreeMap;
 use theazo_tenancy::{ReadScope, SessionId, SessionScope, TableKey, TenantScope, UserId};
 
@@ -141,6 +142,12 @@ impl SessionChanges {
 
 pub(crate) fn session_key(scope: &ReadScope, id: &SessionId) -> TableKey {
     scope.sessions().row(id.as_str())
+}
+
+/// What the log says of a change to a session.
+fn session_log(session: &Session, message: &str) -> NewLog {
+    NewLog::of_session(session, LogLevel::Info, LogSource::System, message)
+        .metadata(&json!({ "event": "session.status", "status": session.status, "limits": session.limits }))
 }
 
 /// Holds while a session is exactly as it was read, and active.
@@ -304,7 +311,8 @@ impl Sessions {
             let unchanged = Expression::new("revision = :read").value(":read", number(read));
             let transaction = Transaction::default()
                 .put(&self.0, &session_key(scope, &id), &session, unchanged)?
-                .audit(&self.0, scope, Deed::done(AuditAction::SessionUpdate).session(&id))?;
+                .audit(&self.0, scope, Deed::done(AuditAction::SessionUpdate).session(&id))?
+                .log(&self.0, scope, [session_log(&session, "session changed")])?;
             match transaction.commit(&self.0).await? {
                 Committed::Yes => return Ok(session),
                 Committed::Refused { .. } => back_off(attempt).await,
@@ -347,6 +355,7 @@ impl Sessions {
                     Expression::new("#p = :id").name("#p", "session").value(":id", AttributeValue::S(id.to_string()));
                 transaction = transaction.delete(&self.0, &scope.user_key(user), ours);
             }
+            transaction = transaction.log(&self.0, scope, [session_log(&session, "session terminated")])?;
             match transaction.commit(&self.0).await? {
                 Committed::Yes => return Ok(session),
                 Committed::Refused { .. } => back_off(attempt).await,
@@ -459,7 +468,9 @@ impl Sessions {
             let row = UserRow { session: session.id.clone() };
             transaction = transaction.put_new(&self.0, &scope.user_key(user), &row)?;
         }
-        transaction = transaction.audit(&self.0, scope, Deed::done(AuditAction::SessionCreate).session(&session.id))?;
+        transaction = transaction
+            .audit(&self.0, scope, Deed::done(AuditAction::SessionCreate).session(&session.id))?
+            .log(&self.0, scope, [session_log(&session, "session created")])?;
         match transaction.commit(&self.0).await? {
             Committed::Yes => Ok(Some(session)),
             Committed::Refused { write: 2, .. } if point => Ok(None),

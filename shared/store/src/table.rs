@@ -31,6 +31,14 @@ pub struct Table {
     ledger: String,
     credential_key: Option<Arc<CredentialKey>>,
     audit_days: u32,
+    pub(crate) log_retention_ms: i64,
+}
+
+/// How long a log entry is kept unless the deployment says otherwise, days.
+pub const LOG_RETENTION_DAYS: u32 = 30;
+
+fn days_ms(days: u32) -> i64 {
+    i64::from(days) * 24 * 60 * 60 * 1000
 }
 
 impl Table {
@@ -38,7 +46,14 @@ impl Table {
     pub fn new(aws: &Aws, name: impl Into<String>) -> Self {
         let name = name.into();
         let ledger = format!("{name}-ledger");
-        Self { client: aws.dynamodb.clone(), name, ledger, credential_key: None, audit_days: DEFAULT_AUDIT_DAYS }
+        Self {
+            client: aws.dynamodb.clone(),
+            name,
+            ledger,
+            credential_key: None,
+            audit_days: DEFAULT_AUDIT_DAYS,
+            log_retention_ms: days_ms(LOG_RETENTION_DAYS),
+        }
     }
 
     /// The same table whose audit entries are kept for that many days, instead of [`DEFAULT_AUDIT_DAYS`]. An entry
@@ -72,6 +87,12 @@ impl Table {
     /// The name of the ledger's table.
     pub fn ledger_name(&self) -> &str {
         &self.ledger
+    }
+
+    /// The same table with log entries kept for that many days.
+    #[must_use]
+    pub fn with_log_retention(self, days: u32) -> Self {
+        Self { log_retention_ms: days_ms(days), ..self }
     }
 
     /// The ledger's table.

@@ -38,6 +38,8 @@ pub struct Origin {
     pub request: RequestId,
     /// The address it came from, as the gateway or the listening socket saw it. Never a header that callers set.
     pub source_ip: Option<IpAddr>,
+    /// The trace that the caller or the gateway says it belongs to. A claim, only good for finding things together.
+    pub trace: Option<String>,
 }
 
 /// Who acts. Every scope that can write carries one, so that no change is without an author.

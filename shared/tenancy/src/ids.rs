@@ -41,6 +41,11 @@ fn encode(millis: u64, random: [u8; 10]) -> String {
     (0..BODY_CHARS).map(|index| char::from(ALPHABET[(value >> (5 * (BODY_CHARS - 1 - index))) as usize & 31])).collect()
 }
 
+fn decode(body: &str) -> u128 {
+    let digit = |letter: u8| ALPHABET.iter().position(|known| *known == letter).unwrap_or(0) as u128;
+    body.bytes().fold(0, |value, letter| value << 5 | digit(letter))
+}
+
 fn is_body(text: &str) -> bool {
     // The first character carries only three bits: 130 bits of text hold 128 bits of id.
     text.len() == BODY_CHARS
@@ -73,6 +78,23 @@ macro_rules! id {
             /// The lowest id of that moment, Unix milliseconds: where a range of times begins or ends.
             pub fn first_at(at_ms: i64) -> Self {
                 Self(format!("{}{}", $prefix, encode(millis(at_ms), [0; 10])))
+            }
+
+            /// The moment it sorts by, Unix milliseconds: when it was made, by the clock of whoever made it.
+            pub fn at_ms(&self) -> i64 {
+                i64::try_from(self.value() >> 80).unwrap_or(i64::MAX)
+            }
+
+            /// The id that sorts directly after this one.
+            #[must_use]
+            pub fn successor(&self) -> Self {
+                let value = self.value().saturating_add(1);
+                let [_, _, _, _, _, _, random @ ..] = value.to_be_bytes();
+                Self(format!("{}{}", $prefix, encode((value >> 80) as u64, random)))
+            }
+
+            fn value(&self) -> u128 {
+                decode(self.0.strip_prefix($prefix).unwrap_or_default())
             }
 
             /// The id in a text.
@@ -158,6 +180,19 @@ mod tests {
         assert!(early < late);
         assert_eq!(encode(0, [0; 10]), "0".repeat(26));
         assert_eq!(encode(0xffff_ffff_ffff, [0xff; 10]), format!("7{}", "z".repeat(25)));
+    }
+
+    #[test]
+    fn an_id_tells_its_moment_and_has_a_successor_that_sorts_directly_after_it() {
+        let id = LogId::make_at(1_790_000_000_123);
+        assert_eq!(id.at_ms(), 1_790_000_000_123);
+        let next = id.successor();
+        assert!(next > id && LogId::parse(next.as_str()) == Ok(next.clone()));
+        assert_eq!(decode(&next.as_str()[4..]), decode(&id.as_str()[4..]) + 1);
+        let last_of_ms = LogId(format!("log_{}", encode(5, [0xff; 10])));
+        assert_eq!(last_of_ms.successor(), LogId::first_at(6));
+        let last = LogId(format!("log_7{}", "z".repeat(25)));
+        assert_eq!(last.successor(), last);
     }
 
     #[test]

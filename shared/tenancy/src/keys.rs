@@ -14,6 +14,7 @@
 //! | `<platform>#<mode>#agt_…#copies` | `NAME`, `0<SHA-256, HEX>` | a sealed copy of what an agent booted with; what vouches for the list of them |
 //! | `<platform>#<mode>#agt_…#disk` | `index`, `piece#…` | a simulated agent's files; in test mode only |
 //! | `<platform>#<mode>#audit#<yyyy-mm>` | `aud_…` | an audit entry |
+//! | `<platform>#<mode>#logs#<yyyy-mm-dd>#<shard>` | `log_…` | a log entry, for the platform |
 //! | `<platform>#<mode>#replays` | SHA-256, hex | an answer to be given again |
 //! | `<platform>#<mode>#providers` | `docker` … | a configured provider |
 //! | `<platform>#<mode>#ses_…#counters` | `counters` | a session's counters |
@@ -21,6 +22,7 @@
 //! | `<platform>#<mode>#ses_…#live-agents` | `agt_…` | the same, for its session |
 //! | `<platform>#<mode>#ses_…#names` | `names` | names and versions of the session's secrets |
 //! | `<platform>#<mode>#ses_…#values` | `NAME` | a sealed value of the session's secrets |
+//! | `<platform>#<mode>#ses_…#logs#<yyyy-mm-dd>` | `log_…` | the same log entry, for its session |
 //! | `platforms` | `plt_…` | the operator's directory |
 //! | `work#<shard>` | `agent#…`, `session#…`, `platform#…` | the operator's unfinished and running work |
 //! | `root` | `active`, `version#<n>` | the wrapped root keys |
@@ -36,6 +38,11 @@ use crate::{Actor, ActorKind, AgentId, KeyId, Mode, PlatformId, SessionId, Tenan
 
 /// How many partitions the operator's work list is spread over.
 pub const WORK_SHARDS: u8 = 16;
+
+/// How many partitions a platform's log entries of one day are spread over. One takes about 1,000 entries a second
+/// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html>); reading newest
+/// first asks all of them.
+pub const LOG_SHARDS: u8 = 4;
 
 /// A row's whole key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

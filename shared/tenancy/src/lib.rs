@@ -42,6 +42,6 @@ pub use ids::{
     AgentId, AuditId, CheckpointId, IdError, KeyId, LogId, PlatformId, RequestId, SessionId, SnapshotId,
     make_random_bytes,
 };
-pub use keys::{Operator, Partition, SealedOwner, SealedPlace, TableKey, WORK_SHARDS, WorkRef};
+pub use keys::{LOG_SHARDS, Operator, Partition, SealedOwner, SealedPlace, TableKey, WORK_SHARDS, WorkRef};
 pub use scope::{Mode, ReadScope, SessionScope, TenantScope};
 pub use user_id::{MAX_USER_ID_BYTES, UserId};

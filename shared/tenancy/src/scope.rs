@@ -1,7 +1,7 @@
 //! Scopes: what a caller may reach, as a type.
 
-use crate::keys::{Partition, TableKey, WorkRef};
-use crate::{Actor, AgentId, IssuedKey, PlatformId, SessionId, UserId};
+use crate::keys::{LOG_SHARDS, Partition, TableKey, WorkRef};
+use crate::{Actor, AgentId, IssuedKey, LogId, PlatformId, SessionId, UserId};
 use std::ops::Deref;
 
 /// A platform's two worlds, which never see each other's data.
@@ -124,6 +124,11 @@ impl ReadScope {
         self.mode
     }
 
+    /// The one session that it is confined to, for a session's or an agent's credential.
+    pub fn confined_to(&self) -> Option<&SessionId> {
+        self.only.as_ref()
+    }
+
     /// Whether a row that belongs to this session may be shown.
     pub fn sees(&self, session: &SessionId) -> bool {
         self.only.as_ref().is_none_or(|only| only == session)
@@ -194,6 +199,16 @@ impl ReadScope {
         self.partition(&format!("audit#{month}"))
     }
 
+    /// The log entries of a day (`2026-11-25`) over all sessions, a row each, spread over [`LOG_SHARDS`] partitions.
+    pub fn logs(&self, day: &str) -> impl Iterator<Item = Partition> {
+        (0..LOG_SHARDS).map(move |shard| self.partition(&format!("logs#{day}#{shard:x}")))
+    }
+
+    /// The one of those partitions that an entry lies in.
+    pub fn log_shard(&self, day: &str, id: &LogId) -> Partition {
+        self.partition(&format!("logs#{day}#{:x}", crc32fast::hash(id.as_str().as_bytes()) % u32::from(LOG_SHARDS)))
+    }
+
     /// Answers to be given again, a row each.
     pub fn replays(&self) -> Partition {
         self.partition("replays")
@@ -245,5 +260,10 @@ impl SessionScope {
     /// Sealed values of the session's secrets, a row each.
     pub fn secret_values(&self) -> Partition {
         self.partition("values")
+    }
+
+    /// The session's log entries of a day (`2026-11-25`), a row each.
+    pub fn logs(&self, day: &str) -> Partition {
+        self.partition(&format!("logs#{day}"))
     }
 }

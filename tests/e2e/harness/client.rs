@@ -69,6 +69,23 @@ impl Client {
         Self { once: Some(key.to_owned()), ..self.clone() }
     }
 
+    /// The same client for another server.
+    pub fn with_base(&self, base: &str) -> Self {
+        Self { base: base.to_owned(), ..self.clone() }
+    }
+
+    /// Begins a GET whose body is read as it comes.
+    pub async fn open(&self, path: &str, headers: &[(&str, &str)]) -> reqwest::Response {
+        let mut request = self.http.get(format!("{}{path}", self.base));
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(key);
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.send().await.unwrap_or_else(|error| panic!("GET {path}: {error}"))
+    }
+
     /// `http://host:port`.
     pub fn base(&self) -> &str {
         &self.base

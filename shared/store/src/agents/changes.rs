@@ -1,11 +1,12 @@
-//! Changes of agents' rows. Each is one transaction with what it moves in the session's counters and its audit entry.
+//! Changes of agents' rows. Each is one transaction with what it moves in the session's counters and its audit and log entries.
 
 use super::{Agent, AgentStatus, Agents, Intent, RETENTION_MS};
 use crate::audit::Deed;
 use crate::secrets::copies_of;
 use crate::table::{TTL, number, to_item, ttl_seconds};
 use crate::transaction::{Committed, Expression, Transaction, back_off};
-use crate::{AuditAction, AuditOutcome, StoreError, now_ms};
+use crate::{AuditAction, AuditOutcome, LogLevel, LogSource, NewLog, StoreError, now_ms};
+use serde_json::json;
 use theazo_tenancy::{AgentId, TenantScope};
 
 const ATTEMPTS: u32 = 30;
@@ -39,6 +40,14 @@ fn outcome(before: &Agent, after: &Agent) -> Option<(AuditAction, AuditOutcome)>
         AgentStatus::Failed => (AuditAction::AgentEnd, AuditOutcome::Failed),
         _ => return None,
     })
+}
+
+/// What the log says of an agent's new status.
+pub(super) fn status_log(agent: &Agent, from: Option<AgentStatus>) -> NewLog {
+    let level = if agent.status == AgentStatus::Failed { LogLevel::Error } else { LogLevel::Info };
+    let message = format!("agent is {}", agent.status.as_str());
+    NewLog::of_agent(agent, level, LogSource::System, message)
+        .metadata(&json!({ "event": "agent.status", "status": agent.status, "from": from }))
 }
 
 impl Agents {
@@ -104,6 +113,7 @@ impl Agents {
             if let Some((action, outcome)) = entry {
                 transaction = transaction.audit(&self.0, scope, deed(&after, action).with(outcome))?;
             }
+            transaction = transaction.log(&self.0, scope, [status_log(&agent, Some(before.status))])?;
             match transaction.commit(&self.0).await? {
                 Committed::Yes => return Ok(after),
                 Committed::Refused { .. } => back_off(attempt).await,

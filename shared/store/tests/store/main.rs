@@ -20,6 +20,7 @@ mod deletion;
 mod gate;
 mod key_cache;
 mod key_faults;
+mod log_entries;
 mod logs;
 mod pages;
 mod pausing;

@@ -1,0 +1,256 @@
+//! Answers that are not whole when they begin: Server-Sent Events, and slow work whose connection is kept alive.
+
+use crate::{Answer, ApiError};
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt, stream};
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use theazo_tenancy::RequestId;
+use tracing::Instrument;
+
+/// How long streams last, and what keeps them alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// When a stream of events is ended for its reader to come back: before the 15 minutes after which Lambda and the
+    /// gateway end it without a word.
+    pub lifetime: Duration,
+    /// The longest silence of a stream. The contract says 15 s at most.
+    pub heartbeat: Duration,
+    /// How long a reader may take to take what is sent, before it is cut off.
+    pub slow_reader: Duration,
+    /// How long a log entry has to be there before a stream gives it, so that none that is written meanwhile by another
+    /// clock is passed over.
+    pub settle: Duration,
+    /// How long an answer in one piece may take before white space keeps its connection alive.
+    pub silence: Duration,
+}
+
+impl Default for StreamLimits {
+    fn default() -> Self {
+        Self {
+            lifetime: Duration::from_secs(14 * 60),
+            heartbeat: Duration::from_secs(10),
+            slow_reader: Duration::from_secs(10),
+            settle: Duration::from_secs(2),
+            silence: Duration::from_secs(240),
+        }
+    }
+}
+
+/// A stream of events, and of white space: what the connection sends, piece by piece.
+pub(crate) struct Streamed {
+    pub(crate) content_type: &'static str,
+    pub(crate) pieces: BoxStream<'static, Bytes>,
+}
+
+impl fmt::Debug for Streamed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streamed").field("content_type", &self.content_type).finish_non_exhaustive()
+    }
+}
+
+/// An answer's body.
+pub enum Body {
+    /// All of it.
+    Whole(Bytes),
+    /// Piece by piece.
+    Stream(BoxStream<'static, Bytes>),
+}
+
+impl Body {
+    /// The body, unless it is a stream.
+    pub const fn whole(&self) -> Option<&Bytes> {
+        match self {
+            Self::Whole(bytes) => Some(bytes),
+            Self::Stream(_) => None,
+        }
+    }
+
+    /// All of it, once it has ended.
+    pub async fn collect(self) -> Bytes {
+        match self {
+            Self::Whole(bytes) => bytes,
+            Self::Stream(pieces) => pieces.concat_bytes().await,
+        }
+    }
+
+    /// The pieces.
+    pub fn into_pieces(self) -> BoxStream<'static, Bytes> {
+        match self {
+            Self::Whole(bytes) => stream::iter((!bytes.is_empty()).then_some(bytes)).boxed(),
+            Self::Stream(pieces) => pieces,
+        }
+    }
+}
+
+/// Gathering pieces.
+trait ConcatBytes {
+    async fn concat_bytes(self) -> Bytes;
+}
+
+impl ConcatBytes for BoxStream<'static, Bytes> {
+    async fn concat_bytes(self) -> Bytes {
+        let all = self.fold(Vec::new(), |mut all, piece| async move {
+            all.extend_from_slice(&piece);
+            all
+        });
+        all.await.into()
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        match &mut *self {
+            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(http_body::Frame::data(std::mem::take(bytes))))),
+            Self::Stream(pieces) => {
+                pieces.as_mut().poll_next(context).map(|piece| piece.map(http_body::Frame::data).map(Ok))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(bytes) if bytes.is_empty())
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        match self {
+            Self::Whole(bytes) => http_body::SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
+            Self::Stream(_) => http_body::SizeHint::default(),
+        }
+    }
+}
+
+impl Answer {
+    /// Server-Sent Events (<https://html.spec.whatwg.org/multipage/server-sent-events.html>), each piece one or more whole
+    /// events or comments.
+    pub fn events(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Self {
+        Self::streamed(200, "text/event-stream", pieces)
+    }
+
+    /// The answer of `work`. If that takes longer than the limit, an answer of status 200 begins, white space keeps its
+    /// connection alive, and the body follows when it is there: that of the error, if there is one, because the status is
+    /// gone. Work that was begun goes on when the caller hangs up. Must be called on a Tokio runtime.
+    ///
+    /// # Errors
+    /// Whatever `work` fails with within the limit.
+    pub async fn kept_alive(
+        limits: StreamLimits,
+        request: RequestId,
+        work: impl Future<Output = Result<Self, ApiError>> + Send + 'static,
+    ) -> Result<Self, ApiError> {
+        let mut work = Box::pin(work);
+        if let Ok(outcome) = tokio::time::timeout(limits.silence, &mut work).await {
+            return outcome;
+        }
+        let waiting = Some((tokio::spawn(work.in_current_span()), Duration::ZERO));
+        let pieces = stream::unfold((waiting, request), move |(waiting, request)| async move {
+            let (mut work, pause) = waiting?;
+            match tokio::time::timeout(pause, &mut work).await {
+                Err(_) => Some((Bytes::from_static(b" "), (Some((work, limits.heartbeat)), request))),
+                Ok(ended) => {
+                    let outcome = ended.unwrap_or_else(|_| Err(ApiError::internal()));
+                    let body = outcome.unwrap_or_else(|error| error.into_answer(&request)).body().clone();
+                    Some((body, (None, request)))
+                }
+            }
+        });
+        Ok(Self::streamed(200, "application/json", pieces))
+    }
+}
+
+/// An event of a stream. `id` is what a reader that comes back names as the last it was given.
+pub fn sse_event(name: &str, id: Option<&str>, data: &serde_json::Value) -> String {
+    // JSON text has no line breaks outside its strings, and inside them they are escaped.
+    let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
+    format!("event: {name}\n{id}data: {data}\n\n")
+}
+
+/// What a stream begins with: when a reader that was cut off comes back, milliseconds.
+pub const SSE_BEGIN: &str = "retry: 1000\n\n";
+
+/// What keeps a silent stream alive.
+pub const SSE_HEARTBEAT: &str = ": alive\n\n";
+
+/// The end of a stream whose subject has ended.
+pub const SSE_DONE: &str = "data: [DONE]\n\n";
+
+/// The end of a stream whose reader is to come back, with why.
+pub fn sse_reconnect(why: &str) -> String {
+    sse_event("reconnect", None, &serde_json::json!({ "reason": why }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorCode;
+    use serde_json::{Value, json};
+
+    /// Answers after so many milliseconds, of which the first so many are silent.
+    async fn after(ms: u64, silence_ms: u64, outcome: Result<Answer, ApiError>) -> Result<Answer, ApiError> {
+        let work = async move {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            outcome
+        };
+        let (heartbeat, silence) = (Duration::from_millis(20), Duration::from_millis(silence_ms));
+        let limits = StreamLimits { heartbeat, silence, ..StreamLimits::default() };
+        Answer::kept_alive(limits, RequestId::make(), work).await
+    }
+
+    #[tokio::test]
+    async fn work_that_ends_in_time_answers_as_it_is() {
+        let answer = after(5, 60_000, Answer::json(201, &json!({ "a": 1 }))).await.unwrap();
+        assert_eq!((answer.status(), answer.body().as_ref()), (201, br#"{"a":1}"#.as_slice()));
+        let error = ApiError::new(ErrorCode::Timeout, "too long");
+        assert_eq!(after(5, 60_000, Err(error.clone())).await.err(), Some(error));
+    }
+
+    #[tokio::test]
+    async fn work_that_takes_longer_is_kept_alive_by_white_space_and_ends_in_its_body_or_its_error() {
+        for (outcome, field) in
+            [(Answer::json(200, &json!({ "exitCode": 0 })), "exitCode"), (Err(ApiError::internal()), "error")]
+        {
+            let answer = after(200, 20, outcome).await.unwrap();
+            assert_eq!(answer.status(), 200);
+            let text = answer.into_response("req_x").into_body().collect().await;
+            let blanks = text.iter().take_while(|byte| **byte == b' ').count();
+            assert!(blanks > 1, "{text:?}");
+            let value: Value = serde_json::from_slice(&text).unwrap();
+            assert!(value.get(field).is_some(), "{value}");
+        }
+    }
+
+    #[tokio::test]
+    async fn work_goes_on_when_its_caller_hangs_up() {
+        let (done, ended) = tokio::sync::oneshot::channel();
+        let work = async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let _ = done.send(());
+            Ok(Answer::no_content())
+        };
+        let limits = StreamLimits { silence: Duration::from_millis(1), ..StreamLimits::default() };
+        drop(Answer::kept_alive(limits, RequestId::make(), work).await.unwrap());
+        assert_eq!(ended.await, Ok(()));
+    }
+
+    #[test]
+    fn an_event_is_one_line_of_data_whatever_the_text_is() {
+        let event = sse_event("log", Some("log_1"), &json!({ "message": "a\nb\r\ndata: [DONE]\n\n\u{2028}" }));
+        let lines: Vec<_> = event.split('\n').collect();
+        assert_eq!(lines.len(), 5, "{event:?}");
+        assert_eq!(lines[..2], ["event: log", "id: log_1"]);
+        assert!(lines[2].starts_with("data: {") && !lines[2].contains('\r'));
+        assert_eq!(lines[3..], ["", ""]);
+    }
+}

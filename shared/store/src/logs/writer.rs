@@ -1,0 +1,123 @@
+//! Writing entries that belong to no transaction.
+
+use super::{NewLog, next_id, rows_of};
+use crate::table::Item;
+use crate::{StoreError, Table, now_ms};
+use theazo_tenancy::TenantScope;
+use tokio::sync::watch;
+
+/// Rows that are under way at once: eight of the table's batches.
+const ROWS_AT_ONCE: usize = 200;
+
+/// Writing log entries. No way to read, change or remove one.
+#[derive(Clone)]
+pub struct LogWriter {
+    table: Table,
+    queue: LogQueue,
+    clock_offset_ms: i64,
+}
+
+/// What this process has still to write of entries that nobody waits for.
+#[derive(Clone)]
+pub struct LogQueue(watch::Sender<usize>);
+
+impl Default for LogQueue {
+    fn default() -> Self {
+        Self(watch::Sender::new(0))
+    }
+}
+
+impl LogQueue {
+    /// Resolves when everything is written that was queued until now. To be awaited before the process is frozen or
+    /// ends.
+    pub async fn flushed(&self) {
+        // The sender is alive: it is ours.
+        let _ = self.0.subscribe().wait_for(|pending| *pending == 0).await;
+    }
+}
+
+/// Counts one write for as long as it lives.
+struct Pending(LogQueue);
+
+impl Pending {
+    fn begin(queue: &LogQueue) -> Self {
+        queue.0.send_modify(|pending| *pending += 1);
+        Self(queue.clone())
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|pending| *pending = pending.saturating_sub(1));
+    }
+}
+
+impl LogWriter {
+    /// Over that table, with the process's queue.
+    pub fn new(table: Table, queue: LogQueue) -> Self {
+        Self { table, queue, clock_offset_ms: 0 }
+    }
+
+    /// The same as on a machine whose clock is ahead by so many milliseconds, or behind. For tests.
+    #[must_use]
+    pub fn with_clock_offset(self, ms: i64) -> Self {
+        Self { clock_offset_ms: ms, ..self }
+    }
+
+    /// Writes entries, in batches that run side by side. Their order is the order of their ids. To be awaited side by
+    /// side with the request's last write, so that it costs no round trip of its own.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] for a session outside the scope; [`StoreError::Table`] when the table does not answer.
+    /// Some of the entries may be written then.
+    pub async fn append(&self, scope: &TenantScope, entries: Vec<NewLog>) -> Result<(), StoreError> {
+        put(&self.table, self.rows(scope, entries)?).await
+    }
+
+    /// The same where the change that the entries tell of has happened already: a failure is told to the operator and
+    /// to nobody else.
+    pub async fn note(&self, scope: &TenantScope, entries: Vec<NewLog>) {
+        if let Err(error) = self.append(scope, entries).await {
+            tracing::error!(%error, "log entries are lost");
+        }
+    }
+
+    /// The same without waiting, where a request has no write to be side by side with. [`LogQueue::flushed`] tells when
+    /// it is done. Must be called on a Tokio runtime.
+    pub fn later(&self, scope: &TenantScope, entries: Vec<NewLog>) {
+        let rows = match self.rows(scope, entries) {
+            Ok(rows) => rows,
+            Err(error) => return tracing::error!(%error, "log entries are lost"),
+        };
+        if rows.is_empty() {
+            return;
+        }
+        let pending = Pending::begin(&self.queue);
+        let table = self.table.clone();
+        tokio::spawn(async move {
+            let _pending = pending;
+            if let Err(error) = put(&table, rows).await {
+                tracing::error!(%error, "log entries are lost");
+            }
+        });
+    }
+
+    fn rows(&self, scope: &TenantScope, entries: Vec<NewLog>) -> Result<Vec<Item>, StoreError> {
+        let mut rows = Vec::with_capacity(entries.len() * 2);
+        for entry in entries {
+            let mut id = next_id(now_ms());
+            if self.clock_offset_ms != 0 {
+                id = theazo_tenancy::LogId::make_at(id.at_ms().saturating_add(self.clock_offset_ms));
+            }
+            rows.extend(rows_of(&self.table, scope, &entry.into_entry(id, scope))?);
+        }
+        Ok(rows)
+    }
+}
+
+async fn put(table: &Table, rows: Vec<Item>) -> Result<(), StoreError> {
+    for some in rows.chunks(ROWS_AT_ONCE) {
+        table.put_all(some.iter().cloned()).await?;
+    }
+    Ok(())
+}
