@@ -406,7 +406,12 @@ impl Sessions {
             }
             if changes {
                 let action = if pauses { AuditAction::SessionPause } else { AuditAction::SessionResume };
-                transaction = transaction.audit(&self.0, scope, Deed::done(action).session(id))?;
+                let message = if pauses { "session paused" } else { "session resumed" };
+                transaction = transaction.audit(&self.0, scope, Deed::done(action).session(id))?.log(
+                    &self.0,
+                    scope,
+                    [session_log(&session, message)],
+                )?;
             }
             match transaction.commit(&self.0).await? {
                 Committed::Yes => return Ok(session),

@@ -113,7 +113,8 @@ impl Agents {
             if let Some((action, outcome)) = entry {
                 transaction = transaction.audit(&self.0, scope, deed(&after, action).with(outcome))?;
             }
-            transaction = transaction.log(&self.0, scope, [status_log(&agent, Some(before.status))])?;
+            let news = (after.status != before.status).then(|| status_log(&after, Some(before.status)));
+            transaction = transaction.log(&self.0, scope, news)?;
             match transaction.commit(&self.0).await? {
                 Committed::Yes => return Ok(after),
                 Committed::Refused { .. } => back_off(attempt).await,

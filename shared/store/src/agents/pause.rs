@@ -1,7 +1,7 @@
 //! Pausing agents and booting them again. Each begins with a row that says what is attempted, before the provider is
 //! asked, and ends with one that says how it went; whoever finds the first without the second knows what to do.
 
-use super::changes::{Change, deed};
+use super::changes::{Change, deed, status_log};
 use super::{Agent, AgentStatus, Agents, BootedSecret, Intent, PausedBy, Snapshot, over_limit, within_limit};
 use crate::sessions::unchanged_and_active;
 use crate::table::number;
@@ -117,6 +117,7 @@ impl Agents {
             scope,
             deed(&after, action).with(AuditOutcome::Started),
         )?;
+        let transaction = transaction.log(&self.0, scope, [status_log(&after, Some(agent.status))])?;
         match transaction.commit(&self.0).await? {
             Committed::Yes => Ok(after),
             Committed::Refused { write: 1, row } if intent == Intent::Resuming => Err(over_limit(session, row)?),
