@@ -39,7 +39,8 @@ impl Instance {
             headers,
             body: if body.is_null() { Bytes::new() } else { body.to_string().into() },
         };
-        serve(&self.0, ROUTES, incoming).await.0
+        let (parts, body) = serve(&self.0, ROUTES, incoming).await.0.into_parts();
+        http::Response::from_parts(parts, body.collect().await)
     }
 
     async fn whoami(&self, key: &str) -> u16 {
