@@ -8,9 +8,10 @@ use theazo_http::StreamLimits;
 use theazo_providers::docker::{DockerConfig, DockerProvider, Endpoint};
 use theazo_providers::{Provider, ProviderError};
 use theazo_store::{
-    AgentCopies, Agents, ApiKeys, AuditLog, Aws, Credentials, DEFAULT_AUDIT_DAYS, KeyRing, KeyRingConfig,
-    LOG_RETENTION_DAYS, LogQueue, LogWriter, Logs, ProviderConfigs, ProviderCredentials, RateLimits, Replays,
-    SecretNames, SecretOpener, SecretSealer, SessionTokens, Sessions, SimulatedDisks, Table, is_kms_key_arn,
+    AgentCopies, AgentReports, AgentTokens, Agents, ApiKeys, AuditLog, Aws, Credentials, DEFAULT_AUDIT_DAYS, KeyRing,
+    KeyRingConfig, LOG_RETENTION_DAYS, LogQueue, LogWriter, Logs, ProviderConfigs, ProviderCredentials, RateLimits,
+    Replays, SecretNames, SecretOpener, SecretSealer, SessionTokens, Sessions, SimulatedDisks, Table, TokenCopies,
+    is_kms_key_arn,
 };
 use theazo_tenancy::{CredentialKey, Operator};
 use zeroize::Zeroizing;
@@ -33,6 +34,8 @@ pub struct DeploymentConfig {
     pub audit_days: u32,
     /// The deployment's own Docker engine, if it has one.
     pub docker: Option<DockerEngine>,
+    /// Where agents reach this API from inside their sandboxes, `http://host:port`. Without one they are given no token.
+    pub agent_endpoint: Option<String>,
     /// The key that its credentials' rows are sealed with. The same for all functions, and nowhere in the table.
     pub credential_key: Arc<CredentialKey>,
     /// How many requests a credential may make in a second.
@@ -96,6 +99,7 @@ const LEDGER: &str = "THEAZO_LEDGER";
 const KMS_KEY: &str = "THEAZO_KMS_KEY_ARN";
 const DOCKER_ENDPOINT: &str = "THEAZO_DOCKER_ENDPOINT";
 const DOCKER_IMAGE: &str = "THEAZO_DOCKER_IMAGE";
+const AGENT_ENDPOINT: &str = "THEAZO_AGENT_ENDPOINT";
 /// Where a process finds the key that credentials are sealed with.
 pub const CREDENTIAL_KEY: &str = "THEAZO_CREDENTIAL_KEY";
 const KEY_RATE: &str = "THEAZO_KEY_REQUESTS_PER_SECOND";
@@ -191,6 +195,7 @@ impl DeploymentConfig {
         let credential_key = CredentialKey::parse(&credential_key).ok_or(ConfigError::NotAKey(CREDENTIAL_KEY))?;
         let credential_key = Arc::new(credential_key);
         let (ledger, audit_days, key_cache) = (variable(LEDGER), audit_days(variable)?, key_cache(variable)?);
+        let agent_endpoint = variable(AGENT_ENDPOINT);
         let (log_retention_days, streams) = (log_retention(variable)?, StreamLimits::default());
         Ok(Self {
             name,
@@ -199,6 +204,7 @@ impl DeploymentConfig {
             kms_key_arn,
             audit_days,
             docker,
+            agent_endpoint,
             credential_key,
             rate_limits,
             key_cache,
@@ -217,6 +223,9 @@ impl DeploymentConfig {
         variables.push((KEY_CACHE_SECONDS, self.key_cache.as_secs().to_string()));
         variables.push((AUDIT_DAYS, self.audit_days.to_string()));
         variables.push((LOG_RETENTION, self.log_retention_days.to_string()));
+        if let Some(endpoint) = &self.agent_endpoint {
+            variables.push((AGENT_ENDPOINT, endpoint.clone()));
+        }
         if let Some(ledger) = &self.ledger {
             variables.push((LEDGER, ledger.clone()));
         }
@@ -301,6 +310,12 @@ pub enum CapabilityName {
     SecretOpener,
     /// Keep sealed copies beside agents and open them to mask output.
     AgentCopies,
+    /// Make a token for an agent that boots, and seal copies for it.
+    AgentTokens,
+    /// Open the copies that an agent's token opens.
+    TokenCopies,
+    /// Record what agents report of themselves.
+    AgentReports,
     /// Make, list, rotate and revoke API keys.
     ApiKeys,
     /// Mint and revoke sessions' tokens.
@@ -349,6 +364,10 @@ capabilities! {
     SecretSealer: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
     SecretOpener: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
     AgentCopies: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
+    AgentTokens: deployment => Self::new(
+        deployment.table.clone(), &deployment.config.name, deployment.config.agent_endpoint.as_deref());
+    TokenCopies: deployment => Self::new(deployment.table.clone(), &deployment.config.name);
+    AgentReports: deployment => Self::new(deployment.table.clone());
     ApiKeys: deployment => Self::new(deployment.table.clone());
     SessionTokens: deployment => Self::new(deployment.table.clone());
     ProviderConfigs: deployment => Self::new(deployment.table.clone());

@@ -14,6 +14,7 @@ pub mod logs;
 pub mod providers;
 pub mod reconcile;
 pub mod routes;
+pub mod sandbox;
 pub mod schedule;
 pub mod secrets;
 mod serve;

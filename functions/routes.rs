@@ -4,13 +4,13 @@
 //! call it, which capabilities it is handed, whether its answer is a stream (`streams true`), and its handler. The local server and the Lambda binaries come from it.
 
 use crate::deployment::{Capability, CapabilityName, Deployment};
-use crate::{account, agents, audit, keys, logs, providers, secrets, sessions};
+use crate::{account, agents, audit, keys, logs, providers, sandbox, secrets, sessions};
 use std::future::Future;
 use std::pin::Pin;
 use theazo_http::{Answer, ApiError, Call, Caller, Pattern, Repeats, RouteInfo};
 use theazo_store::{
-    AgentCopies, Agents, ApiKeys, AuditLog, LogWriter, Logs, ProviderConfigs, ProviderCredentials, Replays,
-    SecretNames, SecretOpener, SecretSealer, SessionTokens, Sessions,
+    AgentCopies, AgentReports, AgentTokens, Agents, ApiKeys, AuditLog, LogWriter, Logs, ProviderConfigs,
+    ProviderCredentials, Replays, SecretNames, SecretOpener, SecretSealer, SessionTokens, Sessions, TokenCopies,
 };
 
 use crate::agents::Sandboxes;
@@ -100,7 +100,7 @@ routes! {
     SESSIONS_PAUSE = "sessions-pause" POST "/v1/sessions/{id}/pause"
         by [Platform] needs [Sessions, Agents, Sandboxes] => sessions::pause;
     SESSIONS_RESUME = "sessions-resume" POST "/v1/sessions/{id}/resume"
-        by [Platform] needs [Sessions, Agents, SecretOpener, AgentCopies, Sandboxes] => sessions::resume;
+        by [Platform] needs [Sessions, Agents, SecretOpener, AgentCopies, AgentTokens, Sandboxes] => sessions::resume;
     SESSIONS_TERMINATE = "sessions-terminate" POST "/v1/sessions/{id}/terminate"
         by [Platform] needs [Sessions, Agents, SecretSealer, Sandboxes] => sessions::terminate;
 
@@ -118,7 +118,7 @@ routes! {
         by [Platform] needs [SecretSealer] => secrets::platform_delete;
 
     AGENTS_CREATE = "agents-create" POST "/v1/sessions/{id}/agents"
-        by [Platform, Session] needs [Sessions, Agents, SecretOpener, AgentCopies, Sandboxes, Replays] repeats Once => agents::create;
+        by [Platform, Session] needs [Sessions, Agents, SecretOpener, AgentCopies, AgentTokens, Sandboxes, Replays] repeats Once => agents::create;
     AGENTS_LIST_OF_SESSION = "agents-list-of-session" GET "/v1/sessions/{id}/agents"
         by [Platform, Session] needs [Sessions, Agents] => agents::list_of_session;
     AGENTS_LIST = "agents-list" GET "/v1/agents"
@@ -142,11 +142,22 @@ routes! {
     AGENTS_PAUSE = "agents-pause" POST "/v1/agents/{id}/pause"
         by [Platform, Session] needs [Agents, Sandboxes] => agents::pause;
     AGENTS_RESUME = "agents-resume" POST "/v1/agents/{id}/resume"
-        by [Platform, Session] needs [Sessions, Agents, SecretOpener, AgentCopies, Sandboxes] => agents::resume;
+        by [Platform, Session] needs [Sessions, Agents, SecretOpener, AgentCopies, AgentTokens, Sandboxes] => agents::resume;
     AGENTS_RESTART = "agents-restart" POST "/v1/agents/{id}/restart"
-        by [Platform, Session] needs [Sessions, Agents, SecretOpener, AgentCopies, Sandboxes] => agents::restart;
+        by [Platform, Session] needs [Sessions, Agents, SecretOpener, AgentCopies, AgentTokens, Sandboxes] => agents::restart;
     AGENTS_TERMINATE = "agents-terminate" POST "/v1/agents/{id}/terminate"
         by [Platform, Session] needs [Agents, Sandboxes] => agents::terminate;
+
+    SANDBOX_LOG = "sandbox-log" POST "/a/{token}/v1/sandbox/log"
+        by [Agent] needs [TokenCopies, LogWriter] repeats Again => sandbox::log;
+    SANDBOX_MODEL = "sandbox-model" POST "/a/{token}/v1/sandbox/model"
+        by [Agent] needs [TokenCopies, AgentReports, LogWriter] repeats Again => sandbox::model;
+    SANDBOX_SPAN = "sandbox-span" POST "/a/{token}/v1/sandbox/span"
+        by [Agent] needs [TokenCopies, LogWriter] repeats Again => sandbox::span;
+    SANDBOX_PROGRESS = "sandbox-progress" POST "/a/{token}/v1/sandbox/progress"
+        by [Agent] needs [TokenCopies, AgentReports] repeats Again => sandbox::progress;
+    SANDBOX_COMPLETE = "sandbox-complete" POST "/a/{token}/v1/sandbox/complete"
+        by [Agent] needs [TokenCopies, AgentReports] repeats Again => sandbox::complete;
 
     PROVIDERS_LIST = "providers-list" GET "/v1/providers"
         by [Platform] needs [ProviderConfigs, Sandboxes] => providers::list;
@@ -208,6 +219,26 @@ mod tests {
             {
                 assert!(!route.capabilities.contains(&forbidden), "{}", route.info.name);
             }
+        }
+    }
+
+    #[test]
+    fn what_agents_report_to_has_no_capability_with_a_key_of_the_deployments() {
+        let keyless = [CapabilityName::TokenCopies, CapabilityName::AgentReports, CapabilityName::LogWriter];
+        let reports: Vec<_> = ROUTES.iter().filter(|route| route.info.pattern.0.starts_with("/a/")).collect();
+        assert_eq!(reports.len(), 5);
+        for route in reports {
+            assert!(route.capabilities.iter().all(|needed| keyless.contains(needed)), "{}", route.info.name);
+            assert!(route.info.has_credential_in_path() && route.info.callers == [Caller::Agent]);
+        }
+        let with_agents = ROUTES.iter().filter(|route| route.info.callers.contains(&Caller::Agent));
+        assert_eq!(with_agents.count(), 5, "an agent's token is good for nothing else");
+        // The two that read or write what agents report know no key ring, and so no key service.
+        for source in [
+            include_str!("../shared/store/src/secrets/token_copies.rs"),
+            include_str!("../shared/store/src/agent_reports.rs"),
+        ] {
+            assert!(!source.contains("KeyRing") && !source.contains("kms"));
         }
     }
 

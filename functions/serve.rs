@@ -51,7 +51,11 @@ pub async fn serve(
     let (outcome, trips) = async {
         let handling = async {
             let (route, params) = route.ok_or_else(ApiError::not_found)?;
-            let Incoming { source_ip, raw_path, raw_query, headers, body, .. } = incoming;
+            let Incoming { source_ip, mut raw_path, raw_query, headers, body, .. } = incoming;
+            if route.info.has_credential_in_path() {
+                // Nothing needs such a path any more, and what is not kept cannot be written down.
+                raw_path.clear();
+            }
             if body.len() > MAX_BODY_BYTES {
                 return Err(ApiError::invalid("body", "must be at most 6 MB"));
             }

@@ -3,12 +3,15 @@
 //! failed, nothing of it stays.
 
 use super::{Sandboxes, failure, lifecycle};
-use futures_util::future::join;
+use futures_util::future::{join, try_join};
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
 use theazo_providers::{AgentRef, Environment, Provider, ProviderError, Sandbox, SandboxSpec};
-use theazo_store::{Agent, AgentCopies, AgentStatus, Agents, BootedSecret, Intent, OpenedSecret, SealedSecrets};
+use theazo_store::{
+    Agent, AgentCopies, AgentStatus, AgentToken, AgentTokens, Agents, BootedSecret, ENDPOINT_VARIABLE, Intent,
+    OpenedSecret, SealedSecrets,
+};
 use theazo_tenancy::TenantScope;
 use theazo_vault::SecretValue;
 use tokio::time::Instant;
@@ -22,10 +25,14 @@ const LEAST_BOOT_TIME: Duration = Duration::from_secs(12);
 /// How long after an agent's time is over the table may keep its copies, should nobody have removed them.
 const COPIES_OUTLIVE_MS: i64 = 24 * 60 * 60 * 1000;
 
+/// What no name of a secret begins with.
+const OWN_PREFIX: &str = "THEAZO_";
+
 /// Boots agents within one request.
 pub(crate) struct Boot {
     agents: Agents,
     copies: AgentCopies,
+    tokens: AgentTokens,
     sandboxes: Sandboxes,
     answer_by: Instant,
 }
@@ -37,8 +44,8 @@ pub(super) fn booted_with(opened: &[OpenedSecret]) -> Vec<BootedSecret> {
 
 impl Boot {
     /// From the beginning of a request, whose time counts from now.
-    pub(crate) fn begin(agents: Agents, copies: AgentCopies, sandboxes: Sandboxes) -> Self {
-        Self { agents, copies, sandboxes, answer_by: Instant::now() + ANSWER_WITHIN }
+    pub(crate) fn begin(agents: Agents, copies: AgentCopies, tokens: AgentTokens, sandboxes: Sandboxes) -> Self {
+        Self { agents, copies, tokens, sandboxes, answer_by: Instant::now() + ANSWER_WITHIN }
     }
 
     /// Whether there is time left for another boot, of several within one request.
@@ -77,10 +84,11 @@ impl Boot {
         sealed: &SealedSecrets,
         opened: Vec<OpenedSecret>,
     ) -> Result<Agent, ApiError> {
-        let ready = match self.make(scope, &agent, sealed, opened).await {
+        let token = self.tokens.make(scope, &agent);
+        let ready = match self.make(scope, &agent, sealed, opened, token.as_ref()).await {
             Ok(sandbox) => {
                 let this_boot = |now: &Agent| now.boots == agent.boots;
-                let ready = self.agents.transition_if(scope, &agent.id, AgentStatus::Ready, this_boot, |agent| {
+                let ready = self.agents.become_ready(scope, &agent.id, token.as_ref(), this_boot, |agent| {
                     agent.region = sandbox.region.clone();
                 });
                 ready.await.map_err(ApiError::from)
@@ -97,14 +105,15 @@ impl Boot {
         }
     }
 
-    /// Makes the sandbox with its environment and, side by side, writes the copies that its output is masked with: they
-    /// are there before the agent takes its first call.
+    /// Makes the sandbox with its environment and, side by side, writes the copies that its output and what it reports are
+    /// masked with: they are there before the agent takes its first call.
     async fn make(
         &self,
         scope: &TenantScope,
         agent: &Agent,
         sealed: &SealedSecrets,
-        opened: Vec<OpenedSecret>,
+        mut opened: Vec<OpenedSecret>,
+        token: Option<&AgentToken>,
     ) -> Result<Sandbox, ApiError> {
         let provider = self.provider(scope, &agent.provider)?;
         let spec = SandboxSpec {
@@ -115,7 +124,12 @@ impl Boot {
             internet: agent.internet,
         };
         let gone_by_ms = agent.deadline_ms().saturating_add(COPIES_OUTLIVE_MS);
+        opened.extend(token.into_iter().flat_map(AgentToken::values));
         let copies = self.copies.seal(scope, &agent.id, sealed, &opened, gone_by_ms).await?;
+        let for_token = match token {
+            Some(token) => Some(self.tokens.seal(scope, &agent.id, token, &opened, gone_by_ms)?),
+            None => None,
+        };
         let environment = environment(agent, opened);
         let give_up_at = Instant::now() + BOOT_TIMEOUT;
         if agent.intent == Some(Intent::Restarting) {
@@ -134,7 +148,8 @@ impl Boot {
             };
             tokio::time::timeout_at(give_up_at, created).await.unwrap_or(Err(ProviderError::TimedOut))
         };
-        let (kept, created) = join(self.copies.keep(copies), created).await;
+        let kept = try_join(self.copies.keep(copies), self.tokens.keep(for_token));
+        let (kept, created) = join(kept, created).await;
         kept?;
         created.map_err(|error| failure::to_api(&agent.provider, &error))
     }
@@ -162,7 +177,9 @@ fn environment(agent: &Agent, opened: Vec<OpenedSecret>) -> Environment {
     let mut environment = Environment::default();
     environment.set("THEAZO_AGENT_ID", SecretValue::from_text(agent.id.to_string()));
     environment.set("THEAZO_SESSION_ID", SecretValue::from_text(agent.session.to_string()));
-    for secret in opened {
+    // A token is delivered inside the address that it is good at, and not by itself.
+    let own = |name: &str| !name.starts_with(OWN_PREFIX) || name == ENDPOINT_VARIABLE;
+    for secret in opened.into_iter().filter(|secret| own(&secret.booted.name)) {
         environment.set(secret.booted.name, secret.value);
     }
     environment

@@ -8,8 +8,8 @@ use futures_util::future::try_join;
 use theazo_http::{Answer, ApiError, Call, Fields};
 use theazo_providers::ProviderKind;
 use theazo_store::{
-    Agent, AgentCopies, Agents, NewAgent, Replays, SecretName, SecretOpener, SecretSelection, Session, Sessions,
-    StoreError, now_ms,
+    Agent, AgentCopies, AgentTokens, Agents, NewAgent, Replays, SecretName, SecretOpener, SecretSelection, Session,
+    Sessions, StoreError, now_ms,
 };
 use theazo_tenancy::{Mode, ReadScope, SessionId, TenantScope};
 
@@ -35,16 +35,18 @@ struct Wanted {
 }
 
 /// Boots an agent with the session's secrets in its environment.
+#[expect(clippy::too_many_arguments, reason = "each is a capability that the route table names")]
 pub async fn handle(
     call: Call,
     sessions: Sessions,
     agents: Agents,
     opener: SecretOpener,
     copies: AgentCopies,
+    tokens: AgentTokens,
     sandboxes: Sandboxes,
     replays: Replays,
 ) -> Result<Answer, ApiError> {
-    let boot = Boot::begin(agents, copies, sandboxes);
+    let boot = Boot::begin(agents, copies, tokens, sandboxes);
     let read = |scope: ReadScope| {
         let (call, sessions, opener) = (&call, &sessions, &opener);
         async move {

@@ -6,7 +6,7 @@ use super::create::provider_for;
 use super::{Sandboxes, authenticate, show};
 use theazo_http::{Answer, ApiError, Call, ErrorCode};
 use theazo_providers::ProviderKind;
-use theazo_store::{Agent, AgentCopies, Agents, Intent, SecretOpener, Sessions};
+use theazo_store::{Agent, AgentCopies, AgentTokens, Agents, Intent, SecretOpener, Sessions};
 
 /// What is part of the contract and not built yet.
 const UNBUILT: &[&str] = &["region", "checkpoint"];
@@ -18,9 +18,10 @@ pub async fn handle(
     agents: Agents,
     opener: SecretOpener,
     copies: AgentCopies,
+    tokens: AgentTokens,
     sandboxes: Sandboxes,
 ) -> Result<Answer, ApiError> {
-    let boot = Boot::begin(agents.clone(), copies, sandboxes);
+    let boot = Boot::begin(agents.clone(), copies, tokens, sandboxes);
     let parse = || {
         let fields = call.request().fields(true)?;
         fields.refuse_unbuilt(UNBUILT)?;

@@ -4,7 +4,7 @@ use super::show;
 use crate::agents::{Boot, Sandboxes, boot_again, lifecycle};
 use futures_util::{StreamExt, stream};
 use theazo_http::{Answer, ApiError, Call, ErrorCode};
-use theazo_store::{Agent, AgentCopies, AgentStatus, Agents, Intent, PausedBy, SecretOpener, Sessions};
+use theazo_store::{Agent, AgentCopies, AgentStatus, AgentTokens, Agents, Intent, PausedBy, SecretOpener, Sessions};
 use theazo_tenancy::{AgentId, TenantScope};
 
 /// Agents of a session that boot at a time.
@@ -18,9 +18,10 @@ pub async fn handle(
     agents: Agents,
     opener: SecretOpener,
     copies: AgentCopies,
+    tokens: AgentTokens,
     sandboxes: Sandboxes,
 ) -> Result<Answer, ApiError> {
-    let boot = Boot::begin(agents.clone(), copies, sandboxes.clone());
+    let boot = Boot::begin(agents.clone(), copies, tokens, sandboxes.clone());
     let (principal, id) = call.authenticate_with(|_| async { call.request().session_id() }).await?;
     let scope = principal.scope();
     let session = sessions.resume(&scope, &id).await?;

@@ -35,6 +35,7 @@ mod pausing;
 mod process;
 mod providers;
 mod refusals;
+mod reports;
 mod rotation;
 mod round_trips;
 mod secrets;

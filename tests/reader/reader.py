@@ -15,7 +15,8 @@ try:
 except ImportError:
     sys.exit(77)
 
-PURPOSES = {"agent-secret": 1, "provider-credential": 2, "agent-copy": 3}
+PURPOSES = {"agent-secret": 1, "provider-credential": 2, "agent-copy": 3, "token-copy": 4}
+COPIES = {"agent-copy", "token-copy"}
 SCOPES = {"platform": 0, "session": 1, "agent": 2}
 MODES = {"live", "test"}
 
@@ -41,11 +42,15 @@ def platform_key(root_key, salt, platform, root_version, key_version):
     return hkdf(salt, root_key, b"".join(map(field, parts)))
 
 
+def token_key(token, platform):
+    return hkdf(bytes(32), token, field(b"theazo/vault/v1/token-key") + field(platform))
+
+
 def context(case, root_version, key_version):
     assert case["mode"] in MODES
     scope, _, owner = case["scope"].partition(" ")
     assert (scope == "platform") == (owner == "")
-    if (scope == "agent") != (case["purpose"] == "agent-copy"):
+    if (scope == "agent") != (case["purpose"] in COPIES):
         raise Refused("purpose")
     expiry = case["expires_at_ms"]
     fields = [
@@ -85,8 +90,13 @@ def open_record(case, record):
     if versions != [int(case["root_version"]), int(case["platform_key_version"])]:
         raise Refused("key version")
     salt, nonce, commitment, text = record[10:42], record[42:54], record[54:86], record[86:]
-    root, platform_salt = bytes.fromhex(case["root_key"]), bytes.fromhex(case["platform_salt"])
-    key = platform_key(root, platform_salt, case["platform"].encode(), *versions)
+    if ("token" in case) != (case["purpose"] == "token-copy"):
+        raise Refused("purpose")
+    if "token" in case:
+        key = token_key(case["token"].encode(), case["platform"].encode())
+    else:
+        root, platform_salt = bytes.fromhex(case["root_key"]), bytes.fromhex(case["platform_salt"])
+        key = platform_key(root, platform_salt, case["platform"].encode(), *versions)
     ctx = context(case, *versions)
     record_key, expected = record_keys(case, key, salt, ctx)
     if not hmac.compare_digest(commitment, expected):

@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod data_dir;
+mod door;
 pub mod quickstart;
 mod server;
 mod stack;

@@ -7,11 +7,11 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request};
 use http_body_util::{BodyExt, Limited};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_functions::deployment::Deployment;
-use theazo_functions::routes::ROUTES;
+use theazo_functions::routes::Route;
 use theazo_functions::{Incoming, serve};
 use theazo_http::{ApiError, MAX_BODY_BYTES};
 use theazo_tenancy::RequestId;
@@ -27,23 +27,43 @@ const CALLS: HeaderName = HeaderName::from_static("x-theazo-calls");
 const MAX_DISCARDED_BYTES: usize = 64_000_000;
 const MAX_DISCARDING: Duration = Duration::from_secs(10);
 
+/// What is served to whom.
+#[derive(Clone)]
+pub(crate) struct Audience {
+    /// What is there for them.
+    pub routes: Vec<&'static Route>,
+    /// Who they are, by their address. For others nothing is there.
+    pub admits: fn(IpAddr) -> bool,
+}
+
+#[derive(Clone)]
+struct Serving {
+    deployment: Arc<Deployment>,
+    audience: Arc<Audience>,
+}
+
 /// Serves until `shutdown`, then lets running requests finish.
 pub(crate) async fn run(
     listener: TcpListener,
     deployment: Arc<Deployment>,
+    audience: Audience,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let app = Router::new().fallback(answer).with_state(deployment);
+    let app = Router::new().fallback(answer).with_state(Serving { deployment, audience: Arc::new(audience) });
     axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
         .with_graceful_shutdown(shutdown)
         .await
 }
 
 async fn answer(
-    State(deployment): State<Arc<Deployment>>,
+    State(Serving { deployment, audience }): State<Serving>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request<Body>,
 ) -> Response {
+    if !(audience.admits)(peer.ip()) {
+        let id = RequestId::make();
+        return ApiError::not_found().into_answer(&id).into_response(id.as_str()).map(Body::from);
+    }
     // On a task of its own: a caller who hangs up does not stop what was begun, as in Lambda.
     let handled = tokio::spawn(async move {
         let (parts, body) = request.into_parts();
@@ -60,7 +80,7 @@ async fn answer(
             headers: parts.headers,
             body,
         };
-        let (mut response, trips) = serve(&deployment, ROUTES, incoming).await;
+        let (mut response, trips) = serve(&deployment, &audience.routes, incoming).await;
         response.headers_mut().insert(ROUND_TRIPS, HeaderValue::from(trips.sequential));
         response.headers_mut().insert(CALLS, HeaderValue::from(trips.total));
         response.map(Body::new)

@@ -1,7 +1,8 @@
 //! Putting the stack together, and taking it down.
 
 use crate::data_dir::{DataDir, DataDirError};
-use crate::server;
+use crate::door::Door;
+use crate::server::{self, Audience};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use theazo_functions::deployment::{
     log_retention_from_env,
 };
 use theazo_functions::reconcile::{Boots, Outcome, reconcile};
+use theazo_functions::routes::ROUTES;
 use theazo_functions::upkeep::{Rotated, advance_rotations};
 use theazo_http::{ApiError, StreamLimits};
 use theazo_kms_emulator::{Emulator, EmulatorError};
@@ -164,7 +166,10 @@ impl Stack {
         let aws =
             Aws::local(&AwsEndpoints { dynamodb: format!("http://{dynamodb}"), kms: Some(format!("http://{kms}")) });
         let (credential_key, is_new_key) = credential_key(&data_dir)?;
+        // Only agents on an engine of this machine's can come here.
+        let door = if config.docker.is_some() { Door::open(&data_dir).await? } else { None };
         let config_of = DeploymentConfig {
+            agent_endpoint: door.as_ref().map(Door::endpoint),
             credential_key: Arc::new(credential_key),
             rate_limits: config.rate_limits,
             name: deployment_name(&data_dir)?,
@@ -187,12 +192,16 @@ impl Stack {
         data_dir.write("lambda.env", &environment.join("\n"))?;
 
         let (listener, address) = listen(config.listen).await?;
-        let serving = server::run(listener, deployment.clone(), front.stopped());
+        let everyone = Audience { routes: ROUTES.to_vec(), admits: |_| true };
+        let serving = server::run(listener, deployment.clone(), everyone, front.stopped());
         front.spawn(async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "the API stopped");
             }
         });
+        if let Some(door) = door {
+            front.spawn(door.serve(deployment.clone(), front.stopped()));
+        }
         front.spawn(reconcile_often(deployment.clone(), engine, front.stopped()));
         Ok(Self { address, dynamodb, kms, deployment, data_dir, front, back, settled })
     }

@@ -6,8 +6,8 @@ use percent_encoding::percent_decode_str;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pattern(pub &'static str);
 
-/// What a path's parameters hold, decoded once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What a path's parameters hold, decoded once. It has no `Debug`: one of them may be a credential.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Params(Vec<(&'static str, String)>);
 
 impl Params {
@@ -27,6 +27,12 @@ impl Params {
 pub(crate) struct Fit(Vec<u8>);
 
 impl Pattern {
+    /// Whether one segment is the parameter of that name.
+    pub(crate) fn has_parameter(self, name: &str) -> bool {
+        let parameter = |segment: &str| segment.strip_prefix('{')?.strip_suffix('}').map(|found| found == name);
+        self.0.split('/').any(|segment| parameter(segment) == Some(true))
+    }
+
     /// The parameters, if the raw (still percent-encoded) path fits, and how well it does.
     pub(crate) fn fit(self, raw_path: &str) -> Option<(Fit, Params)> {
         let mut params = Params::default();

@@ -1,6 +1,7 @@
 //! Agents: their rows and the counters they move. An agent has a row for the platform and one for its session, and as
 //! long as it has not settled a short one beside each; all of them change in one transaction.
 
+mod beside;
 mod changes;
 mod pause;
 mod state;
@@ -167,6 +168,9 @@ pub struct Agent {
     /// The token that its sandbox reports with.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub token: Option<KeyId>,
+    /// SHA-256 of that token, hexadecimal, by which its own row is found.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub token_hash: Option<String>,
     /// Whether the provider is known to hold nothing of it any more.
     pub sandbox_gone: bool,
     /// Changes with every write, for optimistic locking.
@@ -377,6 +381,7 @@ impl Agents {
             ran_before_ms: 0,
             ended_at_ms: None,
             token: None,
+            token_hash: None,
             sandbox_gone: false,
             revision: 1,
         };

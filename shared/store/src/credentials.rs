@@ -258,7 +258,11 @@ impl Credentials {
         let record = record.filter(|record| match claim.kind() {
             CredentialKind::ApiKey => true,
             CredentialKind::Session(_) => session_lives(record, session.as_ref()),
-            CredentialKind::Agent(..) => session_lives(record, session.as_ref()) && agent_lives(record, agent.as_ref()),
+            // Revoking a session's tokens ends what its users hold, not what its agents report with.
+            CredentialKind::Agent(..) => {
+                session.as_ref().is_some_and(|session| session.status != SessionStatus::Terminated)
+                    && agent_lives(record, agent.as_ref())
+            }
         });
         Ok(Admission { record, over_limit })
     }

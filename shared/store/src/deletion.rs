@@ -270,6 +270,8 @@ impl PlatformDeletion {
 fn rows_of(scope: &TenantScope, agent: &Agent) -> Vec<TableKey> {
     let id: &AgentId = &agent.id;
     let mut keys = copies_of(scope, agent);
+    keys.extend(agent.token_key(scope));
+    keys.extend(crate::agent_reports::keys(scope, id));
     keys.extend([scope.agents().row(id.as_str()), scope.work_key(id)]);
     keys
 }

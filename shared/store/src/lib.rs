@@ -5,6 +5,8 @@
 //! value; [`SecretSealer`] writes values and [`SecretOpener`] reads them. Reads take a [`theazo_tenancy::ReadScope`],
 //! writes a [`theazo_tenancy::TenantScope`], and both make every key.
 
+mod agent_reports;
+mod agent_tokens;
 mod agents;
 mod ahead;
 mod api_keys;
@@ -31,6 +33,11 @@ mod transaction;
 mod trips;
 mod work;
 
+pub use agent_reports::{
+    AgentReports, MAX_CLAIMED_COST, MAX_CLAIMED_TOKENS, ReportedCall, ReportedModels, ReportedProgress, ReportedResult,
+    Reports,
+};
+pub use agent_tokens::{AgentToken, AgentTokens, ENDPOINT_VARIABLE, TokenSealing};
 pub use agents::{
     Agent, AgentFilter, AgentStatus, Agents, BootedSecret, Intent, NewAgent, PausedBy, SecretOrigin, Snapshot,
 };
@@ -59,7 +66,7 @@ pub use rotation::{
 pub use secrets::{
     AgentCopies, MAX_NAMES_PER_CALL, MAX_NAMES_PER_SCOPE, MAX_SCOPE_BYTES, MAX_VALUE_BYTES, NewSecret, OpenedSecret,
     ScopeNames, ScopeState, SealedCopies, SealedCopy, SealedSecrets, SecretEntry, SecretName, SecretNameError,
-    SecretNames, SecretOpener, SecretSealer, SecretSelection, SecretTarget,
+    SecretNames, SecretOpener, SecretSealer, SecretSelection, SecretTarget, TokenCopies, TokenSealed,
 };
 pub use session_tokens::SessionTokens;
 pub use sessions::{

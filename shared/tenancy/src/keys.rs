@@ -12,6 +12,8 @@
 //! | `<platform>#<mode>#names` | `names` | names and versions of the platform's secrets |
 //! | `<platform>#<mode>#values` | `NAME` | a sealed value of the platform's secrets |
 //! | `<platform>#<mode>#agt_…#copies` | `NAME`, `0<SHA-256, HEX>` | a sealed copy of what an agent booted with; what vouches for the list of them |
+//! | `<platform>#<mode>#agt_…#token-copies` | the same | other ones, sealed for the agent's token |
+//! | `<platform>#<mode>#agt_…#reports` | `models`, `progress`, `result` | what an agent reports of itself |
 //! | `<platform>#<mode>#agt_…#disk` | `index`, `piece#…` | a simulated agent's files; in test mode only |
 //! | `<platform>#<mode>#audit#<yyyy-mm>` | `aud_…` | an audit entry |
 //! | `<platform>#<mode>#logs#<yyyy-mm-dd>#<shard>` | `log_…` | a log entry, for the platform |
@@ -286,6 +288,8 @@ mod tests {
                 scope.replays(),
                 scope.audit("2026-11"),
                 scope.agent_copies(&agent),
+                scope.token_copies(&agent),
+                scope.agent_reports(&agent),
                 scope.simulated_disk(&agent),
                 scope.ledger(),
                 session.agents(),
@@ -332,6 +336,8 @@ mod tests {
         for other in [
             scope.agents().pk(),
             scope.simulated_disk(&agent).pk(),
+            // Keys of the deployment's do not open these, so no rotation may take them for what they do open.
+            scope.token_copies(&agent).pk(),
             scope.secret_names_key().pk(),
             own.agents().pk(),
             "root",

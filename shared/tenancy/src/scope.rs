@@ -188,6 +188,16 @@ impl ReadScope {
         self.partition(&format!("{agent}#copies"))
     }
 
+    /// Copies of the same values, sealed for the agent's token, a row each, until it stops.
+    pub fn token_copies(&self, agent: &AgentId) -> Partition {
+        self.partition(&format!("{agent}#token-copies"))
+    }
+
+    /// What an agent reports of itself, a row for each kind.
+    pub fn agent_reports(&self, agent: &AgentId) -> Partition {
+        self.partition(&format!("{agent}#reports"))
+    }
+
     /// A simulated agent's files: an index, and pieces.
     pub fn simulated_disk(&self, agent: &AgentId) -> Partition {
         self.partition(&format!("{agent}#disk"))

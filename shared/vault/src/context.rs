@@ -18,7 +18,7 @@ pub enum Scope<'a> {
     Platform,
     /// To one session, by its id.
     Session(&'a str),
-    /// To one agent, by its id. Only a [`Purpose::AgentCopy`] does, and nothing else.
+    /// To one agent, by its id. Only copies do, and nothing else: [`Purpose::AgentCopy`] and [`Purpose::TokenCopy`].
     Agent(&'a str),
 }
 
@@ -32,6 +32,9 @@ pub enum Purpose {
     /// A copy of a value that an agent booted with, kept beside it to mask its output with, and never delivered. It
     /// belongs to a [`Scope::Agent`] and to no other.
     AgentCopy,
+    /// The same for what the agent reports of itself: sealed under a key derived from the agent's token, so that whoever
+    /// is shown the token opens it without any other key. It belongs to a [`Scope::Agent`] and to no other.
+    TokenCopy,
 }
 
 impl Purpose {
@@ -41,6 +44,7 @@ impl Purpose {
             Self::AgentSecret => 1,
             Self::ProviderCredential => 2,
             Self::AgentCopy => 3,
+            Self::TokenCopy => 4,
         }
     }
 }
@@ -100,7 +104,7 @@ impl Context<'_> {
             Scope::Agent(id) => check_text(id, "agent")?,
         }
         // A copy belongs to an agent, and nothing else does.
-        if matches!(self.scope, Scope::Agent(_)) != (self.purpose == Purpose::AgentCopy) {
+        if matches!(self.scope, Scope::Agent(_)) != matches!(self.purpose, Purpose::AgentCopy | Purpose::TokenCopy) {
             return Err(VaultError::InvalidContext("purpose"));
         }
         if !matches!(self.mode, "live" | "test") {

@@ -51,7 +51,7 @@ impl RootKey {
         context::put_field(&mut info, &key_version.to_be_bytes());
         let prk = Prk::extract(salt, self.key.expose_secret());
         let key = SecretBox::init_with_mut(|out| prk.expand_key(&[&info], out));
-        PlatformKey { platform: platform.into(), root_version: self.version, key_version, key }
+        PlatformKey { platform: platform.into(), root_version: self.version, key_version, of_token: false, key }
     }
 }
 
@@ -72,6 +72,8 @@ pub struct PlatformKey {
     pub(crate) platform: Box<str>,
     pub(crate) root_version: u32,
     pub(crate) key_version: u32,
+    /// Whether it is inside a [`TokenKey`]. Such a key opens copies for tokens, and no other key does.
+    pub(crate) of_token: bool,
     pub(crate) key: SecretBox<[u8; KEY_LEN]>,
 }
 
@@ -86,12 +88,18 @@ impl PlatformKey {
         self.key_version
     }
 
+    /// Whether records of that purpose are sealed under keys of this kind.
+    pub(crate) fn serves(&self, purpose: Purpose) -> bool {
+        self.of_token == (purpose == Purpose::TokenCopy)
+    }
+
     /// The key and the commitment of the record with this salt and this encoded context.
     pub(crate) fn derive_record_keys(&self, purpose: Purpose, salt: &[u8; KEY_LEN], context: &[u8]) -> RecordKeys {
         let (key_label, commitment_label) = match purpose {
             Purpose::AgentSecret => (Label::AgentSecretKey, Label::AgentSecretCommitment),
             Purpose::ProviderCredential => (Label::ProviderCredentialKey, Label::ProviderCredentialCommitment),
             Purpose::AgentCopy => (Label::AgentCopyKey, Label::AgentCopyCommitment),
+            Purpose::TokenCopy => (Label::TokenCopyKey, Label::TokenCopyCommitment),
         };
         let prk = Prk::extract(salt, self.key.expose_secret());
         let expand = |label: Label, out: &mut [u8; KEY_LEN]| {
@@ -102,6 +110,29 @@ impl PlatformKey {
         let mut commitment = [0; KEY_LEN];
         expand(commitment_label, &mut commitment);
         RecordKeys { key: SecretBox::init_with_mut(|out| expand(key_label, out)), commitment }
+    }
+}
+
+/// The key that a [`Purpose::TokenCopy`] is sealed under. It comes from the text of an agent's token and from nothing
+/// else, so it exists wherever the token is presented, and nowhere once the token is forgotten.
+///
+/// Zeroised when dropped; no `Debug`, no `Clone`.
+///
+/// ```compile_fail,E0277
+/// println!("{:?}", theazo_vault::TokenKey::derive("th_agent_x", "plt_1"));
+/// ```
+pub struct TokenKey(pub(crate) PlatformKey);
+
+impl TokenKey {
+    /// The key of an agent's token: HKDF-SHA-256 without a salt (the token holds 190 random bits), bound to the platform's
+    /// id. Its records name version 0 of both keys, which no other record does.
+    pub fn derive(token: &str, platform: &str) -> Self {
+        let mut info = Vec::with_capacity(128);
+        context::put_field(&mut info, Label::TokenKey.text().as_bytes());
+        context::put_field(&mut info, platform.as_bytes());
+        let prk = Prk::extract(&[0; KEY_LEN], token.as_bytes());
+        let key = SecretBox::init_with_mut(|out| prk.expand_key(&[&info], out));
+        Self(PlatformKey { platform: platform.into(), root_version: 0, key_version: 0, of_token: true, key })
     }
 }
 

@@ -19,12 +19,18 @@ pub(crate) enum Label {
     AgentCopyKey,
     /// Platform key to the commitment of one copy kept beside a booted agent.
     AgentCopyCommitment,
+    /// An agent's token to the key of the copies that the token opens.
+    TokenKey,
+    /// Token key to the key of one such copy.
+    TokenCopyKey,
+    /// Token key to the commitment of one such copy.
+    TokenCopyCommitment,
 }
 
 impl Label {
     /// Every label, for the test that holds them distinct and prefix-free.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::PlatformKey,
         Self::AgentSecretKey,
         Self::AgentSecretCommitment,
@@ -32,6 +38,9 @@ impl Label {
         Self::ProviderCredentialCommitment,
         Self::AgentCopyKey,
         Self::AgentCopyCommitment,
+        Self::TokenKey,
+        Self::TokenCopyKey,
+        Self::TokenCopyCommitment,
     ];
 
     /// The label as it enters a derivation, ASCII.
@@ -44,6 +53,9 @@ impl Label {
             Self::ProviderCredentialCommitment => "theazo/vault/v1/provider-credential/commitment",
             Self::AgentCopyKey => "theazo/vault/v1/agent-copy/record-key",
             Self::AgentCopyCommitment => "theazo/vault/v1/agent-copy/commitment",
+            Self::TokenKey => "theazo/vault/v1/token-key",
+            Self::TokenCopyKey => "theazo/vault/v1/token-copy/record-key",
+            Self::TokenCopyCommitment => "theazo/vault/v1/token-copy/commitment",
         }
     }
 }
@@ -73,6 +85,9 @@ mod tests {
                 Label::ProviderCredentialCommitment => 4,
                 Label::AgentCopyKey => 5,
                 Label::AgentCopyCommitment => 6,
+                Label::TokenKey => 7,
+                Label::TokenCopyKey => 8,
+                Label::TokenCopyCommitment => 9,
             };
             assert_eq!(place, expected);
         }

@@ -7,8 +7,8 @@
 //! - `hazmat` wraps the primitives, so that published test vectors run through the very calls that we make.
 //! - `label` lists every domain separation label.
 //! - `context` says what a record is bound to, as bytes: to a place (platform, session or agent) and to a purpose
-//!   (agent secret, provider credential, or the copy of a value kept beside an agent that booted with it).
-//! - `key` derives platform keys from the root key, and record keys from platform keys.
+//!   (agent secret, provider credential, or a copy of a value kept beside an agent that booted with it).
+//! - `key` derives platform keys from the root key, token keys from agents' tokens, and record keys from both.
 //! - `record` lays a record out, seals and opens.
 //!
 //! ```
@@ -50,6 +50,8 @@ mod tests;
 
 pub use context::{Context, Flags, MAX_FIELD_LEN, Purpose, Scope};
 pub use error::VaultError;
-pub use key::{PlatformKey, RootKey, make_salt};
-pub use record::{MAX_RECORD_LEN, MAX_VALUE_LEN, MIN_RECORD_LEN, RecordHeader, open, seal};
+pub use key::{PlatformKey, RootKey, TokenKey, make_salt};
+pub use record::{
+    MAX_RECORD_LEN, MAX_VALUE_LEN, MIN_RECORD_LEN, RecordHeader, open, open_with_token, seal, seal_for_token,
+};
 pub use secret::SecretValue;

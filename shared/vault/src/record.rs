@@ -8,7 +8,7 @@ use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
-    Context, PlatformKey, SecretValue, VaultError,
+    Context, PlatformKey, SecretValue, TokenKey, VaultError,
     hazmat::{self, KEY_LEN, NONCE_LEN, TAG_LEN},
 };
 
@@ -112,6 +112,14 @@ pub fn seal(key: &PlatformKey, context: &Context<'_>, value: &SecretValue) -> Re
     seal_with(key, context, value, &hazmat::make_random()?, &hazmat::make_random()?)
 }
 
+/// [`seal`] of a copy for an agent's token.
+///
+/// # Errors
+/// As [`seal`].
+pub fn seal_for_token(key: &TokenKey, context: &Context<'_>, value: &SecretValue) -> Result<Vec<u8>, VaultError> {
+    seal(&key.0, context, value)
+}
+
 /// [`seal`] with the salt and the nonce given, for the golden records. Never public: a salt and nonce used twice for
 /// two values give both away.
 pub(crate) fn seal_with(
@@ -126,6 +134,9 @@ pub(crate) fn seal_with(
     }
     if *key.platform != *context.platform {
         return Err(VaultError::WrongPlatform);
+    }
+    if !key.serves(context.purpose) {
+        return Err(VaultError::InvalidContext("purpose"));
     }
     let aad = context.encode(key.root_version, key.key_version)?;
     let keys = key.derive_record_keys(context.purpose, salt, &aad);
@@ -162,6 +173,14 @@ pub fn open(key: &PlatformKey, context: &Context<'_>, record: &[u8]) -> Result<S
     open_steps(key, context, record).map_err(Refusal::into_error)
 }
 
+/// [`open`] of a copy for an agent's token.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with_token(key: &TokenKey, context: &Context<'_>, record: &[u8]) -> Result<SecretValue, VaultError> {
+    open(&key.0, context, record)
+}
+
 /// At which step a record was refused. Callers see less ([`Refusal::into_error`]); tests hold the order of the steps.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -189,6 +208,9 @@ pub(crate) fn open_steps(key: &PlatformKey, context: &Context<'_>, record: &[u8]
     }
     if *key.platform != *context.platform {
         return Err(Refusal::Before(VaultError::WrongPlatform));
+    }
+    if !key.serves(context.purpose) {
+        return Err(Refusal::Before(VaultError::InvalidContext("purpose")));
     }
     // From the key given, not from the header, although the two are equal by now.
     let aad = context.encode(key.root_version, key.key_version).map_err(Refusal::Before)?;

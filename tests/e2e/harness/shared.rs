@@ -10,7 +10,7 @@ use theazo_local::data_dir::DataDir;
 use theazo_local::{Stack, StackConfig};
 use theazo_providers::docker::{DockerConfig, DockerProvider};
 use theazo_providers::{AgentRef, Provider};
-use theazo_setup::{ensure_agent_image, ensure_engine};
+use theazo_setup::{ensure_agent_image, ensure_engine, ensure_firewall};
 use theazo_store::{Platforms, RateLimits};
 use theazo_tenancy::{Operator, PlatformId};
 use tokio::runtime::Runtime;
@@ -27,11 +27,31 @@ pub fn docker_engine() -> &'static DockerEngine {
     })
 }
 
+/// Whether the firewall keeps agents from this machine, as `cargo dev` puts it in place. Where nobody may change it, tests
+/// of it cannot run: said, unless that must not happen.
+pub fn has_firewall() -> bool {
+    static FIREWALL: OnceLock<bool> = OnceLock::new();
+    *FIREWALL.get_or_init(|| {
+        let engine = docker_engine();
+        on_own_runtime(async move {
+            match ensure_firewall(&engine.endpoint, &engine.image, &()).await {
+                Ok(_) => true,
+                Err(error) => {
+                    assert!(std::env::var_os("THEAZO_CI").is_none(), "{error}");
+                    eprintln!("without a firewall: {error}");
+                    false
+                }
+            }
+        })
+    })
+}
+
 /// The stack that most tests share.
 pub fn stack() -> &'static Stack {
     static STACK: OnceLock<Stack> = OnceLock::new();
     STACK.get_or_init(|| {
         let engine = docker_engine().clone();
+        has_firewall();
         on_own_runtime(async {
             remove_leftovers(&engine).await;
             let loopback = SocketAddr::from(([127, 0, 0, 1], 0));

@@ -1,7 +1,8 @@
 //! An agent's container and its volume: the hardening, creation by name, adoption, start.
 
 use super::failure::{failed, from_engine, status, timed};
-use super::{CALL_LIMIT, DockerProvider, names};
+use super::network::AgentNetwork;
+use super::{CALL_LIMIT, DockerProvider, HOST_NAME, names};
 use crate::{ProviderError, SandboxSpec};
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount,
@@ -49,7 +50,7 @@ impl DockerProvider {
         &self,
         spec: &SandboxSpec,
         name: &str,
-        network: &str,
+        network: &AgentNetwork,
     ) -> Result<(), ProviderError> {
         for _ in 0..ATTEMPTS {
             let options = CreateContainerOptionsBuilder::default().name(name).build();
@@ -95,7 +96,7 @@ impl DockerProvider {
     }
 
     /// The container without any environment: whatever is in here is shown by inspect, commit and save.
-    fn container_body(&self, spec: &SandboxSpec, name: &str, network: &str) -> ContainerCreateBody {
+    fn container_body(&self, spec: &SandboxSpec, name: &str, network: &AgentNetwork) -> ContainerCreateBody {
         ContainerCreateBody {
             image: Some(self.config.image.clone()),
             hostname: Some("agent".into()),
@@ -109,11 +110,13 @@ impl DockerProvider {
     }
 
     /// The hardening; each part was measured to hold on Docker 20.10. No binds, devices, published ports, capabilities or swap.
-    fn host_config(&self, spec: &SandboxSpec, name: &str, network: &str) -> HostConfig {
+    fn host_config(&self, spec: &SandboxSpec, name: &str, network: &AgentNetwork) -> HostConfig {
         let limit =
             |name: &str, value| ResourcesUlimits { name: Some(name.into()), soft: Some(value), hard: Some(value) };
         HostConfig {
-            network_mode: Some(network.into()),
+            network_mode: Some(network.id.clone()),
+            // A name for what is another address in every agent; whether anything answers there is the host's to decide.
+            extra_hosts: Some(vec![format!("{HOST_NAME}:{}", network.gateway)]),
             cap_drop: Some(vec!["ALL".into()]),
             security_opt: Some(vec!["no-new-privileges".into()]),
             readonly_rootfs: Some(true),

@@ -36,6 +36,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use theazo_guest_protocol::{FileEntry, Request, Response, WriteAt};
 
+/// The name under which an agent finds the host of its engine, on its own network.
+pub const HOST_NAME: &str = "host.theazo.internal";
 /// How long an ordinary engine call may take; measured ones take milliseconds, but engines are busy in bursts.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// How long a file call may take in all.

@@ -8,6 +8,7 @@ use super::{CALL_LIMIT, DockerProvider, names};
 use crate::{ProviderError, SandboxSpec};
 use bollard::models::{Ipam, IpamConfig, Network, NetworkCreateRequest};
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// How often a subnet or a race for the name may be lost before giving up.
@@ -15,9 +16,17 @@ const ATTEMPTS: usize = 16;
 /// How long the winner of a race needs to become visible.
 const RACE_PAUSE: Duration = Duration::from_millis(100);
 
+/// An agent's network at the engine.
+pub(super) struct AgentNetwork {
+    /// The engine's id of it.
+    pub id: String,
+    /// The host's address on it.
+    pub gateway: Ipv4Addr,
+}
+
 impl DockerProvider {
-    /// The id of the agent's network, which is made if it is not there.
-    pub(super) async fn ensure_network(&self, spec: &SandboxSpec, name: &str) -> Result<String, ProviderError> {
+    /// The agent's network, which is made if it is not there.
+    pub(super) async fn ensure_network(&self, spec: &SandboxSpec, name: &str) -> Result<AgentNetwork, ProviderError> {
         let mut refused: Vec<Subnet> = Vec::new();
         for _ in 0..ATTEMPTS {
             let networks = timed(CALL_LIMIT, self.docker.list_networks(None)).await;
@@ -35,7 +44,7 @@ impl DockerProvider {
                 .ok_or_else(|| failed("create network", true, "no subnet is free on this engine"))?;
             let request = self.network_request(spec, name, subnet);
             match timed(CALL_LIMIT, self.docker.create_network(request)).await {
-                Ok(created) => return Ok(created.id),
+                Ok(created) => return Ok(AgentNetwork { id: created.id, gateway: subnet.gateway() }),
                 Err(error) if says(&error, "overlaps") => refused.push(subnet),
                 // Another call for this agent was quicker.
                 Err(error) if says(&error, "bridge name") || says(&error, "already exists") => {
@@ -60,7 +69,11 @@ impl DockerProvider {
             attachable: Some(false),
             enable_ipv6: Some(false),
             ipam: Some(Ipam {
-                config: Some(vec![IpamConfig { subnet: Some(subnet.to_string()), ..IpamConfig::default() }]),
+                config: Some(vec![IpamConfig {
+                    subnet: Some(subnet.to_string()),
+                    gateway: Some(subnet.gateway().to_string()),
+                    ..IpamConfig::default()
+                }]),
                 ..Ipam::default()
             }),
             options: Some(HashMap::from([
@@ -74,11 +87,13 @@ impl DockerProvider {
 }
 
 /// An agent without internet must never be put on a network that has it.
-fn adopt(network: &Network, spec: &SandboxSpec) -> Result<String, ProviderError> {
+fn adopt(network: &Network, spec: &SandboxSpec) -> Result<AgentNetwork, ProviderError> {
     if network.internal.unwrap_or(false) == spec.internet {
         return Err(failed("adopt network", false, "the agent's network exists with the other internet setting"));
     }
-    network.id.clone().ok_or_else(|| failed("adopt network", false, "a network without an id"))
+    let subnet = subnets_of(network).into_iter().next();
+    let found = network.id.clone().zip(subnet).map(|(id, subnet)| AgentNetwork { id, gateway: subnet.gateway() });
+    found.ok_or_else(|| failed("adopt network", false, "a network without an id or a subnet"))
 }
 
 fn subnets_of(network: &Network) -> Vec<Subnet> {

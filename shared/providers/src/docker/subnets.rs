@@ -29,6 +29,11 @@ impl SubnetPool {
         }
     }
 
+    /// Whether an address is in the range.
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        self.0.overlaps(&Subnet { first: u32::from(address), prefix: 32 })
+    }
+
     /// The first free `/29` at or after the place that `start` points to, going round once.
     pub(super) fn pick(&self, start: u64, used: &[Subnet]) -> Option<Subnet> {
         let slots = 1u64 << (AGENT_PREFIX - self.0.prefix);
@@ -62,6 +67,11 @@ impl Subnet {
         let prefix: u32 = prefix.parse().ok().filter(|prefix| (1..=32).contains(prefix))?;
         let address = u32::from(address.parse::<Ipv4Addr>().ok()?);
         Some(Self { first: address & (u32::MAX << (32 - prefix)), prefix })
+    }
+
+    /// The host's address on a network with this subnet: the first one.
+    pub(super) fn gateway(&self) -> Ipv4Addr {
+        Ipv4Addr::from(self.first + 1)
     }
 
     fn size(&self) -> u32 {
@@ -116,6 +126,7 @@ mod tests {
     #[test]
     fn subnets_are_read_with_their_host_bits_cleared() {
         assert_eq!(subnet("172.17.3.9/16").to_string(), "172.17.0.0/16");
+        assert_eq!(subnet("10.213.0.24/29").gateway(), Ipv4Addr::new(10, 213, 0, 25));
         for bad in ["", "10.0.0.0", "10.0.0.0/0", "10.0.0.0/33", "fd00::/64", "x/8"] {
             assert_eq!(Subnet::parse(bad), None, "{bad}");
         }

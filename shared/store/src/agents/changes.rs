@@ -1,9 +1,10 @@
 //! Changes of agents' rows. Each is one transaction with what it moves in the session's counters and its audit and log entries.
 
 use super::{Agent, AgentStatus, Agents, Intent, RETENTION_MS};
+use crate::AgentToken;
 use crate::audit::Deed;
 use crate::secrets::copies_of;
-use crate::table::{TTL, number, to_item, ttl_seconds};
+use crate::table::{Item, TTL, number, to_item, ttl_seconds};
 use crate::transaction::{Committed, Expression, Transaction, back_off};
 use crate::{AuditAction, AuditOutcome, LogLevel, LogSource, NewLog, StoreError, now_ms};
 use serde_json::json;
@@ -20,6 +21,8 @@ pub(super) fn deed(agent: &Agent, action: AuditAction) -> Deed<'_> {
 pub(super) struct Change {
     pub(super) after: Agent,
     pub(super) deed: Option<(AuditAction, AuditOutcome)>,
+    /// The row of a token that becomes good with it.
+    pub(super) token: Option<Item>,
 }
 
 /// What the trail says of an agent's new status.
@@ -48,6 +51,28 @@ pub(super) fn status_log(agent: &Agent, from: Option<AgentStatus>) -> NewLog {
     let message = format!("agent is {}", agent.status.as_str());
     NewLog::of_agent(agent, level, LogSource::System, message)
         .metadata(&json!({ "event": "agent.status", "status": agent.status, "from": from }))
+}
+
+/// An agent as it is in another status; nothing if it is there already.
+fn entering(
+    before: &Agent,
+    to: AgentStatus,
+    holds: impl Fn(&Agent) -> bool,
+    change: impl Fn(&mut Agent),
+) -> Result<Option<Agent>, StoreError> {
+    if !holds(before) {
+        return Err(StoreError::Conflict("the agent has changed"));
+    }
+    if before.status == to {
+        return Ok(None);
+    }
+    if !before.status.can_become(to) {
+        return Err(StoreError::Conflict("the agent's state does not allow it"));
+    }
+    let mut after = before.clone();
+    after.enter(to, now_ms());
+    change(&mut after);
+    Ok(Some(after))
 }
 
 impl Agents {
@@ -80,19 +105,29 @@ impl Agents {
         change: impl Fn(&mut Agent),
     ) -> Result<Agent, StoreError> {
         let step = |before: &Agent| {
-            if !holds(before) {
-                return Err(StoreError::Conflict("the agent has changed"));
-            }
-            if before.status == to {
-                return Ok(None);
-            }
-            if !before.status.can_become(to) {
-                return Err(StoreError::Conflict("the agent's state does not allow it"));
-            }
-            let mut after = before.clone();
-            after.enter(to, now_ms());
-            change(&mut after);
-            Ok(Some(Change { deed: outcome(before, &after), after }))
+            let after = entering(before, to, &holds, &change)?;
+            Ok(after.map(|after| Change { deed: outcome(before, &after), after, token: None }))
+        };
+        self.apply(scope, id, step).await
+    }
+
+    /// Moves an agent that booted to ready, likewise, and makes the token good that was delivered to its sandbox. With the
+    /// end of the run that begins here the token ends.
+    ///
+    /// # Errors
+    /// As [`Agents::transition_if`].
+    pub async fn become_ready(
+        &self,
+        scope: &TenantScope,
+        id: &AgentId,
+        token: Option<&AgentToken>,
+        holds: impl Fn(&Agent) -> bool,
+        change: impl Fn(&mut Agent),
+    ) -> Result<Agent, StoreError> {
+        let step = |before: &Agent| {
+            let Some(mut after) = entering(before, AgentStatus::Ready, &holds, &change)? else { return Ok(None) };
+            let token = token.map(|token| token.issue(&self.0, scope, &mut after)).transpose()?;
+            Ok(Some(Change { deed: outcome(before, &after), after, token }))
         };
         self.apply(scope, id, step).await
     }
@@ -107,8 +142,11 @@ impl Agents {
     ) -> Result<Agent, StoreError> {
         for attempt in 0..ATTEMPTS {
             let before = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
-            let Some(Change { mut after, deed: entry }) = step(&before)? else { return Ok(before) };
+            let Some(Change { mut after, deed: entry, token }) = step(&before)? else { return Ok(before) };
             let mut transaction = self.rewrite(scope, &mut after)?;
+            if let Some(row) = token {
+                transaction = transaction.put_item(&self.0, row, Expression::new("attribute_not_exists(pk)"));
+            }
             transaction = self.book(transaction, scope, &before, &after)?;
             if let Some((action, outcome)) = entry {
                 transaction = transaction.audit(&self.0, scope, deed(&after, action).with(outcome))?;
@@ -173,11 +211,12 @@ impl Agents {
         self.0.delete_all(copies_of(scope, agent).into_iter()).await
     }
 
-    /// All of an agent's rows, on condition that nobody else has written them.
+    /// All of an agent's rows, on condition that nobody else has written them. The token of one that does not run ends.
     pub(super) fn rewrite(&self, scope: &TenantScope, agent: &mut Agent) -> Result<Transaction, StoreError> {
         let own = scope.session(&agent.session).ok_or(StoreError::NotFound)?;
         let read = agent.revision;
         agent.revision += 1;
+        let ended = if agent.run_started_ms.is_none() { agent.take_token(scope) } else { None };
         let mut transaction = Transaction::default();
         for partition in [scope.agents(), own.agents()] {
             let mut item = to_item(&partition.row(agent.id.as_str()), agent)?;
@@ -193,6 +232,9 @@ impl Agents {
                 true => transaction.delete(&self.0, &key, Expression::default()),
                 false => transaction.put(&self.0, &key, &agent.without_texts(), Expression::default())?,
             };
+        }
+        if let Some(key) = ended {
+            transaction = transaction.delete(&self.0, &key, Expression::default());
         }
         Ok(transaction)
     }

@@ -7,6 +7,7 @@ use crate::sessions::unchanged_and_active;
 use crate::table::number;
 use crate::transaction::{Committed, Expression, Transaction};
 use crate::{AuditAction, AuditOutcome, Session, StoreError, now_ms};
+use futures_util::future::try_join;
 use theazo_tenancy::{AgentId, SnapshotId, TenantScope};
 
 /// How exactly it is known when an agent had its last call, milliseconds.
@@ -27,14 +28,22 @@ impl Agents {
                     after.paused_by = Some(by);
                     after.snapshot = Some(Snapshot { id: SnapshotId::make(), bytes: None });
                     after.since_ms = now_ms();
-                    Ok(Some(Change { after, deed: Some((AuditAction::AgentPause, AuditOutcome::Started)) }))
+                    Ok(Some(Change {
+                        after,
+                        deed: Some((AuditAction::AgentPause, AuditOutcome::Started)),
+                        token: None,
+                    }))
                 }
                 (AgentStatus::Paused, _) | (_, Some(Intent::Pausing)) => {
                     if by != PausedBy::Platform || before.paused_by == Some(by) {
                         return Ok(None);
                     }
                     after.paused_by = Some(by);
-                    Ok(Some(Change { after, deed: Some((AuditAction::AgentPause, AuditOutcome::Succeeded)) }))
+                    Ok(Some(Change {
+                        after,
+                        deed: Some((AuditAction::AgentPause, AuditOutcome::Succeeded)),
+                        token: None,
+                    }))
                 }
                 _ => Err(StoreError::Conflict("the agent's state does not allow it")),
             }
@@ -171,8 +180,11 @@ impl Agents {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn drop_copies(&self, scope: &TenantScope, id: &AgentId) -> Result<(), StoreError> {
-        let copies = scope.agent_copies(id);
-        let names = self.0.sort_keys(&copies).await?;
-        self.0.delete_all(names.iter().map(|name| copies.row(name))).await
+        let partitions = [scope.agent_copies(id), scope.token_copies(id)];
+        let [copies, for_token] = partitions.each_ref().map(|partition| self.0.sort_keys(partition));
+        let names = try_join(copies, for_token).await?;
+        let keys = partitions.iter().zip([&names.0, &names.1]);
+        let keys = keys.flat_map(|(partition, names)| names.iter().map(|name| partition.row(name)));
+        self.0.delete_all(keys).await
     }
 }

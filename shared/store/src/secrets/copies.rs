@@ -6,6 +6,7 @@
 //! can make one for another list, and without it nothing of the agent's output is shown.
 
 use super::{OUT_OF_DATE_ATTEMPTS, OpenedSecret, SealedSecrets, ValueRow};
+use crate::agent_tokens::own_secrets;
 use crate::agents::{BootedSecret, SecretOrigin};
 use crate::platforms::PlatformRow;
 use crate::root_keys::is_out_of_date;
@@ -21,7 +22,7 @@ use theazo_tenancy::{AgentId, Partition, ReadScope, TableKey, TenantScope};
 use theazo_vault::{Context, Flags, Purpose, RecordHeader, Scope, SecretValue};
 
 /// The version of the record that vouches for a list. The digest in its name tells lists apart.
-const LIST_VERSION: u64 = 1;
+pub(super) const LIST_VERSION: u64 = 1;
 
 /// Keeping and reading the copies beside agents. It has no way to the secrets themselves.
 #[derive(Clone)]
@@ -168,10 +169,11 @@ impl AgentCopies {
         agent: &Agent,
         sealed: &SealedCopies,
     ) -> Result<HashMap<String, SecretValue>, StoreError> {
-        let vouched = self.open_row(scope, &agent.id, sealed, &list_name(&agent.secrets), LIST_VERSION).await?;
+        let listed = agent.listed();
+        let vouched = self.open_row(scope, &agent.id, sealed, &list_name(&listed), LIST_VERSION).await?;
         vouched.ok_or(StoreError::Corrupt("what an agent booted with is not what its row lists"))?;
         let mut opened = HashMap::with_capacity(sealed.rows.len());
-        for booted in agent.secrets.iter().filter(|booted| booted.masked) {
+        for booted in listed.iter().filter(|booted| booted.masked) {
             let value = self.open_row(scope, &agent.id, sealed, &booted.name, booted.version).await?;
             opened.insert(booted.name.clone(), value.ok_or(StoreError::Corrupt("a copy beside an agent is missing"))?);
         }
@@ -196,7 +198,7 @@ impl AgentCopies {
 
 /// The name of the record that vouches for a list of what an agent booted with. It begins with a digit, as no secret's
 /// name does.
-fn list_name<'a>(secrets: impl IntoIterator<Item = &'a BootedSecret>) -> String {
+pub(super) fn list_name<'a>(secrets: impl IntoIterator<Item = &'a BootedSecret>) -> String {
     let mut digest = Sha256::new();
     for secret in secrets {
         let origin = match secret.origin {
@@ -211,11 +213,14 @@ fn list_name<'a>(secrets: impl IntoIterator<Item = &'a BootedSecret>) -> String 
     format!("0{}", hex::encode_upper(digest.finalize()))
 }
 
-/// All rows that lie beside an agent.
+/// All rows that may lie beside an agent, whoever opens them, whether it still has a token or not.
 pub(crate) fn copies_of(scope: &ReadScope, agent: &Agent) -> Vec<TableKey> {
-    let copies = scope.agent_copies(&agent.id);
-    let masked = agent.secrets.iter().map(|secret| copies.row(&secret.name));
-    masked.chain([copies.row(&list_name(&agent.secrets))]).collect()
+    let with_own: Vec<BootedSecret> = agent.secrets.iter().cloned().chain(own_secrets()).collect();
+    let lists = [list_name(&agent.secrets), list_name(&with_own)];
+    let names: Vec<&str> =
+        with_own.iter().map(|secret| secret.name.as_str()).chain(lists.iter().map(String::as_str)).collect();
+    let partitions = [scope.agent_copies(&agent.id), scope.token_copies(&agent.id)];
+    partitions.iter().flat_map(|partition| names.iter().map(|name| partition.row(name))).collect()
 }
 
 /// A copy, ready to be written.

@@ -10,6 +10,7 @@ mod names;
 mod opener;
 mod sealer;
 mod shield;
+mod token_copies;
 
 pub use copies::{AgentCopies, SealedCopies, SealedCopy};
 pub(crate) use copies::{copies_of, copy_context};
@@ -18,6 +19,8 @@ pub use names::{ScopeNames, SecretEntry, SecretNames};
 pub use opener::{OpenedSecret, SealedSecrets, SecretOpener, SecretSelection};
 pub use sealer::{NewSecret, ScopeState, SecretSealer};
 pub(crate) use shield::ProviderShield;
+pub(crate) use token_copies::seal_for_token;
+pub use token_copies::{TokenCopies, TokenSealed};
 
 use crate::table::{Item, TTL, number, ttl_seconds};
 use crate::transaction::Expression;

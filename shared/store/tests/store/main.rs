@@ -11,6 +11,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking; clippy does not see helpers as tests")]
 
+mod agent_tokens;
 mod agents;
 mod audit;
 mod conflicts;

@@ -13,12 +13,13 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::{
-    Context, Flags, PlatformKey, Purpose, RootKey, Scope, SecretValue, label::Label, open, record::seal_with, seal,
+    Context, Flags, PlatformKey, Purpose, RootKey, Scope, SecretValue, TokenKey, label::Label, open, record::seal_with,
+    seal,
 };
 
 /// Every golden file with the SHA-256 of its bytes. Files are only ever added: one that had to be changed so that the
 /// tests pass means that stored secrets no longer open.
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 8] = [
     ("agent-copy", "dc77e5cae18a15db824622cce93e0fd1056f1c9678de6ba5489960f2c6a14079"),
     ("empty-value", "ca28bbb96adf8be7810200a59d6c056ca028e1155bd74e0d80746bb57537a125"),
     ("maximum-size", "4b5848a65ee362f2114def11ab422102e154de717a13a5d07575fe524b86ae8c"),
@@ -26,6 +27,7 @@ const FILES: [(&str, &str); 7] = [
     ("platform-secret", "f3fa9ec2cd41410c7b41df92365325324e2d18ffb121a12ee71716a7a2e41552"),
     ("provider-credential", "e4b8c3bf2413be2a256b520771bda31c4b09913ae0d819addf30aef3defdf8fe"),
     ("session-secret", "3c49754cc3ad02f4fc574eab7384df6b241b3025b3bf1f6ed84e84ad883baedb"),
+    ("token-copy", "7943d85ed0db321937d5c00d0cf313ff3e254ac6b5fbc7f9b7951af8ff8cbd68"),
 ];
 
 const CRATE: &str = env!("CARGO_MANIFEST_DIR");
@@ -64,6 +66,9 @@ impl Golden {
     }
 
     fn key(&self) -> PlatformKey {
+        if let Some(token) = self.entries.get("token") {
+            return TokenKey::derive(token, self.text("platform")).0;
+        }
         RootKey::from_bytes(self.number("root_version"), Zeroizing::new(self.array("root_key"))).derive_platform_key(
             self.text("platform"),
             &self.array("platform_salt"),
@@ -86,6 +91,7 @@ impl Golden {
                 "agent-secret" => Purpose::AgentSecret,
                 "provider-credential" => Purpose::ProviderCredential,
                 "agent-copy" => Purpose::AgentCopy,
+                "token-copy" => Purpose::TokenCopy,
                 other => panic!("{other}"),
             },
             name: self.text("name"),
@@ -153,7 +159,7 @@ fn golden_records_are_reproduced_bit_for_bit() {
             }
         }
     }
-    assert_eq!((whole, hashed), (6, 1));
+    assert_eq!((whole, hashed), (7, 1));
 }
 
 #[test]

@@ -19,7 +19,7 @@ const TEXT_AT: usize = 86;
 /// A key by its bytes, so that a test can keep them and change only what the key says of itself.
 fn key(byte: u8, platform: &str, root_version: u32, key_version: u32) -> PlatformKey {
     let key = SecretBox::init_with_mut(|key: &mut [u8; 32]| key.fill(byte));
-    PlatformKey { platform: platform.into(), root_version, key_version, key }
+    PlatformKey { platform: platform.into(), root_version, key_version, of_token: false, key }
 }
 
 fn context() -> Context<'static> {

@@ -8,6 +8,7 @@
 
 mod fuzz;
 mod places;
+mod tokens;
 
 use std::collections::HashSet;
 

@@ -1,0 +1,4 @@
+//! `POST /a/{token}/v1/sandbox/progress`
+use theazo_functions::{lambda, routes};
+
+lambda!(routes::SANDBOX_PROGRESS);
