@@ -201,7 +201,7 @@ async fn a_secrets_value_is_on_no_wire_except_towards_its_own_sandbox_and_a_cred
     let digest = json!({ "language": "bash", "code": "printf %s \"$TOKEN\" | sha256sum | head -c 64" });
     let exec = format!("/v1/agents/{agent}/exec");
     for key in [&tapped.key, &made, &rotated, &token] {
-        let request = Request { key, once: Some("once"), method: "POST", path: &exec, body: digest.clone() };
+        let request = Request { key, once: None, method: "POST", path: &exec, body: digest.clone() };
         let (_, ran) = tapped.ask(request).await;
         assert_eq!(ran["stdout"], sha256(&value), "{ran}");
         for path in [format!("{session}/secrets?details=true"), format!("/v1/agents/{agent}"), "/v1/whoami".into()] {
