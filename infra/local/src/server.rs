@@ -62,7 +62,7 @@ async fn answer(
 ) -> Response {
     if !(audience.admits)(peer.ip()) {
         let id = RequestId::make();
-        return ApiError::not_found().into_answer(&id).into_response(id.as_str()).map(Body::from);
+        return ApiError::not_found().into_answer(&id).into_response(id.as_str()).map(Body::new);
     }
     // On a task of its own: a caller who hangs up does not stop what was begun, as in Lambda.
     let handled = tokio::spawn(async move {

@@ -8,7 +8,7 @@ use aws_sdk_dynamodb::types::{
     AttributeDefinition, AttributeValue, BillingMode, DeleteRequest, KeySchemaElement, KeyType, KeysAndAttributes,
     PutRequest, ScalarAttributeType, TimeToLiveSpecification, WriteRequest,
 };
-use futures_util::future::try_join_all;
+use futures_util::future::{BoxFuture, try_join_all};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
@@ -267,7 +267,10 @@ const BATCH_ATTEMPTS: u32 = 12;
 
 impl Table {
     /// Deletes rows, in no particular order and not all at once. Rows that are not there do not matter.
-    pub(crate) async fn delete_all(&self, keys: impl Iterator<Item = TableKey>) -> Result<(), StoreError> {
+    ///
+    /// The keys are taken before anything is waited for: an iterator that lived on in the future would keep callers that
+    /// make it of a closure from being sent between threads (<https://github.com/rust-lang/rust/issues/102211>).
+    pub(crate) fn delete_all(&self, keys: impl Iterator<Item = TableKey>) -> BoxFuture<'_, Result<(), StoreError>> {
         let requests = keys.map(|key| {
             let delete = DeleteRequest::builder()
                 .key("pk", AttributeValue::S(key.pk().into()))
@@ -275,7 +278,8 @@ impl Table {
                 .build();
             delete.map(|delete| WriteRequest::builder().delete_request(delete).build())
         });
-        self.write_all(requests.collect::<Result<_, _>>().map_err(|_| StoreError::Corrupt("a deletion"))?).await
+        let requests: Result<Vec<_>, _> = requests.collect();
+        Box::pin(async move { self.write_all(requests.map_err(|_| StoreError::Corrupt("a deletion"))?).await })
     }
 
     /// Puts rows, likewise, whatever was there before.

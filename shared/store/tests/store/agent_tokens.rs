@@ -49,7 +49,7 @@ async fn boot(world: &World, scope: &TenantScope) -> Booted {
     let for_token = tokens(world).seal(scope, &agent.id, &token, &opened, now_ms() + DAY_MS).unwrap();
     tokens(world).keep(Some(for_token)).await.unwrap();
     assert!(admitted(world, &secret).await.is_none(), "not good before the agent is ready");
-    let agent = world.agents().become_ready(scope, &agent.id, Some(&token), |_| {}).await.unwrap();
+    let agent = world.agents().become_ready(scope, &agent.id, Some(&token), |_| true, |_| {}).await.unwrap();
     Booted { agent, token: secret }
 }
 
