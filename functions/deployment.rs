@@ -409,6 +409,8 @@ mod tests {
             (TOKEN_RATE, "8"),
             (DOCKER_ENDPOINT, "unix:///run/docker.sock"),
             (DOCKER_IMAGE, "agent:1"),
+            (LOG_RETENTION, "60"),
+            (AGENT_ENDPOINT, "https://api.example.com"),
         ];
         let config = configured(&said).unwrap();
         assert_eq!(config.ledger.as_deref(), Some("the-ledger-there-was"));

@@ -168,7 +168,7 @@ async fn write_access_to_the_table_uncovers_no_value_of_a_running_agent() {
 
     // The same with what vouches for the list taken away, and with that of another agent, of which nothing is masked.
     let beside = copies(&agent).await;
-    assert_eq!(beside.len(), 2, "a copy, and what vouches for the list");
+    assert_eq!(beside.len(), 4, "copies of the value, the endpoint and its token, and what vouches for the list");
     let mut edited = good.clone();
     edited["secrets"]["L"] = json!([]);
     put(&edited).await;

@@ -106,7 +106,9 @@ async fn a_forged_credential_costs_one_round_of_few_reads_on_every_route_whateve
     let body =
         json!({ "name": "n", "environment": "test", "language": "bash", "code": ":", "path": "/data/a", "data": "" });
     let mut cut = 0;
-    let routes = ROUTES.iter().map(|route| &route.info).filter(|route| !route.callers.contains(&Caller::Anyone));
+    // Reports carry their credential in the path, and look at nothing before it has proven good: `reports` tests them.
+    let routes = ROUTES.iter().map(|route| &route.info);
+    let routes = routes.filter(|route| !route.callers.contains(&Caller::Anyone) && !route.has_credential_in_path());
     for route in routes {
         let path = victim.path(route.name, route.pattern.0);
         let body = match route.name {
