@@ -151,7 +151,8 @@ async fn write_access_to_the_table_uncovers_no_value_of_a_running_agent() {
     let good = row(&row_key).await;
     let listed = good["secrets"]["L"].as_array().unwrap();
     let token = listed.iter().position(|secret| secret["M"]["name"]["S"] == "TOKEN").unwrap();
-    let edits: [(&str, &dyn Fn(&mut Vec<Value>)); 5] = [
+    type Edit<'a> = &'a dyn Fn(&mut Vec<Value>);
+    let edits: [(&str, Edit<'_>); 5] = [
         ("not masked", &|list| list[token]["M"]["masked"] = json!({ "BOOL": false })),
         ("not listed", &|list| drop(list.remove(token))),
         ("nothing listed", &|list| list.clear()),

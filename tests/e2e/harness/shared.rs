@@ -1,6 +1,7 @@
 //! One stack for most tests, in this process, on a runtime of its own.
 
 use super::Client;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -38,7 +39,7 @@ pub fn has_firewall() -> bool {
                 Ok(_) => true,
                 Err(error) => {
                     assert!(std::env::var_os("THEAZO_CI").is_none(), "{error}");
-                    eprintln!("without a firewall: {error}");
+                    let _ = writeln!(std::io::stderr(), "without a firewall: {error}");
                     false
                 }
             }

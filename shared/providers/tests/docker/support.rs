@@ -5,6 +5,7 @@ use bollard::models::{ContainerInspectResponse, NetworkInspect};
 use bollard::query_parameters::{InspectContainerOptions, InspectNetworkOptions, ListNetworksOptions};
 use bytes::Bytes;
 use std::future::Future;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_providers::docker::{DockerConfig, DockerProvider, Endpoint, connect};
@@ -38,7 +39,7 @@ pub async fn firewall() -> Option<Firewall> {
             Ok(firewall) => Some(firewall),
             Err(error) => {
                 assert!(std::env::var_os("THEAZO_CI").is_none(), "{error}");
-                eprintln!("skipped: {error}");
+                let _ = writeln!(std::io::stderr(), "skipped: {error}");
                 None
             }
         }
