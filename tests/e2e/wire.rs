@@ -10,10 +10,11 @@ use memchr::memmem;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use theazo_functions::deployment::{Deployment, DeploymentConfig, DockerEngine};
 use theazo_functions::routes::ROUTES;
 use theazo_functions::{Incoming, serve};
-use theazo_http::{LogFormat, make_subscriber};
+use theazo_http::{LogFormat, StreamLimits, make_subscriber};
 use theazo_providers::docker::Endpoint;
 use theazo_store::{Aws, AwsEndpoints};
 use tracing::instrument::WithSubscriber;
@@ -71,7 +72,9 @@ impl Tapped {
         let ours = std::env::temp_dir().join(format!("theazo-e2e-tap-{}-{name}.sock", std::process::id()));
         let engine = Tap::unix(socket, ours.clone()).await;
         let docker = DockerEngine { endpoint: Endpoint::Unix(ours), image: docker_engine().image.clone() };
-        let config = DeploymentConfig { docker: Some(docker), ..stack.deployment().config().clone() };
+        // Streams are read to their ends here, which therefore come soon.
+        let streams = StreamLimits { lifetime: Duration::from_millis(200), ..StreamLimits::default() };
+        let config = DeploymentConfig { docker: Some(docker), streams, ..stack.deployment().config().clone() };
         let deployment = through(&table, &kms, config);
         let (key, client) = (platform.live_key, platform.client);
         let credentials = vec![Canary::of_credential(&key)];
