@@ -293,8 +293,9 @@ impl Agents {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn get(&self, scope: &ReadScope, id: &AgentId) -> Result<Option<Agent>, StoreError> {
-        let agent: Option<Agent> = self.0.get(&scope.agents().row(id.as_str())).await?;
-        Ok(agent.filter(|agent| scope.sees(&agent.session) && !agent.is_expired(now_ms())))
+        let Ok(key) = scope.agent_key(id) else { return Ok(None) };
+        let agent: Option<Agent> = self.0.get(&key).await?;
+        Ok(agent.filter(|agent| !agent.is_expired(now_ms())))
     }
 
     /// A page of the platform's agents, newest first.
@@ -307,7 +308,7 @@ impl Agents {
         filter: &AgentFilter,
         page: &PageRequest,
     ) -> Result<Page<Agent>, StoreError> {
-        Ok(without_expired(self.0.page(&scope.agents(), page, filter.terms()).await?))
+        Ok(without_expired(self.0.page(&scope.platform_wide()?.agents(), page, filter.terms()).await?))
     }
 
     /// A page of a session's agents, newest first.
@@ -337,7 +338,7 @@ impl Agents {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn unsettled_of_platform(&self, scope: &ReadScope) -> Result<Vec<Agent>, StoreError> {
-        self.0.query_all(&scope.live_agents()).await?.into_iter().map(from_item).collect()
+        self.0.query_all(&scope.platform_wide()?.live_agents()).await?.into_iter().map(from_item).collect()
     }
 
     /// Records an agent as `booting`, before any provider is asked, in the transaction that counts it against the
@@ -383,11 +384,11 @@ impl Agents {
         let count = Expression::new("ADD active_agents :one, total_agents :one").value(":one", number(1));
         let (count, under_limit) = within_limit(count, session);
         let transaction = Transaction::default()
-            .check(&self.0, &scope.sessions().row(session.id.as_str()), unchanged_and_active(session))
+            .check(&self.0, &own.key(), unchanged_and_active(session))
             .update(&self.0, &own.counters_key(), count, under_limit)
-            .put_new(&self.0, &scope.agents().row(agent.id.as_str()), &agent)?
+            .put_new(&self.0, &own.agent_key_of_platform(&agent.id), &agent)?
             .put_new(&self.0, &own.agents().row(agent.id.as_str()), &agent)?
-            .put_new(&self.0, &scope.live_agents().row(agent.id.as_str()), &agent.without_texts())?
+            .put_new(&self.0, &own.live_agent_key_of_platform(&agent.id), &agent.without_texts())?
             .put_new(&self.0, &own.live_agents().row(agent.id.as_str()), &agent.without_texts())?
             .put_new(&self.0, &scope.work_key(&agent.id), &BTreeMap::<String, String>::new())?
             .audit(&self.0, scope, changes::deed(&agent, AuditAction::AgentBoot).with(AuditOutcome::Started))?;

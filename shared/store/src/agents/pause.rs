@@ -99,11 +99,7 @@ impl Agents {
         after.intent = Some(intent);
         after.boots += 1;
         after.secrets = secrets;
-        let mut transaction = Transaction::default().check(
-            &self.0,
-            &scope.sessions().row(session.id.as_str()),
-            unchanged_and_active(session),
-        );
+        let mut transaction = Transaction::default().check(&self.0, &own.key(), unchanged_and_active(session));
         transaction = match intent {
             Intent::Resuming => {
                 let count = Expression::new("ADD active_agents :one").value(":one", number(1));
@@ -157,9 +153,9 @@ impl Agents {
         }
         let own = scope.session(&agent.session).ok_or(StoreError::NotFound)?;
         let mut transaction = Transaction::default();
-        for partition in [scope.agents(), own.agents()] {
+        for key in [own.agent_key_of_platform(&agent.id), own.agents().row(agent.id.as_str())] {
             let busy = Expression::new("SET busy_until_ms = :until").value(":until", number(until_ms));
-            transaction = transaction.update(&self.0, &partition.row(agent.id.as_str()), busy, "attribute_exists(pk)");
+            transaction = transaction.update(&self.0, &key, busy, "attribute_exists(pk)");
         }
         // An agent that is not there any more has no call.
         transaction.commit(&self.0).await.map(|_| ())
@@ -170,7 +166,7 @@ impl Agents {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn drop_copies(&self, scope: &TenantScope, id: &AgentId) -> Result<(), StoreError> {
-        let copies = scope.agent_copies(id);
+        let copies = scope.agent_copies(id)?;
         let names = self.0.sort_keys(&copies).await?;
         self.0.delete_all(names.iter().map(|name| copies.row(name))).await
     }

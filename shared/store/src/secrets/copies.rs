@@ -63,7 +63,7 @@ impl AgentCopies {
         let mut copies = Vec::new();
         let origin = Origin { scope: scope.clone(), agent: agent.clone(), platform: secrets.platform.clone() };
         let origin = Arc::new(origin);
-        let partition = scope.agent_copies(agent);
+        let partition = scope.agent_copies(agent)?;
         for (name, version, value) in masked.chain([(&vouching, LIST_VERSION, &empty)]) {
             let key = self.keys.sealing_key(&secrets.platform).await?;
             let mut row = ValueRow {
@@ -130,7 +130,7 @@ impl AgentCopies {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn load(&self, scope: &ReadScope, agent: &AgentId) -> Result<SealedCopies, StoreError> {
-        let partition: Partition = scope.agent_copies(agent);
+        let partition: Partition = scope.agent_copies(agent)?;
         let (platform, rows) = try_join(self.table.platform_row(scope), self.table.query_all(&partition)).await?;
         let rows = rows.into_iter().map(ValueRow::parse).collect::<Result<_, _>>()?;
         Ok(SealedCopies { platform, rows })
@@ -212,10 +212,10 @@ fn list_name<'a>(secrets: impl IntoIterator<Item = &'a BootedSecret>) -> String 
 }
 
 /// All rows that lie beside an agent.
-pub(crate) fn copies_of(scope: &ReadScope, agent: &Agent) -> Vec<TableKey> {
-    let copies = scope.agent_copies(&agent.id);
+pub(crate) fn copies_of(scope: &ReadScope, agent: &Agent) -> Result<Vec<TableKey>, StoreError> {
+    let copies = scope.agent_copies(&agent.id)?;
     let masked = agent.secrets.iter().map(|secret| copies.row(&secret.name));
-    masked.chain([copies.row(&list_name(&agent.secrets))]).collect()
+    Ok(masked.chain([copies.row(&list_name(&agent.secrets))]).collect())
 }
 
 /// A copy, ready to be written.
