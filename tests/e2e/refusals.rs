@@ -322,7 +322,7 @@ async fn an_agents_time_is_from_one_second_to_a_day() {
         .post(&agents, json!({ "network": { "internet": false, "other": 1 } }))
         .await
         .expect_not_built("network.other");
-    client.post(&agents, json!({ "provider": "simulated" })).await.expect_not_built("provider.simulated");
+    client.post(&agents, json!({ "provider": "simulated" })).await.expect_invalid("provider");
     assert_eq!(client.get(&agents).await.expect(200)["data"], json!([]));
 
     // What declines a feature asks for nothing.
