@@ -112,6 +112,19 @@ impl DeploymentConfig {
         Ok(Self { name, table, ledger, kms_key_arn, docker, rate_limits, key_cache })
     }
 
+    /// One without a Docker engine of its own, for whoever asks which variables there are.
+    pub fn example() -> Self {
+        Self {
+            name: "example".into(),
+            table: "example-data".into(),
+            ledger: Some("example-ledger".into()),
+            kms_key_arn: "arn:aws:kms:us-east-1:000000000000:key/00000000-0000-0000-0000-000000000000".into(),
+            docker: None,
+            rate_limits: RateLimits::default(),
+            key_cache: KEY_CACHE,
+        }
+    }
+
     /// The same as variables for another process.
     pub fn to_env(&self) -> Vec<(&'static str, String)> {
         let mut variables =

@@ -24,6 +24,8 @@ struct Cli {
 enum Command {
     /// Sets everything up, runs the main job through plain HTTP, and explains each step.
     Quickstart,
+    /// Brings what is made from the route table up to date: the deployment template and the router of `cargo lambda watch`.
+    Template,
     /// Measures Theazo's own work beside a baseline, in one run. For figures that mean something: `cargo dev-release bench`.
     #[command(subcommand)]
     Bench(Bench),
@@ -63,6 +65,7 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Some(Command::Quickstart) => quickstart::run().await,
+        Some(Command::Template) => update_template(),
         Some(Command::Bench(Bench::Vault { json })) => measure_vault(json).await,
         None => serve(cli.run).await,
     };
@@ -73,6 +76,17 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn update_template() -> Result<(), Failure> {
+    let changed = theazo_deploy::update()?;
+    if changed.is_empty() {
+        say("All of it is up to date.");
+    }
+    for path in changed {
+        say(&format!("wrote {}", path.display()));
+    }
+    Ok(())
 }
 
 async fn measure_vault(json: Option<PathBuf>) -> Result<(), Failure> {
