@@ -5,13 +5,14 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_http::StreamLimits;
+use theazo_metering::{PriceError, Prices};
 use theazo_providers::docker::{DockerConfig, DockerProvider, Endpoint};
 use theazo_providers::{Provider, ProviderError};
 use theazo_store::{
     AgentCopies, AgentReports, AgentTokens, Agents, ApiKeys, AuditLog, Aws, Credentials, DEFAULT_AUDIT_DAYS, KeyRing,
     KeyRingConfig, LOG_RETENTION_DAYS, LogQueue, LogWriter, Logs, ProviderConfigs, ProviderCredentials, RateLimits,
     Replays, SecretNames, SecretOpener, SecretSealer, SessionTokens, Sessions, SimulatedDisks, Table, TokenCopies,
-    is_kms_key_arn,
+    Usage, is_kms_key_arn,
 };
 use theazo_tenancy::{CredentialKey, Operator};
 use zeroize::Zeroizing;
@@ -47,6 +48,8 @@ pub struct DeploymentConfig {
     pub log_retention_days: u32,
     /// How long streams last.
     pub streams: StreamLimits,
+    /// What an hour of running costs.
+    pub prices: Prices,
 }
 
 /// A Docker engine that belongs to the deployment.
@@ -76,6 +79,9 @@ pub enum ConfigError {
     /// It should be the ARN of a KMS key.
     #[error("{0} is not the ARN of a KMS key (an alias or a bare id is none)")]
     NotAKeyArn(&'static str),
+    /// The price table cannot be used.
+    #[error("{PRICES} {0}")]
+    Prices(#[from] PriceError),
     /// The Docker engine's address cannot be used.
     #[error("the Docker engine cannot be used: {0}")]
     Docker(#[from] ProviderError),
@@ -104,6 +110,7 @@ const AGENT_ENDPOINT: &str = "THEAZO_AGENT_ENDPOINT";
 pub const CREDENTIAL_KEY: &str = "THEAZO_CREDENTIAL_KEY";
 const KEY_RATE: &str = "THEAZO_KEY_REQUESTS_PER_SECOND";
 const TOKEN_RATE: &str = "THEAZO_TOKEN_REQUESTS_PER_SECOND";
+const PRICES: &str = "THEAZO_PRICES";
 const KEY_CACHE_SECONDS: &str = "THEAZO_KEY_CACHE_SECONDS";
 const LOG_RETENTION: &str = "THEAZO_LOG_RETENTION_DAYS";
 const AUDIT_DAYS: &str = "THEAZO_AUDIT_RETENTION_DAYS";
@@ -171,6 +178,18 @@ fn rate_limits(variable: &dyn Fn(&str) -> Option<String>) -> Result<RateLimits, 
     Ok(RateLimits { key, token: number(variable, TOKEN_RATE)?.unwrap_or(usual.token) })
 }
 
+/// What running costs, as the environment says: the usual prices, with those of the variable in their place.
+///
+/// # Errors
+/// [`ConfigError::Prices`].
+pub fn prices_from_env() -> Result<Prices, ConfigError> {
+    prices(&of_process)
+}
+
+fn prices(variable: &dyn Fn(&str) -> Option<String>) -> Result<Prices, ConfigError> {
+    Ok(variable(PRICES).map_or(Ok(Prices::default()), |text| Prices::parse(&text))?)
+}
+
 impl DeploymentConfig {
     /// Reads the function's environment.
     ///
@@ -210,6 +229,7 @@ impl DeploymentConfig {
             key_cache,
             log_retention_days,
             streams,
+            prices: prices(variable)?,
         })
     }
 
@@ -225,6 +245,9 @@ impl DeploymentConfig {
         variables.push((LOG_RETENTION, self.log_retention_days.to_string()));
         if let Some(endpoint) = &self.agent_endpoint {
             variables.push((AGENT_ENDPOINT, endpoint.clone()));
+        }
+        if self.prices != Prices::default() {
+            variables.push((PRICES, self.prices.to_json()));
         }
         if let Some(ledger) = &self.ledger {
             variables.push((LEDGER, ledger.clone()));
@@ -332,6 +355,8 @@ pub enum CapabilityName {
     LogWriter,
     /// Read log entries.
     Logs,
+    /// Read what was used.
+    Usage,
     /// Call compute providers.
     Sandboxes,
 }
@@ -359,7 +384,7 @@ macro_rules! capabilities {
 
 capabilities! {
     Sessions: deployment => Self::new(deployment.table.clone());
-    Agents: deployment => Self::new(deployment.table.clone());
+    Agents: deployment => Self::new(deployment.table.clone()).with_prices(deployment.config.prices.clone());
     SecretNames: deployment => Self::new(deployment.table.clone());
     SecretSealer: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
     SecretOpener: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
@@ -379,6 +404,7 @@ capabilities! {
         let settle = deployment.config.streams.settle.as_millis();
         Self::new(deployment.table.clone()).settling(i64::try_from(settle).unwrap_or(i64::MAX))
     };
+    Usage: deployment => Self::new(deployment.table.clone());
     Sandboxes: deployment => Self::new(deployment.docker.clone(), SimulatedDisks::new(deployment.table.clone()));
 }
 

@@ -10,7 +10,9 @@ pub mod deployment;
 mod idempotency;
 pub mod keys;
 pub mod lambda;
+mod limits;
 pub mod logs;
+mod metered;
 pub mod providers;
 pub mod reconcile;
 pub mod routes;
@@ -20,5 +22,6 @@ pub mod secrets;
 mod serve;
 pub mod sessions;
 pub mod upkeep;
+pub mod usage;
 
 pub use serve::{Incoming, serve};

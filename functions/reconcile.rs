@@ -3,6 +3,7 @@
 
 use crate::agents::{Sandboxes, lifecycle};
 use crate::deployment::{Capability, Deployment};
+use crate::limits::Watch;
 use crate::sessions::{pause, terminate};
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
@@ -36,6 +37,8 @@ pub struct Outcome {
     pub idle: usize,
     /// Agents that had run out of time.
     pub expired: usize,
+    /// Agents that a limit of their session, or their own, has paused.
+    pub over_limit: usize,
     /// Agents whose sandbox was gone.
     pub lost: usize,
     /// Ended agents whose sandbox was still to be removed.
@@ -77,9 +80,10 @@ pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome,
     let mut outcome = Outcome::default();
     let listed_at_ms = now_ms();
     let running = run.orphans(&mut outcome).await?;
+    let mut watch = Watch::default();
     for item in run.work.list().await? {
         let done = match &item {
-            WorkItem::Agent(work) => run.agent(work, &running, listed_at_ms, &mut outcome).await,
+            WorkItem::Agent(work) => run.agent(work, &running, listed_at_ms, &mut watch, &mut outcome).await,
             WorkItem::Session(platform, mode, session) => {
                 let scope = run.work.operator().tenant(platform, *mode);
                 let done = run.session(&scope, session).await;
@@ -118,6 +122,7 @@ impl Run {
         work: &WorkRef,
         running: &Running,
         listed_at_ms: i64,
+        watch: &mut Watch,
         outcome: &mut Outcome,
     ) -> Result<(), ApiError> {
         let scope = self.work.operator().tenant(&work.platform, work.mode);
@@ -156,6 +161,12 @@ impl Run {
             AgentStatus::Ready | AgentStatus::Running if agent.is_idle(now) => {
                 lifecycle::pause(&scope, &agent, PausedBy::Idle, &self.agents, &self.sandboxes).await?;
                 outcome.idle += 1;
+                return Ok(());
+            }
+            AgentStatus::Ready | AgentStatus::Running => {
+                let Self { sessions, agents, sandboxes, .. } = self;
+                let stopped = watch.visit(&scope, &agent, sessions, agents, sandboxes).await?;
+                outcome.over_limit += usize::from(stopped);
                 return Ok(());
             }
             _ => return Ok(()),

@@ -4,13 +4,13 @@
 //! call it, which capabilities it is handed, whether its answer is a stream (`streams true`), and its handler. The local server and the Lambda binaries come from it.
 
 use crate::deployment::{Capability, CapabilityName, Deployment};
-use crate::{account, agents, audit, keys, logs, providers, sandbox, secrets, sessions};
+use crate::{account, agents, audit, keys, logs, providers, sandbox, secrets, sessions, usage};
 use std::future::Future;
 use std::pin::Pin;
 use theazo_http::{Answer, ApiError, Call, Caller, Pattern, Repeats, RouteInfo};
 use theazo_store::{
     AgentCopies, AgentReports, AgentTokens, Agents, ApiKeys, AuditLog, LogWriter, Logs, ProviderConfigs,
-    ProviderCredentials, Replays, SecretNames, SecretOpener, SecretSealer, SessionTokens, Sessions, TokenCopies,
+    ProviderCredentials, Replays, SecretNames, SecretOpener, SecretSealer, SessionTokens, Sessions, TokenCopies, Usage,
 };
 
 use crate::agents::Sandboxes;
@@ -88,9 +88,9 @@ routes! {
     SESSIONS_GET = "sessions-get" GET "/v1/sessions/{id}"
         by [Platform, Session] needs [Sessions] => sessions::get;
     SESSIONS_LIMITS_GET = "sessions-limits-get" GET "/v1/sessions/{id}/limits"
-        by [Platform, Session] needs [Sessions] => sessions::limits_get;
+        by [Platform, Session] needs [Sessions, Agents] => sessions::limits_get;
     SESSIONS_LIMITS_SET = "sessions-limits-set" PATCH "/v1/sessions/{id}/limits"
-        by [Platform] needs [Sessions] => sessions::limits_set;
+        by [Platform] needs [Sessions, Agents] => sessions::limits_set;
     SESSIONS_USAGE = "sessions-usage" GET "/v1/sessions/{id}/usage"
         by [Platform, Session] needs [Sessions, Agents] => sessions::usage;
     SESSIONS_TOKENS_CREATE = "sessions-tokens-create" POST "/v1/sessions/{id}/tokens"
@@ -165,6 +165,17 @@ routes! {
         by [Platform] needs [ProviderCredentials] => providers::set;
     PROVIDERS_DELETE = "providers-delete" DELETE "/v1/providers/{provider}"
         by [Platform] needs [ProviderConfigs] => providers::delete;
+
+    USAGE_SUMMARY = "usage-summary" GET "/v1/usage/summary"
+        by [Platform] needs [Usage, Agents] => usage::summary;
+    USAGE_USER = "usage-user" GET "/v1/usage/users/{userId}"
+        by [Platform] needs [Usage, Agents] => usage::user;
+    USAGE_DAILY = "usage-daily" GET "/v1/usage/daily"
+        by [Platform] needs [Usage, Agents] => usage::daily;
+    USAGE_BY_PROVIDER = "usage-by-provider" GET "/v1/usage/by-provider"
+        by [Platform] needs [Usage, Agents] => usage::by_provider;
+    USAGE_EXPORT = "usage-export" GET "/v1/usage/export"
+        by [Platform] needs [Usage, Agents] => usage::export;
 
     AUDIT_LIST = "audit-list" GET "/v1/audit"
         by [Platform] needs [AuditLog] => audit::list;

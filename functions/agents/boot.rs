@@ -120,7 +120,7 @@ impl Boot {
             agent: agent.id.to_string(),
             session: agent.session.to_string(),
             platform: scope.platform().to_string(),
-            lifetime: Duration::from_millis(u64::try_from(agent.time_left_ms()).unwrap_or(0)),
+            lifetime: Duration::from_millis(u64::try_from(agent.lifetime_ms()).unwrap_or(0)),
             internet: agent.internet,
         };
         let gone_by_ms = agent.deadline_ms().saturating_add(COPIES_OUTLIVE_MS);

@@ -5,7 +5,7 @@ use super::boot::{Boot, booted_with};
 use super::{Sandboxes, parse_compute, show};
 use crate::idempotency::once;
 use futures_util::future::try_join;
-use theazo_http::{Answer, ApiError, Call, Fields};
+use theazo_http::{Answer, ApiError, Call, Fields, MAX_CENTS};
 use theazo_providers::ProviderKind;
 use theazo_store::{
     Agent, AgentCopies, AgentTokens, Agents, NewAgent, Replays, SecretName, SecretOpener, SecretSelection, Session,
@@ -15,7 +15,7 @@ use theazo_tenancy::{Mode, ReadScope, SessionId, TenantScope};
 
 /// What is part of the contract and not built yet.
 const UNBUILT: &[&str] =
-    &["browser", "gpu", "guardrails", "approvals", "knowledge", "definition", "providerFallback", "region", "costCap"];
+    &["browser", "gpu", "guardrails", "approvals", "knowledge", "definition", "providerFallback", "region"];
 const DEFAULT_TIMEOUT_MS: i64 = 60 * 60 * 1000;
 const MAX_TIMEOUT_MS: i64 = 24 * 60 * 60 * 1000;
 /// Calls are noted to half a minute, so a shorter time without any says little.
@@ -97,6 +97,7 @@ fn parse(call: &Call, mode: Mode) -> Result<Wanted, ApiError> {
         timeout_ms: fields.duration_ms("timeout", 1000, MAX_TIMEOUT_MS)?.unwrap_or(DEFAULT_TIMEOUT_MS),
         auto_pause_ms: read_auto_pause(&fields)?,
         selection: names_of(&selection),
+        cost_cap: fields.cents("costCap", 1, MAX_CENTS)?,
         secrets: Vec::new(),
     };
     Ok(Wanted { session, new, selection })

@@ -40,7 +40,7 @@ pub async fn end(
 /// learns. A sandbox ends by itself when the agent's time is over, and that is no failure; nor is it one that somebody
 /// stopped it meanwhile.
 pub async fn lost(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: &Sandboxes) -> ApiError {
-    let over = now_ms() + CLOCK_SLACK_MS >= agent.deadline_ms();
+    let over = now_ms() + CLOCK_SLACK_MS >= agent.sandbox_ends_ms();
     let status = if over { AgentStatus::Completed } else { AgentStatus::Failed };
     let same_run = |now: &Agent| {
         now.intent.is_none() && now.run_started_ms.is_some() && now.run_started_ms == agent.run_started_ms

@@ -1,6 +1,6 @@
 //! `POST /v1/sessions/by-user/{userId}`
 
-use super::{MAX_METADATA, read_limits, show};
+use super::{MAX_METADATA, limits, show};
 use crate::idempotency::once;
 use theazo_http::{Answer, ApiError, Call};
 use theazo_store::{Replays, SessionChanges, Sessions};
@@ -15,8 +15,9 @@ pub async fn handle(call: Call, sessions: Sessions, replays: Replays) -> Result<
                 .ok_or_else(|| ApiError::invalid("userId", "cannot be a user id"))?;
             let fields = call.request().fields(true)?;
             let changes = SessionChanges {
-                limits: read_limits(&fields, "limits")?,
+                limits: limits::read(&fields, "limits")?,
                 metadata: fields.texts("metadata", MAX_METADATA)?,
+                ..SessionChanges::default()
             };
             let found = sessions.find_by_user(&scope, &user).await?;
             Ok((user, changes, found))

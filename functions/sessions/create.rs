@@ -1,6 +1,6 @@
 //! `POST /v1/sessions`
 
-use super::{MAX_METADATA, read_limits, show};
+use super::{MAX_METADATA, limits, show};
 use crate::idempotency::once;
 use theazo_http::{Answer, ApiError, Call};
 use theazo_store::{NewSession, Replays, SessionEnvironment, Sessions};
@@ -30,6 +30,6 @@ fn parse(call: &Call) -> Result<NewSession, ApiError> {
         user: user.transpose()?,
         environment: environment.unwrap_or_default(),
         metadata: fields.texts("metadata", MAX_METADATA)?.unwrap_or_default(),
-        limits: read_limits(&fields, "limits")?.unwrap_or_default(),
+        limits: limits::read(&fields, "limits")?.unwrap_or_default(),
     })
 }

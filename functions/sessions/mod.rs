@@ -3,6 +3,7 @@
 pub mod by_user;
 pub mod create;
 pub mod get;
+mod limits;
 pub mod limits_get;
 pub mod limits_set;
 pub mod list;
@@ -13,15 +14,12 @@ pub mod tokens_create;
 pub mod tokens_delete;
 pub mod usage;
 
+pub(crate) use limits::minutes;
 use serde_json::{Value, json};
-use theazo_http::{ApiError, Fields, format_time};
-use theazo_store::{Limits, Session};
+use theazo_http::format_time;
+use theazo_store::Session;
 
 const MAX_METADATA: usize = 64;
-const MAX_AGENTS_LIMIT: u64 = 100_000;
-
-/// Limits that are part of the contract and not built yet.
-const UNBUILT_LIMITS: &[&str] = &["maxCost", "maxComputeMinutes", "maxDuration"];
 
 /// A session as the API shows it.
 fn show(session: &Session) -> Value {
@@ -36,15 +34,4 @@ fn show(session: &Session) -> Value {
         "pausedAt": session.paused_at_ms.map(format_time),
         "terminatedAt": session.terminated_at_ms.map(format_time),
     })
-}
-
-/// The `limits` of a body, if given.
-fn read_limits(fields: &Fields, name: &str) -> Result<Option<Limits>, ApiError> {
-    fields.object(name)?.map(|limits| parse_limits(&limits)).transpose()
-}
-
-fn parse_limits(limits: &Fields) -> Result<Limits, ApiError> {
-    limits.refuse_unbuilt(UNBUILT_LIMITS)?;
-    let max_agents = limits.number("maxAgents", 0, MAX_AGENTS_LIMIT)?;
-    Ok(Limits { max_agents: max_agents.and_then(|max| u32::try_from(max).ok()) })
 }

@@ -1,5 +1,7 @@
 //! `GET /v1/sessions/{id}/usage`
 
+use super::limits;
+use crate::metered::Metered;
 use futures_util::future::try_join3;
 use serde_json::json;
 use theazo_http::{Answer, ApiError, Call};
@@ -20,15 +22,17 @@ pub async fn handle(call: Call, sessions: Sessions, agents: Agents) -> Result<An
     if !session.is_some_and(|session| principal.scope().sees(&session.id)) {
         return Err(ApiError::not_found());
     }
-    // An ended agent's time was booked when it ended; only those still alive are added here.
+    // What running agents have not booked yet is added here.
     let now = now_ms();
-    let running: i64 = agents.iter().filter(|agent| !agent.status.is_over()).map(|agent| agent.compute_ms(now)).sum();
-    let minutes = (counters.compute_ms + running) as f64 / 60_000.0;
+    let unbooked = agents.iter().flat_map(|agent| agent.meter.unbooked(now));
+    let (ms, cost) =
+        unbooked.fold((counters.compute_ms, counters.cost), |(ms, cost), part| (ms + part.ms, cost + part.cost));
+    let metered = Metered::of(&principal);
     Answer::json(
         200,
         &json!({
-            "cost": { "amount": 0, "currency": "usd" },
-            "computeMinutes": (minutes * 100.0).round() / 100.0,
+            "cost": metered.money(cost),
+            "computeMinutes": limits::minutes(metered.ms(ms)),
             "activeAgents": counters.active_agents,
             "totalAgentsCreated": counters.total_agents,
         }),

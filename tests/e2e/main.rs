@@ -27,6 +27,7 @@ mod isolation;
 mod keys;
 mod lambda;
 mod leak;
+mod limits;
 mod lists;
 mod logs;
 mod main_job;

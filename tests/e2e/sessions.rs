@@ -123,7 +123,7 @@ async fn limits_are_shown_with_their_use_and_can_be_changed_and_lifted() {
     assert_eq!(patch(json!({ "maxAgents": null })).await, json!({}));
     client.boot(&session, json!({})).await;
     let refused = client.call("PATCH", &limits, Some(&json!({ "maxCost": 5 }))).await;
-    assert_eq!(refused.expect_error(422, "unprocessable_entity")["details"]["feature"], "maxCost");
+    assert_eq!(refused.expect_error(400, "invalid_request")["details"]["field"], "maxCost");
     client.terminate(&session).await;
 }
 
@@ -283,24 +283,33 @@ async fn a_wrong_field_is_named_wherever_it_is_and_nothing_is_made_or_changed() 
 }
 
 #[tokio::test]
-async fn limits_that_are_not_built_are_refused_by_name_on_every_way_to_set_them() {
-    let client = Platform::make("unbuilt limits").await.client;
-    let session = client.session("u").await;
-    let cost = json!({ "amount": 100, "currency": "usd", "period": "day" });
-    for (limit, value) in [("maxCost", cost), ("maxComputeMinutes", json!(10)), ("maxDuration", json!({ "hours": 1 }))]
-    {
-        let body = json!({ "limits": { limit: value, "maxAgents": 1 } });
-        let nested = format!("limits.{limit}");
-        client.post("/v1/sessions", body.clone()).await.expect_not_built(&nested);
-        client.post("/v1/sessions/by-user/u", body.clone()).await.expect_not_built(&nested);
-        client.post("/v1/sessions/by-user/new", body.clone()).await.expect_not_built(&nested);
-        patch_limits(&client, &session, body["limits"].clone()).await.expect_not_built(limit);
-        // Lifting what cannot be set is nothing to refuse.
-        patch_limits(&client, &session, json!({ limit: null })).await.expect(200);
+async fn every_limit_can_be_set_on_every_way_and_is_shown_as_it_was_given() {
+    let client = Platform::make("every limit").await.client;
+    let limits = json!({
+        "maxCost": { "amount": 500, "currency": "usd", "period": "month" }, "maxAgents": 1, "maxComputeMinutes": 10,
+        "maxDuration": { "hours": 1, "seconds": 30 },
+    });
+    let body = json!({ "limits": limits });
+    for way in ["/v1/sessions", "/v1/sessions/by-user/new", "/v1/sessions/by-user/new"] {
+        let answer = client.post(way, body.clone()).await;
+        assert!([200, 201].contains(&answer.status), "{answer:?}");
+        assert_eq!(answer.json()["limits"], limits, "{way}");
     }
-    let listed = client.get("/v1/sessions").await.expect(200);
-    assert_eq!(listed["data"].as_array().unwrap().len(), 1, "{listed}");
-    assert_eq!(listed["data"][0]["limits"], json!({}));
+    let session = client.session("u").await;
+    // One by one, and none undoes another.
+    for (name, value) in limits.as_object().unwrap() {
+        let shown = patch_limits(&client, &session, json!({ name: value })).await.expect(200);
+        assert!(shown[name]["limit"].is_number(), "{shown}");
+    }
+    assert_eq!(client.get(&format!("/v1/sessions/{session}")).await.expect(200)["limits"], limits);
+    let shown = client.get(&format!("/v1/sessions/{session}/limits")).await.expect(200);
+    let expected = json!({
+        "limit": 500, "used": 0, "remaining": 500, "percentage": 0.0, "currency": "usd", "period": "month",
+    });
+    assert_eq!((&shown["maxCost"], &shown["maxDuration"]["limit"]), (&expected, &json!(3630)));
+    for name in limits.as_object().unwrap().keys() {
+        assert!(patch_limits(&client, &session, json!({ name: null })).await.expect(200).get(name).is_none());
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use theazo_functions::deployment::{
     ConfigError, Deployment, DeploymentConfig, DockerEngine, audit_days_from_env, key_cache_from_env,
-    log_retention_from_env,
+    log_retention_from_env, prices_from_env,
 };
 use theazo_functions::reconcile::{Boots, Outcome, reconcile};
 use theazo_functions::routes::ROUTES;
@@ -181,6 +181,7 @@ impl Stack {
             key_cache: config.key_cache.map_or_else(key_cache_from_env, Ok)?,
             log_retention_days: log_retention_from_env()?,
             streams: StreamLimits::default(),
+            prices: prices_from_env()?,
         };
         let deployment = Arc::new(Deployment::new(&aws, config_of)?);
         deployment.table().ensure_exists().await?;

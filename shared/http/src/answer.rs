@@ -17,11 +17,13 @@ pub struct Answer {
     body: Bytes,
     retry_after_s: Option<u64>,
     stream: Option<Streamed>,
+    /// CSV instead of JSON.
+    csv: bool,
 }
 
 impl Answer {
     const fn of(status: u16, body: Bytes) -> Self {
-        Self { status, body, retry_after_s: None, stream: None }
+        Self { status, body, retry_after_s: None, stream: None, csv: false }
     }
 
     /// A JSON answer.
@@ -56,6 +58,11 @@ impl Answer {
         Self::of(status, body.into())
     }
 
+    /// A table, as CSV in UTF-8.
+    pub fn csv(body: String) -> Self {
+        Self { csv: true, ..Self::of(200, body.into()) }
+    }
+
     /// A stream of that type.
     pub(crate) fn streamed(
         status: u16,
@@ -70,16 +77,17 @@ impl Answer {
         self.status
     }
 
-    /// The body: JSON, or nothing. A stream's is nothing here.
+    /// The body: JSON, CSV, or nothing. A stream's is nothing here.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
     /// The whole answer as an HTTP response with its standing headers.
     pub fn into_response(self, request_id: &str) -> http::Response<Body> {
+        let text_type = if self.csv { "text/csv; charset=utf-8" } else { "application/json" };
         let content_type = match &self.stream {
             Some(stream) => Some(stream.content_type),
-            None => (!self.body.is_empty()).then_some("application/json"),
+            None => (!self.body.is_empty()).then_some(text_type),
         };
         let body = match self.stream {
             Some(stream) => Body::Stream(stream.pieces),

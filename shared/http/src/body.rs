@@ -5,6 +5,9 @@ use crate::{ApiError, parse_time_ms};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
+/// Most money in one field, cents: 10 million dollars.
+pub const MAX_CENTS: u32 = 1_000_000_000;
+
 /// A JSON object's fields. Unknown ones are ignored, as the contract says; `null` counts as absent.
 #[derive(Clone, Debug, Default)]
 pub struct Fields {
@@ -24,7 +27,8 @@ impl Fields {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
 
-    fn wrong(&self, name: &str, rule: &str) -> ApiError {
+    /// The refusal of a field for breaking that rule.
+    pub fn wrong(&self, name: &str, rule: &str) -> ApiError {
         ApiError::invalid(&self.full_name(name), rule)
     }
 
@@ -86,6 +90,21 @@ impl Fields {
             Some(number) => Ok(Some(number)),
             None => Err(self.wrong(name, &format!("must be a whole number from {min} to {max}"))),
         }
+    }
+
+    /// Money: `{"amount": <whole cents>, "currency": "usd"}`, from `min` to `max` cents. The currency may be left out.
+    ///
+    /// # Errors
+    /// `invalid_request` for anything else.
+    pub fn cents(&self, name: &str, min: u32, max: u32) -> Result<Option<u32>, ApiError> {
+        let Some(money) = self.object(name)? else { return Ok(None) };
+        let currency = money.text("currency", 16)?;
+        if currency.is_some_and(|currency| currency != "usd") {
+            return Err(money.wrong("currency", "must be usd"));
+        }
+        let amount = money.number("amount", min.into(), max.into())?;
+        let amount = amount.and_then(|amount| u32::try_from(amount).ok());
+        amount.map(Some).ok_or_else(|| money.wrong("amount", "is required"))
     }
 
     /// A duration: `"90s"`, `"5m"`, `"24h"`, `"7d"`, or a number of milliseconds. Gives milliseconds.
@@ -269,6 +288,27 @@ mod tests {
         }
         for value in [json!("5 m"), json!(""), json!("-5m"), json!(-5), json!(1.5), json!(u64::MAX), json!("1e3")] {
             assert_eq!(refused(fields(json!({ "d": value })).duration_ms("d", 0, i64::MAX)), "d");
+        }
+    }
+
+    #[test]
+    fn money_is_whole_cents_in_the_one_currency_there_is() {
+        let money = |value: Value| fields(json!({ "m": value })).cents("m", 1, 500);
+        assert_eq!(money(json!({ "amount": 500, "currency": "usd" })).unwrap(), Some(500));
+        assert_eq!(money(json!({ "amount": 1 })).unwrap(), Some(1));
+        assert_eq!(money(json!(null)).unwrap(), None);
+        for (value, field) in [
+            (json!({ "amount": 501 }), "m.amount"),
+            (json!({ "amount": 0 }), "m.amount"),
+            (json!({ "amount": -1 }), "m.amount"),
+            (json!({ "amount": 1.5 }), "m.amount"),
+            (json!({ "amount": "5" }), "m.amount"),
+            (json!({}), "m.amount"),
+            (json!({ "amount": 5, "currency": "eur" }), "m.currency"),
+            (json!({ "amount": 5, "currency": 1 }), "m.currency"),
+            (json!(5), "m"),
+        ] {
+            assert_eq!(refused(money(value)), field);
         }
     }
 

@@ -18,7 +18,7 @@ mod support;
 mod times;
 
 pub use answer::{Answer, MAX_ANSWER_BYTES};
-pub use body::Fields;
+pub use body::{Fields, MAX_CENTS};
 pub use call::{Call, Caller, Repeats, RouteInfo};
 pub use cursor::{PageQuery, list_answer};
 pub use error::{ApiError, ErrorCode};

@@ -41,6 +41,15 @@ pub struct Changes {
     pub claimed: Vec<Part>,
 }
 
+impl Changes {
+    /// These and others.
+    pub fn and(mut self, other: Self) -> Self {
+        self.booked.extend(other.booked);
+        self.claimed.extend(other.claimed);
+        self
+    }
+}
+
 impl Meter {
     /// Claims that many milliseconds for a run that is about to start, at that rate.
     pub fn claim(&mut self, rate: u64, now_ms: i64, length_ms: i64) -> Changes {
@@ -52,9 +61,14 @@ impl Meter {
         changes
     }
 
-    /// Starts the run that was claimed; its claim counts from now. A run that has started goes on.
+    /// Starts the run that was claimed; its claim counts from now. A run that has started goes on, and one that nothing
+    /// was claimed for has claimed nothing.
     pub fn start(&mut self, now_ms: i64) -> Changes {
-        let Some(run) = self.run.as_mut().filter(|run| !run.started) else { return Changes::default() };
+        let unclaimed = Run { started: false, started_ms: now_ms, booked_to_ms: now_ms, claimed_to_ms: now_ms };
+        let run = self.run.get_or_insert(unclaimed);
+        if run.started {
+            return Changes::default();
+        }
         let mut claimed = parts(self.rate, run.started_ms, run.claimed_to_ms, run.started_ms);
         let claimed_to_ms = now_ms.saturating_add(run.claimed_to_ms - run.started_ms);
         *run = Run { started: true, started_ms: now_ms, booked_to_ms: now_ms, claimed_to_ms };

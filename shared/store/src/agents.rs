@@ -3,19 +3,22 @@
 
 mod beside;
 mod changes;
+mod metering;
 mod pause;
 mod state;
 
 pub use state::{AgentStatus, Intent, PausedBy};
 
+use crate::counters::CountersUpdate;
 use crate::page::RowFilter;
 use crate::sessions::unchanged_and_active;
-use crate::table::{Item, from_item, number};
-use crate::transaction::{Committed, Expression, Transaction};
-use crate::{AuditAction, AuditOutcome, Counters, Page, PageRequest, Session, StoreError, Table, now_ms};
+use crate::table::from_item;
+use crate::transaction::{Committed, Transaction};
+use crate::{AuditAction, AuditOutcome, Counters, Page, PageRequest, Session, StoreError, Table};
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use theazo_metering::{Changes, Meter, Prices};
 use theazo_tenancy::{AgentId, KeyId, ReadScope, SessionId, SessionScope, SnapshotId, TenantScope};
 
 /// How long an ended agent stays readable, milliseconds.
@@ -23,7 +26,7 @@ const RETENTION_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 
 /// Reading and changing agents' rows. No way to a secret, and none to a sandbox.
 #[derive(Clone)]
-pub struct Agents(pub(crate) Table);
+pub struct Agents(pub(crate) Table, Prices);
 
 /// Whose secret an agent booted with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +92,8 @@ pub struct NewAgent {
     pub auto_pause_ms: Option<i64>,
     /// The names that it gets of the secrets there are, if not all.
     pub selection: Option<Vec<String>>,
+    /// What it may cost in all, cents.
+    pub cost_cap: Option<u32>,
     /// What it boots with.
     pub secrets: Vec<BootedSecret>,
 }
@@ -137,6 +142,16 @@ pub struct Agent {
     /// The names that it gets at each boot of the secrets there are, if not all.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub selection: Option<Vec<String>>,
+    /// What it may cost in all, cents.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cost_cap: Option<u32>,
+    /// How long its present run may take before its sandbox ends by itself, milliseconds, where limits that were in
+    /// force when it began say so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub allowed_ms: Option<i64>,
+    /// What it has run and cost.
+    #[serde(default)]
+    pub meter: Meter,
     /// What it booted with.
     pub secrets: Vec<BootedSecret>,
     /// What is being done to it beyond what its status says.
@@ -191,7 +206,7 @@ pub struct AgentFilter {
 impl Agent {
     /// Milliseconds of compute up to now: its finished runs and the present one.
     pub fn compute_ms(&self, now_ms: i64) -> i64 {
-        self.ran_before_ms + self.run_started_ms.map_or(0, |started| (now_ms - started).max(0))
+        self.meter.ran_ms(now_ms)
     }
 
     /// What is left of its running time when its present run begins, or the next one, milliseconds.
@@ -216,8 +231,9 @@ impl Agent {
         self.intent.is_none() && last.saturating_add(allowed) <= now_ms
     }
 
-    /// Puts it into another status, and begins or ends its run with that. Only one that takes calls runs.
-    fn enter(&mut self, status: AgentStatus, now_ms: i64) {
+    /// Puts it into another status, and begins or ends its run with that. Only one that takes calls runs. Gives what
+    /// that changes in counters.
+    fn enter(&mut self, status: AgentStatus, now_ms: i64) -> Changes {
         let runs = matches!(status, AgentStatus::Ready | AgentStatus::Running);
         match (runs, self.run_started_ms) {
             (true, None) => self.run_started_ms = Some(now_ms),
@@ -234,6 +250,7 @@ impl Agent {
             self.paused_by = None;
         }
         (self.status, self.since_ms, self.intent) = (status, now_ms, None);
+        self.turn_meter(status, now_ms)
     }
 
     fn without_texts(&self) -> Self {
@@ -246,26 +263,7 @@ impl Agent {
     }
 }
 
-/// A change of the session's counters that takes a place, and the condition that there is one.
-fn within_limit(count: Expression, session: &Session) -> (Expression, &'static str) {
-    match session.limits.max_agents {
-        Some(max) => (count.value(":max", number(max)), "active_agents < :max"),
-        None => (count, "attribute_exists(pk)"),
-    }
-}
-
-/// The refusal of a place, from the counters as they were.
-fn over_limit(session: &Session, counters: Option<Item>) -> Result<StoreError, StoreError> {
-    let counters: Counters = counters.map(from_item).transpose()?.unwrap_or_default();
-    Ok(StoreError::LimitExceeded {
-        limit: "maxAgents",
-        used: u64::try_from(counters.active_agents).unwrap_or(0),
-        max: session.limits.max_agents.unwrap_or(0).into(),
-    })
-}
-
-fn without_expired(mut page: Page<Agent>) -> Page<Agent> {
-    let now = now_ms();
+fn without_expired(mut page: Page<Agent>, now: i64) -> Page<Agent> {
     page.rows.retain(|agent| !agent.is_expired(now));
     page
 }
@@ -287,9 +285,15 @@ impl AgentFilter {
 }
 
 impl Agents {
-    /// Over that table.
+    /// Over that table, at the usual prices.
     pub fn new(table: Table) -> Self {
-        Self(table)
+        Self(table, Prices::default())
+    }
+
+    /// The same at other prices.
+    #[must_use]
+    pub fn with_prices(self, prices: Prices) -> Self {
+        Self(self.0, prices)
     }
 
     /// An agent, if it is this scope's.
@@ -298,7 +302,7 @@ impl Agents {
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn get(&self, scope: &ReadScope, id: &AgentId) -> Result<Option<Agent>, StoreError> {
         let agent: Option<Agent> = self.0.get(&scope.agents().row(id.as_str())).await?;
-        Ok(agent.filter(|agent| scope.sees(&agent.session) && !agent.is_expired(now_ms())))
+        Ok(agent.filter(|agent| scope.sees(&agent.session) && !agent.is_expired(self.0.now_ms())))
     }
 
     /// A page of the platform's agents, newest first.
@@ -311,7 +315,7 @@ impl Agents {
         filter: &AgentFilter,
         page: &PageRequest,
     ) -> Result<Page<Agent>, StoreError> {
-        Ok(without_expired(self.0.page(&scope.agents(), page, filter.terms()).await?))
+        Ok(without_expired(self.0.page(&scope.agents(), page, filter.terms()).await?, self.0.now_ms()))
     }
 
     /// A page of a session's agents, newest first.
@@ -324,7 +328,7 @@ impl Agents {
         filter: &AgentFilter,
         page: &PageRequest,
     ) -> Result<Page<Agent>, StoreError> {
-        Ok(without_expired(self.0.page(&scope.agents(), page, filter.terms()).await?))
+        Ok(without_expired(self.0.page(&scope.agents(), page, filter.terms()).await?, self.0.now_ms()))
     }
 
     /// A session's agents that still have something at their provider, or may. Without instructions, tools and
@@ -345,15 +349,15 @@ impl Agents {
     }
 
     /// Records an agent as `booting`, before any provider is asked, in the transaction that counts it against the
-    /// session's limit and notes it in the operator's work list.
+    /// session's limits and notes it in the operator's work list. What its running costs an hour is fixed with that.
     ///
     /// # Errors
     /// [`StoreError::LimitExceeded`]; [`StoreError::Conflict`] when the session is not active or has changed since it
     /// was read (the caller reads it again).
     pub async fn begin_boot(&self, scope: &TenantScope, session: &Session, new: NewAgent) -> Result<Agent, StoreError> {
         let own = scope.session(&session.id).ok_or(StoreError::NotFound)?;
-        let now = now_ms();
-        let agent = Agent {
+        let now = self.0.now_ms();
+        let mut agent = Agent {
             id: AgentId::make(),
             session: session.id.clone(),
             user_id: session.user_id.clone(),
@@ -370,6 +374,9 @@ impl Agents {
             auto_pause_ms: new.auto_pause_ms,
             busy_until_ms: None,
             selection: new.selection,
+            cost_cap: new.cost_cap,
+            allowed_ms: None,
+            meter: Meter::default(),
             secrets: new.secrets,
             intent: None,
             boots: 1,
@@ -385,23 +392,40 @@ impl Agents {
             sandbox_gone: false,
             revision: 1,
         };
-        let count = Expression::new("ADD active_agents :one, total_agents :one").value(":one", number(1));
-        let (count, under_limit) = within_limit(count, session);
-        let transaction = Transaction::default()
-            .check(&self.0, &scope.sessions().row(session.id.as_str()), unchanged_and_active(session))
-            .update(&self.0, &own.counters_key(), count, under_limit)
-            .put_new(&self.0, &scope.agents().row(agent.id.as_str()), &agent)?
-            .put_new(&self.0, &own.agents().row(agent.id.as_str()), &agent)?
-            .put_new(&self.0, &scope.live_agents().row(agent.id.as_str()), &agent.without_texts())?
-            .put_new(&self.0, &own.live_agents().row(agent.id.as_str()), &agent.without_texts())?
-            .put_new(&self.0, &scope.work_key(&agent.id), &BTreeMap::<String, String>::new())?
-            .audit(&self.0, scope, changes::deed(&agent, AuditAction::AgentBoot).with(AuditOutcome::Started))?
-            .log(&self.0, scope, [changes::status_log(&agent, None)])?;
-        match transaction.commit(&self.0).await? {
-            Committed::Yes => Ok(agent),
-            Committed::Refused { write: 0, .. } => Err(StoreError::Conflict("the session has changed")),
-            Committed::Refused { write: 1, row } => Err(over_limit(session, row)?),
-            Committed::Refused { .. } => Err(StoreError::Conflict("an id was made twice")),
+        let rate = self.1.rate(&agent.provider);
+        // Without limits that others use up meanwhile there is nothing to read.
+        let counters = match session.limits.meter_use() {
+            true => self.0.get_raw(&own.counters_key()).await?.map(Counters::read).transpose()?,
+            false => None,
+        };
+        let mut allowance = metering::allowance(session, counters.as_ref(), rate, now, false)?;
+        for _ in 0..metering::CLAIMS {
+            agent.allow(allowance.ms, rate, now);
+            let claimed = agent.meter.claim(rate, now, allowance.claim_ms);
+            let update = CountersUpdate::of(&claimed, now).add("active_agents", 1).add("total_agents", 1);
+            let (update, condition) = update.within(&session.limits).expression();
+            let transaction = Transaction::default()
+                .check(&self.0, &scope.sessions().row(session.id.as_str()), unchanged_and_active(session))
+                .update(&self.0, &own.counters_key(), update, &condition)
+                .put_new(&self.0, &scope.agents().row(agent.id.as_str()), &agent)?
+                .put_new(&self.0, &own.agents().row(agent.id.as_str()), &agent)?
+                .put_new(&self.0, &scope.live_agents().row(agent.id.as_str()), &agent.without_texts())?
+                .put_new(&self.0, &own.live_agents().row(agent.id.as_str()), &agent.without_texts())?
+                .put_new(&self.0, &scope.work_key(&agent.id), &BTreeMap::<String, String>::new())?
+                .audit(&self.0, scope, changes::deed(&agent, AuditAction::AgentBoot).with(AuditOutcome::Started))?
+                .log(&self.0, scope, [changes::status_log(&agent, None)])?;
+            match transaction.commit(&self.0).await? {
+                Committed::Yes => return Ok(agent),
+                Committed::Refused { write: 0, .. } => return Err(StoreError::Conflict("the session has changed")),
+                // Others have claimed meanwhile: there is less to claim, or a limit is reached.
+                Committed::Refused { write: 1, row } => {
+                    let counters = Counters::read(row.unwrap_or_default())?;
+                    allowance = metering::allowance(session, Some(&counters), rate, now, true)?;
+                    agent.meter = Meter::default();
+                }
+                Committed::Refused { .. } => return Err(StoreError::Conflict("an id was made twice")),
+            }
         }
+        Err(StoreError::Contended(metering::CLAIMS))
     }
 }

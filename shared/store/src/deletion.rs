@@ -23,6 +23,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use theazo_metering::Day;
 use theazo_tenancy::{
     AgentId, Mode, Operator, Partition, PlatformId, ReadScope, SessionScope, TableKey, TenantScope, UserId,
 };
@@ -151,6 +152,7 @@ impl PlatformDeletion {
         }
         for scope in &scopes {
             self.remove_rest(scope).await?;
+            self.remove_usage(scope, row.created_at_ms, now_ms).await?;
         }
         self.bury(&scopes[0], Tombstone { gone_at_ms: Some(now_ms), ..row }).await?;
         Ok(DeletionState::Gone)
@@ -213,6 +215,17 @@ impl PlatformDeletion {
         }
         self.table.remove_logs(&LogPlace::Platform(ReadScope::clone(scope))).await?;
         self.table.remove_row(&scope.secret_names_key()).await.map(|_| ())
+    }
+
+    /// Removes the sums of every month that the platform lived in.
+    async fn remove_usage(&self, scope: &TenantScope, created_at_ms: i64, now_ms: i64) -> Result<(), StoreError> {
+        let (mut month, last) = (Day::of(created_at_ms).month(), Day::of(now_ms).month());
+        while month <= last {
+            let partitions: Vec<_> = scope.all_usage(&month.to_string()).collect();
+            try_join_all(partitions.iter().map(|partition| self.table.remove_partition(partition))).await?;
+            month = month.plus(1);
+        }
+        Ok(())
     }
 
     async fn remove_session(&self, scope: &TenantScope, session: &Session) -> Result<(), StoreError> {

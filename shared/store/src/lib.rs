@@ -12,10 +12,12 @@ mod ahead;
 mod api_keys;
 mod audit;
 mod aws;
+mod counters;
 mod credentials;
 mod deletion;
 mod error;
 mod ledger;
+mod limits;
 mod logs;
 mod page;
 mod platforms;
@@ -31,6 +33,7 @@ mod simulated_disk;
 mod table;
 mod transaction;
 mod trips;
+mod usage;
 mod work;
 
 pub use agent_reports::{
@@ -45,10 +48,12 @@ pub use ahead::{Ahead, MAX_UNPROVEN_CALLS};
 pub use api_keys::{ApiKey, ApiKeys, NewApiKey};
 pub use audit::{AuditAction, AuditEntry, AuditFilter, AuditLog, AuditOutcome};
 pub use aws::{Aws, AwsEndpoints};
+pub use counters::Counters;
 pub use credentials::{Admission, Credentials, RateLimits};
 pub use deletion::{DeletionState, PlatformDeletion};
 pub use error::{KmsFailure, StoreError};
 pub use ledger::Deleted;
+pub use limits::{CostPeriod, Currency, Figures, LimitChanges, Limits, MaxCost, MaxDuration, PeriodCosts, Reached};
 pub use logs::{
     LATE_MS, LogEntry, LogFilter, LogLevel, LogQueue, LogSource, LogTail, LogWriter, Logs, MAX_MESSAGE_BYTES,
     MAX_METADATA_BYTES, NewLog, SETTLE_MS, Tailed,
@@ -69,12 +74,11 @@ pub use secrets::{
     SecretNames, SecretOpener, SecretSealer, SecretSelection, SecretTarget, TokenCopies, TokenSealed,
 };
 pub use session_tokens::SessionTokens;
-pub use sessions::{
-    Counters, Limits, NewSession, Session, SessionChanges, SessionEnvironment, SessionFilter, SessionStatus, Sessions,
-};
+pub use sessions::{NewSession, Session, SessionChanges, SessionEnvironment, SessionFilter, SessionStatus, Sessions};
 pub use simulated_disk::{DiskIndex, SimulatedDisks};
-pub use table::{DEFAULT_AUDIT_DAYS, LOG_RETENTION_DAYS, Table};
+pub use table::{Clock, DEFAULT_AUDIT_DAYS, LOG_RETENTION_DAYS, Table};
 pub use trips::{RoundTrips, count_round_trips};
+pub use usage::{Days, Payer, Sum, Usage, unbooked};
 pub use work::{Work, WorkItem};
 
 /// Unix milliseconds now, by the wall clock.

@@ -1,6 +1,8 @@
 //! Sessions: a platform's end users.
 
 use crate::audit::Deed;
+use crate::counters::Counters;
+use crate::limits::{LimitChanges, Limits};
 use crate::page::RowFilter;
 use crate::secrets::ScopeNames;
 use crate::table::number;
@@ -44,15 +46,6 @@ pub enum SessionEnvironment {
     Development,
 }
 
-/// What a session may use.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Limits {
-    /// Agents alive at a time.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub max_agents: Option<u32>,
-}
-
 /// A session's row.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Session {
@@ -84,17 +77,6 @@ pub struct Session {
     pub revision: u64,
 }
 
-/// What a session has used.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Counters {
-    /// Agents alive now.
-    pub active_agents: i64,
-    /// Agents ever made.
-    pub total_agents: i64,
-    /// Milliseconds of compute of agents that have ended.
-    pub compute_ms: i64,
-}
-
 /// A session to be made.
 #[derive(Clone, Debug, Default)]
 pub struct NewSession {
@@ -113,6 +95,8 @@ pub struct NewSession {
 pub struct SessionChanges {
     /// New limits, replacing the old.
     pub limits: Option<Limits>,
+    /// Single limits, in what is there when the change happens.
+    pub single_limits: LimitChanges,
     /// New metadata, replacing the old.
     pub metadata: Option<BTreeMap<String, String>>,
 }
@@ -136,7 +120,7 @@ struct UserRow {
 
 impl SessionChanges {
     fn is_empty(&self) -> bool {
-        self.limits.is_none() && self.metadata.is_none()
+        self.limits.is_none() && self.single_limits.is_empty() && self.metadata.is_none()
     }
 }
 
@@ -180,7 +164,7 @@ impl Sessions {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn counters(&self, scope: &SessionScope) -> Result<Counters, StoreError> {
-        Ok(self.0.get(&scope.counters_key()).await?.unwrap_or_default())
+        Ok(self.0.get_raw(&scope.counters_key()).await?.map(Counters::read).transpose()?.unwrap_or_default())
     }
 
     /// A page of sessions, newest first.
@@ -304,6 +288,7 @@ impl Sessions {
             if let Some(limits) = &changes.limits {
                 session.limits = limits.clone();
             }
+            changes.single_limits.apply(&mut session.limits);
             if let Some(metadata) = &changes.metadata {
                 session.metadata = metadata.clone();
             }
@@ -338,7 +323,7 @@ impl Sessions {
             let read = session.revision;
             let removed = names.entries().map(|(name, _)| name);
             session.status = SessionStatus::Terminated;
-            session.terminated_at_ms = Some(now_ms());
+            session.terminated_at_ms = Some(self.0.now_ms());
             session.revision += 1;
             let unchanged = Expression::new("revision = :read").value(":read", number(read));
             let mut transaction = Transaction::default()
@@ -459,7 +444,7 @@ impl Sessions {
             environment: new.environment,
             metadata: new.metadata.clone(),
             limits: new.limits.clone(),
-            created_at_ms: now_ms(),
+            created_at_ms: self.0.now_ms(),
             paused_at_ms: None,
             terminated_at_ms: None,
             token_epoch: 0,

@@ -2,7 +2,7 @@
 
 use crate::error::table_error;
 use crate::transaction::back_off;
-use crate::{Aws, StoreError};
+use crate::{Aws, StoreError, now_ms};
 use aws_sdk_dynamodb::operation::create_table::CreateTableError;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, AttributeValue, BillingMode, DeleteRequest, KeySchemaElement, KeyType, KeysAndAttributes,
@@ -22,6 +22,16 @@ pub(crate) const TTL: &str = "ttl";
 
 /// How long audit entries are kept unless configured otherwise, days.
 pub const DEFAULT_AUDIT_DAYS: u32 = 400;
+/// What time it is for whoever writes rows, Unix milliseconds.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> i64 + Send + Sync>);
+
+impl Clock {
+    /// A clock of one's own, for tests of what depends on time.
+    pub fn new(clock: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
+        Self(Arc::new(clock))
+    }
+}
 
 /// The data table.
 #[derive(Clone)]
@@ -32,6 +42,7 @@ pub struct Table {
     credential_key: Option<Arc<CredentialKey>>,
     audit_days: u32,
     pub(crate) log_retention_ms: i64,
+    clock: Clock,
 }
 
 /// How long a log entry is kept unless the deployment says otherwise, days.
@@ -53,6 +64,7 @@ impl Table {
             credential_key: None,
             audit_days: DEFAULT_AUDIT_DAYS,
             log_retention_ms: days_ms(LOG_RETENTION_DAYS),
+            clock: Clock::new(now_ms),
         }
     }
 
@@ -93,6 +105,17 @@ impl Table {
     #[must_use]
     pub fn with_log_retention(self, days: u32) -> Self {
         Self { log_retention_ms: days_ms(days), ..self }
+    }
+
+    /// The same table by another clock.
+    #[must_use]
+    pub fn with_clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// Unix milliseconds now, by the table's clock.
+    pub fn now_ms(&self) -> i64 {
+        (self.clock.0)()
     }
 
     /// The ledger's table.
@@ -209,6 +232,38 @@ impl Table {
                 .table_name(&self.name)
                 .key_condition_expression("pk = :pk")
                 .expression_attribute_values(":pk", AttributeValue::S(partition.pk().into()))
+                .consistent_read(true)
+                .set_exclusive_start_key(start)
+                .send()
+                .await
+                .map_err(table_error("Query"))?;
+            items.extend(answer.items.unwrap_or_default());
+            start = answer.last_evaluated_key;
+            if start.is_none() {
+                return Ok(items);
+            }
+        }
+    }
+
+    /// Every row of a partition whose sort key lies between two, both included. For stretches like those of
+    /// [`Table::query_all`].
+    pub(crate) async fn query_all_between(
+        &self,
+        partition: &Partition,
+        from: &str,
+        to: &str,
+    ) -> Result<Vec<Item>, StoreError> {
+        let mut items = Vec::new();
+        let mut start = None;
+        loop {
+            let answer = self
+                .client
+                .query()
+                .table_name(&self.name)
+                .key_condition_expression("pk = :pk AND sk BETWEEN :from AND :to")
+                .expression_attribute_values(":pk", AttributeValue::S(partition.pk().into()))
+                .expression_attribute_values(":from", AttributeValue::S(from.into()))
+                .expression_attribute_values(":to", AttributeValue::S(to.into()))
                 .consistent_read(true)
                 .set_exclusive_start_key(start)
                 .send()

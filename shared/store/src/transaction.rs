@@ -28,6 +28,10 @@ impl Expression {
         Self { text: text.into(), ..Self::default() }
     }
 
+    pub(crate) fn text(self, text: &str) -> Self {
+        Self { text: text.into(), ..self }
+    }
+
     pub(crate) fn name(mut self, placeholder: &str, name: &str) -> Self {
         self.names.insert(placeholder.into(), name.into());
         self
@@ -142,6 +146,11 @@ impl Transaction {
     pub(crate) fn and(mut self, other: Self) -> Self {
         self.0.extend(other.0);
         self
+    }
+
+    /// How many writes it has: the index of the next.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// Carries the transaction out. Conflicts with other transactions are retried with jitter. The SDK repeats a

@@ -25,6 +25,7 @@
 //! | `<platform>#<mode>#ses_…#names` | `names` | names and versions of the session's secrets |
 //! | `<platform>#<mode>#ses_…#values` | `NAME` | a sealed value of the session's secrets |
 //! | `<platform>#<mode>#ses_…#logs#<yyyy-mm-dd>` | `log_…` | the same log entry, for its session |
+//! | `<platform>#<mode>#usage#<yyyy-mm>#<shard>` | `day#…`, `user#…`, `user-day#…` | a month's usage, summed |
 //! | `platforms` | `plt_…` | the operator's directory |
 //! | `work#<shard>` | `agent#…`, `session#…`, `platform#…` | the operator's unfinished and running work |
 //! | `root` | `active`, `version#<n>` | the wrapped root keys |
@@ -45,6 +46,9 @@ pub const WORK_SHARDS: u8 = 16;
 /// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html>); reading newest
 /// first asks all of them.
 pub const LOG_SHARDS: u8 = 4;
+
+/// How many partitions a platform's usage of a month is spread over.
+pub const USAGE_SHARDS: u8 = 16;
 
 /// A row's whole key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -109,6 +113,11 @@ impl Partition {
 
 fn shard_of(id: &str) -> u32 {
     crc32fast::hash(id.as_bytes()) % u32::from(WORK_SHARDS)
+}
+
+/// Which of a month's partitions the usage of that payer is in.
+pub(crate) fn usage_shard_of(payer: &str) -> u8 {
+    u8::try_from(crc32fast::hash(payer.as_bytes()) % u32::from(USAGE_SHARDS)).unwrap_or(0)
 }
 
 impl TableKey {
@@ -291,6 +300,7 @@ mod tests {
                 scope.token_copies(&agent),
                 scope.agent_reports(&agent),
                 scope.simulated_disk(&agent),
+                scope.usage("2026-11", "u#x"),
                 scope.ledger(),
                 session.agents(),
                 session.live_agents(),

@@ -1,6 +1,6 @@
 //! Scopes: what a caller may reach, as a type.
 
-use crate::keys::{LOG_SHARDS, Partition, TableKey, WorkRef};
+use crate::keys::{LOG_SHARDS, Partition, TableKey, USAGE_SHARDS, WorkRef, usage_shard_of};
 use crate::{Actor, AgentId, IssuedKey, LogId, PlatformId, SessionId, UserId};
 use std::ops::Deref;
 
@@ -219,6 +219,20 @@ impl ReadScope {
         self.partition(&format!("logs#{day}#{:x}", crc32fast::hash(id.as_str().as_bytes()) % u32::from(LOG_SHARDS)))
     }
 
+    /// A calendar month's usage (`2026-11`) of that payer: an end user, or a session without one.
+    pub fn usage(&self, month: &str, payer: &str) -> Partition {
+        self.usage_shard(month, usage_shard_of(payer))
+    }
+
+    /// A calendar month's usage of all payers.
+    pub fn all_usage(&self, month: &str) -> impl Iterator<Item = Partition> {
+        (0..USAGE_SHARDS).map(move |shard| self.usage_shard(month, shard))
+    }
+
+    fn usage_shard(&self, month: &str, shard: u8) -> Partition {
+        self.partition(&format!("usage#{month}#{shard:x}"))
+    }
+
     /// Answers to be given again, a row each.
     pub fn replays(&self) -> Partition {
         self.partition("replays")
@@ -247,7 +261,7 @@ impl SessionScope {
         &self.session
     }
 
-    /// Counters that limit: active agents, all agents, milliseconds of compute.
+    /// Counters that limit: agents, milliseconds of compute, and their cost by day and month.
     pub fn counters_key(&self) -> TableKey {
         self.partition("counters").row("counters")
     }

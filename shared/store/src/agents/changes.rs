@@ -3,14 +3,16 @@
 use super::{Agent, AgentStatus, Agents, Intent, RETENTION_MS};
 use crate::AgentToken;
 use crate::audit::Deed;
+use crate::counters::CountersUpdate;
 use crate::secrets::copies_of;
 use crate::table::{Item, TTL, number, to_item, ttl_seconds};
 use crate::transaction::{Committed, Expression, Transaction, back_off};
-use crate::{AuditAction, AuditOutcome, LogLevel, LogSource, NewLog, StoreError, now_ms};
+use crate::{AuditAction, AuditOutcome, LogLevel, LogSource, NewLog, StoreError};
 use serde_json::json;
+use theazo_metering::Changes;
 use theazo_tenancy::{AgentId, TenantScope};
 
-const ATTEMPTS: u32 = 30;
+pub(super) const ATTEMPTS: u32 = 30;
 
 pub(super) fn deed(agent: &Agent, action: AuditAction) -> Deed<'_> {
     let names = agent.secrets.iter().map(|secret| secret.name.as_str());
@@ -20,6 +22,8 @@ pub(super) fn deed(agent: &Agent, action: AuditAction) -> Deed<'_> {
 /// A row as it shall be, and what the trail says of it.
 pub(super) struct Change {
     pub(super) after: Agent,
+    /// What its meter gave with that.
+    pub(super) metered: Changes,
     pub(super) deed: Option<(AuditAction, AuditOutcome)>,
     /// The row of a token that becomes good with it.
     pub(super) token: Option<Item>,
@@ -53,13 +57,14 @@ pub(super) fn status_log(agent: &Agent, from: Option<AgentStatus>) -> NewLog {
         .metadata(&json!({ "event": "agent.status", "status": agent.status, "from": from }))
 }
 
-/// An agent as it is in another status; nothing if it is there already.
+/// An agent as it is in another status, and what its meter gave with that; nothing if it is there already.
 fn entering(
     before: &Agent,
     to: AgentStatus,
+    now_ms: i64,
     holds: impl Fn(&Agent) -> bool,
     change: impl Fn(&mut Agent),
-) -> Result<Option<Agent>, StoreError> {
+) -> Result<Option<(Agent, Changes)>, StoreError> {
     if !holds(before) {
         return Err(StoreError::Conflict("the agent has changed"));
     }
@@ -70,9 +75,9 @@ fn entering(
         return Err(StoreError::Conflict("the agent's state does not allow it"));
     }
     let mut after = before.clone();
-    after.enter(to, now_ms());
+    let metered = after.enter(to, now_ms);
     change(&mut after);
-    Ok(Some(after))
+    Ok(Some((after, metered)))
 }
 
 impl Agents {
@@ -105,8 +110,8 @@ impl Agents {
         change: impl Fn(&mut Agent),
     ) -> Result<Agent, StoreError> {
         let step = |before: &Agent| {
-            let after = entering(before, to, &holds, &change)?;
-            Ok(after.map(|after| Change { deed: outcome(before, &after), after, token: None }))
+            let entered = entering(before, to, self.0.now_ms(), &holds, &change)?;
+            Ok(entered.map(|(after, metered)| Change { deed: outcome(before, &after), after, metered, token: None }))
         };
         self.apply(scope, id, step).await
     }
@@ -125,9 +130,10 @@ impl Agents {
         change: impl Fn(&mut Agent),
     ) -> Result<Agent, StoreError> {
         let step = |before: &Agent| {
-            let Some(mut after) = entering(before, AgentStatus::Ready, &holds, &change)? else { return Ok(None) };
+            let entered = entering(before, AgentStatus::Ready, self.0.now_ms(), &holds, &change)?;
+            let Some((mut after, metered)) = entered else { return Ok(None) };
             let token = token.map(|token| token.issue(&self.0, scope, &mut after)).transpose()?;
-            Ok(Some(Change { deed: outcome(before, &after), after, token }))
+            Ok(Some(Change { deed: outcome(before, &after), after, metered, token }))
         };
         self.apply(scope, id, step).await
     }
@@ -142,12 +148,12 @@ impl Agents {
     ) -> Result<Agent, StoreError> {
         for attempt in 0..ATTEMPTS {
             let before = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
-            let Some(Change { mut after, deed: entry, token }) = step(&before)? else { return Ok(before) };
+            let Some(Change { mut after, metered, deed: entry, token }) = step(&before)? else { return Ok(before) };
             let mut transaction = self.rewrite(scope, &mut after)?;
             if let Some(row) = token {
                 transaction = transaction.put_item(&self.0, row, Expression::new("attribute_not_exists(pk)"));
             }
-            transaction = self.book(transaction, scope, &before, &after)?;
+            transaction = self.book(transaction, scope, &before, &after, &metered)?;
             if let Some((action, outcome)) = entry {
                 transaction = transaction.audit(&self.0, scope, deed(&after, action).with(outcome))?;
             }
@@ -186,24 +192,18 @@ impl Agents {
         Err(StoreError::Contended(ATTEMPTS))
     }
 
-    /// Changes the session's counters by what lies between two states of an agent.
+    /// Changes the session's counters by what lies between two states of an agent and by what its meter gave.
     pub(super) fn book(
         &self,
         transaction: Transaction,
         scope: &TenantScope,
         before: &Agent,
         after: &Agent,
+        metered: &Changes,
     ) -> Result<Transaction, StoreError> {
         let places = i64::from(after.status.takes_place()) - i64::from(before.status.takes_place());
-        let spent = after.ran_before_ms - before.ran_before_ms;
-        if (places, spent) == (0, 0) {
-            return Ok(transaction);
-        }
-        let own = scope.session(&after.session).ok_or(StoreError::NotFound)?;
-        let counted = Expression::new("ADD active_agents :places, compute_ms :spent")
-            .value(":places", number(places))
-            .value(":spent", number(spent));
-        Ok(transaction.update(&self.0, &own.counters_key(), counted, ""))
+        let update = CountersUpdate::of(metered, self.0.now_ms()).add("active_agents", places);
+        self.count(transaction, scope, after, update, metered)
     }
 
     /// Removes the copies of what an agent booted with.

@@ -2,12 +2,14 @@
 //! asked, and ends with one that says how it went; whoever finds the first without the second knows what to do.
 
 use super::changes::{Change, deed, status_log};
-use super::{Agent, AgentStatus, Agents, BootedSecret, Intent, PausedBy, Snapshot, over_limit, within_limit};
+use super::{Agent, AgentStatus, Agents, BootedSecret, Intent, PausedBy, Snapshot, metering};
+use crate::counters::CountersUpdate;
 use crate::sessions::unchanged_and_active;
 use crate::table::number;
 use crate::transaction::{Committed, Expression, Transaction};
-use crate::{AuditAction, AuditOutcome, Session, StoreError, now_ms};
+use crate::{AuditAction, AuditOutcome, Counters, Limits, Session, StoreError, now_ms};
 use futures_util::future::try_join;
+use theazo_metering::Changes;
 use theazo_tenancy::{AgentId, SnapshotId, TenantScope};
 
 /// How exactly it is known when an agent had its last call, milliseconds.
@@ -30,6 +32,7 @@ impl Agents {
                     after.since_ms = now_ms();
                     Ok(Some(Change {
                         after,
+                        metered: Changes::default(),
                         deed: Some((AuditAction::AgentPause, AuditOutcome::Started)),
                         token: None,
                     }))
@@ -41,6 +44,7 @@ impl Agents {
                     after.paused_by = Some(by);
                     Ok(Some(Change {
                         after,
+                        metered: Changes::default(),
                         deed: Some((AuditAction::AgentPause, AuditOutcome::Succeeded)),
                         token: None,
                     }))
@@ -78,7 +82,8 @@ impl Agents {
     }
 
     /// Notes that a paused agent is to boot ([`Intent::Resuming`]), or a running one to boot again
-    /// ([`Intent::Restarting`]), with these secrets. A resumed one takes a place of its session's, if there is one.
+    /// ([`Intent::Restarting`]), with these secrets. Both claim what
+    /// they will run, at the price of now; a resumed one also takes a place of its session's.
     ///
     /// # Errors
     /// [`StoreError::LimitExceeded`]; [`StoreError::Conflict`] when the session is not active, or it or the agent has
@@ -103,35 +108,53 @@ impl Agents {
             return Err(StoreError::Conflict("the agent's state does not allow it"));
         }
         let own = scope.session(&session.id).ok_or(StoreError::NotFound)?;
-        let mut after = agent.clone();
-        after.enter(AgentStatus::Booting, now_ms());
-        after.intent = Some(intent);
-        after.boots += 1;
-        after.secrets = secrets;
-        let mut transaction = Transaction::default().check(
-            &self.0,
-            &scope.sessions().row(session.id.as_str()),
-            unchanged_and_active(session),
-        );
-        transaction = match intent {
-            Intent::Resuming => {
-                let count = Expression::new("ADD active_agents :one").value(":one", number(1));
-                let (count, under_limit) = within_limit(count, session);
-                transaction.update(&self.0, &own.counters_key(), count, under_limit)
-            }
-            _ => self.book(transaction, scope, agent, &after)?,
-        };
-        let transaction = transaction.and(self.rewrite(scope, &mut after)?).audit(
-            &self.0,
-            scope,
-            deed(&after, action).with(AuditOutcome::Started),
-        )?;
-        let transaction = transaction.log(&self.0, scope, [status_log(&after, Some(agent.status))])?;
-        match transaction.commit(&self.0).await? {
-            Committed::Yes => Ok(after),
-            Committed::Refused { write: 1, row } if intent == Intent::Resuming => Err(over_limit(session, row)?),
-            Committed::Refused { .. } => Err(StoreError::Conflict("the session or the agent has changed")),
+        let (now, rate) = (self.0.now_ms(), self.1.rate(&agent.provider));
+        if let Some(reached) = agent.cost_cap_reached(now) {
+            return Err(reached.into());
         }
+        // One that is restarted has its place.
+        let places = i64::from(intent == Intent::Resuming);
+        let max_agents = session.limits.max_agents.filter(|_| places > 0);
+        let limited = Session { limits: Limits { max_agents, ..session.limits.clone() }, ..session.clone() };
+        let counters = match limited.limits.meter_use() {
+            true => self.0.get_raw(&own.counters_key()).await?.map(Counters::read).transpose()?,
+            false => None,
+        };
+        let mut allowance = metering::allowance(&limited, counters.as_ref(), rate, now, false)?;
+        for _ in 0..metering::CLAIMS {
+            let mut after = agent.clone();
+            let stopped = after.enter(AgentStatus::Booting, now);
+            after.allow(allowance.ms, rate, now);
+            let metered = stopped.and(after.meter.claim(rate, now, allowance.claim_ms));
+            after.intent = Some(intent);
+            after.boots += 1;
+            after.secrets.clone_from(&secrets);
+            let update = CountersUpdate::of(&metered, now).add("active_agents", places).within(&limited.limits);
+            let counts = !update.is_empty();
+            let transaction = Transaction::default().check(
+                &self.0,
+                &scope.sessions().row(session.id.as_str()),
+                unchanged_and_active(session),
+            );
+            let transaction = self.count(transaction, scope, &after, update, &metered)?;
+            let transaction = transaction.and(self.rewrite(scope, &mut after)?).audit(
+                &self.0,
+                scope,
+                deed(&after, action).with(AuditOutcome::Started),
+            )?;
+            let transaction = transaction.log(&self.0, scope, [status_log(&after, Some(agent.status))])?;
+            match transaction.commit(&self.0).await? {
+                Committed::Yes => return Ok(after),
+                Committed::Refused { write: 1, row } if counts => {
+                    let counters = Counters::read(row.unwrap_or_default())?;
+                    allowance = metering::allowance(&limited, Some(&counters), rate, now, true)?;
+                }
+                Committed::Refused { .. } => {
+                    return Err(StoreError::Conflict("the session or the agent has changed"));
+                }
+            }
+        }
+        Err(StoreError::Contended(metering::CLAIMS))
     }
 
     /// Takes a boot back that kept the agent's files and did not come to its end: the agent is paused. What it was to run
@@ -184,7 +207,7 @@ impl Agents {
         let [copies, for_token] = partitions.each_ref().map(|partition| self.0.sort_keys(partition));
         let names = try_join(copies, for_token).await?;
         let keys = partitions.iter().zip([&names.0, &names.1]);
-        let keys = keys.flat_map(|(partition, names)| names.iter().map(|name| partition.row(name)));
-        self.0.delete_all(keys).await
+        let keys: Vec<_> = keys.flat_map(|(partition, names)| names.iter().map(|name| partition.row(name))).collect();
+        self.0.delete_all(keys.into_iter()).await
     }
 }

@@ -4,7 +4,10 @@ use crate::support::{Item, World, refused};
 use futures_util::future::join_all;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use theazo_store::{Agent, AgentStatus, Limits, NewAgent, NewSession, Session, StoreError, WorkItem};
+use std::sync::atomic::{AtomicI64, Ordering};
+use theazo_store::{
+    Agent, AgentStatus, Agents, Clock, Limits, NewAgent, NewSession, Session, StoreError, WorkItem, now_ms,
+};
 use theazo_tenancy::{AgentId, Mode, TenantScope, WorkRef};
 
 pub fn new_agent() -> NewAgent {
@@ -20,12 +23,14 @@ pub fn new_agent() -> NewAgent {
         timeout_ms: 60_000,
         auto_pause_ms: None,
         selection: None,
+        cost_cap: None,
         secrets: Vec::new(),
     }
 }
 
 async fn limited(world: &World, scope: &TenantScope, max_agents: u32) -> Session {
-    let new = NewSession { limits: Limits { max_agents: Some(max_agents) }, ..NewSession::default() };
+    let new =
+        NewSession { limits: Limits { max_agents: Some(max_agents), ..Limits::default() }, ..NewSession::default() };
     world.sessions().create(scope, &new).await.unwrap()
 }
 
@@ -88,13 +93,16 @@ async fn an_agent_that_is_ended_by_many_at_once_gives_its_place_and_its_time_bac
     let world = Arc::new(World::start().await);
     let scope = world.tenant().await;
     let session = world.session(&scope).await;
-    let agents = world.agents();
+    let now = Arc::new(AtomicI64::new(now_ms()));
+    let clock = now.clone();
+    let table = world.table.clone().with_clock(Clock::new(move || clock.load(Ordering::Relaxed)));
+    let agents = Agents::new(table);
     for ends in [vec![AgentStatus::Completed], vec![AgentStatus::Completed, AgentStatus::Failed]] {
         let (_, _, spent_before) = counters(&world, &scope, &session).await;
         let agent = agents.begin_boot(&scope, &session, new_agent()).await.unwrap();
-        let ready_at = agent.created_at_ms - 5000;
-        let set_ready = |agent: &mut Agent| agent.run_started_ms = Some(ready_at);
-        agents.transition(&scope, &agent.id, AgentStatus::Ready, set_ready).await.unwrap();
+        let ready = agents.transition(&scope, &agent.id, AgentStatus::Ready, |_| {}).await.unwrap();
+        let ready_at = ready.run_started_ms.unwrap();
+        now.fetch_add(5000, Ordering::Relaxed);
         assert_eq!(counters(&world, &scope, &session).await.0, 1);
 
         let calls = (0..12).map(|n| {
@@ -115,6 +123,7 @@ async fn an_agent_that_is_ended_by_many_at_once_gives_its_place_and_its_time_bac
         let (active, _, spent) = counters(&world, &scope, &session).await;
         assert_eq!(active, 0);
         assert_eq!(spent - spent_before, after.ended_at_ms.unwrap() - ready_at);
+        assert_eq!(spent - spent_before, 5000);
     }
 }
 

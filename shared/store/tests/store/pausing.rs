@@ -128,7 +128,10 @@ async fn concurrent_resumes_take_no_more_places_than_the_limit_has() {
     for _ in 0..6 {
         agents.push(paused(&world, &scope, &session, PausedBy::Platform).await);
     }
-    let changes = SessionChanges { limits: Some(Limits { max_agents: Some(2) }), ..SessionChanges::default() };
+    let changes = SessionChanges {
+        limits: Some(Limits { max_agents: Some(2), ..Limits::default() }),
+        ..SessionChanges::default()
+    };
     let session = world.sessions().change(&scope, &session.id, &changes).await.unwrap();
     let calls = agents.iter().flat_map(|agent| [agent, agent]).map(|agent| {
         let (world, scope, session, agent) = (world.clone(), scope.clone(), session.clone(), agent.clone());

@@ -44,10 +44,13 @@ async fn concurrent_changes_of_one_session_all_happen_in_some_order() {
         let (world, scope, id) = (world.clone(), scope.clone(), session.id.clone());
         tokio::spawn(async move {
             let changes = if n % 2 == 0 {
-                SessionChanges { limits: Some(Limits { max_agents: Some(n) }), metadata: None }
+                SessionChanges {
+                    limits: Some(Limits { max_agents: Some(n), ..Limits::default() }),
+                    ..SessionChanges::default()
+                }
             } else {
                 let metadata = BTreeMap::from([("n".to_owned(), n.to_string())]);
-                SessionChanges { limits: None, metadata: Some(metadata) }
+                SessionChanges { metadata: Some(metadata), ..SessionChanges::default() }
             };
             world.sessions().change(&scope, &id, &changes).await
         })
@@ -79,7 +82,7 @@ async fn a_terminated_session_gives_its_user_up_and_a_new_one_is_made() {
     let again = sessions.terminate(&scope, &first.id).await.unwrap();
     assert_eq!((again.terminated_at_ms, again.revision), (ended.terminated_at_ms, ended.revision));
     assert_eq!(sessions.find_by_user(&scope, &user).await.unwrap(), Some(second.id), "another session's pointer stays");
-    let limits = SessionChanges { limits: Some(Limits::default()), metadata: None };
+    let limits = SessionChanges { limits: Some(Limits::default()), ..SessionChanges::default() };
     assert!(matches!(refused(sessions.change(&scope, &first.id, &limits).await), StoreError::Conflict(_)));
 }
 

@@ -19,7 +19,10 @@ const TRANSACTION: &str = "TransactWriteItems";
 const WRITES: [&str; 5] = [TRANSACTION, "PutItem", "UpdateItem", "DeleteItem", "BatchWriteItem"];
 
 fn limits(max_agents: u32) -> SessionChanges {
-    SessionChanges { limits: Some(Limits { max_agents: Some(max_agents) }), metadata: None }
+    SessionChanges {
+        limits: Some(Limits { max_agents: Some(max_agents), ..Limits::default() }),
+        ..SessionChanges::default()
+    }
 }
 
 fn booting_with(names: &[&str]) -> NewAgent {

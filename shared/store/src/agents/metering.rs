@@ -1,0 +1,176 @@
+//! What agents' runs move in their session's counters and in the platform's usage, always in the transaction that
+//! changes the agent's row.
+//!
+//! An agent that is about to run *claims* its next [`CLAIM_MS`] from the session's limits, on condition that they leave
+//! so much. So of any number of agents that start at one moment, none is one too many. While it runs, reconciling books
+//! what has passed and claims on; when it stops, what it did not use is given back. A session's limits are therefore
+//! passed only by what runs between two visits of reconciling.
+
+use super::{Agent, AgentStatus, Agents, changes};
+use crate::counters::CountersUpdate;
+use crate::transaction::{Committed, Transaction, back_off};
+use crate::usage::add_usage;
+use crate::{Counters, Limits, Reached, Session, StoreError};
+use theazo_metering::{Changes, Day, MICROCENTS_PER_CENT, affordable_ms};
+use theazo_tenancy::{AgentId, SessionScope, TenantScope};
+
+/// How far ahead an agent claims, milliseconds: until reconciling comes by again, which is every minute.
+pub(super) const CLAIM_MS: i64 = 60_000;
+/// How long after a limit is reached a sandbox ends by itself, should nobody have paused its agent, milliseconds.
+const ENFORCED_WITHIN_MS: i64 = 120_000;
+/// How long running time may stay unbooked where no limit waits for it, milliseconds. Whoever shows usage adds what is
+/// not booked; this bounds what a lost table would forget.
+const BOOK_AT_LEAST_MS: i64 = 15 * 60_000;
+/// Tries at a claim that others make smaller meanwhile.
+pub(super) const CLAIMS: u32 = 30;
+/// After so many an agent that runs goes without.
+const PATIENCE: u32 = 10;
+
+/// Limits that a start must keep, and how much it may claim of them.
+pub(super) struct Allowance {
+    /// How long it may run until a limit is reached, milliseconds.
+    pub(super) ms: i64,
+    /// How much of that it claims now.
+    pub(super) claim_ms: i64,
+}
+
+impl Agent {
+    /// What it has cost by then, micro-cents.
+    pub fn cost(&self, now_ms: i64) -> i64 {
+        self.meter.cost(now_ms)
+    }
+
+    /// Whether it has cost as much as it may.
+    pub fn cost_cap_reached(&self, now_ms: i64) -> Option<Reached> {
+        let cap = self.cost_cap?;
+        let reached = self.cost(now_ms) >= i64::from(cap) * MICROCENTS_PER_CENT;
+        reached.then_some(Reached { limit: "costCap", used: cap.into(), max: cap.into() })
+    }
+
+    /// When its sandbox ends by itself if it goes on running, Unix milliseconds: when its running time is over, or some
+    /// time after a limit that was in force when the run began.
+    pub fn sandbox_ends_ms(&self) -> i64 {
+        let started = self.run_started_ms.unwrap_or(self.since_ms);
+        self.deadline_ms().min(started.saturating_add(self.allowed_ms.unwrap_or(i64::MAX)))
+    }
+
+    /// How long its sandbox may exist at all, milliseconds, as of the beginning of its run.
+    pub fn lifetime_ms(&self) -> i64 {
+        self.time_left_ms().min(self.allowed_ms.unwrap_or(i64::MAX))
+    }
+
+    /// Notes how long limits allow the run that is about to begin.
+    pub(super) fn allow(&mut self, ms: i64, rate: u64, now_ms: i64) {
+        let cap = self
+            .cost_cap
+            .map_or(i64::MAX, |cap| affordable_ms(rate, i64::from(cap) * MICROCENTS_PER_CENT - self.cost(now_ms)));
+        let ms = ms.min(cap);
+        self.allowed_ms = (ms < i64::MAX).then(|| ms.saturating_add(ENFORCED_WITHIN_MS));
+    }
+
+    /// Starts or stops the meter with a status.
+    pub(super) fn turn_meter(&mut self, status: AgentStatus, now_ms: i64) -> Changes {
+        match status {
+            AgentStatus::Ready | AgentStatus::Running => self.meter.start(now_ms),
+            // Whoever boots it claims what it will run.
+            AgentStatus::Booting | AgentStatus::Paused | AgentStatus::Completed | AgentStatus::Failed => {
+                self.meter.stop(now_ms)
+            }
+        }
+    }
+
+    /// Whether something of it must be booked now: what limits wait for, a day that is over, or a long stretch.
+    fn is_due(&self, limits: &Limits, now_ms: i64) -> bool {
+        self.meter.booked_to_ms().is_some_and(|booked| {
+            limits.meter_use() || Day::of(booked) < Day::of(now_ms) || now_ms - booked >= BOOK_AT_LEAST_MS
+        })
+    }
+}
+
+/// How much a start at that rate may claim, by counters as they were a moment ago, if they were read.
+///
+/// # Errors
+/// The limit that is reached.
+pub(super) fn allowance(
+    session: &Session,
+    counters: Option<&Counters>,
+    rate: u64,
+    now_ms: i64,
+    refused: bool,
+) -> Result<Allowance, Reached> {
+    let limits = &session.limits;
+    let figures = counters.unwrap_or(&Counters::default()).claimed(session, now_ms);
+    if let Some(reached) = counters.and_then(|counters| limits.full(counters)).or_else(|| limits.reached(&figures)) {
+        return Err(reached);
+    }
+    let ms = limits.allowance_ms(&figures, rate);
+    if ms < 1
+        && let Some(reached) = limits.reached(&figures.after_a_moment(rate))
+    {
+        return Err(reached);
+    }
+    // Nothing is left of tomorrow either, it may be: then only the rest of today is claimed.
+    let today = if refused { figures.left.day } else { i64::MAX };
+    Ok(Allowance { ms, claim_ms: ms.min(today).min(CLAIM_MS) })
+}
+
+impl Agents {
+    /// Adds what a change of an agent's meter moves: its session's counters, in which it also takes or gives back
+    /// places, and, for live agents, the platform's usage. Nothing of a test agent is usage.
+    pub(super) fn count(
+        &self,
+        transaction: Transaction,
+        scope: &TenantScope,
+        agent: &Agent,
+        update: CountersUpdate,
+        changes: &Changes,
+    ) -> Result<Transaction, StoreError> {
+        if update.is_empty() {
+            return Ok(transaction);
+        }
+        let own: SessionScope = scope.session(&agent.session).ok_or(StoreError::NotFound)?;
+        let (update, condition) = update.expression();
+        let transaction = transaction.update(&self.0, &own.counters_key(), update, &condition);
+        Ok(add_usage(transaction, &self.0, scope, agent, &changes.booked))
+    }
+
+    /// Books what an agent has run since the last time and, where its session has limits that wait for it, claims what
+    /// it may run until the next. An agent that does not run, or of which nothing is due, stays as it is.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Contended`].
+    pub async fn charge(&self, scope: &TenantScope, session: &Session, id: &AgentId) -> Result<Agent, StoreError> {
+        let ahead_ms = if session.limits.meter_use() { CLAIM_MS } else { 0 };
+        // How much more than it has claimed already the limits leave it.
+        let mut left_ms = i64::MAX;
+        for attempt in 0..changes::ATTEMPTS {
+            let mut agent = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
+            let now = self.0.now_ms();
+            let Some(claimed_to) = agent.meter.claimed_to_ms().filter(|_| agent.is_due(&session.limits, now)) else {
+                return Ok(agent);
+            };
+            let claim_to = now.saturating_add(ahead_ms).min(claimed_to.saturating_add(left_ms));
+            let changes = agent.meter.advance(now, claim_to);
+            if changes == Changes::default() {
+                return Ok(agent);
+            }
+            // What has passed is booked in any case.
+            let claims = claim_to > now.max(claimed_to);
+            let update = CountersUpdate::of(&changes, now);
+            let update = if claims { update.within(&session.limits) } else { update };
+            let transaction = self.rewrite(scope, &mut agent)?;
+            let counters_at = transaction.len();
+            let transaction = self.count(transaction, scope, &agent, update, &changes)?;
+            match transaction.commit(&self.0).await? {
+                Committed::Yes => return Ok(agent),
+                Committed::Refused { write, row } if claims && write == counters_at => {
+                    let counters = Counters::read(row.unwrap_or_default())?;
+                    let left = session.limits.allowance_ms(&counters.claimed(session, now), agent.meter.rate());
+                    left_ms = if attempt < PATIENCE { left.min(CLAIM_MS) } else { 0 };
+                }
+                Committed::Refused { .. } => back_off(attempt).await,
+            }
+        }
+        Err(StoreError::Contended(changes::ATTEMPTS))
+    }
+}

@@ -1,0 +1,268 @@
+//! What live agents of a platform used, rolled up by day, by provider and by end user, in the transactions that book it.
+//!
+//! | sort key | sums |
+//! |---|---|
+//! | `day#25#docker` | a day's, by provider |
+//! | `user#u#<user>` | a user's of the month |
+//! | `user-day#25#u#<user>` | a user's of a day |
+//!
+//! A session without a user stands for itself: `s#ses_…` in the place of `u#<user>`. Partitions are a month's, and the
+//! month's rows are spread over several by the end user.
+
+use crate::table::{Item, number};
+use crate::transaction::{Expression, Transaction};
+use crate::{Agent, StoreError, Table};
+use futures_util::future::try_join_all;
+use std::collections::BTreeMap;
+use std::ops::AddAssign;
+use theazo_metering::{Day, Part};
+use theazo_tenancy::{Mode, Partition, ReadScope, TenantScope};
+
+/// Reading what a platform's live agents used. Every report is one round trip: all partitions at once.
+#[derive(Clone)]
+pub struct Usage(Table);
+
+/// Some usage, added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sum {
+    /// Micro-cents.
+    pub cost: i64,
+    /// Milliseconds of compute.
+    pub compute_ms: i64,
+}
+
+/// Whose usage it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Payer {
+    /// An end user's, by the platform's own name for them.
+    User(String),
+    /// That of a session without one, by its id.
+    Session(String),
+}
+
+/// Days of a report, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Days {
+    /// The first.
+    pub first: Day,
+    /// The last.
+    pub last: Day,
+}
+
+impl AddAssign for Sum {
+    fn add_assign(&mut self, other: Self) {
+        self.cost += other.cost;
+        self.compute_ms += other.compute_ms;
+    }
+}
+
+impl From<Part> for Sum {
+    fn from(part: Part) -> Self {
+        Self { cost: part.cost, compute_ms: part.ms }
+    }
+}
+
+impl Payer {
+    /// Whose an agent's usage is.
+    pub fn of(agent: &Agent) -> Self {
+        match &agent.user_id {
+            Some(user) => Self::User(user.clone()),
+            None => Self::Session(agent.session.to_string()),
+        }
+    }
+
+    /// As part of sort keys; also what partitions are chosen by.
+    fn key(&self) -> String {
+        match self {
+            Self::User(user) => format!("u#{user}"),
+            Self::Session(session) => format!("s#{session}"),
+        }
+    }
+
+    fn parse(key: &str) -> Option<Self> {
+        let user = key.strip_prefix("u#").map(|user| Self::User(user.to_owned()));
+        user.or_else(|| key.strip_prefix("s#").map(|session| Self::Session(session.to_owned())))
+    }
+}
+
+impl Days {
+    /// The last so many days, of which one is today.
+    pub fn last(count: i64, now_ms: i64) -> Self {
+        let last = Day::of(now_ms);
+        Self { first: last.plus(1 - count), last }
+    }
+
+    /// The present month so far.
+    pub fn month(now_ms: i64) -> Self {
+        let last = Day::of(now_ms);
+        Self { first: last.month().first_day(), last }
+    }
+
+    /// Each of them, in order.
+    pub fn each(self) -> impl Iterator<Item = Day> {
+        std::iter::successors(Some(self.first), |day| Some(day.plus(1))).take_while(move |day| *day <= self.last)
+    }
+
+    /// Whether that is one of them.
+    pub fn contains(&self, day: Day) -> bool {
+        (self.first..=self.last).contains(&day)
+    }
+
+    /// The stretch of them that lies in each month.
+    fn by_month(self) -> Vec<Self> {
+        let mut stretches: Vec<Self> = Vec::new();
+        for day in self.each() {
+            match stretches.last_mut() {
+                Some(stretch) if stretch.last.month() == day.month() => stretch.last = day,
+                _ => stretches.push(Self { first: day, last: day }),
+            }
+        }
+        stretches
+    }
+}
+
+fn of_month(day: Day) -> String {
+    day.to_string().rsplit('-').next().unwrap_or_default().to_owned()
+}
+
+/// What of these agents' running is not booked yet and falls on those days.
+pub fn unbooked(live: &[Agent], days: Days, now_ms: i64) -> impl Iterator<Item = (&Agent, Day, Sum)> {
+    live.iter()
+        .flat_map(move |agent| agent.meter.unbooked(now_ms).into_iter().map(move |part| (agent, part)))
+        .filter(move |(_, part)| days.contains(part.day))
+        .map(|(agent, part)| (agent, part.day, part.into()))
+}
+
+impl Usage {
+    /// Over that table.
+    pub fn new(table: Table) -> Self {
+        Self(table)
+    }
+
+    /// By day and provider.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn by_provider(&self, scope: &ReadScope, days: Days) -> Result<BTreeMap<(Day, String), Sum>, StoreError> {
+        self.rows(scope, days, "day").await
+    }
+
+    /// By day and payer.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn by_payer(&self, scope: &ReadScope, days: Days) -> Result<BTreeMap<(Day, Payer), Sum>, StoreError> {
+        let rows = self.rows(scope, days, "user-day").await?;
+        Ok(rows.into_iter().filter_map(|((day, key), sum)| Some(((day, Payer::parse(&key)?), sum))).collect())
+    }
+
+    /// By payer, in the month that this day lies in: a row each.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn of_month(&self, scope: &ReadScope, day: Day) -> Result<BTreeMap<Payer, Sum>, StoreError> {
+        let partitions: Vec<_> = scope.all_usage(&day.month().to_string()).collect();
+        let found = try_join_all(partitions.iter().map(|own| self.0.query_all_between(own, "user#", "user$"))).await?;
+        let payer = |row: &Item| Payer::parse(row.get("sk")?.as_s().ok()?.strip_prefix("user#")?);
+        let rows = found.iter().flatten().filter_map(|row| Some((payer(row)?, row)));
+        rows.map(|(payer, row)| Ok((payer, sum(row)?))).collect()
+    }
+
+    /// One payer's, by day. At most 100 days.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn of_payer(
+        &self,
+        scope: &ReadScope,
+        payer: &Payer,
+        days: Days,
+    ) -> Result<BTreeMap<Day, Sum>, StoreError> {
+        let key = payer.key();
+        let own =
+            |day: Day| scope.usage(&day.month().to_string(), &key).row(&format!("user-day#{}#{key}", of_month(day)));
+        let rows = self.0.get_many(days.each().map(own)).await?;
+        let mut sums = BTreeMap::new();
+        for row in rows {
+            let place = |name: &str| Some(row.get(name)?.as_s().ok()?.clone());
+            let found = days.each().find(|day| {
+                let key = own(*day);
+                place("pk").as_deref() == Some(key.pk()) && place("sk").as_deref() == Some(key.sk())
+            });
+            if let Some(day) = found {
+                sums.insert(day, sum(&row)?);
+            }
+        }
+        Ok(sums)
+    }
+
+    /// The rows of a kind on those days, by what follows the day in their key.
+    async fn rows(
+        &self,
+        scope: &ReadScope,
+        days: Days,
+        kind: &str,
+    ) -> Result<BTreeMap<(Day, String), Sum>, StoreError> {
+        let mut queries: Vec<(Days, Partition)> = Vec::new();
+        for stretch in days.by_month() {
+            queries.extend(scope.all_usage(&stretch.first.month().to_string()).map(|partition| (stretch, partition)));
+        }
+        let found = try_join_all(queries.iter().map(|(stretch, partition)| async move {
+            let (from, to) = (of_month(stretch.first), of_month(stretch.last));
+            let rows =
+                self.0.query_all_between(partition, &format!("{kind}#{from}#"), &format!("{kind}#{to}$")).await?;
+            Ok::<_, StoreError>((*stretch, rows))
+        }))
+        .await?;
+        let mut sums: BTreeMap<(Day, String), Sum> = BTreeMap::new();
+        for (stretch, rows) in found {
+            let named: BTreeMap<String, Day> = stretch.each().map(|day| (of_month(day), day)).collect();
+            for row in rows {
+                let parsed = row.get("sk").and_then(|sk| sk.as_s().ok()).and_then(|sk| {
+                    let (day, rest) = sk.strip_prefix(kind)?.strip_prefix('#')?.split_once('#')?;
+                    Some((*named.get(day)?, rest.to_owned()))
+                });
+                let key = parsed.ok_or(StoreError::Corrupt("a row of usage"))?;
+                *sums.entry(key).or_default() += sum(&row)?;
+            }
+        }
+        Ok(sums)
+    }
+}
+
+fn sum(row: &Item) -> Result<Sum, StoreError> {
+    let figure = |name: &str| row.get(name).and_then(|value| value.as_n().ok()).and_then(|text| text.parse().ok());
+    let read = || Some(Sum { cost: figure("cost")?, compute_ms: figure("compute_ms")? });
+    read().ok_or(StoreError::Corrupt("a row of usage"))
+}
+
+/// Adds what was booked to the platform's usage. Nothing in test mode: test keys do not meter.
+pub(crate) fn add_usage(
+    mut transaction: Transaction,
+    table: &Table,
+    scope: &TenantScope,
+    agent: &Agent,
+    booked: &[Part],
+) -> Transaction {
+    if scope.mode() == Mode::Test {
+        return transaction;
+    }
+    let payer = Payer::of(agent).key();
+    // A transaction may write a row once only: a month's sums come from several days.
+    let mut sums: BTreeMap<(String, String), (i64, i64)> = BTreeMap::new();
+    for Part { day, ms, cost } in booked {
+        let (month, date) = (day.month().to_string(), of_month(*day));
+        let rows =
+            [format!("day#{date}#{}", agent.provider), format!("user#{payer}"), format!("user-day#{date}#{payer}")];
+        for row in rows {
+            let sum = sums.entry((month.clone(), row)).or_default();
+            *sum = (sum.0 + ms, sum.1 + cost);
+        }
+    }
+    for ((month, row), (ms, cost)) in sums {
+        let add =
+            Expression::new("ADD compute_ms :ms, cost :cost").value(":ms", number(ms)).value(":cost", number(cost));
+        transaction = transaction.update(table, &scope.usage(&month, &payer).row(&row), add, "");
+    }
+    transaction
+}
