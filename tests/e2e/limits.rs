@@ -56,7 +56,7 @@ impl Priced {
         };
         let (response, _) = serve(&self.deployment, ROUTES, incoming).await;
         let status = response.status().as_u16();
-        let text = String::from_utf8(response.into_body().to_vec()).unwrap();
+        let text = String::from_utf8(response.into_body().collect().await.to_vec()).unwrap();
         (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }
 
