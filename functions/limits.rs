@@ -5,7 +5,7 @@ use crate::agents::{Sandboxes, lifecycle};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use theazo_http::ApiError;
-use theazo_store::{Agent, Agents, PausedBy, Reached, Session, SessionStatus, Sessions, now_ms};
+use theazo_store::{Agent, Agents, Reached, Session, SessionStatus, Sessions, now_ms};
 use theazo_tenancy::{SessionId, TenantScope};
 
 /// What one run has read of sessions, so that each is read once however many agents it has.
@@ -77,5 +77,5 @@ async fn hold(
 ) -> Result<(), ApiError> {
     let Reached { limit, used, max } = reached;
     tracing::info!(agent = %agent.id, session = %agent.session, limit, used, max, "paused by a limit");
-    lifecycle::pause(scope, agent, PausedBy::Limit, agents, sandboxes).await.map(|_| ())
+    lifecycle::pause(scope, agent, reached, agents, sandboxes).await.map(|_| ())
 }

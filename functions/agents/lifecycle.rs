@@ -4,7 +4,7 @@ use super::{Sandboxes, failure, not_usable};
 use std::time::Duration;
 use theazo_http::ApiError;
 use theazo_providers::{AgentRef, Kept, ProviderError};
-use theazo_store::{Agent, AgentStatus, Agents, Intent, PausedBy, StoreError, now_ms};
+use theazo_store::{Agent, AgentStatus, Agents, Intent, PauseReason, StoreError, now_ms};
 use theazo_tenancy::TenantScope;
 
 /// A sandbox's own clock starts before the agent is ready, so it ends somewhat before the agent's time is over.
@@ -76,11 +76,11 @@ pub async fn lost(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes
 pub async fn pause(
     scope: &TenantScope,
     agent: &Agent,
-    by: PausedBy,
+    reason: impl Into<PauseReason>,
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<Agent, ApiError> {
-    let pausing = match agents.begin_pause(scope, &agent.id, by).await {
+    let pausing = match agents.begin_pause(scope, &agent.id, reason).await {
         Err(StoreError::Conflict(_)) => {
             let now = agents.get(scope, &agent.id).await?.ok_or_else(ApiError::not_found)?;
             return Err(not_usable(&now));

@@ -172,6 +172,14 @@ async fn a_session_that_is_too_old_is_stopped_whatever_it_cost() {
     let session = bed.session(json!({ "maxDuration": { "seconds": 2 } })).await;
     let agent = bed.agent(&session, json!({})).await;
     bed.until_stopped(&agent).await;
+    let logs = bed.get(&format!("/v1/logs?agentId={agent}&level=warn")).await;
+    let entry = &logs["data"][0];
+    assert_eq!(entry["message"], "agent has reached a limit: maxDuration", "{logs}");
+    let details = &entry["metadata"];
+    assert_eq!(
+        (&details["event"], &details["limit"], &details["max"]),
+        (&json!("agent.limit"), &json!("maxDuration"), &json!(2))
+    );
     let (status, refused) = bed.create(&session, json!({})).await;
     assert_eq!((status, &refused["error"]["details"]["limit"]), (402, &json!("maxDuration")));
     let shown = bed.get(&format!("/v1/sessions/{session}/limits")).await["maxDuration"].clone();

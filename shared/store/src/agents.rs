@@ -7,6 +7,7 @@ mod metering;
 mod pause;
 mod state;
 
+pub use pause::PauseReason;
 pub use state::{AgentStatus, Intent, PausedBy};
 
 use crate::counters::CountersUpdate;

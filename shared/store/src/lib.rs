@@ -42,7 +42,8 @@ pub use agent_reports::{
 };
 pub use agent_tokens::{AgentToken, AgentTokens, ENDPOINT_VARIABLE, TokenSealing};
 pub use agents::{
-    Agent, AgentFilter, AgentStatus, Agents, BootedSecret, Intent, NewAgent, PausedBy, SecretOrigin, Snapshot,
+    Agent, AgentFilter, AgentStatus, Agents, BootedSecret, Intent, NewAgent, PauseReason, PausedBy, SecretOrigin,
+    Snapshot,
 };
 pub use ahead::{Ahead, MAX_UNPROVEN_CALLS};
 pub use api_keys::{ApiKey, ApiKeys, NewApiKey};

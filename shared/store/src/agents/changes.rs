@@ -27,6 +27,8 @@ pub(super) struct Change {
     pub(super) deed: Option<(AuditAction, AuditOutcome)>,
     /// The row of a token that becomes good with it.
     pub(super) token: Option<Item>,
+    /// What the log says beside a new status.
+    pub(super) news: Option<NewLog>,
 }
 
 /// What the trail says of an agent's new status.
@@ -111,7 +113,13 @@ impl Agents {
     ) -> Result<Agent, StoreError> {
         let step = |before: &Agent| {
             let entered = entering(before, to, self.0.now_ms(), &holds, &change)?;
-            Ok(entered.map(|(after, metered)| Change { deed: outcome(before, &after), after, metered, token: None }))
+            Ok(entered.map(|(after, metered)| Change {
+                deed: outcome(before, &after),
+                after,
+                metered,
+                token: None,
+                news: None,
+            }))
         };
         self.apply(scope, id, step).await
     }
@@ -133,7 +141,7 @@ impl Agents {
             let entered = entering(before, AgentStatus::Ready, self.0.now_ms(), &holds, &change)?;
             let Some((mut after, metered)) = entered else { return Ok(None) };
             let token = token.map(|token| token.issue(&self.0, scope, &mut after)).transpose()?;
-            Ok(Some(Change { deed: outcome(before, &after), after, metered, token }))
+            Ok(Some(Change { deed: outcome(before, &after), after, metered, token, news: None }))
         };
         self.apply(scope, id, step).await
     }
@@ -148,7 +156,9 @@ impl Agents {
     ) -> Result<Agent, StoreError> {
         for attempt in 0..ATTEMPTS {
             let before = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
-            let Some(Change { mut after, metered, deed: entry, token }) = step(&before)? else { return Ok(before) };
+            let Some(Change { mut after, metered, deed: entry, token, news }) = step(&before)? else {
+                return Ok(before);
+            };
             let mut transaction = self.rewrite(scope, &mut after)?;
             if let Some(row) = token {
                 transaction = transaction.put_item(&self.0, row, Expression::new("attribute_not_exists(pk)"));
@@ -157,8 +167,8 @@ impl Agents {
             if let Some((action, outcome)) = entry {
                 transaction = transaction.audit(&self.0, scope, deed(&after, action).with(outcome))?;
             }
-            let news = (after.status != before.status).then(|| status_log(&after, Some(before.status)));
-            transaction = transaction.log(&self.0, scope, news)?;
+            let status = (after.status != before.status).then(|| status_log(&after, Some(before.status)));
+            transaction = transaction.log(&self.0, scope, news.into_iter().chain(status))?;
             match transaction.commit(&self.0).await? {
                 Committed::Yes => return Ok(after),
                 Committed::Refused { .. } => back_off(attempt).await,

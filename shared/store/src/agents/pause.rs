@@ -7,13 +7,46 @@ use crate::counters::CountersUpdate;
 use crate::sessions::unchanged_and_active;
 use crate::table::number;
 use crate::transaction::{Committed, Expression, Transaction};
-use crate::{AuditAction, AuditOutcome, Counters, Limits, Session, StoreError, now_ms};
+use crate::{AuditAction, AuditOutcome, Counters, Limits, LogLevel, LogSource, NewLog, Reached, Session, StoreError};
 use futures_util::future::try_join;
+use serde_json::json;
 use theazo_metering::Changes;
 use theazo_tenancy::{AgentId, SnapshotId, TenantScope};
 
 /// How exactly it is known when an agent had its last call, milliseconds.
 const BUSY_STEP_MS: i64 = 30_000;
+
+/// Why an agent is paused: who did it, and what the log says of it where nobody called for it.
+pub struct PauseReason {
+    by: PausedBy,
+    reached: Option<Reached>,
+}
+
+impl From<PausedBy> for PauseReason {
+    fn from(by: PausedBy) -> Self {
+        Self { by, reached: None }
+    }
+}
+
+impl From<Reached> for PauseReason {
+    fn from(reached: Reached) -> Self {
+        Self { by: PausedBy::Limit, reached: Some(reached) }
+    }
+}
+
+impl PauseReason {
+    fn log(&self, agent: &Agent) -> Option<NewLog> {
+        if let Some(Reached { limit, used, max }) = self.reached {
+            let message = format!("agent has reached a limit: {limit}");
+            let details = json!({ "event": "agent.limit", "limit": limit, "used": used, "max": max });
+            return Some(NewLog::of_agent(agent, LogLevel::Warn, LogSource::System, message).metadata(&details));
+        }
+        (self.by == PausedBy::Idle).then(|| {
+            NewLog::of_agent(agent, LogLevel::Info, LogSource::System, "agent has had nothing to do")
+                .metadata(&json!({ "event": "agent.idle" }))
+        })
+    }
+}
 
 impl Agents {
     /// Notes that a running agent is to be paused. From then on it takes no calls. One that is paused already, or about
@@ -21,7 +54,14 @@ impl Agents {
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Conflict`] for one that boots or is over; [`StoreError::Contended`].
-    pub async fn begin_pause(&self, scope: &TenantScope, id: &AgentId, by: PausedBy) -> Result<Agent, StoreError> {
+    pub async fn begin_pause(
+        &self,
+        scope: &TenantScope,
+        id: &AgentId,
+        reason: impl Into<PauseReason>,
+    ) -> Result<Agent, StoreError> {
+        let reason = reason.into();
+        let by = reason.by;
         let step = |before: &Agent| {
             let mut after = before.clone();
             match (before.status, before.intent) {
@@ -29,12 +69,14 @@ impl Agents {
                     after.intent = Some(Intent::Pausing);
                     after.paused_by = Some(by);
                     after.snapshot = Some(Snapshot { id: SnapshotId::make(), bytes: None });
-                    after.since_ms = now_ms();
+                    after.since_ms = self.0.now_ms();
+                    let news = reason.log(&after);
                     Ok(Some(Change {
                         after,
                         metered: Changes::default(),
                         deed: Some((AuditAction::AgentPause, AuditOutcome::Started)),
                         token: None,
+                        news,
                     }))
                 }
                 (AgentStatus::Paused, _) | (_, Some(Intent::Pausing)) => {
@@ -47,6 +89,7 @@ impl Agents {
                         metered: Changes::default(),
                         deed: Some((AuditAction::AgentPause, AuditOutcome::Succeeded)),
                         token: None,
+                        news: None,
                     }))
                 }
                 _ => Err(StoreError::Conflict("the agent's state does not allow it")),

@@ -5,8 +5,9 @@ use crate::support::{World, own, pairs, refused, secret};
 use futures_util::future::join_all;
 use std::sync::Arc;
 use theazo_store::{
-    Agent, AgentCopies, AgentStatus, AuditAction, AuditFilter, AuditLog, AuditOutcome, Intent, Limits, NewAgent,
-    PageRequest, PausedBy, SecretSelection, Session, SessionChanges, SessionStatus, StoreError, WorkItem, now_ms,
+    Agent, AgentCopies, AgentStatus, Agents, AuditAction, AuditFilter, AuditLog, AuditOutcome, Clock, Intent, Limits,
+    NewAgent, PageRequest, PausedBy, SecretSelection, Session, SessionChanges, SessionStatus, StoreError, WorkItem,
+    now_ms,
 };
 use theazo_tenancy::TenantScope;
 
@@ -22,12 +23,12 @@ async fn running(world: &World, scope: &TenantScope, session: &Session) -> Agent
     };
     let secrets = opened.iter().map(|secret| secret.booted.clone()).collect();
     let new = NewAgent { secrets, ..new_agent() };
-    let agent = world.agents().begin_boot(scope, session, new).await.unwrap();
+    let slow = Agents::new(world.table.clone().with_clock(Clock::new(|| now_ms() - 5000)));
+    let agent = slow.begin_boot(scope, session, new).await.unwrap();
     let copies = AgentCopies::new(world.table.clone(), world.keys.clone());
     let kept = copies.seal(scope, &agent.id, &sealed, &opened, now_ms() + HOUR_MS).await.unwrap();
     copies.keep(kept).await.unwrap();
-    let ready = |agent: &mut Agent| agent.run_started_ms = Some(now_ms() - 5000);
-    world.agents().transition(scope, &agent.id, AgentStatus::Ready, ready).await.unwrap()
+    slow.transition(scope, &agent.id, AgentStatus::Ready, |_| {}).await.unwrap()
 }
 
 async fn paused(world: &World, scope: &TenantScope, session: &Session, by: PausedBy) -> Agent {
