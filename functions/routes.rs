@@ -67,6 +67,10 @@ macro_rules! routes {
 routes! {
     HEALTH = "health" GET "/health"
         by [Anyone] needs [] => account::health;
+    OPENAPI = "openapi" GET "/v1/openapi.json"
+        by [Anyone] needs [] => account::openapi;
+    DOCS = "docs" GET "/docs"
+        by [Anyone] needs [] => account::docs;
     WHOAMI = "whoami" GET "/v1/whoami"
         by [Platform, Session] needs [] => account::whoami;
 

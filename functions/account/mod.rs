@@ -1,4 +1,6 @@
 //! Who is calling, and whether anyone answers.
 
+pub mod docs;
 pub mod health;
+pub mod openapi;
 pub mod whoami;

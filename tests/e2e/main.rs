@@ -18,6 +18,7 @@ mod breaches;
 mod concurrency;
 mod crash;
 mod crash_pausing;
+mod description;
 mod exec;
 mod files;
 mod forged;

@@ -238,6 +238,7 @@ async fn a_wrong_field_is_named_wherever_it_is_and_nothing_is_made_or_changed() 
     let many: Value = (0..65).map(|index| (format!("k{index}"), json!("v"))).collect::<serde_json::Map<_, _>>().into();
     let shared = [
         (json!({ "metadata": [] }), "metadata"),
+        (json!({ "metadata": { "": "v" } }), "metadata"),
         (json!({ "metadata": { "k": null } }), "metadata.k"),
         (json!({ "metadata": { "k": "x".repeat(1024) } }), "metadata.k"),
         (json!({ "metadata": many }), "metadata"),

@@ -27,6 +27,8 @@ enum Command {
     /// Measures Theazo's own work beside a baseline, in one run. For figures that mean something: `cargo dev-release bench`.
     #[command(subcommand)]
     Bench(Bench),
+    /// Writes the API's own description anew, which is checked in as infra/openapi.json.
+    Openapi,
 }
 
 #[derive(Subcommand)]
@@ -67,6 +69,7 @@ async fn main() -> ExitCode {
     let outcome = match cli.command {
         Some(Command::Quickstart) => quickstart::run().await,
         Some(Command::Bench(Bench::Vault { json })) => measure_vault(json).await,
+        Some(Command::Openapi) => write_openapi(),
         None => serve(cli.run).await,
     };
     match outcome {
@@ -80,6 +83,11 @@ async fn main() -> ExitCode {
 
 async fn measure_vault(json: Option<PathBuf>) -> Result<(), Failure> {
     bench::vault::run(bench::vault::Effort::FULL).await?.publish(json.as_deref())
+}
+
+fn write_openapi() -> Result<(), Failure> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../openapi.json");
+    Ok(std::fs::write(path, theazo_openapi::document_text())?)
 }
 
 async fn serve(args: RunArgs) -> Result<(), Failure> {

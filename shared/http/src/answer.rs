@@ -17,13 +17,17 @@ pub struct Answer {
     body: Bytes,
     retry_after_s: Option<u64>,
     stream: Option<Streamed>,
-    /// CSV instead of JSON.
-    csv: bool,
+    /// Of a body that is no stream.
+    content_type: &'static str,
+    /// What a browser may do with a page, as `Content-Security-Policy` says it.
+    policy: Option<&'static str>,
 }
+
+const JSON: &str = "application/json";
 
 impl Answer {
     const fn of(status: u16, body: Bytes) -> Self {
-        Self { status, body, retry_after_s: None, stream: None, csv: false }
+        Self { status, body, retry_after_s: None, stream: None, content_type: JSON, policy: None }
     }
 
     /// A JSON answer.
@@ -60,7 +64,18 @@ impl Answer {
 
     /// A table, as CSV in UTF-8.
     pub fn csv(body: String) -> Self {
-        Self { csv: true, ..Self::of(200, body.into()) }
+        Self { content_type: "text/csv; charset=utf-8", ..Self::of(200, body.into()) }
+    }
+
+    /// A page for a browser, which may do what that `Content-Security-Policy` says.
+    pub fn page(html: &'static str, policy: &'static str) -> Self {
+        let body = Bytes::from_static(html.as_bytes());
+        Self { content_type: "text/html; charset=utf-8", policy: Some(policy), ..Self::of(200, body) }
+    }
+
+    /// JSON text that is part of the program.
+    pub const fn json_text(text: &'static str) -> Self {
+        Self::of(200, Bytes::from_static(text.as_bytes()))
     }
 
     /// A stream of that type.
@@ -77,17 +92,16 @@ impl Answer {
         self.status
     }
 
-    /// The body: JSON, CSV, or nothing. A stream's is nothing here.
+    /// The body: JSON, CSV, a page, or nothing. A stream's is nothing here.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
     /// The whole answer as an HTTP response with its standing headers.
     pub fn into_response(self, request_id: &str) -> http::Response<Body> {
-        let text_type = if self.csv { "text/csv; charset=utf-8" } else { "application/json" };
         let content_type = match &self.stream {
             Some(stream) => Some(stream.content_type),
-            None => (!self.body.is_empty()).then_some(text_type),
+            None => (!self.body.is_empty()).then_some(self.content_type),
         };
         let body = match self.stream {
             Some(stream) => Body::Stream(stream.pieces),
@@ -105,6 +119,9 @@ impl Answer {
             headers.insert(http::header::RETRY_AFTER, http::HeaderValue::from(seconds));
         }
         headers.insert("x-content-type-options", http::HeaderValue::from_static("nosniff"));
+        if let Some(policy) = self.policy {
+            headers.insert(http::header::CONTENT_SECURITY_POLICY, http::HeaderValue::from_static(policy));
+        }
         if let Some(content_type) = content_type {
             headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
         }

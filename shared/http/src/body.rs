@@ -163,7 +163,7 @@ impl Fields {
         }
     }
 
-    /// An object of texts, such as metadata: at most `max_entries`, each at most 1 KiB.
+    /// An object of texts, such as metadata: at most `max_entries`, each with a name and at most 1 KiB.
     ///
     /// # Errors
     /// `invalid_request` for anything else.
@@ -174,6 +174,10 @@ impl Fields {
         }
         let mut texts = BTreeMap::new();
         for (key, value) in &object.map {
+            if key.is_empty() {
+                // The table has no place for it.
+                return Err(self.wrong(name, "must not have an empty name"));
+            }
             match value {
                 Value::String(text) if key.len() + text.len() <= 1024 => texts.insert(key.clone(), text.clone()),
                 Value::String(_) => return Err(object.wrong(key, "must be at most 1 KiB with its name")),
@@ -318,6 +322,7 @@ mod tests {
         let given = fields(json!({ "m": { "k": full, "": "" } }));
         assert_eq!(given.texts("m", 2).unwrap().unwrap()["k"], full);
         assert_eq!(refused(given.texts("m", 1)), "m");
+        assert_eq!(refused(fields(json!({ "m": { "": "v" } })).texts("m", 2)), "m");
         assert_eq!(refused(fields(json!({ "m": { "k": "x".repeat(1024) } })).texts("m", 2)), "m.k");
         for value in [json!(1), json!(null), json!({}), json!([]), json!(true)] {
             assert_eq!(refused(fields(json!({ "m": { "k": value } })).texts("m", 2)), "m.k");

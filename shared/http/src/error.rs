@@ -40,7 +40,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All of them.
-    const ALL: [Self; 12] = [
+    pub const ALL: [Self; 12] = [
         Self::InvalidRequest,
         Self::Unauthorized,
         Self::SessionLimitExceeded,

@@ -1,5 +1,6 @@
-//! A client as any backend would write one: a base URL, a key, JSON.
+//! A client as any backend would write one: a base URL, a key, JSON. What it is answered must be as the API describes it.
 
+use super::contract::{self, Exchange};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -100,21 +101,31 @@ impl Client {
     /// Makes a call that may fail to reach anyone.
     pub async fn try_call(&self, method: &str, path: &str, body: Option<Vec<u8>>) -> Result<Answer, reqwest::Error> {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
-        let mut request = self.http.request(method, format!("{}{path}", self.base));
+        let mut request = self.http.request(method.clone(), format!("{}{path}", self.base));
         if let Some(key) = &self.key {
             request = request.bearer_auth(key);
         }
         if let Some(once) = &self.once {
             request = request.header("Idempotency-Key", once);
         }
-        if let Some(body) = body {
+        if let Some(body) = body.clone() {
             request = request.header("content-type", "application/json").body(body);
         }
         let answer = request.send().await?;
         let status = answer.status().as_u16();
         let headers = answer.headers().iter();
-        let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
-        Ok(Answer { status, headers, text: answer.text().await? })
+        let headers: BTreeMap<String, String> =
+            headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
+        let text = answer.text().await?;
+        contract::check(&Exchange {
+            method: method.as_str(),
+            path,
+            body: body.as_deref(),
+            status,
+            content_type: headers.get("content-type").map(String::as_str),
+            answer: &text,
+        });
+        Ok(Answer { status, headers, text })
     }
 
     pub async fn get(&self, path: &str) -> Answer {

@@ -2,6 +2,7 @@
 
 mod built;
 mod client;
+mod contract;
 mod encodings;
 mod engine;
 mod events;

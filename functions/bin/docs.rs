@@ -1,0 +1,4 @@
+//! `GET /v1/docs`
+use theazo_functions::{lambda, routes};
+
+lambda!(routes::DOCS);

@@ -1,0 +1,4 @@
+//! `GET /v1/openapi`
+use theazo_functions::{lambda, routes};
+
+lambda!(routes::OPENAPI);

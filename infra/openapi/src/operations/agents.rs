@@ -1,0 +1,75 @@
+//! Agents, from outside and from inside.
+
+use crate::operation::Operation;
+use crate::schemas::{computes, providers, statuses};
+use crate::shape::{between, component, count, one_of, page, text};
+use theazo_http::ErrorCode::{
+    Conflict, NoProvidersAvailable, Provider, SessionLimitExceeded, Timeout, UnprocessableEntity,
+};
+
+pub(super) fn describe(name: &str) -> Option<Operation> {
+    let agent = |summary| Operation::new("Agents", summary);
+    let boots = [Conflict, SessionLimitExceeded, UnprocessableEntity, Provider, NoProvidersAvailable];
+    let listed = |operation: Operation| {
+        operation
+            .query("status", statuses(), "Only those.")
+            .query("provider", providers(), "Only those that run there.")
+            .query("compute", computes(), "Only those with that runtime.")
+            .paged()
+            .gives(200, page(component("Agent")))
+    };
+    let report = |summary, body| Operation::new("Inside a sandbox", summary).body(component(body)).gives_nothing();
+    Some(match name {
+        "agents-create" => agent("Boot an agent")
+            .more("It is `ready` when this answers, with the session's secrets as uppercase environment variables of every process that it runs.")
+            .body_if_any(component("NewAgent"))
+            .gives(201, component("Agent"))
+            .refuses(&boots),
+        "agents-list-of-session" => listed(agent("List a session's agents, newest first")),
+        "agents-list" => listed(agent("List the platform's agents, newest first")),
+        "agents-get" => agent("Show an agent").gives(200, component("Agent")),
+        "agents-status" => agent("How an agent stands, and what it cost").gives(200, component("AgentStanding")),
+        "agents-exec" => agent("Run code in an agent")
+            .more("A non-zero exit code is a result, not an error. Values of the agent's secrets are masked in what it prints. After 240 s white space keeps the connection alive.")
+            .body(component("Exec"))
+            .gives(200, component("ExecResult"))
+            .refuses(&[Conflict, UnprocessableEntity, Provider, NoProvidersAvailable, Timeout]),
+        "agents-files-write" => agent("Write a file, or a piece of one")
+            .body(component("FileToWrite"))
+            .gives_nothing()
+            .refuses(&[Conflict, UnprocessableEntity, Provider, NoProvidersAvailable]),
+        "agents-files-list" => agent("List a directory")
+            .query("dir", text(), "The directory; `/data` unless given.")
+            .gives(200, component("FileList"))
+            .refuses(&[Conflict, UnprocessableEntity, Provider, NoProvidersAvailable]),
+        "agents-files-read" => agent("Read a file, or a piece of one")
+            .query("offset", count(), "Where to begin.")
+            .query("length", between(0, 4 * 1024 * 1024), "How much; 4 MiB unless given.")
+            .query("encoding", one_of(&["utf-8", "base64"]), "Text comes as text where it can, unless this asks for base64.")
+            .gives(200, component("File"))
+            .refuses(&[Conflict, UnprocessableEntity, Provider, NoProvidersAvailable]),
+        "agents-secrets-list" => agent("What an agent booted with").gives(200, component("AgentSecrets")),
+        "agents-progress" => agent("How far an agent has come").gives(200, component("AgentProgress")),
+        "agents-pause" => agent("Pause an agent and keep its files")
+            .gives(200, component("Snapshot"))
+            .refuses(&[Conflict, Provider, NoProvidersAvailable]),
+        "agents-resume" => agent("Boot a paused agent on its files, with the vault's secrets of now")
+            .body_if_any(component("ResumeAgent"))
+            .gives(200, component("Agent"))
+            .refuses(&boots),
+        "agents-restart" => agent("Boot an agent again on its files, with the vault's secrets of now")
+            .gives(200, component("Agent"))
+            .refuses(&boots),
+        "agents-terminate" => agent("End an agent; nothing is left at its provider")
+            .more("Idempotent.")
+            .gives(200, component("Agent"))
+            .refuses(&[Conflict, Provider, NoProvidersAvailable]),
+
+        "sandbox-log" => report("A line of the agent's own log", "ReportedLog"),
+        "sandbox-model" => report("A call of a model, as the agent claims it", "ReportedModel"),
+        "sandbox-span" => report("A stretch of the agent's work", "ReportedSpan"),
+        "sandbox-progress" => report("How far the agent says it is", "ReportedProgress"),
+        "sandbox-complete" => report("What the agent says has come out", "ReportedResult"),
+        _ => return None,
+    })
+}

@@ -1,0 +1,103 @@
+//! What a platform has and looks at.
+
+use super::between_times;
+use crate::operation::Operation;
+use crate::schemas::LEVELS;
+use crate::shape::{component, flag, id, one_of, page, pattern, text_to, time};
+use theazo_http::ErrorCode::{Conflict, NotFound, UnprocessableEntity};
+
+pub(super) fn describe(name: &str) -> Option<Operation> {
+    account(name).or_else(|| provider(name)).or_else(|| report(name))
+}
+
+fn account(name: &str) -> Option<Operation> {
+    let account = |summary| Operation::new("Account", summary);
+    let key = |summary| Operation::new("API keys", summary);
+    Some(match name {
+        "health" => account("Whether the service answers").gives(200, component("Health")),
+        "openapi" => account("This document").gives(200, serde_json::json!({ "type": "object" })),
+        "docs" => account("This document, for reading in a browser").gives_page(),
+        "whoami" => account("What the presented credential is").gives(200, component("Whoami")),
+        "api-keys-create" => key("Make an API key")
+            .more("Its text is shown this once.")
+            .body(component("NewApiKey"))
+            .gives(201, component("ApiKeyWithText")),
+        "api-keys-list" => key("List the API keys that are good, newest first")
+            .more("A test key sees test keys only.")
+            .paged()
+            .gives(200, page(component("ApiKey"))),
+        "api-keys-rotate" => key("Make a key that takes another's place")
+            .more("The other ends after the overlap.")
+            .body_if_any(component("RotateApiKey"))
+            .gives(201, component("ApiKeyWithText")),
+        "api-keys-delete" => key("Revoke an API key, at once and everywhere")
+            .query("force", flag(), "Revoke even the last live key.")
+            .gives_nothing()
+            .refuses(&[Conflict]),
+        _ => return None,
+    })
+}
+
+fn provider(name: &str) -> Option<Operation> {
+    let provider = |summary| Operation::new("Providers", summary);
+    Some(match name {
+        "providers-list" => {
+            provider("Where agents can run, and whether it answers").gives(200, component("ProviderList"))
+        }
+        "providers-set" => provider("Configure a provider of the platform's own")
+            .more("Its credential is a secret of the platform, which from then on no agent can have.")
+            .body(component("ProviderToSet"))
+            .gives(200, component("Provider"))
+            .refuses(&[Conflict, UnprocessableEntity]),
+        "providers-delete" => provider("Forget a provider").gives_nothing().refuses(&[Conflict]),
+        _ => return None,
+    })
+}
+
+fn report(name: &str) -> Option<Operation> {
+    let report = |summary| Operation::new("Observability", summary);
+    let in_period = |operation: Operation| {
+        operation.query("period", one_of(&["today", "week", "month"]), "In UTC; the month so far unless given.")
+    };
+    let filtered = |operation: Operation| {
+        operation
+            .query("sessionId", id("ses"), "Only that session's.")
+            .query("agentId", id("agt"), "Only that agent's.")
+            .query("level", one_of(&LEVELS), "Only exactly that level.")
+            .query("search", text_to(256), "Only those whose message has it, whatever its case.")
+    };
+    let streamed = |operation: Operation| {
+        filtered(operation)
+            .query("since", time(), "From then on.")
+            .header("Last-Event-ID", id("log"), "Goes on after that entry.")
+            .gives_events()
+            .refuses(&[NotFound])
+    };
+    Some(match name {
+        "logs-list" => between_times(filtered(report("Log entries, newest first")))
+            .more("With filters, a page goes through some thousands of entries and may then end early, even empty, with a cursor to go on from.")
+            .paged()
+            .gives(200, page(component("LogEntry"))),
+        "logs-stream" => streamed(report("Log entries as they are written"))
+            .more("Server-Sent Events `log`, and `reconnect` where the connection ends before its subject."),
+        "agents-logs-stream" => streamed(report("An agent's log entries as they are written"))
+            .more("As the stream of all; ends with `[DONE]` when the agent has."),
+        "audit-list" => between_times(report("The audit trail, newest first"))
+            .query("secret", pattern("^[A-Za-z_][A-Za-z0-9_]{0,127}$"), "Only what was done with that secret.")
+            .query("session", id("ses"), "Only what was done in that session.")
+            .query("key", id("key"), "Only what that key did.")
+            .paged()
+            .gives(200, page(component("AuditEntry"))),
+        "usage-summary" => in_period(report("The platform at a glance")).gives(200, component("UsageSummary")),
+        "usage-user" => in_period(report("What one end user's agents used")).gives(200, component("UserUsage")),
+        "usage-daily" => report("Usage by day, the earliest first")
+            .query("period", one_of(&["last_7_days", "last_30_days"]), "In UTC; 30 days unless given.")
+            .gives(200, component("DailyUsage")),
+        "usage-by-provider" => in_period(report("Cost by provider")).gives(200, component("UsageByProvider")),
+        "usage-export" => in_period(report("Usage by day and end user, exactly"))
+            .query("format", one_of(&["csv", "json", "stripe"]), "`csv` unless given.")
+            .gives_or(component("UsageExport"), "text/csv")
+            .refuses(&[UnprocessableEntity]),
+        _ => return None,
+    })
+}

@@ -1,0 +1,283 @@
+//! Agents: what they are, what runs in them, their files, and what they say of themselves.
+
+use crate::shape::{
+    about, amount, answer, anything, between, component, count, duration, example, flag, id, list, nullable, one_of,
+    request, text, text_to, texts, time,
+};
+use serde_json::{Value, json};
+
+const STATUSES: [&str; 6] = ["booting", "ready", "running", "paused", "completed", "failed"];
+const PROVIDERS: [&str; 4] = ["docker", "e2b", "fly", "simulated"];
+const COMPUTES: [&str; 3] = ["python", "node", "go"];
+
+pub(super) fn all() -> Vec<(&'static str, Value)> {
+    vec![
+        ("Agent", agent()),
+        ("NewAgent", new_agent()),
+        ("AgentStanding", standing()),
+        ("AgentProgress", progress()),
+        ("AgentSecrets", secrets()),
+        ("ResumeAgent", example(request(&[("provider?", one_of(&PROVIDERS))]), json!({}))),
+        ("Snapshot", snapshot()),
+        ("Exec", exec()),
+        ("ExecResult", exec_result()),
+        ("FileToWrite", file_to_write()),
+        ("File", file()),
+        ("FileList", file_list()),
+        ("ReportedLog", reported_log()),
+        ("ReportedModel", reported_model()),
+        ("ReportedSpan", reported_span()),
+        ("ReportedProgress", reported_progress()),
+        ("ReportedResult", reported_result()),
+    ]
+}
+
+/// The statuses of agents, for filters.
+pub(crate) fn statuses() -> Value {
+    one_of(&STATUSES)
+}
+
+/// The providers, for filters.
+pub(crate) fn providers() -> Value {
+    one_of(&PROVIDERS)
+}
+
+/// The runtimes, for filters.
+pub(crate) fn computes() -> Value {
+    one_of(&COMPUTES)
+}
+
+fn agent() -> Value {
+    let schema = answer(&[
+        ("id", id("agt")),
+        ("sessionId", id("ses")),
+        ("userId", nullable(text())),
+        ("status", statuses()),
+        ("provider", providers()),
+        ("compute", computes()),
+        ("model", nullable(text())),
+        ("instructions", nullable(text())),
+        ("tools", anything()),
+        ("browser", flag()),
+        ("region", nullable(text())),
+        ("metadata", texts()),
+        ("createdAt", time()),
+    ]);
+    example(
+        schema,
+        json!({
+            "id": "agt_01jd9s6q0f3v8x2n4m5k7h9tbc", "sessionId": "ses_01jd9s6q0f3v8x2n4m5k7h9tbc", "userId": "user_123",
+            "status": "ready", "provider": "docker", "compute": "python", "model": null, "instructions": null,
+            "tools": null, "browser": false, "region": null, "metadata": {}, "createdAt": "2026-11-26T09:00:00.000Z",
+        }),
+    )
+}
+
+fn new_agent() -> Value {
+    let cost_cap = request(&[("amount", between(1, 2_000_000_000)), ("currency?", one_of(&["usd"]))]);
+    let mut secrets = list(text());
+    secrets["maxItems"] = 200.into();
+    let schema = request(&[
+        ("compute?", about(computes(), "`python` unless given.")),
+        ("provider?", providers()),
+        ("timeout?", duration("1 hour", "24 hours")),
+        ("costCap?", about(cost_cap, "At which it is paused.")),
+        ("secrets?", about(secrets, "The names of those it boots with; all that it may have unless given.")),
+        ("metadata?", component("Metadata")),
+        ("model?", text_to(256)),
+        ("instructions?", text_to(65_536)),
+        ("tools?", about(anything(), "Any JSON of at most 64 KiB.")),
+        ("network?", request(&[("internet?", about(flag(), "`false` cuts it off."))])),
+        (
+            "lifecycle?",
+            request(&[(
+                "autoPause?",
+                about(duration("Never", "24 hours"), "Pauses it after such a time without a call."),
+            )]),
+        ),
+    ]);
+    let schema = about(
+        schema,
+        "Fields that ask for something not built, such as `browser`, `gpu` or `region`, are refused by name.",
+    );
+    example(schema, json!({ "compute": "python", "timeout": "30m", "secrets": ["HUBSPOT_API_KEY"] }))
+}
+
+fn standing() -> Value {
+    let schema = answer(&[
+        ("status", statuses()),
+        ("duration", about(text(), "How long it has run, for people.")),
+        ("durationMs", count()),
+        ("cost", component("Money")),
+        ("task", nullable(text())),
+        ("provider", providers()),
+        ("region", nullable(text())),
+    ]);
+    let cost = json!({ "amount": 2, "currency": "usd" });
+    example(
+        schema,
+        json!({
+            "status": "ready", "duration": "3m 12s", "durationMs": 192_000, "cost": cost, "task": null,
+            "provider": "docker", "region": null,
+        }),
+    )
+}
+
+fn progress() -> Value {
+    let schema = answer(&[
+        ("phase", nullable(text())),
+        ("checkpoints", count()),
+        ("totalDuration", text()),
+        ("totalDurationMs", count()),
+        ("activeDuration", text()),
+        ("activeDurationMs", count()),
+        ("status", one_of(&["active", "hibernated", "terminated"])),
+        ("lastCheckpointAt", nullable(time())),
+    ]);
+    example(
+        schema,
+        json!({
+            "phase": null, "checkpoints": 0, "totalDuration": "10m 0s", "totalDurationMs": 600_000,
+            "activeDuration": "3m 12s", "activeDurationMs": 192_000, "status": "active", "lastCheckpointAt": null,
+        }),
+    )
+}
+
+fn secrets() -> Value {
+    let entry = answer(&[
+        ("name", text()),
+        ("version", count()),
+        ("scope", one_of(&["session", "platform"])),
+        ("stale", about(flag(), "The vault has another value, or none; its next boot brings that.")),
+        ("deleted?", flag()),
+    ]);
+    let shown = json!([{ "name": "DATABASE_URL", "version": 1, "scope": "session", "stale": false }]);
+    example(list(entry), shown)
+}
+
+fn snapshot() -> Value {
+    let schema = answer(&[("id", nullable(id("snap"))), ("size", text()), ("provider", providers())]);
+    let shown = json!({ "id": "snap_01jd9s6q0f3v8x2n4m5k7h9tbc", "size": "12.4 MB", "provider": "docker" });
+    example(schema, shown)
+}
+
+fn exec() -> Value {
+    let schema = request(&[
+        ("language", one_of(&["python", "node", "bash", "go"])),
+        ("code", text_to(1_048_576)),
+        ("timeout?", duration("2 minutes", "10 minutes")),
+        ("stdin?", text_to(4_194_304)),
+        ("encoding?", about(one_of(&["utf-8", "base64"]), "Of the outputs. In UTF-8, other bytes become U+FFFD.")),
+    ]);
+    example(schema, json!({ "language": "python", "code": "print(6 * 7)" }))
+}
+
+fn exec_result() -> Value {
+    let schema = answer(&[
+        ("stdout", text()),
+        ("stderr", text()),
+        ("exitCode", json!({ "type": "integer" })),
+        ("truncated?", about(list(one_of(&["stdout", "stderr"])), "What was cut, at 1 MiB.")),
+    ]);
+    // Once white space has kept the connection alive, the status is sent and cannot say of a failure any more.
+    let late = about(component("Error"), "Of code that ran for minutes and then failed.");
+    example(json!({ "anyOf": [schema, late] }), json!({ "stdout": "42\n", "stderr": "", "exitCode": 0 }))
+}
+
+fn file_to_write() -> Value {
+    let schema = request(&[
+        ("path", about(text_to(4096), "Beneath `/data` or `/tmp`. Directories are made.")),
+        ("data", about(text(), "At most 4 MiB.")),
+        ("encoding?", one_of(&["utf-8", "base64"])),
+        ("offset?", about(between(0, 1 << 40), "Writes there and leaves the rest.")),
+        ("append?", flag()),
+    ]);
+    example(schema, json!({ "path": "/data/notes.txt", "data": "hello" }))
+}
+
+fn file() -> Value {
+    let schema = answer(&[
+        ("data", text()),
+        ("encoding", one_of(&["utf-8", "base64"])),
+        ("size", about(count(), "Of the whole file, bytes.")),
+    ]);
+    example(schema, json!({ "data": "hello", "encoding": "utf-8", "size": 5 }))
+}
+
+fn file_list() -> Value {
+    let entry =
+        answer(&[("name", text()), ("size", count()), ("modified", time()), ("type", one_of(&["file", "directory"]))]);
+    let shown = json!([{ "name": "notes.txt", "size": 5, "modified": "2026-11-26T09:00:00.000Z", "type": "file" }]);
+    example(list(entry), shown)
+}
+
+/// What an agent reports: its own ids, and what it has to say.
+fn report(fields: &[(&str, Value)], says: Value) -> Value {
+    let own = [("agentId", id("agt")), ("sessionId", id("ses")), ("timestamp?", reported_time())];
+    let schema = request(&[&own, fields].concat());
+    let mut shown = json!({
+        "agentId": "agt_01jd9s6q0f3v8x2n4m5k7h9tbc",
+        "sessionId": "ses_01jd9s6q0f3v8x2n4m5k7h9tbc",
+        "timestamp": "2026-11-26T09:00:00.000Z",
+    });
+    if let (Some(shown), Some(says)) = (shown.as_object_mut(), says.as_object()) {
+        shown.extend(says.clone());
+    }
+    example(schema, shown)
+}
+
+fn reported_time() -> Value {
+    json!({ "type": ["string", "number", "null"], "maxLength": 64 })
+}
+
+fn reported_log() -> Value {
+    report(
+        &[
+            ("level?", one_of(&["debug", "info", "warn", "error"])),
+            ("message", text_to(65_536)),
+            ("metadata?", json!({ "type": "object" })),
+        ],
+        json!({ "level": "info", "message": "step 2 of 5" }),
+    )
+}
+
+fn reported_model() -> Value {
+    let cents = request(&[("amount?", count()), ("currency?", one_of(&["usd"]))]);
+    let cost = json!({ "anyOf": [amount(), cents, { "type": "null" }] });
+    report(
+        &[
+            ("model", text_to(256)),
+            ("inputTokens", count()),
+            ("outputTokens", count()),
+            ("cost?", about(cost, "Dollars, or an amount in cents, as the agent reckons.")),
+        ],
+        json!({ "model": "large-1", "inputTokens": 1200, "outputTokens": 300 }),
+    )
+}
+
+fn reported_span() -> Value {
+    report(
+        &[
+            ("name", text_to(256)),
+            ("startTime?", reported_time()),
+            ("endTime?", reported_time()),
+            ("durationMs?", amount()),
+            ("status?", text_to(64)),
+            ("error?", json!({ "type": ["string", "object", "null"] })),
+            ("attributes?", json!({ "type": "object" })),
+        ],
+        json!({ "name": "search", "durationMs": 120, "status": "ok" }),
+    )
+}
+
+fn reported_progress() -> Value {
+    let percentage = json!({ "type": "number", "minimum": 0, "maximum": 100 });
+    report(
+        &[("percentage", percentage), ("message?", text_to(4096))],
+        json!({ "percentage": 40, "message": "reading" }),
+    )
+}
+
+fn reported_result() -> Value {
+    report(&[("output?", anything()), ("artifacts?", anything())], json!({ "output": "done", "artifacts": [] }))
+}

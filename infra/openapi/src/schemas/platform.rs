@@ -1,0 +1,102 @@
+//! What a platform has: its credentials, its providers.
+
+use crate::shape::{
+    about, answer, duration, example, flag, id, list, nullable, one_of, pattern, request, text, text_to, time,
+};
+use serde_json::{Value, json};
+
+const ENVIRONMENTS: [&str; 2] = ["live", "test"];
+
+pub(super) fn all() -> Vec<(&'static str, Value)> {
+    let new_key = about(text(), "The key, shown this once: a repeated request is answered without it.");
+    vec![
+        ("Health", example(answer(&[("status", one_of(&["ok"]))]), json!({ "status": "ok" }))),
+        ("Whoami", whoami()),
+        ("ApiKey", example(answer(&key()), shown_key())),
+        ("NewApiKey", new_api_key()),
+        ("ApiKeyWithText", with_text(new_key)),
+        (
+            "RotateApiKey",
+            example(request(&[("overlap?", duration("24 hours", "30 days"))]), json!({ "overlap": "1h" })),
+        ),
+        ("Provider", provider()),
+        (
+            "ProviderList",
+            example(
+                answer(&[("data", list(provider())), ("hasMore", flag())]),
+                json!({ "data": [], "hasMore": false }),
+            ),
+        ),
+        ("ProviderToSet", provider_to_set()),
+    ]
+}
+
+fn whoami() -> Value {
+    let schema = answer(&[
+        ("kind", one_of(&["platform", "session"])),
+        ("platformId", id("plt")),
+        ("sessionId", nullable(id("ses"))),
+        ("environment", one_of(&ENVIRONMENTS)),
+        ("keyId", text()),
+        ("expiresAt", nullable(time())),
+    ]);
+    example(
+        schema,
+        json!({
+            "kind": "platform", "platformId": "plt_01jd9s6q0f3v8x2n4m5k7h9tbc", "sessionId": null, "environment": "live",
+            "keyId": "key_01jd9s6q0f3v8x2n4m5k7h9tbc", "expiresAt": null,
+        }),
+    )
+}
+
+fn key() -> Vec<(&'static str, Value)> {
+    vec![
+        ("id", id("key")),
+        ("name", text()),
+        ("prefix", about(text(), "The key's first 12 characters.")),
+        ("environment", one_of(&ENVIRONMENTS)),
+        ("createdAt", time()),
+        ("lastUsedAt", nullable(about(time(), "To the minute, about."))),
+        ("expiresAt", nullable(time())),
+    ]
+}
+
+fn shown_key() -> Value {
+    json!({
+        "id": "key_01jd9s6q0f3v8x2n4m5k7h9tbc", "name": "backend", "prefix": "th_live_abcd", "environment": "live",
+        "createdAt": "2026-11-26T09:00:00.000Z", "lastUsedAt": null, "expiresAt": null,
+    })
+}
+
+fn with_text(text: Value) -> Value {
+    let mut shown = shown_key();
+    shown["key"] = "th_live_...".into();
+    example(answer(&[key(), vec![("key?", text)]].concat()), shown)
+}
+
+fn new_api_key() -> Value {
+    let mut name = text_to(128);
+    name["minLength"] = 1.into();
+    let schema = request(&[("name", name), ("environment", one_of(&ENVIRONMENTS)), ("expiresAt?", time())]);
+    example(schema, json!({ "name": "backend", "environment": "live" }))
+}
+
+fn provider() -> Value {
+    let health = answer(&[("healthy", flag()), ("message?", nullable(text()))]);
+    let schema = answer(&[
+        ("provider", one_of(&["docker", "e2b", "fly", "simulated"])),
+        ("source", about(one_of(&["deployment", "platform"]), "Whose it is.")),
+        ("credentialRef?", about(text(), "The platform secret that holds its credential.")),
+        ("updatedAt?", time()),
+        ("health", health),
+    ]);
+    example(
+        schema,
+        json!({ "provider": "docker", "source": "deployment", "health": { "healthy": true, "message": null } }),
+    )
+}
+
+fn provider_to_set() -> Value {
+    let schema = request(&[("credentialRef", pattern("^[A-Za-z_][A-Za-z0-9_]{0,127}$"))]);
+    example(schema, json!({ "credentialRef": "E2B_API_KEY" }))
+}

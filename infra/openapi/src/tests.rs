@@ -1,0 +1,95 @@
+use super::*;
+use std::collections::BTreeSet;
+
+/// Every schema of the document that has an example, as a document of its own, with its examples.
+fn examples(document: &Value) -> Vec<(String, Value, Vec<Value>)> {
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    let of = |(name, schema): (&String, &Value)| {
+        let examples = schema["examples"].as_array().cloned().unwrap_or_default();
+        (name.clone(), shape::component(name), examples)
+    };
+    schemas.iter().map(of).collect()
+}
+
+#[test]
+fn every_route_is_described_and_nothing_else_is() {
+    for route in ROUTES {
+        let said = operations::describe(route.info.name);
+        let said = said.unwrap_or_else(|| panic!("{} is not described", route.info.name));
+        assert!(!said.summary.is_empty() && said.answers.len() == 1, "{}", route.info.name);
+        assert!(operations::TAGS.iter().any(|(tag, _)| *tag == said.tag), "{}", said.tag);
+        assert!(said.body.is_none() || route.info.method != "GET", "{}", route.info.name);
+    }
+    let operations: usize =
+        document()["paths"].as_object().unwrap().values().map(|path| path.as_object().unwrap().len()).sum();
+    assert_eq!(operations, ROUTES.len());
+}
+
+#[test]
+fn what_is_referred_to_is_there_and_what_is_there_is_referred_to() {
+    fn references(value: &Value, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(entries) => {
+                for (name, value) in entries {
+                    if let ("$ref", Some(target)) = (name.as_str(), value.as_str()) {
+                        found.insert(target.to_owned());
+                    }
+                    references(value, found);
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+            _ => {}
+        }
+    }
+    let document = document();
+    let mut referred = BTreeSet::new();
+    references(&document, &mut referred);
+    let mut there = BTreeSet::new();
+    for kind in ["schemas", "responses", "parameters", "headers"] {
+        let names = document["components"][kind].as_object().unwrap().keys();
+        there.extend(names.map(|name| format!("#/components/{kind}/{name}")));
+    }
+    assert_eq!(referred, there);
+}
+
+#[test]
+fn every_named_schema_that_is_taken_or_given_has_an_example_that_fits_it() {
+    let document = document();
+    for (name, schema, examples) in examples(&document) {
+        assert!(name == "Error" || !examples.is_empty(), "{name} has no example");
+        for example in examples {
+            assert_eq!(conform::violations(&document, &schema, &example), [""; 0], "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_as_described_is_found() {
+    let document = document();
+    let schema = shape::component("Session");
+    let session = document["components"]["schemas"]["Session"]["examples"][0].clone();
+    for (field, wrong) in [
+        ("id", json!("agt_01jd9s6q0f3v8x2n4m5k7h9tbc")),
+        ("status", json!("gone")),
+        ("userId", json!(5)),
+        ("limits", json!({ "maxAgents": -1 })),
+        ("limits", json!({ "maxAgents": 1.5 })),
+        ("limits", json!({ "maxCost": { "amount": 5 } })),
+        ("metadata", json!({ "a": 1 })),
+        ("more", json!("than is described")),
+    ] {
+        let mut given = session.clone();
+        given[field] = wrong;
+        assert_eq!(conform::violations(&document, &schema, &given).len(), 1, "{given}");
+    }
+    let mut given = session;
+    given.as_object_mut().unwrap().remove("userId");
+    assert_eq!(conform::violations(&document, &schema, &given).len(), 1, "{given}");
+}
+
+#[test]
+fn the_checked_in_document_is_that_of_this_code() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../openapi.json");
+    let checked_in = std::fs::read_to_string(path).unwrap();
+    assert!(checked_in == document_text(), "run `cargo dev openapi` and check infra/openapi.json in");
+}
