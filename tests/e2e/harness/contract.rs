@@ -49,14 +49,13 @@ pub fn check(exchange: &Exchange) {
         }
     }
     let taken = &contract.operation(route)["requestBody"]["content"]["application/json"]["schema"];
+    // Where no body is described, one is ignored.
     if *status < 300
+        && !taken.is_null()
         && let Some(body) = exchange.body.filter(|body| !body.is_empty())
         && let Ok(value) = serde_json::from_slice(body)
     {
-        match taken.is_null() {
-            true => assert_eq!(value, serde_json::json!({}), "{name} took a body, and none is described"),
-            false => contract.expect(taken, &value, &format!("{name} took")),
-        }
+        contract.expect(taken, &value, &format!("{name} took"));
     }
 }
 
