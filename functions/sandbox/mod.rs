@@ -10,7 +10,7 @@ pub mod span;
 use serde_json::{Map, Number, Value, json};
 use theazo_http::{ApiError, Call, Fields};
 use theazo_redaction::{Masked, Redactor};
-use theazo_store::{Agent, TokenCopies};
+use theazo_store::{Agent, StoreError, TokenCopies};
 use theazo_tenancy::{AgentId, CredentialKind, ReadScope, SessionId, TenantScope};
 
 /// Largest body of a report, bytes.
@@ -38,7 +38,10 @@ impl Report {
             let fields = call.request().fields(false)?;
             let agent = fields.raw("agentId").and_then(Value::as_str).and_then(|id| AgentId::parse(id).ok());
             let agent = agent.ok_or_else(|| not_own("agentId"))?;
-            let sealed = copies.load(&scope, &agent).await?;
+            let sealed = copies.load(&scope, &agent).await.map_err(|error| match error {
+                StoreError::NotFound => not_own("agentId"),
+                other => other.into(),
+            })?;
             Ok((fields, agent, sealed))
         };
         let (principal, (fields, claimed, sealed)) = call.authenticate_with(read).await?;

@@ -85,9 +85,9 @@ const PROGRESS: &str = "progress";
 const RESULT: &str = "result";
 
 /// Every row that an agent's reports may have.
-pub(crate) fn keys(scope: &ReadScope, agent: &AgentId) -> [TableKey; 3] {
-    let partition = scope.agent_reports(agent);
-    [MODELS, PROGRESS, RESULT].map(|kind| partition.row(kind))
+pub(crate) fn keys(scope: &ReadScope, agent: &AgentId) -> Result<[TableKey; 3], StoreError> {
+    let partition = scope.agent_reports(agent)?;
+    Ok([MODELS, PROGRESS, RESULT].map(|kind| partition.row(kind)))
 }
 
 impl AgentReports {
@@ -108,7 +108,7 @@ impl AgentReports {
             (":cost", number(claim.cost)),
         ];
         let add = "SET #ttl = :ttl ADD calls :calls, input_tokens :input, output_tokens :output, cost :cost";
-        self.update(&scope.agent_reports(agent).row(MODELS), add, claimed).await
+        self.update(&scope.agent_reports(agent)?.row(MODELS), add, claimed).await
     }
 
     /// Says how far an agent is, in place of what it said before.
@@ -128,7 +128,7 @@ impl AgentReports {
             (":at", number(now_ms())),
         ];
         let set = "SET #ttl = :ttl, percentage = :percentage, message = :message, at_ms = :at";
-        self.update(&scope.agent_reports(agent).row(PROGRESS), set, values).await
+        self.update(&scope.agent_reports(agent)?.row(PROGRESS), set, values).await
     }
 
     /// Says what came of an agent's work, likewise.
@@ -145,7 +145,7 @@ impl AgentReports {
         let text = |text: Option<&str>| text.map_or(AttributeValue::Null(true), |text| AttributeValue::S(text.into()));
         let values = [(":output", text(output)), (":artifacts", text(artifacts)), (":at", number(now_ms()))];
         let set = "SET #ttl = :ttl, #output = :output, artifacts = :artifacts, at_ms = :at";
-        self.update(&scope.agent_reports(agent).row(RESULT), set, values).await
+        self.update(&scope.agent_reports(agent)?.row(RESULT), set, values).await
     }
 
     /// All that an agent has reported so far.
@@ -154,7 +154,7 @@ impl AgentReports {
     /// As [`AgentReports::model`].
     pub async fn of_agent(&self, scope: &ReadScope, agent: &AgentId) -> Result<Reports, StoreError> {
         let mut reports = Reports::default();
-        for row in self.0.query_all(&scope.agent_reports(agent)).await? {
+        for row in self.0.query_all(&scope.agent_reports(agent)?).await? {
             match row.get("sk").and_then(|sk| sk.as_s().ok()).map(String::as_str) {
                 Some(MODELS) => reports.models = Some(from_item(row)?),
                 Some(PROGRESS) => reports.progress = Some(from_item(row)?),

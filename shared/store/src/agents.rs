@@ -302,8 +302,9 @@ impl Agents {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn get(&self, scope: &ReadScope, id: &AgentId) -> Result<Option<Agent>, StoreError> {
-        let agent: Option<Agent> = self.0.get(&scope.agents().row(id.as_str())).await?;
-        Ok(agent.filter(|agent| scope.sees(&agent.session) && !agent.is_expired(self.0.now_ms())))
+        let Ok(key) = scope.agent_key(id) else { return Ok(None) };
+        let agent: Option<Agent> = self.0.get(&key).await?;
+        Ok(agent.filter(|agent| !agent.is_expired(self.0.now_ms())))
     }
 
     /// A page of the platform's agents, newest first.
@@ -316,7 +317,8 @@ impl Agents {
         filter: &AgentFilter,
         page: &PageRequest,
     ) -> Result<Page<Agent>, StoreError> {
-        Ok(without_expired(self.0.page(&scope.agents(), page, filter.terms()).await?, self.0.now_ms()))
+        let all = scope.platform_wide()?.agents();
+        Ok(without_expired(self.0.page(&all, page, filter.terms()).await?, self.0.now_ms()))
     }
 
     /// A page of a session's agents, newest first.
@@ -346,7 +348,7 @@ impl Agents {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn unsettled_of_platform(&self, scope: &ReadScope) -> Result<Vec<Agent>, StoreError> {
-        self.0.query_all(&scope.live_agents()).await?.into_iter().map(from_item).collect()
+        self.0.query_all(&scope.platform_wide()?.live_agents()).await?.into_iter().map(from_item).collect()
     }
 
     /// Records an agent as `booting`, before any provider is asked, in the transaction that counts it against the
@@ -406,11 +408,11 @@ impl Agents {
             let update = CountersUpdate::of(&claimed, now).add("active_agents", 1).add("total_agents", 1);
             let (update, condition) = update.within(&session.limits).expression();
             let transaction = Transaction::default()
-                .check(&self.0, &scope.sessions().row(session.id.as_str()), unchanged_and_active(session))
+                .check(&self.0, &own.key(), unchanged_and_active(session))
                 .update(&self.0, &own.counters_key(), update, &condition)
-                .put_new(&self.0, &scope.agents().row(agent.id.as_str()), &agent)?
+                .put_new(&self.0, &own.agent_key_of_platform(&agent.id), &agent)?
                 .put_new(&self.0, &own.agents().row(agent.id.as_str()), &agent)?
-                .put_new(&self.0, &scope.live_agents().row(agent.id.as_str()), &agent.without_texts())?
+                .put_new(&self.0, &own.live_agent_key_of_platform(&agent.id), &agent.without_texts())?
                 .put_new(&self.0, &own.live_agents().row(agent.id.as_str()), &agent.without_texts())?
                 .put_new(&self.0, &scope.work_key(&agent.id), &BTreeMap::<String, String>::new())?
                 .audit(&self.0, scope, changes::deed(&agent, AuditAction::AgentBoot).with(AuditOutcome::Started))?

@@ -100,7 +100,7 @@ pub(crate) fn put_key(
     let credential = table.credential_item(&scope.new_credential_key(issued), &record)?;
     transaction.put_item(table, credential, Expression::new("attribute_not_exists(pk)")).put_new(
         table,
-        &scope.api_keys().row(shown.id.as_str()),
+        &scope.platform_wide()?.api_keys().row(shown.id.as_str()),
         shown,
     )
 }
@@ -155,7 +155,7 @@ impl ApiKeys {
         if scope.mode() == Mode::Test {
             terms = terms.compare("mode", "=", AttributeValue::S(Mode::Test.as_str().into()));
         }
-        let mut page: Page<ApiKey> = self.0.page(&scope.api_keys(), page, terms).await?;
+        let mut page: Page<ApiKey> = self.0.page(&scope.platform_wide()?.api_keys(), page, terms).await?;
         let now = now_ms();
         page.rows.retain(|key| key.is_good(now));
         Ok(page)
@@ -210,7 +210,7 @@ impl ApiKeys {
             let end = self.0.ending(&credential, ends)?;
             let transaction = Transaction::default()
                 .check(&self.0, &scope.platform_key(), platform_lives())
-                .put(&self.0, &scope.api_keys().row(id.as_str()), &old, as_read)?
+                .put(&self.0, &scope.platform_wide()?.api_keys().row(id.as_str()), &old, as_read)?
                 .update(&self.0, &place, end, AS_READ)
                 .note_deletion(&self.0, &scope, Deleted::Rotated { key: id.clone(), ends_at_ms: ends })?;
             let transaction = put_key(transaction, &self.0, &scope, *caller.cursor_key(), &issued, &key)?.audit(
@@ -244,14 +244,18 @@ impl ApiKeys {
                 let left = self.another_that_is_good(scope, id).await?;
                 let left =
                     left.ok_or(StoreError::Conflict("it is the platform's last live key (force=true revokes it)"))?;
-                transaction = transaction.check(&self.0, &scope.api_keys().row(left.as_str()), good_at(now_ms()));
+                transaction = transaction.check(
+                    &self.0,
+                    &scope.platform_wide()?.api_keys().row(left.as_str()),
+                    good_at(now_ms()),
+                );
             }
             let as_read = unchanged(&key);
             let now = now_ms();
             key.revoked_at_ms = Some(now);
             // Gone altogether is refused just as well.
             let forgotten = number(ttl_seconds(now.saturating_add(REVOKED_KEPT_MS)));
-            let mut item = to_item(&scope.api_keys().row(id.as_str()), &key)?;
+            let mut item = to_item(&scope.platform_wide()?.api_keys().row(id.as_str()), &key)?;
             item.insert(TTL.into(), forgotten);
             let end = revocation(now, REVOKED_KEPT_MS);
             let transaction = transaction
@@ -269,7 +273,8 @@ impl ApiKeys {
 
     /// A key that the scope may manage and that is not over.
     async fn find(&self, scope: &ReadScope, id: &KeyId) -> Result<ApiKey, StoreError> {
-        let key: ApiKey = self.0.get(&scope.api_keys().row(id.as_str())).await?.ok_or(StoreError::NotFound)?;
+        let key: ApiKey =
+            self.0.get(&scope.platform_wide()?.api_keys().row(id.as_str())).await?.ok_or(StoreError::NotFound)?;
         let may = scope.mode() == Mode::Live || key.mode == Mode::Test.as_str();
         if may && key.is_good(now_ms()) { Ok(key) } else { Err(StoreError::NotFound) }
     }
@@ -279,7 +284,7 @@ impl ApiKeys {
         let mut request = PageRequest { limit: 100, after: None };
         loop {
             let terms = RowFilter::default().compare("mode", "=", live.clone());
-            let page: Page<ApiKey> = self.0.page(&scope.api_keys(), &request, terms).await?;
+            let page: Page<ApiKey> = self.0.page(&scope.platform_wide()?.api_keys(), &request, terms).await?;
             let now = now_ms();
             if let Some(key) = page.rows.into_iter().find(|key| key.id != *id && key.is_good(now)) {
                 return Ok(Some(key.id));

@@ -180,7 +180,7 @@ fn entry_item(table: &Table, scope: &TenantScope, deed: Deed<'_>) -> Result<Item
         source_ip: origin.and_then(|origin| origin.source_ip).map(|ip| ip.to_string()),
         request: origin.map(|origin| origin.request.to_string()),
     };
-    let key: TableKey = scope.audit(&Month::of(at_ms).to_string()).row(entry.id.as_str());
+    let key: TableKey = scope.audit_key(&Month::of(at_ms).to_string(), &entry.id);
     let mut item = to_item(&key, &entry)?;
     item.insert(TTL.into(), number(ttl_seconds(at_ms.saturating_add(table.audit_retention_ms()))));
     Ok(item)

@@ -24,9 +24,7 @@ use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use theazo_metering::Day;
-use theazo_tenancy::{
-    AgentId, Mode, Operator, Partition, PlatformId, ReadScope, SessionScope, TableKey, TenantScope, UserId,
-};
+use theazo_tenancy::{AgentId, Mode, Operator, Partition, PlatformId, SessionScope, TableKey, TenantScope, UserId};
 
 /// How long the last rows of a deleted platform stay, milliseconds. Longer than any request that was authenticated
 /// before its keys were revoked: Lambda ends a function after 15 minutes
@@ -115,7 +113,7 @@ impl PlatformDeletion {
             .put(&self.table, &self.work_key(platform), &BTreeMap::<String, String>::new(), Expression::default())?
             .note_deletion(&self.table, &scope, Deleted::Platform)?;
         for scope in [Mode::Live, Mode::Test].map(|mode| self.operator.tenant(platform, mode)) {
-            let names_key = scope.secret_names_key();
+            let names_key = scope.secret_names_key()?;
             let names = self.table.get::<ScopeNames>(&names_key).await?.unwrap_or_default();
             let removed = Deed::done(AuditAction::PlatformDelete).names(names.entries().map(|(name, _)| name));
             transaction =
@@ -144,7 +142,7 @@ impl PlatformDeletion {
         for scope in &scopes {
             self.end_sessions(scope).await?;
             self.remove_secrets_of_agents(scope).await?;
-            agents += self.table.query_all(&scope.live_agents()).await?.len();
+            agents += self.table.query_all(&scope.platform_wide()?.live_agents()).await?.len();
         }
         let until_ms = deleted_at_ms.saturating_add(QUIET_MS);
         if agents > 0 || now_ms < until_ms {
@@ -159,7 +157,7 @@ impl PlatformDeletion {
     }
 
     async fn revoke_keys(&self, scope: &TenantScope, at_ms: i64) -> Result<(), StoreError> {
-        let keys = self.table.query_all(&scope.api_keys()).await?.into_iter().map(from_item);
+        let keys = self.table.query_all(&scope.platform_wide()?.api_keys()).await?.into_iter().map(from_item);
         let keys: Vec<ApiKey> = keys.collect::<Result<_, _>>()?;
         let good: Vec<_> = keys.iter().filter(|key| key.revoked_at_ms.is_none_or(|revoked| revoked > at_ms)).collect();
         for some in good.chunks(AT_ONCE) {
@@ -174,7 +172,7 @@ impl PlatformDeletion {
         loop {
             let over = AttributeValue::S(SessionStatus::Terminated.as_str().into());
             let terms = RowFilter::default().compare("status", "<>", over);
-            let page: Page<Session> = self.table.page(&scope.sessions(), &request, terms).await?;
+            let page: Page<Session> = self.table.page(&scope.platform_wide()?.sessions(), &request, terms).await?;
             for some in page.rows.chunks(AT_ONCE) {
                 try_join_all(some.iter().map(|session| async move {
                     self.sessions.terminate(scope, &session.id).await?;
@@ -192,7 +190,7 @@ impl PlatformDeletion {
 
     /// Removes the platform's own values but for providers' credentials.
     async fn remove_secrets_of_agents(&self, scope: &TenantScope) -> Result<(), StoreError> {
-        let values = scope.secret_values();
+        let values = scope.secret_values()?;
         let rows = self.table.query_all(&values).await?;
         let is_credential = |row: &Item| row.get("provider").and_then(|flag| flag.as_bool().ok()) == Some(&true);
         let ours = rows.iter().filter(|row| !is_credential(row)).filter_map(sort_key);
@@ -201,8 +199,9 @@ impl PlatformDeletion {
 
     /// Removes everything of one mode but the audit trail. Of a session its row goes last, for it leads to the others.
     async fn remove_rest(&self, scope: &TenantScope) -> Result<(), StoreError> {
+        let wide = scope.platform_wide()?;
         loop {
-            let sessions = self.table.stretch(&scope.sessions()).await?;
+            let sessions = self.table.stretch(&wide.sessions()).await?;
             if sessions.is_empty() {
                 break;
             }
@@ -210,18 +209,19 @@ impl PlatformDeletion {
                 self.remove_session(scope, &from_item(row)?).await?;
             }
         }
-        for partition in [scope.agents(), scope.secret_values(), scope.providers(), scope.replays()] {
+        for partition in [wide.agents(), scope.secret_values()?, scope.providers()?, wide.replays()] {
             self.table.remove_partition(&partition).await?;
         }
-        self.table.remove_logs(&LogPlace::Platform(ReadScope::clone(scope))).await?;
-        self.table.remove_row(&scope.secret_names_key()).await.map(|_| ())
+        self.table.remove_logs(&LogPlace::Platform(wide)).await?;
+        self.table.remove_row(&scope.secret_names_key()?).await.map(|_| ())
     }
 
     /// Removes the sums of every month that the platform lived in.
     async fn remove_usage(&self, scope: &TenantScope, created_at_ms: i64, now_ms: i64) -> Result<(), StoreError> {
+        let wide = scope.platform_wide()?;
         let (mut month, last) = (Day::of(created_at_ms).month(), Day::of(now_ms).month());
         while month <= last {
-            let partitions: Vec<_> = scope.all_usage(&month.to_string()).collect();
+            let partitions: Vec<_> = wide.all_usage(&month.to_string()).collect();
             try_join_all(partitions.iter().map(|partition| self.table.remove_partition(partition))).await?;
             month = month.plus(1);
         }
@@ -238,17 +238,19 @@ impl PlatformDeletion {
             if agents.is_empty() {
                 break;
             }
-            self.table.delete_all(agents.iter().flat_map(|agent| rows_of(scope, agent))).await?;
+            let rows: Vec<_> = agents.iter().map(|agent| rows_of(scope, &own, agent)).collect::<Result<_, _>>()?;
+            self.table.delete_all(rows.into_iter().flatten()).await?;
             self.table.delete_all(agents.iter().map(|agent| own.agents().row(agent.id.as_str()))).await?;
         }
         let mut transaction = Transaction::default()
             .delete(&self.table, &own.counters_key(), Expression::default())
             .delete(&self.table, &scope.session_work_key(&session.id), Expression::default())
-            .delete(&self.table, &session_key(scope, &session.id), Expression::default());
+            .delete(&self.table, &session_key(scope, &session.id)?, Expression::default());
         if let Some(user) = session.user_id.as_deref().and_then(UserId::parse)
             && self.sessions.find_by_user(scope, &user).await?.as_ref() == Some(&session.id)
         {
-            transaction = transaction.delete(&self.table, &scope.user_key(&user), Expression::default());
+            transaction =
+                transaction.delete(&self.table, &scope.platform_wide()?.user_key(&user), Expression::default());
         }
         // It has no conditions.
         let (Committed::Yes | Committed::Refused { .. }) = transaction.commit(&self.table).await?;
@@ -257,9 +259,10 @@ impl PlatformDeletion {
 
     /// Removes the keys, and with the last transaction the salt and the platform's place in the directory.
     async fn bury(&self, scope: &TenantScope, tombstone: Tombstone) -> Result<(), StoreError> {
-        let keys = self.table.query_all(&scope.api_keys()).await?.into_iter().map(from_item);
+        let shown = scope.platform_wide()?.api_keys();
+        let keys = self.table.query_all(&shown).await?.into_iter().map(from_item);
         let keys: Vec<ApiKey> = keys.collect::<Result<_, _>>()?;
-        let rows = |key: &ApiKey| [scope.credential_key_of(&key.hash), scope.api_keys().row(key.id.as_str())];
+        let rows = |key: &ApiKey| [scope.credential_key_of(&key.hash), shown.row(key.id.as_str())];
         self.table.delete_all(keys.iter().flat_map(rows)).await?;
         let platform = &tombstone.id;
         let transaction = Transaction::default()
@@ -280,13 +283,13 @@ impl PlatformDeletion {
 }
 
 /// All rows of an agent but the one among its session's agents.
-fn rows_of(scope: &TenantScope, agent: &Agent) -> Vec<TableKey> {
+fn rows_of(scope: &TenantScope, own: &SessionScope, agent: &Agent) -> Result<Vec<TableKey>, StoreError> {
     let id: &AgentId = &agent.id;
-    let mut keys = copies_of(scope, agent);
+    let mut keys = copies_of(scope, agent)?;
     keys.extend(agent.token_key(scope));
-    keys.extend(crate::agent_reports::keys(scope, id));
-    keys.extend([scope.agents().row(id.as_str()), scope.work_key(id)]);
-    keys
+    keys.extend(crate::agent_reports::keys(scope, id)?);
+    keys.extend([own.agent_key_of_platform(id), scope.work_key(id)]);
+    Ok(keys)
 }
 
 fn sort_key(row: &Item) -> Option<&str> {
@@ -300,7 +303,7 @@ impl Table {
         let good = "attribute_exists(pk) AND (attribute_not_exists(revoked_at_ms) OR revoked_at_ms > :at)";
         let transaction = Transaction::default()
             .update(self, &scope.credential_key_of(&key.hash), end.clone(), good)
-            .update(self, &scope.api_keys().row(key.id.as_str()), end, "attribute_exists(pk)");
+            .update(self, &scope.platform_wide()?.api_keys().row(key.id.as_str()), end, "attribute_exists(pk)");
         match transaction.commit(self).await? {
             Committed::Yes => Ok(true),
             Committed::Refused { .. } => Ok(false),

@@ -58,6 +58,13 @@ pub enum StoreError {
     Vault(#[from] theazo_vault::VaultError),
 }
 
+/// What a credential does not reach is to its caller as what is not there.
+impl From<theazo_tenancy::OutOfReach> for StoreError {
+    fn from(_: theazo_tenancy::OutOfReach) -> Self {
+        Self::NotFound
+    }
+}
+
 const TIMEOUT: &str = "timeout";
 const NO_CONNECTION: &str = "no connection";
 const UNREADABLE: &str = "unreadable answer";

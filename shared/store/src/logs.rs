@@ -25,7 +25,7 @@ use crate::{Agent, Session, StoreError, Table, now_ms};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::Mutex;
-use theazo_tenancy::{AgentId, LogId, SessionId, TenantScope};
+use theazo_tenancy::{AgentId, LogId, SessionId, TableKey, TenantScope};
 
 /// Longest message, bytes; what is longer is cut.
 pub const MAX_MESSAGE_BYTES: usize = 8 * 1024;
@@ -202,15 +202,15 @@ fn next_id(now_ms: i64) -> LogId {
 
 /// An entry's two rows.
 fn rows_of(table: &Table, scope: &TenantScope, entry: &LogEntry) -> Result<[Item; 2], StoreError> {
-    let own = scope.session(&entry.session).ok_or(StoreError::NotFound)?;
     let day = Day::of(entry.at_ms).to_string();
     let ttl = number(ttl_seconds(entry.at_ms.saturating_add(table.log_retention_ms)));
-    let row = |partition: theazo_tenancy::Partition| {
-        let mut item = to_item(&partition.row(entry.id.as_str()), entry)?;
+    let [own, shard] = scope.log_keys(&entry.session, &day, &entry.id).ok_or(StoreError::NotFound)?;
+    let row = |key: &TableKey| {
+        let mut item = to_item(key, entry)?;
         item.insert(TTL.into(), ttl.clone());
         Ok::<_, StoreError>(item)
     };
-    Ok([row(own.logs(&day))?, row(scope.log_shard(&day, &entry.id))?])
+    Ok([row(&own)?, row(&shard)?])
 }
 
 impl Transaction {

@@ -53,7 +53,7 @@ impl ProviderConfigs {
     /// [`StoreError::NotFound`] when it is not configured.
     pub async fn remove(&self, scope: &TenantScope, provider: &str) -> Result<(), StoreError> {
         let there = Expression::new("attribute_exists(pk)");
-        let transaction = Transaction::default().delete(&self.0, &scope.providers().row(provider), there).audit(
+        let transaction = Transaction::default().delete(&self.0, &scope.providers()?.row(provider), there).audit(
             &self.0,
             scope,
             Deed::done(AuditAction::ProviderDelete).names([provider]),
@@ -66,7 +66,7 @@ impl ProviderConfigs {
 }
 
 pub(crate) async fn list(table: &Table, scope: &ReadScope) -> Result<Vec<ProviderConfig>, StoreError> {
-    table.query_all(&scope.providers()).await?.into_iter().map(from_item).collect()
+    table.query_all(&scope.providers()?).await?.into_iter().map(from_item).collect()
 }
 
 impl ProviderCredentials {
@@ -94,7 +94,7 @@ impl ProviderCredentials {
         for attempt in 0..ATTEMPTS {
             let shielding = shield.shield(scope, credential).await?;
             let transaction =
-                shielding.put(&self.table, &scope.providers().row(provider), &config, Expression::default())?;
+                shielding.put(&self.table, &scope.providers()?.row(provider), &config, Expression::default())?;
             let names = [provider, credential.canonical()];
             let transaction =
                 transaction.audit(&self.table, scope, Deed::done(AuditAction::ProviderSet).names(names))?;

@@ -90,7 +90,7 @@ impl Replays {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn recall(&self, scope: &ReadScope, digest: &[u8; 32]) -> Result<Option<String>, StoreError> {
-        let row: Option<ReplayRow> = self.0.get(&scope.replays().row(&hex::encode(digest))).await?;
+        let row: Option<ReplayRow> = self.0.get(&scope.replay_key(&hex::encode(digest))).await?;
         Ok(row.filter(|row| now_ms() < row.until_ms).map(|row| row.answer))
     }
 
@@ -100,7 +100,7 @@ impl Replays {
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn remember(&self, scope: &TenantScope, digest: &[u8; 32], answer: String) -> Result<(), StoreError> {
         let row = ReplayRow { answer, until_ms: now_ms() + LIFE_MS };
-        let mut item = to_item(&scope.replays().row(&hex::encode(digest)), &row)?;
+        let mut item = to_item(&scope.replay_key(&hex::encode(digest)), &row)?;
         item.insert(TTL.into(), number(ttl_seconds(row.until_ms)));
         let transaction = Transaction::default().put_item(&self.0, item, Expression::default());
         match transaction.commit(&self.0).await? {
@@ -176,11 +176,11 @@ impl Replays {
 }
 
 fn note_key(scope: &TenantScope, note: &Note) -> TableKey {
-    scope.replays().row(&format!("once#{}", hex::encode(note.place)))
+    scope.replay_key(&format!("once#{}", hex::encode(note.place)))
 }
 
 fn piece_key(scope: &TenantScope, note: &Note, index: usize) -> TableKey {
-    scope.replays().row(&format!("once#{}#{index}", hex::encode(note.place)))
+    scope.replay_key(&format!("once#{}#{index}", hex::encode(note.place)))
 }
 
 /// A text in parts that fit into a row each.

@@ -166,7 +166,7 @@ impl Restore {
             }
             let mut transaction = Transaction::default();
             if alive {
-                transaction = place.check_alive(transaction, &self.table, scope);
+                transaction = place.check_alive(transaction, &self.table, scope)?;
             }
             if alive || names.revision > 0 {
                 let unchanged = match names.revision {
@@ -189,7 +189,7 @@ impl Restore {
                     .name("#c", "credential")
                     .value(":name", AttributeValue::S(name.to_owned()));
                 let deed = Deed::done(AuditAction::ProviderDelete).names([config.provider.as_str()]);
-                transaction = transaction.delete(&self.table, &scope.providers().row(&config.provider), same).audit(
+                transaction = transaction.delete(&self.table, &scope.providers()?.row(&config.provider), same).audit(
                     &self.table,
                     scope,
                     deed,
@@ -288,7 +288,7 @@ impl Restore {
             .value(":epoch", number(epoch))
             .value(":one", number(1));
         let lower = "attribute_exists(pk) AND (attribute_not_exists(token_epoch) OR token_epoch < :epoch)";
-        let transaction = Transaction::default().update(&self.table, &session_key(scope, id), raise, lower).audit(
+        let transaction = Transaction::default().update(&self.table, &session_key(scope, id)?, raise, lower).audit(
             &self.table,
             scope,
             Deed::done(AuditAction::TokenRevoke).session(id),
@@ -307,7 +307,7 @@ impl Restore {
         ends_at_ms: i64,
         mode: ReplayMode,
     ) -> Result<bool, StoreError> {
-        let shown_key = scope.api_keys().row(id.as_str());
+        let shown_key = scope.platform_wide()?.api_keys().row(id.as_str());
         let Some(key) = self.table.get::<ApiKey>(&shown_key).await? else { return Ok(false) };
         let credential_key = scope.credential_key_of(&key.hash);
         let credential = self.table.credential(&credential_key).await?;
@@ -328,7 +328,9 @@ impl Restore {
     }
 
     async fn key(&self, scope: &TenantScope, id: &KeyId, at_ms: i64, mode: ReplayMode) -> Result<bool, StoreError> {
-        let Some(key) = self.table.get::<ApiKey>(&scope.api_keys().row(id.as_str())).await? else { return Ok(false) };
+        let Some(key) = self.table.get::<ApiKey>(&scope.platform_wide()?.api_keys().row(id.as_str())).await? else {
+            return Ok(false);
+        };
         let credential = self.table.get_raw(&scope.credential_key_of(&key.hash)).await?;
         let is_good = credential.is_some_and(|row| number_of(&row, "revoked_at_ms").is_none_or(|at| at > at_ms));
         Ok(is_good && (mode == ReplayMode::DryRun || self.table.revoke_key(scope, &key, at_ms).await?))
@@ -361,7 +363,7 @@ struct Place {
 impl Place {
     fn of(scope: &TenantScope, session: Option<&SessionId>) -> Result<Self, StoreError> {
         Ok(match session {
-            None => Self { session: None, names: scope.secret_names_key(), values: scope.secret_values() },
+            None => Self { session: None, names: scope.secret_names_key()?, values: scope.secret_values()? },
             Some(id) => {
                 let own = scope.session(id).ok_or(StoreError::NotFound)?;
                 Self { session: Some(id.clone()), names: own.secret_names_key(), values: own.secret_values() }
@@ -374,16 +376,21 @@ impl Place {
     }
 
     /// Nothing is added to a scope that is being taken down by another row of the ledger.
-    fn check_alive(&self, transaction: Transaction, table: &Table, scope: &TenantScope) -> Transaction {
+    fn check_alive(
+        &self,
+        transaction: Transaction,
+        table: &Table,
+        scope: &TenantScope,
+    ) -> Result<Transaction, StoreError> {
         let transaction = transaction.check(table, &scope.platform_key(), api_keys::platform_lives());
-        match &self.session {
+        Ok(match &self.session {
             None => transaction,
             Some(id) => {
                 let over = AttributeValue::S(SessionStatus::Terminated.as_str().into());
                 let alive = Expression::new("attribute_exists(pk) AND #s <> :over").name("#s", "status");
-                transaction.check(table, &scope.sessions().row(id.as_str()), alive.value(":over", over))
+                transaction.check(table, &session_key(scope, id)?, alive.value(":over", over))
             }
-        }
+        })
     }
 }
 

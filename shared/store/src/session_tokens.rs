@@ -59,7 +59,7 @@ impl SessionTokens {
             let mut item = self.0.credential_item(&scope.new_credential_key(&issued), &record)?;
             item.insert(TTL.into(), number(ttl_seconds(expires_at_ms)));
             let transaction = Transaction::default()
-                .check(&self.0, &session_key(&scope, &session.id), in_epoch(&session))
+                .check(&self.0, &session_key(&scope, &session.id)?, in_epoch(&session))
                 .put_item(&self.0, item, Expression::new("attribute_not_exists(pk)"))
                 .audit(
                     &self.0,
@@ -70,7 +70,7 @@ impl SessionTokens {
                 Committed::Yes => return Ok(issued),
                 Committed::Refused { .. } => back_off(attempt).await,
             }
-            session = self.0.get(&session_key(&scope, &session.id)).await?.ok_or(StoreError::NotFound)?;
+            session = self.0.get(&session_key(&scope, &session.id)?).await?.ok_or(StoreError::NotFound)?;
         }
         Err(StoreError::Contended(ATTEMPTS))
     }
@@ -80,7 +80,7 @@ impl SessionTokens {
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Contended`].
     pub async fn revoke_all(&self, scope: &TenantScope, id: &SessionId) -> Result<(), StoreError> {
-        let key = session_key(scope, id);
+        let key = session_key(scope, id)?;
         for attempt in 0..ATTEMPTS {
             let session: Session = self.0.get(&key).await?.ok_or(StoreError::NotFound)?;
             // Read before it is raised: the ledger must say which epoch is the first good one.

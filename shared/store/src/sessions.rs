@@ -124,8 +124,8 @@ impl SessionChanges {
     }
 }
 
-pub(crate) fn session_key(scope: &ReadScope, id: &SessionId) -> TableKey {
-    scope.sessions().row(id.as_str())
+pub(crate) fn session_key(scope: &ReadScope, id: &SessionId) -> Result<TableKey, StoreError> {
+    Ok(scope.session(id).ok_or(StoreError::NotFound)?.key())
 }
 
 /// What the log says of a change to a session.
@@ -153,10 +153,10 @@ impl Sessions {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn get(&self, scope: &ReadScope, id: &SessionId) -> Result<Option<Session>, StoreError> {
-        if !scope.sees(id) {
-            return Ok(None);
+        match scope.session(id) {
+            Some(own) => self.0.get(&own.key()).await,
+            None => Ok(None),
         }
-        self.0.get(&session_key(scope, id)).await
     }
 
     /// What a session has used.
@@ -187,7 +187,7 @@ impl Sessions {
         if let Some(after) = filter.created_after_ms {
             terms = terms.compare("created_at_ms", ">", number(after));
         }
-        self.0.page(&scope.sessions(), page, terms).await
+        self.0.page(&scope.platform_wide()?.sessions(), page, terms).await
     }
 
     /// Makes a session. For a user who has no live session yet, [`Sessions::by_user`] will find it.
@@ -207,7 +207,7 @@ impl Sessions {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn find_by_user(&self, scope: &ReadScope, user: &UserId) -> Result<Option<SessionId>, StoreError> {
-        Ok(self.0.get::<UserRow>(&scope.user_key(user)).await?.map(|row| row.session))
+        Ok(self.0.get::<UserRow>(&scope.platform_wide()?.user_key(user)).await?.map(|row| row.session))
     }
 
     /// The user's live session, with the changes applied, or a new one. Any number of concurrent calls yield one.
@@ -295,7 +295,7 @@ impl Sessions {
             session.revision += 1;
             let unchanged = Expression::new("revision = :read").value(":read", number(read));
             let transaction = Transaction::default()
-                .put(&self.0, &session_key(scope, &id), &session, unchanged)?
+                .put(&self.0, &session_key(scope, &id)?, &session, unchanged)?
                 .audit(&self.0, scope, Deed::done(AuditAction::SessionUpdate).session(&id))?
                 .log(&self.0, scope, [session_log(&session, "session changed")])?;
             match transaction.commit(&self.0).await? {
@@ -327,7 +327,7 @@ impl Sessions {
             session.revision += 1;
             let unchanged = Expression::new("revision = :read").value(":read", number(read));
             let mut transaction = Transaction::default()
-                .put(&self.0, &session_key(scope, id), &session, unchanged)?
+                .put(&self.0, &session_key(scope, id)?, &session, unchanged)?
                 .put(&self.0, &scope.session_work_key(id), &UserRow { session: id.clone() }, Expression::default())?
                 .note_deletion(&self.0, scope, Deleted::Session { session: id.clone() })?
                 .check(&self.0, &names_key, names.unchanged())
@@ -338,7 +338,7 @@ impl Sessions {
             {
                 let ours =
                     Expression::new("#p = :id").name("#p", "session").value(":id", AttributeValue::S(id.to_string()));
-                transaction = transaction.delete(&self.0, &scope.user_key(user), ours);
+                transaction = transaction.delete(&self.0, &scope.platform_wide()?.user_key(user), ours);
             }
             transaction = transaction.log(&self.0, scope, [session_log(&session, "session terminated")])?;
             match transaction.commit(&self.0).await? {
@@ -384,7 +384,7 @@ impl Sessions {
                 session.revision += 1;
             }
             let unchanged = Expression::new("revision = :read").value(":read", number(read));
-            let mut transaction = Transaction::default().put(&self.0, &session_key(scope, id), &session, unchanged)?;
+            let mut transaction = Transaction::default().put(&self.0, &session_key(scope, id)?, &session, unchanged)?;
             if pauses {
                 let note = UserRow { session: id.clone() };
                 transaction = transaction.put(&self.0, &scope.session_work_key(id), &note, Expression::default())?;
@@ -413,7 +413,7 @@ impl Sessions {
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn settle_paused(&self, scope: &TenantScope, session: &Session) -> Result<(), StoreError> {
         let unchanged = Expression::new("revision = :read").value(":read", number(session.revision));
-        let settled = Transaction::default().check(&self.0, &session_key(scope, &session.id), unchanged).delete(
+        let settled = Transaction::default().check(&self.0, &session_key(scope, &session.id)?, unchanged).delete(
             &self.0,
             &scope.session_work_key(&session.id),
             Expression::default(),
@@ -452,11 +452,11 @@ impl Sessions {
         };
         let counters = scope.session(&session.id).ok_or(StoreError::NotFound)?.counters_key();
         let mut transaction = Transaction::default()
-            .put_new(&self.0, &session_key(scope, &session.id), &session)?
+            .put_new(&self.0, &session_key(scope, &session.id)?, &session)?
             .put_new(&self.0, &counters, &Counters::default())?;
         if let (Some(user), true) = (&new.user, point) {
             let row = UserRow { session: session.id.clone() };
-            transaction = transaction.put_new(&self.0, &scope.user_key(user), &row)?;
+            transaction = transaction.put_new(&self.0, &scope.platform_wide()?.user_key(user), &row)?;
         }
         transaction = transaction
             .audit(&self.0, scope, Deed::done(AuditAction::SessionCreate).session(&session.id))?

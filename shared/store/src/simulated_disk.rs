@@ -49,7 +49,7 @@ impl SimulatedDisks {
         index: Vec<u8>,
         gone_by_ms: i64,
     ) -> Result<bool, StoreError> {
-        let item = index_item(scope, agent, 1, index, gone_by_ms);
+        let item = index_item(scope, agent, 1, index, gone_by_ms)?;
         self.write(item, Expression::new("attribute_not_exists(pk)")).await
     }
 
@@ -58,7 +58,7 @@ impl SimulatedDisks {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn index(&self, scope: &TenantScope, agent: &AgentId) -> Result<Option<DiskIndex>, StoreError> {
-        let Some(mut item) = self.0.get_raw(&index_key(scope, agent)).await? else { return Ok(None) };
+        let Some(mut item) = self.0.get_raw(&index_key(scope, agent)?).await? else { return Ok(None) };
         let revision = item.get(REVISION).and_then(|value| value.as_n().ok()?.parse().ok());
         let (revision, content) = revision.zip(take_content(&mut item)).ok_or(StoreError::Corrupt("a disk's index"))?;
         Ok(Some(DiskIndex { revision, content }))
@@ -76,7 +76,7 @@ impl SimulatedDisks {
         index: Vec<u8>,
         gone_by_ms: i64,
     ) -> Result<bool, StoreError> {
-        let item = index_item(scope, agent, read + 1, index, gone_by_ms);
+        let item = index_item(scope, agent, read + 1, index, gone_by_ms)?;
         let unchanged = Expression::new("#revision = :read").name("#revision", REVISION).value(":read", number(read));
         self.write(item, unchanged).await
     }
@@ -92,7 +92,7 @@ impl SimulatedDisks {
         pieces: impl Iterator<Item = (String, Vec<u8>)>,
         gone_by_ms: i64,
     ) -> Result<(), StoreError> {
-        let disk = scope.simulated_disk(agent);
+        let disk = scope.simulated_disk(agent)?;
         self.0.put_all(pieces.map(|(id, content)| item(&piece_key(&disk, &id), content, gone_by_ms))).await
     }
 
@@ -106,7 +106,7 @@ impl SimulatedDisks {
         agent: &AgentId,
         ids: &[&str],
     ) -> Result<HashMap<String, Vec<u8>>, StoreError> {
-        let disk = scope.simulated_disk(agent);
+        let disk = scope.simulated_disk(agent)?;
         let mut found = HashMap::with_capacity(ids.len());
         for some in ids.chunks(READ_AT_ONCE) {
             for mut row in self.0.get_many(some.iter().map(|id| piece_key(&disk, id))).await? {
@@ -123,7 +123,7 @@ impl SimulatedDisks {
     /// # Errors
     /// As [`SimulatedDisks::put`].
     pub async fn delete(&self, scope: &TenantScope, agent: &AgentId, ids: &[&str]) -> Result<(), StoreError> {
-        let disk = scope.simulated_disk(agent);
+        let disk = scope.simulated_disk(agent)?;
         self.0.delete_all(ids.iter().map(|id| piece_key(&disk, id))).await
     }
 
@@ -133,8 +133,8 @@ impl SimulatedDisks {
     /// # Errors
     /// As [`SimulatedDisks::put`].
     pub async fn remove(&self, scope: &TenantScope, agent: &AgentId) -> Result<(), StoreError> {
-        self.0.delete(&index_key(scope, agent)).await?;
-        let disk = scope.simulated_disk(agent);
+        self.0.delete(&index_key(scope, agent)?).await?;
+        let disk = scope.simulated_disk(agent)?;
         let rows = self.0.sort_keys(&disk).await?;
         self.0.delete_all(rows.iter().map(|sk| disk.row(sk))).await
     }
@@ -145,8 +145,8 @@ impl SimulatedDisks {
     }
 }
 
-fn index_key(scope: &TenantScope, agent: &AgentId) -> TableKey {
-    scope.simulated_disk(agent).row(INDEX)
+fn index_key(scope: &TenantScope, agent: &AgentId) -> Result<TableKey, StoreError> {
+    Ok(scope.simulated_disk(agent)?.row(INDEX))
 }
 
 fn piece_key(disk: &Partition, id: &str) -> TableKey {
@@ -162,10 +162,16 @@ fn item(key: &TableKey, content: Vec<u8>, gone_by_ms: i64) -> Item {
     ])
 }
 
-fn index_item(scope: &TenantScope, agent: &AgentId, revision: u64, index: Vec<u8>, gone_by_ms: i64) -> Item {
-    let mut item = item(&index_key(scope, agent), index, gone_by_ms);
+fn index_item(
+    scope: &TenantScope,
+    agent: &AgentId,
+    revision: u64,
+    index: Vec<u8>,
+    gone_by_ms: i64,
+) -> Result<Item, StoreError> {
+    let mut item = item(&index_key(scope, agent)?, index, gone_by_ms);
     item.insert(REVISION.into(), number(revision));
-    item
+    Ok(item)
 }
 
 fn take_content(row: &mut Item) -> Option<Vec<u8>> {

@@ -16,7 +16,7 @@ use futures_util::future::try_join_all;
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
 use theazo_metering::{Day, Part};
-use theazo_tenancy::{Mode, Partition, ReadScope, TenantScope};
+use theazo_tenancy::{Mode, Partition, ReadScope, SessionScope};
 
 /// Reading what a platform's live agents used. Every report is one round trip: all partitions at once.
 #[derive(Clone)]
@@ -161,7 +161,7 @@ impl Usage {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn of_month(&self, scope: &ReadScope, day: Day) -> Result<BTreeMap<Payer, Sum>, StoreError> {
-        let partitions: Vec<_> = scope.all_usage(&day.month().to_string()).collect();
+        let partitions: Vec<_> = scope.platform_wide()?.all_usage(&day.month().to_string()).collect();
         let found = try_join_all(partitions.iter().map(|own| self.0.query_all_between(own, "user#", "user$"))).await?;
         let payer = |row: &Item| Payer::parse(row.get("sk")?.as_s().ok()?.strip_prefix("user#")?);
         let rows = found.iter().flatten().filter_map(|row| Some((payer(row)?, row)));
@@ -178,9 +178,9 @@ impl Usage {
         payer: &Payer,
         days: Days,
     ) -> Result<BTreeMap<Day, Sum>, StoreError> {
-        let key = payer.key();
+        let (wide, key) = (scope.platform_wide()?, payer.key());
         let own =
-            |day: Day| scope.usage(&day.month().to_string(), &key).row(&format!("user-day#{}#{key}", of_month(day)));
+            |day: Day| wide.usage(&day.month().to_string(), &key).row(&format!("user-day#{}#{key}", of_month(day)));
         let rows = self.0.get_many(days.each().map(own)).await?;
         let mut sums = BTreeMap::new();
         for row in rows {
@@ -203,9 +203,10 @@ impl Usage {
         days: Days,
         kind: &str,
     ) -> Result<BTreeMap<(Day, String), Sum>, StoreError> {
+        let wide = scope.platform_wide()?;
         let mut queries: Vec<(Days, Partition)> = Vec::new();
         for stretch in days.by_month() {
-            queries.extend(scope.all_usage(&stretch.first.month().to_string()).map(|partition| (stretch, partition)));
+            queries.extend(wide.all_usage(&stretch.first.month().to_string()).map(|partition| (stretch, partition)));
         }
         let found = try_join_all(queries.iter().map(|(stretch, partition)| async move {
             let (from, to) = (of_month(stretch.first), of_month(stretch.last));
@@ -240,11 +241,12 @@ fn sum(row: &Item) -> Result<Sum, StoreError> {
 pub(crate) fn add_usage(
     mut transaction: Transaction,
     table: &Table,
-    scope: &TenantScope,
+    mode: Mode,
+    own: &SessionScope,
     agent: &Agent,
     booked: &[Part],
 ) -> Transaction {
-    if scope.mode() == Mode::Test {
+    if mode == Mode::Test {
         return transaction;
     }
     let payer = Payer::of(agent).key();
@@ -262,7 +264,7 @@ pub(crate) fn add_usage(
     for ((month, row), (ms, cost)) in sums {
         let add =
             Expression::new("ADD compute_ms :ms, cost :cost").value(":ms", number(ms)).value(":cost", number(cost));
-        transaction = transaction.update(table, &scope.usage(&month, &payer).row(&row), add, "");
+        transaction = transaction.update(table, &own.usage_key_of_platform(&month, &payer, &row), add, "");
     }
     transaction
 }

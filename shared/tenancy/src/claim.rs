@@ -3,7 +3,8 @@
 use crate::credential::{AGENT_PREFIX, CHECKSUM_CHARS, RANDOM_CHARS, SESSION_PREFIX};
 use crate::keys::TableKey;
 use crate::{
-    AgentId, CredentialKind, CredentialRecord, Mode, PlatformId, Principal, ReadScope, SessionId, Unauthorized, base62,
+    AgentId, CredentialKind, CredentialRecord, Mode, PlatformId, Principal, ReadScope, SessionId, SessionScope,
+    Unauthorized, base62,
 };
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -98,17 +99,17 @@ impl Claim {
     /// credential only.
     pub fn session_key(&self) -> Option<TableKey> {
         let session = self.kind.session()?;
-        Some(self.claimed_scope().sessions().row(session.as_str()))
+        Some(SessionScope::claimed(&self.platform, self.mode, session).key())
     }
 
     /// The row of the agent that the credential names, likewise.
     pub fn agent_key(&self) -> Option<TableKey> {
         let CredentialKind::Agent(_, agent) = &self.kind else { return None };
-        Some(self.claimed_scope().agents().row(agent.as_str()))
+        self.claimed_scope().agent_key(agent).ok()
     }
 
     fn claimed_scope(&self) -> ReadScope {
-        ReadScope::claimed(self.platform.clone(), self.mode, self.kind.session().cloned())
+        ReadScope::claimed(self.platform.clone(), self.mode, self.kind.reach())
     }
 
     /// Starts a read for the claimed tenant side by side with the credential's lookup. The outcome is withheld

@@ -1,5 +1,6 @@
 //! Credentials as they are made and stored, and the principals they prove.
 
+use crate::scope::Reach;
 use crate::{Actor, ActorKind, AgentId, Claim, KeyId, Mode, Origin, PlatformId, SessionId, TenantScope, base62};
 use std::fmt;
 use zeroize::Zeroizing;
@@ -90,7 +91,7 @@ impl Principal {
             CredentialKind::Agent(..) => ActorKind::Agent,
         };
         let actor = Actor { kind, credential: Some(self.id.clone()), origin: self.origin.clone() };
-        TenantScope::proven(self.platform.clone(), self.mode, self.session().cloned(), actor)
+        TenantScope::proven(self.platform.clone(), self.mode, self.kind.reach(), actor)
     }
 
     /// The same caller, in the request that it made.
@@ -147,6 +148,15 @@ impl fmt::Debug for Principal {
 }
 
 impl CredentialKind {
+    /// How far it reaches.
+    pub(crate) fn reach(&self) -> Reach {
+        match self {
+            Self::ApiKey => Reach::Platform,
+            Self::Session(session) => Reach::Session(session.clone()),
+            Self::Agent(session, agent) => Reach::Agent(session.clone(), agent.clone()),
+        }
+    }
+
     /// The one session that it reaches, unless it reaches the whole platform.
     pub fn session(&self) -> Option<&SessionId> {
         match self {

@@ -37,6 +37,7 @@
 //! Sealed values lie under partitions of their own suffix, so that a policy on leading keys keeps a function that
 //! lists names from reading values.
 
+use crate::scope::Reach;
 use crate::{Actor, ActorKind, AgentId, KeyId, Mode, PlatformId, SessionId, TenantScope};
 
 /// How many partitions the operator's work list is spread over.
@@ -115,6 +116,11 @@ fn shard_of(id: &str) -> u32 {
     crc32fast::hash(id.as_bytes()) % u32::from(WORK_SHARDS)
 }
 
+/// Which of a day's partitions that log entry is in.
+pub(crate) fn log_shard_of(entry: &crate::LogId) -> u8 {
+    u8::try_from(crc32fast::hash(entry.as_str().as_bytes()) % u32::from(LOG_SHARDS)).unwrap_or(0)
+}
+
 /// Which of a month's partitions the usage of that payer is in.
 pub(crate) fn usage_shard_of(payer: &str) -> u8 {
     u8::try_from(crc32fast::hash(payer.as_bytes()) % u32::from(USAGE_SHARDS)).unwrap_or(0)
@@ -186,7 +192,7 @@ impl Operator {
 
     /// A tenant's scope, without a credential.
     pub fn tenant(&self, platform: &PlatformId, mode: Mode) -> TenantScope {
-        TenantScope::proven(platform.clone(), mode, None, Actor::ours(self.0))
+        TenantScope::proven(platform.clone(), mode, Reach::Platform, Actor::ours(self.0))
     }
 
     /// The directory of platforms.
@@ -276,7 +282,7 @@ fn split_work<'a>(sk: &'a str, kind: &str) -> Option<(PlatformId, Mode, &'a str)
 #[expect(clippy::disallowed_methods, reason = "keys are made here without a caller")]
 mod tests {
     use super::*;
-    use crate::UserId;
+    use crate::{LogId, ReadScope, UserId};
     use std::collections::HashSet;
 
     #[test]
@@ -286,29 +292,30 @@ mod tests {
         let mut seen = HashSet::new();
         for mode in [Mode::Live, Mode::Test] {
             let scope = operator.tenant(&platform, mode);
+            let wide = scope.platform_wide().unwrap();
             let session = scope.session(&SessionId::make()).unwrap();
             let agent = AgentId::make();
             let partitions = [
-                scope.sessions(),
-                scope.agents(),
-                scope.live_agents(),
-                scope.secret_values(),
-                scope.providers(),
-                scope.replays(),
-                scope.audit("2026-11"),
-                scope.agent_copies(&agent),
-                scope.token_copies(&agent),
-                scope.agent_reports(&agent),
-                scope.simulated_disk(&agent),
-                scope.usage("2026-11", "u#x"),
+                wide.sessions(),
+                wide.agents(),
+                wide.live_agents(),
+                scope.secret_values().unwrap(),
+                scope.providers().unwrap(),
+                wide.replays(),
+                wide.audit("2026-11"),
+                scope.agent_copies(&agent).unwrap(),
+                scope.token_copies(&agent).unwrap(),
+                scope.agent_reports(&agent).unwrap(),
+                scope.simulated_disk(&agent).unwrap(),
+                wide.usage("2026-11", "u#x"),
                 scope.ledger(),
                 session.agents(),
                 session.live_agents(),
                 session.secret_values(),
             ];
             let keys = [
-                scope.secret_names_key(),
-                scope.user_key(&UserId::parse("x#values").unwrap()),
+                scope.secret_names_key().unwrap(),
+                wide.user_key(&UserId::parse("x#values").unwrap()),
                 session.counters_key(),
                 session.secret_names_key(),
             ];
@@ -323,9 +330,57 @@ mod tests {
     fn a_scope_confined_to_one_session_gives_no_other() {
         let own = SessionId::make();
         let actor = Actor::ours(ActorKind::Session);
-        let scope = TenantScope::proven(PlatformId::make(), Mode::Live, Some(own.clone()), actor);
-        assert!(scope.session(&own).is_some());
+        let scope = TenantScope::proven(PlatformId::make(), Mode::Live, Reach::Session(own.clone()), actor);
+        let session = scope.session(&own).unwrap();
         assert!(scope.session(&SessionId::make()).is_none());
+        assert!(scope.platform_wide().is_err());
+        // Whatever agent it names is looked for among its own.
+        let agent = AgentId::make();
+        assert_eq!(scope.agent_key(&agent), Ok(session.agents().row(agent.as_str())));
+        assert!(scope.secret_values().is_ok(), "what sessions inherit");
+    }
+
+    #[test]
+    fn a_scope_confined_to_one_agent_gives_that_agents_rows_and_nothing_of_its_session() {
+        let (session, own, other) = (SessionId::make(), AgentId::make(), AgentId::make());
+        let reach = Reach::Agent(session.clone(), own.clone());
+        let scope = TenantScope::proven(PlatformId::make(), Mode::Live, reach, Actor::ours(ActorKind::Agent));
+        assert!(scope.session(&session).is_none() && !scope.sees(&session));
+        assert!(scope.platform_wide().is_err());
+        assert!(scope.secret_names_key().is_err() && scope.secret_values().is_err() && scope.providers().is_err());
+        let operator = Operator::assume().tenant(scope.platform(), Mode::Live);
+        let row = operator.session(&session).unwrap().agents().row(own.as_str());
+        assert_eq!(scope.agent_key(&own), Ok(row));
+        assert_eq!(scope.agent_copies(&own), operator.agent_copies(&own));
+        assert!(scope.agent_key(&other).is_err() && scope.agent_copies(&other).is_err());
+        for partition in [ReadScope::simulated_disk, ReadScope::token_copies, ReadScope::agent_reports] {
+            assert!(partition(&scope, &own).is_ok() && partition(&scope, &other).is_err());
+        }
+        let entry = LogId::make_at(0);
+        assert!(scope.log_keys(&session, "1970-01-01", &entry).is_some(), "it adds to its session's log");
+        assert!(scope.log_keys(&SessionId::make(), "1970-01-01", &entry).is_none());
+    }
+
+    #[test]
+    fn a_session_writes_its_agents_and_itself_where_the_platform_reads_them() {
+        let (session, agent) = (SessionId::make(), AgentId::make());
+        let scope = Operator::assume().tenant(&PlatformId::make(), Mode::Test);
+        let (wide, own) = (scope.platform_wide().unwrap(), scope.session(&session).unwrap());
+        assert_eq!(own.key(), wide.sessions().row(session.as_str()));
+        assert_eq!(own.agent_key_of_platform(&agent), wide.agents().row(agent.as_str()));
+        assert_eq!(own.live_agent_key_of_platform(&agent), wide.live_agents().row(agent.as_str()));
+        assert_eq!(scope.agent_key(&agent), Ok(wide.agents().row(agent.as_str())));
+        assert_eq!(scope.replay_key("x"), wide.replays().row("x"));
+        let entry = crate::AuditId::make();
+        assert_eq!(scope.audit_key("2026-11", &entry), wide.audit("2026-11").row(entry.as_str()));
+        let usage = wide.usage("2026-11", "u#x");
+        assert!(wide.all_usage("2026-11").any(|shard| shard == usage));
+        assert_eq!(own.usage_key_of_platform("2026-11", "u#x", "row"), usage.row("row"));
+        for entry in (0..20).map(LogId::make_at) {
+            let [of_session, of_all] = scope.log_keys(&session, "2026-11-25", &entry).unwrap();
+            assert_eq!(of_session, own.logs("2026-11-25").row(entry.as_str()));
+            assert!(wide.logs("2026-11-25").any(|shard| shard.row(entry.as_str()) == of_all));
+        }
     }
 
     #[test]
@@ -335,20 +390,20 @@ mod tests {
         let scope = operator.tenant(&platform, Mode::Test);
         let own = scope.session(&session).unwrap();
         for (pk, owner) in [
-            (scope.secret_values(), SealedOwner::Platform),
+            (scope.secret_values().unwrap(), SealedOwner::Platform),
             (own.secret_values(), SealedOwner::Session(session)),
-            (scope.agent_copies(&agent), SealedOwner::Agent(agent.clone())),
+            (scope.agent_copies(&agent).unwrap(), SealedOwner::Agent(agent.clone())),
         ] {
             let place = SealedPlace { platform: platform.clone(), mode: Mode::Test, owner };
             assert_eq!(operator.parse_sealed(pk.pk()), Some(place));
             assert_eq!(operator.parse_sealed(&format!("{}#x", pk.pk())), None);
         }
         for other in [
-            scope.agents().pk(),
-            scope.simulated_disk(&agent).pk(),
+            scope.platform_wide().unwrap().agents().pk(),
+            scope.simulated_disk(&agent).unwrap().pk(),
             // Keys of the deployment's do not open these, so no rotation may take them for what they do open.
-            scope.token_copies(&agent).pk(),
-            scope.secret_names_key().pk(),
+            scope.token_copies(&agent).unwrap().pk(),
+            scope.secret_names_key().unwrap().pk(),
             own.agents().pk(),
             "root",
             "work#0",
@@ -381,7 +436,7 @@ mod tests {
         let scope = operator.tenant(&PlatformId::make(), Mode::Test);
         let ledger = scope.ledger();
         assert_eq!(operator.parse_ledger(ledger.pk()), Some((scope.platform().clone(), Mode::Test)));
-        for other in [scope.sessions().pk(), &format!("{}#x", ledger.pk()), "platforms", ""] {
+        for other in [scope.platform_wide().unwrap().sessions().pk(), &format!("{}#x", ledger.pk()), "platforms", ""] {
             assert_eq!(operator.parse_ledger(other), None, "{other}");
         }
     }

@@ -9,7 +9,7 @@
 //! ```compile_fail
 //! // A scope cannot be written down, only proven.
 //! fn forge(platform: theazo_tenancy::PlatformId) -> theazo_tenancy::TenantScope {
-//!     theazo_tenancy::TenantScope::proven(platform, theazo_tenancy::Mode::Live, None)
+//!     theazo_tenancy::TenantScope::proven(platform, theazo_tenancy::Mode::Live)
 //! }
 //! ```
 //! ```compile_fail
@@ -19,6 +19,15 @@
 //! ```compile_fail
 //! // What was read ahead of authentication cannot be looked at without the principal.
 //! fn peek(withheld: theazo_tenancy::Withheld<u8>) -> u8 { withheld.0 }
+//! ```
+//! ```compile_fail
+//! // What holds all sessions' rows cannot be had without asking whether the caller is confined to one.
+//! fn list(scope: &theazo_tenancy::ReadScope) -> theazo_tenancy::Partition { scope.agents() }
+//! ```
+//! ```
+//! fn list(scope: &theazo_tenancy::ReadScope) -> Result<theazo_tenancy::Partition, theazo_tenancy::OutOfReach> {
+//!     Ok(scope.platform_wide()?.agents())
+//! }
 //! ```
 
 #![cfg_attr(test, allow(clippy::string_slice, reason = "tests slice ASCII of their own"))]
@@ -43,5 +52,5 @@ pub use ids::{
     make_random_bytes,
 };
 pub use keys::{LOG_SHARDS, Operator, Partition, SealedOwner, SealedPlace, TableKey, WORK_SHARDS, WorkRef};
-pub use scope::{Mode, ReadScope, SessionScope, TenantScope};
+pub use scope::{Mode, OutOfReach, PlatformScope, ReadScope, SessionScope, TenantScope};
 pub use user_id::{MAX_USER_ID_BYTES, UserId};

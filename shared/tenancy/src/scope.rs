@@ -1,7 +1,11 @@
-//! Scopes: what a caller may reach, as a type.
+//! Scopes: what a caller may reach, as types.
+//!
+//! Confinement is not a rule that an endpoint has to remember. A credential of one session has no way to a partition that
+//! holds other sessions' rows: those are methods of [`PlatformScope`], which it cannot get; and what it names, it names
+//! inside its own session's partitions. A credential of one agent has neither: it reaches that agent's rows.
 
-use crate::keys::{LOG_SHARDS, Partition, TableKey, USAGE_SHARDS, WorkRef, usage_shard_of};
-use crate::{Actor, AgentId, IssuedKey, LogId, PlatformId, SessionId, UserId};
+use crate::keys::{LOG_SHARDS, Partition, TableKey, USAGE_SHARDS, WorkRef, log_shard_of, usage_shard_of};
+use crate::{Actor, AgentId, AuditId, IssuedKey, LogId, PlatformId, SessionId, UserId};
 use std::ops::Deref;
 
 /// A platform's two worlds, which never see each other's data.
@@ -43,14 +47,29 @@ impl Mode {
     }
 }
 
+/// How far a credential reaches.
+#[derive(Clone)]
+pub(crate) enum Reach {
+    /// The whole platform, in one mode.
+    Platform,
+    /// One session.
+    Session(SessionId),
+    /// One agent of that session, and nothing else of the session's.
+    Agent(SessionId, AgentId),
+}
+
+/// The credential does not reach that. To the caller it is as what does not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the credential does not reach that")]
+pub struct OutOfReach;
+
 /// A tenant's rows, for reading. Made from a claim (whose reads are withheld until it is proven) or from a
 /// [`TenantScope`]. Writing takes the latter.
 #[derive(Clone)]
 pub struct ReadScope {
     platform: PlatformId,
     mode: Mode,
-    /// The one session a session's credential is confined to.
-    only: Option<SessionId>,
+    reach: Reach,
 }
 
 /// A tenant's rows, for reading and writing, in the name of an [`Actor`]. Only a proven principal, or the operator,
@@ -70,8 +89,8 @@ impl Deref for TenantScope {
 }
 
 impl TenantScope {
-    pub(crate) fn proven(platform: PlatformId, mode: Mode, only: Option<SessionId>, actor: Actor) -> Self {
-        Self { read: ReadScope { platform, mode, only }, actor }
+    pub(crate) fn proven(platform: PlatformId, mode: Mode, reach: Reach, actor: Actor) -> Self {
+        Self { read: ReadScope { platform, mode, reach }, actor }
     }
 
     /// Who writes.
@@ -94,6 +113,23 @@ impl TenantScope {
         TableKey::credential(&issued.hash)
     }
 
+    /// The row of an audit entry that is being written.
+    pub fn audit_key(&self, month: &str, entry: &AuditId) -> TableKey {
+        self.partition(&audit_suffix(month)).row(entry.as_str())
+    }
+
+    /// The rows of a log entry that is being written: among its session's of that day, and among all the platform's.
+    /// Nothing for another session. An agent writes to its session's log, which it cannot read.
+    pub fn log_keys(&self, session: &SessionId, day: &str, entry: &LogId) -> Option<[TableKey; 2]> {
+        let may_write = match &self.reach {
+            Reach::Platform => true,
+            Reach::Session(own) | Reach::Agent(own, _) => own == session,
+        };
+        let shard = self.partition(&logs_suffix(day, log_shard_of(entry)));
+        let own = self.any_session(session).logs(day);
+        may_write.then(|| [own, shard].map(|partition| partition.row(entry.as_str())))
+    }
+
     /// The operator's note that an agent is alive, written in the transaction that creates it.
     pub fn work_key(&self, agent: &AgentId) -> TableKey {
         TableKey::work(&WorkRef { platform: self.platform.clone(), mode: self.mode, agent: agent.clone() })
@@ -106,8 +142,8 @@ impl TenantScope {
 }
 
 impl ReadScope {
-    pub(crate) fn claimed(platform: PlatformId, mode: Mode, only: Option<SessionId>) -> Self {
-        Self { platform, mode, only }
+    pub(crate) fn claimed(platform: PlatformId, mode: Mode, reach: Reach) -> Self {
+        Self { platform, mode, reach }
     }
 
     fn partition(&self, suffix: &str) -> Partition {
@@ -126,26 +162,171 @@ impl ReadScope {
 
     /// The one session that it is confined to, for a session's or an agent's credential.
     pub fn confined_to(&self) -> Option<&SessionId> {
-        self.only.as_ref()
+        match &self.reach {
+            Reach::Platform => None,
+            Reach::Session(own) | Reach::Agent(own, _) => Some(own),
+        }
     }
 
     /// Whether a row that belongs to this session may be shown.
     pub fn sees(&self, session: &SessionId) -> bool {
-        self.only.as_ref().is_none_or(|only| only == session)
+        match &self.reach {
+            Reach::Platform => true,
+            Reach::Session(own) => own == session,
+            Reach::Agent(..) => false,
+        }
     }
 
-    /// One session's rows, or nothing when the caller is confined to another session. The answer to the caller is
-    /// then the same as for a session that does not exist.
+    /// One session's rows, or nothing when the caller is confined to another session or to an agent. The answer to the
+    /// caller is then the same as for a session that does not exist.
     pub fn session(&self, session: &SessionId) -> Option<SessionScope> {
-        self.sees(session).then(|| SessionScope {
-            prefix: format!("{}#{}#{session}", self.platform, self.mode.as_str()),
-            session: session.clone(),
-        })
+        self.sees(session).then(|| self.any_session(session))
+    }
+
+    fn any_session(&self, session: &SessionId) -> SessionScope {
+        SessionScope::claimed(&self.platform, self.mode, session)
+    }
+
+    /// What holds rows of all the platform's sessions.
+    ///
+    /// # Errors
+    /// [`OutOfReach`] for the credential of one session or agent.
+    pub fn platform_wide(&self) -> Result<PlatformScope, OutOfReach> {
+        match self.reach {
+            Reach::Platform => Ok(PlatformScope { platform: self.platform.clone(), mode: self.mode }),
+            Reach::Session(_) | Reach::Agent(..) => Err(OutOfReach),
+        }
+    }
+
+    /// An agent's row. A caller who is confined to one session has it looked for among that session's agents, so that
+    /// another's id names nothing.
+    ///
+    /// # Errors
+    /// [`OutOfReach`] for another agent's token.
+    pub fn agent_key(&self, agent: &AgentId) -> Result<TableKey, OutOfReach> {
+        match &self.reach {
+            Reach::Platform => Ok(self.partition(AGENTS).row(agent.as_str())),
+            Reach::Session(own) => Ok(self.any_session(own).agents().row(agent.as_str())),
+            Reach::Agent(session, own) if own == agent => Ok(self.any_session(session).agents().row(agent.as_str())),
+            Reach::Agent(..) => Err(OutOfReach),
+        }
+    }
+
+    /// The sealed copies of what an agent booted with, a row each, until it stops. They open only together with the
+    /// agent's own row.
+    ///
+    /// # Errors
+    /// [`OutOfReach`] for another agent's token.
+    pub fn agent_copies(&self, agent: &AgentId) -> Result<Partition, OutOfReach> {
+        self.agent_partition(agent, "copies")
+    }
+
+    /// Copies of the same values, sealed for the agent's token, a row each, until it stops.
+    ///
+    /// # Errors
+    /// [`OutOfReach`] for another agent's token.
+    pub fn token_copies(&self, agent: &AgentId) -> Result<Partition, OutOfReach> {
+        self.agent_partition(agent, "token-copies")
+    }
+
+    /// What an agent reports of itself, a row for each kind.
+    ///
+    /// # Errors
+    /// [`OutOfReach`] for another agent's token.
+    pub fn agent_reports(&self, agent: &AgentId) -> Result<Partition, OutOfReach> {
+        self.agent_partition(agent, "reports")
+    }
+
+    /// A simulated agent's files: an index, and pieces.
+    ///
+    /// # Errors
+    /// [`OutOfReach`] for another agent's token.
+    pub fn simulated_disk(&self, agent: &AgentId) -> Result<Partition, OutOfReach> {
+        self.agent_partition(agent, "disk")
+    }
+
+    fn agent_partition(&self, agent: &AgentId, suffix: &str) -> Result<Partition, OutOfReach> {
+        match &self.reach {
+            Reach::Agent(_, own) if own != agent => Err(OutOfReach),
+            _ => Ok(self.partition(&format!("{agent}#{suffix}"))),
+        }
     }
 
     /// The platform's own row: name, vault salt, key version.
     pub fn platform_key(&self) -> TableKey {
         TableKey::platform(&self.platform)
+    }
+
+    /// Names and versions of the platform's secrets, which every session inherits: one row.
+    ///
+    /// # Errors
+    /// [`OutOfReach`] for an agent's token.
+    pub fn secret_names_key(&self) -> Result<TableKey, OutOfReach> {
+        Ok(self.shared("names")?.row("names"))
+    }
+
+    /// Sealed values of the platform's secrets, a row each.
+    ///
+    /// # Errors
+    /// [`OutOfReach`] for an agent's token.
+    pub fn secret_values(&self) -> Result<Partition, OutOfReach> {
+        self.shared("values")
+    }
+
+    /// Configured providers, a row each.
+    ///
+    /// # Errors
+    /// [`OutOfReach`] for an agent's token.
+    pub fn providers(&self) -> Result<Partition, OutOfReach> {
+        self.shared("providers")
+    }
+
+    /// What the sessions of a platform have in common.
+    fn shared(&self, suffix: &str) -> Result<Partition, OutOfReach> {
+        match self.reach {
+            Reach::Platform | Reach::Session(_) => Ok(self.partition(suffix)),
+            Reach::Agent(..) => Err(OutOfReach),
+        }
+    }
+
+    /// An answer to be given again, by a digest of who asked for what.
+    pub fn replay_key(&self, digest: &str) -> TableKey {
+        self.partition(REPLAYS).row(digest)
+    }
+}
+
+fn audit_suffix(month: &str) -> String {
+    format!("audit#{month}")
+}
+
+fn logs_suffix(day: &str, shard: u8) -> String {
+    format!("logs#{day}#{shard:x}")
+}
+
+fn usage_suffix(month: &str, shard: u8) -> String {
+    format!("usage#{month}#{shard:x}")
+}
+
+const AGENTS: &str = "agents";
+const LIVE_AGENTS: &str = "live-agents";
+const REPLAYS: &str = "replays";
+const SESSIONS: &str = "sessions";
+
+/// Partitions that hold rows of all the platform's sessions. Only who is confined to none of them has it.
+#[derive(Clone)]
+pub struct PlatformScope {
+    platform: PlatformId,
+    mode: Mode,
+}
+
+impl PlatformScope {
+    fn partition(&self, suffix: &str) -> Partition {
+        Partition::new(format!("{}#{}#{suffix}", self.platform, self.mode.as_str()))
+    }
+
+    /// The platform.
+    pub fn platform(&self) -> &PlatformId {
+        &self.platform
     }
 
     /// What may be shown of the platform's API keys, a row each.
@@ -155,7 +336,7 @@ impl ReadScope {
 
     /// All sessions, a row each.
     pub fn sessions(&self) -> Partition {
-        self.partition("sessions")
+        self.partition(SESSIONS)
     }
 
     /// The pointer from an end user to their live session.
@@ -165,95 +346,60 @@ impl ReadScope {
 
     /// All agents, a row each.
     pub fn agents(&self) -> Partition {
-        self.partition("agents")
+        self.partition(AGENTS)
     }
 
     /// The platform's agents that have not settled, a row each: few, however many there have been.
     pub fn live_agents(&self) -> Partition {
-        self.partition("live-agents")
-    }
-
-    /// Names and versions of the platform's secrets: one row.
-    pub fn secret_names_key(&self) -> TableKey {
-        self.partition("names").row("names")
-    }
-
-    /// Sealed values of the platform's secrets, a row each.
-    pub fn secret_values(&self) -> Partition {
-        self.partition("values")
-    }
-
-    /// The sealed copies of what an agent booted with, a row each, until it stops.
-    pub fn agent_copies(&self, agent: &AgentId) -> Partition {
-        self.partition(&format!("{agent}#copies"))
-    }
-
-    /// Copies of the same values, sealed for the agent's token, a row each, until it stops.
-    pub fn token_copies(&self, agent: &AgentId) -> Partition {
-        self.partition(&format!("{agent}#token-copies"))
-    }
-
-    /// What an agent reports of itself, a row for each kind.
-    pub fn agent_reports(&self, agent: &AgentId) -> Partition {
-        self.partition(&format!("{agent}#reports"))
-    }
-
-    /// A simulated agent's files: an index, and pieces.
-    pub fn simulated_disk(&self, agent: &AgentId) -> Partition {
-        self.partition(&format!("{agent}#disk"))
+        self.partition(LIVE_AGENTS)
     }
 
     /// A calendar month's audit entries (`2026-11`), a row each: a busy platform's trail does not pile up in one
     /// partition for ever.
     pub fn audit(&self, month: &str) -> Partition {
-        self.partition(&format!("audit#{month}"))
+        self.partition(&audit_suffix(month))
     }
 
     /// The log entries of a day (`2026-11-25`) over all sessions, a row each, spread over [`LOG_SHARDS`] partitions.
     pub fn logs(&self, day: &str) -> impl Iterator<Item = Partition> {
-        (0..LOG_SHARDS).map(move |shard| self.partition(&format!("logs#{day}#{shard:x}")))
-    }
-
-    /// The one of those partitions that an entry lies in.
-    pub fn log_shard(&self, day: &str, id: &LogId) -> Partition {
-        self.partition(&format!("logs#{day}#{:x}", crc32fast::hash(id.as_str().as_bytes()) % u32::from(LOG_SHARDS)))
+        (0..LOG_SHARDS).map(move |shard| self.partition(&logs_suffix(day, shard)))
     }
 
     /// A calendar month's usage (`2026-11`) of that payer: an end user, or a session without one.
     pub fn usage(&self, month: &str, payer: &str) -> Partition {
-        self.usage_shard(month, usage_shard_of(payer))
+        self.partition(&usage_suffix(month, usage_shard_of(payer)))
     }
 
     /// A calendar month's usage of all payers.
     pub fn all_usage(&self, month: &str) -> impl Iterator<Item = Partition> {
-        (0..USAGE_SHARDS).map(move |shard| self.usage_shard(month, shard))
-    }
-
-    fn usage_shard(&self, month: &str, shard: u8) -> Partition {
-        self.partition(&format!("usage#{month}#{shard:x}"))
+        (0..USAGE_SHARDS).map(move |shard| self.partition(&usage_suffix(month, shard)))
     }
 
     /// Answers to be given again, a row each.
     pub fn replays(&self) -> Partition {
-        self.partition("replays")
-    }
-
-    /// Configured providers, a row each.
-    pub fn providers(&self) -> Partition {
-        self.partition("providers")
+        self.partition(REPLAYS)
     }
 }
 
 /// One session's rows.
 #[derive(Clone)]
 pub struct SessionScope {
-    prefix: String,
+    /// The platform and its mode, as every partition's key begins.
+    platform: String,
     session: SessionId,
 }
 
 impl SessionScope {
+    pub(crate) fn claimed(platform: &PlatformId, mode: Mode, session: &SessionId) -> Self {
+        Self { platform: format!("{platform}#{}", mode.as_str()), session: session.clone() }
+    }
+
     fn partition(&self, suffix: &str) -> Partition {
-        Partition::new(format!("{}#{suffix}", self.prefix))
+        Partition::new(format!("{}#{}#{suffix}", self.platform, self.session))
+    }
+
+    fn of_platform(&self, suffix: &str, row: &str) -> TableKey {
+        Partition::new(format!("{}#{suffix}", self.platform)).row(row)
     }
 
     /// The session.
@@ -261,19 +407,39 @@ impl SessionScope {
         &self.session
     }
 
+    /// Its own row among the platform's sessions.
+    pub fn key(&self) -> TableKey {
+        self.of_platform(SESSIONS, self.session.as_str())
+    }
+
     /// Counters that limit: agents, milliseconds of compute, and their cost by day and month.
     pub fn counters_key(&self) -> TableKey {
         self.partition("counters").row("counters")
     }
 
-    /// The session's agents, a row each; the same rows as in [`ReadScope::agents`].
+    /// The session's agents, a row each; the same rows as in [`PlatformScope::agents`].
     pub fn agents(&self) -> Partition {
-        self.partition("agents")
+        self.partition(AGENTS)
     }
 
     /// The session's agents that have not settled, a row each.
     pub fn live_agents(&self) -> Partition {
-        self.partition("live-agents")
+        self.partition(LIVE_AGENTS)
+    }
+
+    /// The row of one of its agents among the platform's, for writing beside the one in [`SessionScope::agents`].
+    pub fn agent_key_of_platform(&self, agent: &AgentId) -> TableKey {
+        self.of_platform(AGENTS, agent.as_str())
+    }
+
+    /// Likewise, beside the one in [`SessionScope::live_agents`].
+    pub fn live_agent_key_of_platform(&self, agent: &AgentId) -> TableKey {
+        self.of_platform(LIVE_AGENTS, agent.as_str())
+    }
+
+    /// A row of a month's usage (`2026-11`) of that payer among the platform's, for adding to it.
+    pub fn usage_key_of_platform(&self, month: &str, payer: &str, row: &str) -> TableKey {
+        self.of_platform(&usage_suffix(month, usage_shard_of(payer)), row)
     }
 
     /// Names and versions of the session's secrets: one row.

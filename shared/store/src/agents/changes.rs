@@ -218,7 +218,7 @@ impl Agents {
 
     /// Removes the copies of what an agent booted with.
     async fn remove_copies(&self, scope: &TenantScope, agent: &Agent) -> Result<(), StoreError> {
-        self.0.delete_all(copies_of(scope, agent).into_iter()).await
+        self.0.delete_all(copies_of(scope, agent)?.into_iter()).await
     }
 
     /// All of an agent's rows, on condition that nobody else has written them. The token of one that does not run ends.
@@ -228,16 +228,15 @@ impl Agents {
         agent.revision += 1;
         let ended = if agent.run_started_ms.is_none() { agent.take_token(scope) } else { None };
         let mut transaction = Transaction::default();
-        for partition in [scope.agents(), own.agents()] {
-            let mut item = to_item(&partition.row(agent.id.as_str()), agent)?;
+        for key in [own.agent_key_of_platform(&agent.id), own.agents().row(agent.id.as_str())] {
+            let mut item = to_item(&key, agent)?;
             if let Some(ended) = agent.ended_at_ms.filter(|_| agent.sandbox_gone) {
                 item.insert(TTL.into(), number(ttl_seconds(ended + RETENTION_MS)));
             }
             let unchanged = Expression::new("revision = :read").value(":read", number(read));
             transaction = transaction.put_item(&self.0, item, unchanged);
         }
-        for partition in [scope.live_agents(), own.live_agents()] {
-            let key = partition.row(agent.id.as_str());
+        for key in [own.live_agent_key_of_platform(&agent.id), own.live_agents().row(agent.id.as_str())] {
             transaction = match agent.sandbox_gone {
                 true => transaction.delete(&self.0, &key, Expression::default()),
                 false => transaction.put(&self.0, &key, &agent.without_texts(), Expression::default())?,

@@ -131,7 +131,7 @@ impl Agents {
         let own: SessionScope = scope.session(&agent.session).ok_or(StoreError::NotFound)?;
         let (update, condition) = update.expression();
         let transaction = transaction.update(&self.0, &own.counters_key(), update, &condition);
-        Ok(add_usage(transaction, &self.0, scope, agent, &changes.booked))
+        Ok(add_usage(transaction, &self.0, scope.mode(), &own, agent, &changes.booked))
     }
 
     /// Books what an agent has run since the last time and, where its session has limits that wait for it, claims what

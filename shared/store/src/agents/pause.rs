@@ -174,11 +174,7 @@ impl Agents {
             after.secrets.clone_from(&secrets);
             let update = CountersUpdate::of(&metered, now).add("active_agents", places).within(&limited.limits);
             let counts = !update.is_empty();
-            let transaction = Transaction::default().check(
-                &self.0,
-                &scope.sessions().row(session.id.as_str()),
-                unchanged_and_active(session),
-            );
+            let transaction = Transaction::default().check(&self.0, &own.key(), unchanged_and_active(session));
             let transaction = self.count(transaction, scope, &after, update, &metered)?;
             let transaction = transaction.and(self.rewrite(scope, &mut after)?).audit(
                 &self.0,
@@ -233,9 +229,9 @@ impl Agents {
         }
         let own = scope.session(&agent.session).ok_or(StoreError::NotFound)?;
         let mut transaction = Transaction::default();
-        for partition in [scope.agents(), own.agents()] {
+        for key in [own.agent_key_of_platform(&agent.id), own.agents().row(agent.id.as_str())] {
             let busy = Expression::new("SET busy_until_ms = :until").value(":until", number(until_ms));
-            transaction = transaction.update(&self.0, &partition.row(agent.id.as_str()), busy, "attribute_exists(pk)");
+            transaction = transaction.update(&self.0, &key, busy, "attribute_exists(pk)");
         }
         // An agent that is not there any more has no call.
         transaction.commit(&self.0).await.map(|_| ())
@@ -246,7 +242,7 @@ impl Agents {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn drop_copies(&self, scope: &TenantScope, id: &AgentId) -> Result<(), StoreError> {
-        let partitions = [scope.agent_copies(id), scope.token_copies(id)];
+        let partitions = [scope.agent_copies(id)?, scope.token_copies(id)?];
         let [copies, for_token] = partitions.each_ref().map(|partition| self.0.sort_keys(partition));
         let names = try_join(copies, for_token).await?;
         let keys = partitions.iter().zip([&names.0, &names.1]);

@@ -217,6 +217,7 @@ impl AuditLog {
         terms: &RowFilter,
     ) -> Result<Wave, StoreError> {
         let all = std::iter::successors(Some(here.month), |month| Some(month.before()));
+        let scope = scope.platform_wide()?;
         let months: Vec<Month> = all.take_while(|month| *month >= range.oldest).take(months).collect();
         let stretches = try_join_all(months.iter().map(|month| {
             let before = here.before.as_deref().filter(|_| *month == here.month);

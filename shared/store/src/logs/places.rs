@@ -1,7 +1,7 @@
 //! Where entries lie: days, and whose.
 
 use std::fmt;
-use theazo_tenancy::{AgentId, LogId, Partition, ReadScope, SessionScope};
+use theazo_tenancy::{AgentId, LogId, Partition, PlatformScope, SessionScope};
 use time::OffsetDateTime;
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -46,7 +46,7 @@ impl fmt::Display for Day {
 #[derive(Clone)]
 pub(crate) enum Place {
     /// All of a platform's.
-    Platform(ReadScope),
+    Platform(PlatformScope),
     /// One session's.
     Session(SessionScope),
 }

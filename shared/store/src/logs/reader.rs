@@ -140,8 +140,8 @@ impl Logs {
         if let Some(session) = named {
             return Ok(scope.session(session).map(Place::Session));
         }
-        let Some(agent) = &filter.agent else { return Ok(Some(Place::Platform(scope.clone()))) };
-        let found: Option<AgentSession> = self.table.get(&scope.agents().row(agent.as_str())).await?;
+        let Some(agent) = &filter.agent else { return Ok(Some(Place::Platform(scope.platform_wide()?))) };
+        let found: Option<AgentSession> = self.table.get(&scope.agent_key(agent)?).await?;
         Ok(found.and_then(|agent| scope.session(&agent.session)).map(Place::Session))
     }
 

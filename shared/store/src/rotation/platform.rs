@@ -169,7 +169,7 @@ impl PlatformRotation {
         let scope = self.resealer.operator.tenant(platform, if test { Mode::Test } else { Mode::Live });
         let request = PageRequest { limit: STRIDE, after: after.map(Position) };
         let (partitions, more, then): (Vec<Partition>, _, _) = match part {
-            WalkPart::Platform => (vec![scope.secret_values()], None, Some((test, WalkPart::Sessions))),
+            WalkPart::Platform => (vec![scope.secret_values()?], None, Some((test, WalkPart::Sessions))),
             WalkPart::Sessions => {
                 let sessions = Sessions::new(self.table.clone());
                 let page = sessions.list(&scope, &SessionFilter::default(), &request).await?;
@@ -179,9 +179,10 @@ impl PlatformRotation {
                 (values.collect(), page.next, Some((test, WalkPart::Agents)))
             }
             WalkPart::Agents => {
-                let page: Page<Agent> = self.table.page(&scope.live_agents(), &request, RowFilter::default()).await?;
+                let page: Page<Agent> =
+                    self.table.page(&scope.platform_wide()?.live_agents(), &request, RowFilter::default()).await?;
                 let copies = page.rows.iter().map(|agent| scope.agent_copies(&agent.id));
-                (copies.collect(), page.next, (!test).then_some((true, WalkPart::Platform)))
+                (copies.collect::<Result<_, _>>()?, page.next, (!test).then_some((true, WalkPart::Platform)))
             }
         };
         let looked_at = partitions.len();

@@ -191,9 +191,9 @@ impl Resealer {
     fn key(&self, place: &SealedPlace, name: &str) -> Result<TableKey, StoreError> {
         let scope = self.operator.tenant(&place.platform, place.mode);
         let partition = match &place.owner {
-            SealedOwner::Platform => scope.secret_values(),
+            SealedOwner::Platform => scope.secret_values()?,
             SealedOwner::Session(id) => scope.session(id).ok_or(StoreError::NotFound)?.secret_values(),
-            SealedOwner::Agent(agent) => scope.agent_copies(agent),
+            SealedOwner::Agent(agent) => scope.agent_copies(agent)?,
         };
         Ok(partition.row(name))
     }

@@ -64,7 +64,7 @@ impl AgentCopies {
         let mut copies = Vec::new();
         let origin = Origin { scope: scope.clone(), agent: agent.clone(), platform: secrets.platform.clone() };
         let origin = Arc::new(origin);
-        let partition = scope.agent_copies(agent);
+        let partition = scope.agent_copies(agent)?;
         for (name, version, value) in masked.chain([(&vouching, LIST_VERSION, &empty)]) {
             let key = self.keys.sealing_key(&secrets.platform).await?;
             let mut row = ValueRow {
@@ -131,7 +131,7 @@ impl AgentCopies {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn load(&self, scope: &ReadScope, agent: &AgentId) -> Result<SealedCopies, StoreError> {
-        let partition: Partition = scope.agent_copies(agent);
+        let partition: Partition = scope.agent_copies(agent)?;
         let (platform, rows) = try_join(self.table.platform_row(scope), self.table.query_all(&partition)).await?;
         let rows = rows.into_iter().map(ValueRow::parse).collect::<Result<_, _>>()?;
         Ok(SealedCopies { platform, rows })
@@ -214,13 +214,13 @@ pub(super) fn list_name<'a>(secrets: impl IntoIterator<Item = &'a BootedSecret>)
 }
 
 /// All rows that may lie beside an agent, whoever opens them, whether it still has a token or not.
-pub(crate) fn copies_of(scope: &ReadScope, agent: &Agent) -> Vec<TableKey> {
+pub(crate) fn copies_of(scope: &ReadScope, agent: &Agent) -> Result<Vec<TableKey>, StoreError> {
     let with_own: Vec<BootedSecret> = agent.secrets.iter().cloned().chain(own_secrets()).collect();
     let lists = [list_name(&agent.secrets), list_name(&with_own)];
     let names: Vec<&str> =
         with_own.iter().map(|secret| secret.name.as_str()).chain(lists.iter().map(String::as_str)).collect();
-    let partitions = [scope.agent_copies(&agent.id), scope.token_copies(&agent.id)];
-    partitions.iter().flat_map(|partition| names.iter().map(|name| partition.row(name))).collect()
+    let partitions = [scope.agent_copies(&agent.id)?, scope.token_copies(&agent.id)?];
+    Ok(partitions.iter().flat_map(|partition| names.iter().map(|name| partition.row(name))).collect())
 }
 
 /// A copy, ready to be written.

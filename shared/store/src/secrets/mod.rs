@@ -56,14 +56,14 @@ pub enum SecretTarget {
 impl SecretTarget {
     fn names_key(&self, scope: &ReadScope) -> Result<TableKey, StoreError> {
         match self {
-            Self::Platform => Ok(scope.secret_names_key()),
+            Self::Platform => Ok(scope.secret_names_key()?),
             Self::Session(id) => Ok(scope.session(id).ok_or(StoreError::NotFound)?.secret_names_key()),
         }
     }
 
     fn values(&self, scope: &ReadScope) -> Result<Partition, StoreError> {
         match self {
-            Self::Platform => Ok(scope.secret_values()),
+            Self::Platform => Ok(scope.secret_values()?),
             Self::Session(id) => Ok(scope.session(id).ok_or(StoreError::NotFound)?.secret_values()),
         }
     }

@@ -4,6 +4,7 @@ use super::names::{self, ScopeNames, SecretEntry};
 use super::{MAX_NAMES_PER_SCOPE, MAX_SCOPE_BYTES, SecretName, SecretTarget, ValueRow, same_key};
 use crate::audit::Deed;
 use crate::platforms::PlatformRow;
+use crate::sessions::session_key;
 use crate::table::number;
 use crate::transaction::{Committed, Expression, Transaction, back_off};
 use crate::{AuditAction, Deleted, KeyRing, StoreError, Table, now_ms, provider_configs};
@@ -207,7 +208,7 @@ impl SecretSealer {
             let alive = Expression::new("attribute_exists(pk) AND #s <> :over")
                 .name("#s", "status")
                 .value(":over", AttributeValue::S("terminated".into()));
-            transaction = transaction.check(&self.table, &scope.sessions().row(id.as_str()), alive);
+            transaction = transaction.check(&self.table, &session_key(scope, id)?, alive);
         }
         for row in rows {
             transaction = transaction.put_item(&self.table, row, Expression::default());

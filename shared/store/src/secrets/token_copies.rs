@@ -38,9 +38,10 @@ impl TokenCopies {
     /// Reads an agent and its copies. Nothing is opened.
     ///
     /// # Errors
-    /// [`StoreError::Table`] when the table does not answer.
+    /// [`StoreError::NotFound`] for another agent than the one whose token it is; [`StoreError::Table`] when the table
+    /// does not answer.
     pub async fn load(&self, scope: &ReadScope, agent: &AgentId) -> Result<TokenSealed, StoreError> {
-        let (agent_key, partition) = (scope.agents().row(agent.as_str()), scope.token_copies(agent));
+        let (agent_key, partition) = (scope.agent_key(agent)?, scope.token_copies(agent)?);
         let (agent, rows) = try_join(self.table.get(&agent_key), self.table.query_all(&partition)).await?;
         let rows = rows.into_iter().map(|mut item| {
             let record = item.remove(RECORD).ok_or(StoreError::Corrupt("a copy for an agent's token"))?;
@@ -90,7 +91,7 @@ pub(crate) fn seal_for_token(
     gone_by_ms: i64,
 ) -> Result<Vec<Item>, StoreError> {
     let key = TokenKey::derive(&token.text, scope.platform().as_str());
-    let partition = scope.token_copies(agent);
+    let partition = scope.token_copies(agent)?;
     let vouching = list_name(opened.iter().map(|secret| &secret.booted));
     let empty = SecretValue::from_text(String::new());
     let masked = opened.iter().filter(|secret| secret.booted.masked);

@@ -91,7 +91,7 @@ async fn a_token_opens_the_copies_of_its_own_agent_without_any_other_key() {
     // The key service is not needed, nor is a key of the deployment's.
     world.cold_keys(Duration::ZERO);
     // Whoever edits the list of what is masked, or removes a copy, has nothing shown.
-    let row = scope.agents().row(one.agent.id.as_str());
+    let row = scope.agent_key(&one.agent.id).unwrap();
     let whole = world.row(&row).await.unwrap();
     for column in ["secrets", "token"] {
         let mut edited = whole.clone();
@@ -104,11 +104,11 @@ async fn a_token_opens_the_copies_of_its_own_agent_without_any_other_key() {
     }
     world.put(&row, whole).await;
     opened(&world, &scope, &one.agent, &one.token).await.unwrap();
-    world.remove(&scope.token_copies(&one.agent.id).row("TOKEN")).await;
+    world.remove(&scope.token_copies(&one.agent.id).unwrap().row("TOKEN")).await;
     assert!(matches!(refused(opened(&world, &scope, &one.agent, &one.token).await), StoreError::Corrupt(_)));
     // Nor does one of another agent's serve.
-    let theirs = world.row(&scope.token_copies(&other.agent.id).row("TOKEN")).await.unwrap();
-    world.put(&scope.token_copies(&one.agent.id).row("TOKEN"), theirs).await;
+    let theirs = world.row(&scope.token_copies(&other.agent.id).unwrap().row("TOKEN")).await.unwrap();
+    world.put(&scope.token_copies(&one.agent.id).unwrap().row("TOKEN"), theirs).await;
     assert!(opened(&world, &scope, &one.agent, &one.token).await.is_err());
 }
 
@@ -149,7 +149,7 @@ async fn rotations_of_the_deployments_keys_pass_copies_for_tokens_by() {
     let world = crate::rotation::world().await;
     let scope = world.tenant().await;
     let booted = boot(&world, &scope).await;
-    let key = scope.token_copies(&booted.agent.id).row("TOKEN");
+    let key = scope.token_copies(&booted.agent.id).unwrap().row("TOKEN");
     let before = world.row(&key).await.unwrap();
     rotate(&world, now_ms()).await;
     let status = root(&world).status(now_ms()).await.unwrap();

@@ -44,7 +44,7 @@ async fn counters(world: &World, scope: &TenantScope, session: &Session) -> (i64
 async fn row(world: &World, scope: &TenantScope, agent: &Agent) -> Item {
     let own = scope.session(&agent.session).unwrap();
     let mut rows = Vec::new();
-    for partition in [scope.agents(), own.agents()] {
+    for partition in [scope.platform_wide().unwrap().agents(), own.agents()] {
         let mut row = world.row(&partition.row(agent.id.as_str())).await.unwrap();
         row.remove("pk");
         rows.push(row);

@@ -12,7 +12,7 @@ const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// The rows that lie beside an agent.
 async fn beside(world: &World, scope: &TenantScope, agent: &Agent) -> Vec<Item> {
-    let place = text(scope.agent_copies(&agent.id).pk());
+    let place = text(scope.agent_copies(&agent.id).unwrap().pk());
     world.scan().await.into_iter().filter(|row| row["pk"] == place).collect()
 }
 
@@ -85,7 +85,7 @@ async fn an_agent_with_a_copy_missing_or_tampered_with_shows_nothing() {
     let scope = world.tenant().await;
     let session = session_with_secrets(&world, &scope).await;
     let (agent, sibling) = (boot(&world, &scope, &session).await, boot(&world, &scope, &session).await);
-    let place = scope.agent_copies(&agent.id);
+    let place = scope.agent_copies(&agent.id).unwrap();
     for good in beside(&world, &scope, &agent).await {
         let key = place.row(good["sk"].as_s().unwrap());
         let assert_closed = async |what: &str| {
@@ -116,7 +116,7 @@ async fn an_agent_with_a_copy_missing_or_tampered_with_shows_nothing() {
             assert_closed(column).await;
         }
         // Another agent's copy of the same value, and the value itself as it lies in its session.
-        let others = world.row(&scope.agent_copies(&sibling.id).row(key.sk())).await;
+        let others = world.row(&scope.agent_copies(&sibling.id).unwrap().row(key.sk())).await;
         let values = scope.session(&session.id).unwrap().secret_values();
         for moved in [others, world.row(&values.row(key.sk())).await].into_iter().flatten() {
             world.put(&key, moved).await;

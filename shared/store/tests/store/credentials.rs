@@ -163,7 +163,7 @@ async fn rotating_seals_no_row_that_is_not_ours() {
     let caller = admitted(&world, &company.live).await.unwrap();
     let keys = ApiKeys::new(world.table.clone());
     let (shown, key) = keys.create(&caller, &named("app", Mode::Live, None)).await.unwrap();
-    let listed = caller.scope().api_keys().row(shown.id.as_str());
+    let listed = caller.scope().platform_wide().unwrap().api_keys().row(shown.id.as_str());
     let (list_row, row) = (world.row(&listed).await.unwrap(), world.row(&place(&key)).await.unwrap());
 
     // The thief's key in the place where the platform finds its own.

@@ -257,8 +257,8 @@ async fn a_deletion_waits_for_agents_and_keeps_what_their_end_may_need() {
     assert!(matches!(waiting, DeletionState::UnderWay { agents: 1, .. }), "{waiting:?}");
     let row = world.row(&scope.platform_key()).await.unwrap();
     assert!(row.contains_key("retired_vault_salt") && !row.contains_key("vault_salt"));
-    assert!(world.row(&scope.secret_values().row("E2B")).await.is_some());
-    assert!(world.row(&scope.providers().row("e2b")).await.is_some());
+    assert!(world.row(&scope.secret_values().unwrap().row("E2B")).await.is_some());
+    assert!(world.row(&scope.providers().unwrap().row("e2b")).await.is_some());
     // Its session is on the list from which agents are ended.
     let work = world.work().list().await.unwrap();
     assert!(work.contains(&WorkItem::Session(gone.id.clone(), Mode::Live, session.id.clone())));

@@ -125,7 +125,7 @@ async fn a_filter_that_fits_few_of_many_rows_still_finds_them_all() {
     let oldest = sessions.terminate(&scope, &oldest.id).await.unwrap();
     // One row that the store wrote, thousands of times over, more than one page may read.
     let template = world.session(&scope).await;
-    let row = world.row(&scope.sessions().row(template.id.as_str())).await.unwrap();
+    let row = world.row(&scope.platform_wide().unwrap().sessions().row(template.id.as_str())).await.unwrap();
     let copies: Vec<_> = (1..COUNT)
         .map(|n| {
             let mut copy = row.clone();

@@ -43,7 +43,7 @@ async fn counters(world: &World, scope: &TenantScope, session: &Session) -> (i64
 }
 
 async fn copies_of(world: &World, scope: &TenantScope, agent: &Agent) -> usize {
-    let pk = scope.agent_copies(&agent.id);
+    let pk = scope.agent_copies(&agent.id).unwrap();
     world.scan().await.iter().filter(|row| row["pk"].as_s().is_ok_and(|found| found == pk.pk())).count()
 }
 

@@ -137,7 +137,7 @@ async fn sealed(world: &World, scope: &TenantScope) -> Vec<Sealed> {
     let own_scope = scope.session(&session.id).unwrap();
     let places: [Place; 3] = [
         (
-            scope.secret_values(),
+            scope.secret_values().unwrap(),
             "platform".into(),
             &[("SHARED", "of the platform"), ("KEY", "sk-1"), ("BARE", "unmasked")],
         ),
@@ -147,14 +147,15 @@ async fn sealed(world: &World, scope: &TenantScope) -> Vec<Sealed> {
             &[("OWN", "of the session"), ("LONG", &long), ("EXPIRING", "soon gone"), ("EMPTY", "")],
         ),
         (
-            scope.agent_copies(&agent),
+            scope.agent_copies(&agent).unwrap(),
             format!("agent {}", agent.as_str()),
             &[("SHARED", "of the platform"), ("OWN", "of the session"), ("EXPIRING", "soon gone")],
         ),
     ];
     let mut found = Vec::new();
     // What vouches for the list of the copies: a record like any other, with nothing in it.
-    let beside = world.scan().await.into_iter().filter(|row| column(row, "pk") == scope.agent_copies(&agent).pk());
+    let beside =
+        world.scan().await.into_iter().filter(|row| column(row, "pk") == scope.agent_copies(&agent).unwrap().pk());
     let vouching: Vec<_> = beside.filter(|row| column(row, "sk").starts_with('0')).collect();
     let [vouching] = &vouching[..] else { panic!("{} records vouch for one list", vouching.len()) };
     let as_agent = Request { scope: format!("agent {}", agent.as_str()), ..request.clone() };

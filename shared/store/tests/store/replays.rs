@@ -19,7 +19,7 @@ async fn start() -> (World, TenantScope, Replays) {
 }
 
 fn place(scope: &TenantScope) -> TableKey {
-    scope.replays().row(&format!("once#{}", "01".repeat(32)))
+    scope.replay_key(&format!("once#{}", "01".repeat(32)))
 }
 
 async fn row(world: &World, scope: &TenantScope) -> Item {
@@ -83,7 +83,7 @@ async fn an_answer_larger_than_a_row_is_given_again_whole_and_never_in_part() {
         world.scan().await.into_iter().filter(|row| row["pk"].as_s().unwrap().ends_with("#replays")).collect();
     // The first part of four lies in the note itself.
     assert!(pieces(&all) == 3 && all.iter().all(|row| row.contains_key("ttl")));
-    world.remove(&scope.replays().row(&format!("once#{}#1", "07".repeat(32)))).await;
+    world.remove(&scope.replay_key(&format!("once#{}#1", "07".repeat(32)))).await;
     let note = Note { place: [7; 32], digest: [1_200_000_u32 as u8; 32] };
     let failed = replays.note(&scope, &note).await;
     assert!(matches!(refused(failed), StoreError::Corrupt(_)));
@@ -96,7 +96,7 @@ async fn a_failed_execs_answer_is_recalled_for_a_minute() {
     replays.remember(&scope, &[5; 32], "failed".into()).await.unwrap();
     assert_eq!(replays.recall(&scope, &[5; 32]).await.unwrap().as_deref(), Some("failed"));
     assert_eq!(replays.recall(&scope, &[6; 32]).await.unwrap(), None);
-    let place = scope.replays().row(&"05".repeat(32));
+    let place = scope.replay_key(&"05".repeat(32));
     let mut kept = world.row(&place).await.unwrap();
     let until: i64 = kept["until_ms"].as_n().unwrap().parse().unwrap();
     assert!((until - now_ms() - 60_000).abs() < 10_000);

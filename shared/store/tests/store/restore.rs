@@ -146,7 +146,7 @@ impl Drill {
         // Row by row against the backup: what may be gone or changed, and nothing else.
         let after = rows(world, RESTORED).await;
         let own = scope.session(kept).unwrap();
-        let (values, platform_values) = (own.secret_values(), scope.secret_values());
+        let (values, platform_values) = (own.secret_values(), scope.secret_values().unwrap());
         let ended = [&self.revoked, &self.rotated, &self.token].map(|key| hex::encode(key.hash));
         let changed = |(pk, sk): &(String, String)| {
             let key = |key: theazo_tenancy::TableKey| key.pk() == pk && key.sk() == sk;
@@ -165,10 +165,10 @@ impl Drill {
             ["A", "C"].into_iter().any(|name| key(values.row(name)))
                 || ["E2B", "P"].into_iter().any(|name| key(platform_values.row(name)))
                 || key(own.secret_names_key())
-                || key(scope.secret_names_key())
-                || key(scope.providers().row("e2b"))
-                || key(scope.sessions().row(over.as_str()))
-                || key(scope.sessions().row(kept.as_str()))
+                || key(scope.secret_names_key().unwrap())
+                || key(scope.providers().unwrap().row("e2b"))
+                || key(scope.platform_wide().unwrap().sessions().row(over.as_str()))
+                || key(scope.platform_wide().unwrap().sessions().row(kept.as_str()))
                 || pk.starts_with(&format!("{}#live#{over}", scope.platform())) && !pk.ends_with("#counters")
                 || is_revoked()
                 || is_deleted_platforms()

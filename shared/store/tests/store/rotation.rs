@@ -341,9 +341,9 @@ async fn a_row_that_was_moved_stays_as_it_is_and_is_reported() {
     let places = [
         values(&one.scope, &one.session).row("MOVED"),
         values(&other.scope, &other.session).row("OWN"),
-        one.scope.secret_values().row("OWN"),
-        one.scope.agent_copies(&one.agent.id).row("MOVED"),
-        one.scope.agents().row("elsewhere"),
+        one.scope.secret_values().unwrap().row("OWN"),
+        one.scope.agent_copies(&one.agent.id).unwrap().row("MOVED"),
+        one.scope.platform_wide().unwrap().agents().row("elsewhere"),
     ];
     let mut originals = Vec::new();
     for place in &places {

@@ -81,7 +81,8 @@ async fn a_platforms_old_salt_stays_while_a_row_that_does_not_open_names_it() {
     let world = world().await;
     let tenant = tenant(&world, Mode::Live).await;
     let platform = tenant.scope.platform();
-    let (from, to) = (values(&tenant.scope, &tenant.session).row("OWN"), tenant.scope.secret_values().row("OWN"));
+    let (from, to) =
+        (values(&tenant.scope, &tenant.session).row("OWN"), tenant.scope.secret_values().unwrap().row("OWN"));
     let stray = world.row(&from).await.unwrap();
     world.put(&to, stray.clone()).await;
     platforms(&world).begin(platform).await.unwrap();

@@ -7,14 +7,14 @@ use theazo_tenancy::{Mode, TableKey, TenantScope};
 
 fn value_key(scope: &TenantScope, target: &SecretTarget, name: &str) -> TableKey {
     match target {
-        SecretTarget::Platform => scope.secret_values().row(name),
+        SecretTarget::Platform => scope.secret_values().unwrap().row(name),
         SecretTarget::Session(id) => scope.session(id).unwrap().secret_values().row(name),
     }
 }
 
 fn names_key(scope: &TenantScope, target: &SecretTarget) -> TableKey {
     match target {
-        SecretTarget::Platform => scope.secret_names_key(),
+        SecretTarget::Platform => scope.secret_names_key().unwrap(),
         SecretTarget::Session(id) => scope.session(id).unwrap().secret_names_key(),
     }
 }

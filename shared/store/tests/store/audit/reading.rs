@@ -54,7 +54,7 @@ fn entry(at_ms: i64) -> AuditEntry {
 /// Puts an entry as the store would have done at its time.
 async fn put(world: &World, scope: &TenantScope, entry: &AuditEntry) {
     let columns: Item = serde_dynamo::to_item(entry).unwrap();
-    world.put(&scope.audit(&month_of(entry.at_ms)).row(entry.id.as_str()), columns).await;
+    world.put(&scope.platform_wide().unwrap().audit(&month_of(entry.at_ms)).row(entry.id.as_str()), columns).await;
 }
 
 async fn put_all(world: &World, scope: &TenantScope, entries: &[AuditEntry]) {
@@ -181,7 +181,7 @@ async fn a_deployment_can_keep_entries_for_another_number_of_days() {
         let ttl: i64 = row["ttl"].as_n().unwrap().parse().unwrap();
         let kept_ms = ttl * 1000 - row["at_ms"].as_n().unwrap().parse::<i64>().unwrap();
         assert!((kept_ms - i64::from(days) * DAY_MS).abs() <= 1000, "{days} days: {kept_ms} ms");
-        world.remove(&scope.audit(&month_of(now)).row(row["sk"].as_s().unwrap())).await;
+        world.remove(&scope.platform_wide().unwrap().audit(&month_of(now)).row(row["sk"].as_s().unwrap())).await;
     }
 }
 
@@ -297,7 +297,7 @@ async fn a_position_that_no_page_gave_reads_nothing() {
     // A row that is no entry is an error of ours and not shown as if it were one.
     let id = AuditId::make();
     let columns = Item::from([("at_ms".to_owned(), number(now_ms())), ("id".to_owned(), text(id.as_str()))]);
-    world.put(&scope.audit(&now).row(id.as_str()), columns).await;
+    world.put(&scope.platform_wide().unwrap().audit(&now).row(id.as_str()), columns).await;
     let page = PageRequest { limit: 10, after: None };
     assert!(log.list(&scope, &AuditFilter::default(), &page).await.is_err());
 }
