@@ -13,6 +13,8 @@ use tokio::time::sleep;
 const MIB: usize = 1024 * 1024;
 /// Most bytes in one call.
 const PIECE: usize = 4 * MIB;
+/// How often many creates meet a limit, unless `THEAZO_ROUNDS` says otherwise.
+const ROUNDS: u32 = 6;
 
 /// A platform by its test key, with a session.
 struct Bed {
@@ -254,14 +256,16 @@ async fn agents_end_when_their_time_is_over_whether_called_or_not() {
 async fn fifty_parallel_creates_against_a_limit_of_three_yield_exactly_three_round_after_round() {
     let bed = Bed::make("test creates at once").await;
     let client = &bed.client;
-    let (started, mut rounds, mut last) = (Instant::now(), 0, Vec::new());
-    while rounds < 100 && started.elapsed() < Duration::from_secs(15) {
+    // The README says how to have all hundred.
+    let rounds = std::env::var("THEAZO_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().unwrap());
+    let (started, mut last) = (Instant::now(), Vec::new());
+    for round in 0..rounds {
         let limits = json!({ "limits": { "maxAgents": 3 } });
         let session = client.post("/v1/sessions", limits).await.expect(201)["id"].as_str().unwrap().to_owned();
         let agents = format!("/v1/sessions/{session}/agents");
         let answers = join_all((0..50).map(|_| client.post(&agents, json!({})))).await;
         let (made, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 201);
-        assert_eq!(made.len(), 3, "round {rounds}");
+        assert_eq!(made.len(), 3, "round {round}");
         for answer in refused {
             let error = answer.expect_error(402, "session_limit_exceeded");
             assert_eq!(error["details"], json!({ "limit": "maxAgents", "used": 3, "max": 3 }));
@@ -272,10 +276,8 @@ async fn fifty_parallel_creates_against_a_limit_of_three_yield_exactly_three_rou
         let usage = client.get(&format!("/v1/sessions/{session}/usage")).await.expect(200);
         assert_eq!(usage["activeAgents"], 0);
         last = made.iter().map(|answer| answer.json()["id"].as_str().unwrap().to_owned()).collect();
-        rounds += 1;
     }
     println!("{rounds} rounds of 50 creates in {:?}", started.elapsed());
-    assert!(rounds >= 3);
     assert_not_on_engine(&last).await;
 }
 

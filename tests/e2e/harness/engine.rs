@@ -2,7 +2,8 @@
 
 use super::{Canary, docker_engine};
 use bollard::Docker;
-use bollard::models::ContainerConfig;
+use bollard::exec::{StartExecOptions, StartExecResults};
+use bollard::models::{ContainerConfig, ExecConfig};
 use bollard::query_parameters::{
     CommitContainerOptionsBuilder, EventsOptionsBuilder, LogsOptionsBuilder, RemoveImageOptions,
 };
@@ -130,5 +131,25 @@ impl CommandLines {
     pub fn end(self) -> HashSet<Vec<u8>> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
+    }
+}
+
+/// Runs a shell line in a container as root, with the container's rights or with all, and gives what it prints.
+pub async fn run_as_root(docker: &Docker, name: &str, privileged: bool, line: &str) -> String {
+    let config = ExecConfig {
+        user: Some("0".into()),
+        privileged: Some(privileged),
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        cmd: Some(vec!["/bin/bash".into(), "-c".into(), line.into()]),
+        ..ExecConfig::default()
+    };
+    let exec = docker.create_exec(name, config).await.unwrap();
+    match docker.start_exec(&exec.id, None::<StartExecOptions>).await.unwrap() {
+        StartExecResults::Attached { output, .. } => {
+            let pieces: Vec<_> = output.map(|piece| piece.unwrap().into_bytes()).collect().await;
+            String::from_utf8_lossy(&pieces.concat()).into_owned()
+        }
+        StartExecResults::Detached => panic!("what was attached is detached"),
     }
 }

@@ -16,7 +16,7 @@ mod tap;
 pub use built::{built, workspace};
 pub use client::{Answer, Client};
 pub use encodings::Canary;
-pub use engine::{CommandLines, Events, commit_and_search, container_name, docker, engine_records};
+pub use engine::{CommandLines, Events, commit_and_search, container_name, docker, engine_records, run_as_root};
 pub use events::{EventStream, serve_deployment};
 pub use own::OwnStack;
 pub use process::{DevCommand, Process, collect, provider_of};

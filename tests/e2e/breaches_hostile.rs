@@ -1,0 +1,143 @@
+//! Agents and end users that mean harm. What reads the delivered environment through the file routes is in `isolation`.
+
+use crate::breaches::Victim;
+use crate::harness::{container_name, docker, run_as_root};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+
+#[tokio::test]
+async fn links_devices_sockets_and_pipes_that_an_agent_leaves_are_refused_and_nobody_waits_for_them() {
+    let victim = Victim::make("odd files").await;
+    let client = victim.client();
+    let agent = client.boot(&victim.session, json!({})).await;
+    client
+        .run(
+            &agent,
+            "bash",
+            "echo fine > fine; mkfifo pipe; ln -s /dev/zero zero; ln -s /dev/stdin stdin; ln -s pipe to-pipe; mkdir folder; \
+             ln -s /proc/self/mem mem; ln -s folder/../../run/agent/env env; ln /etc/shadow hard 2>/dev/null; \
+             python3 -c \"import socket; socket.socket(socket.AF_UNIX).bind('socket')\"",
+        )
+        .await;
+    // An agent may not make devices; should one get there all the same, they are no files either.
+    let devices = "mknod /data/device c 1 5 && mknod /data/disk b 8 0 && mknod /data/terminal c 5 0 && \
+                   chmod 666 /data/device /data/disk /data/terminal && echo made";
+    let made = run_as_root(&docker().await, &container_name(&agent), true, devices).await;
+    assert!(made.contains("made"), "{made}");
+
+    let files = format!("/v1/agents/{agent}/files");
+    let started = Instant::now();
+    for name in ["pipe", "zero", "stdin", "to-pipe", "folder", "mem", "env", "socket", "device", "disk", "terminal"] {
+        for query in ["", "?offset=0&length=64", "?encoding=base64"] {
+            let read = client.get(&format!("{files}/data/{name}{query}")).await;
+            victim.canary.is_not_in(name, &read.text);
+            assert_eq!(read.expect_error(400, "invalid_request")["details"]["field"], "path", "{name}{query}");
+        }
+        for extra in [json!({ "append": true }), json!({ "offset": 0 })] {
+            let mut body = json!({ "path": format!("/data/{name}"), "data": "x" });
+            body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            let written = client.post(&files, body).await.expect_error(400, "invalid_request");
+            assert_eq!(written["details"]["field"], "path", "{name}");
+        }
+    }
+    assert!(started.elapsed() < Duration::from_secs(40), "{:?}", started.elapsed());
+    let listed = client.get(&format!("{files}?dir=/data")).await;
+    assert!(listed.text.len() < 10_000);
+    listed.expect(200);
+    assert_eq!(client.get(&format!("{files}/data/fine")).await.expect(200)["data"], "fine\n");
+    assert_eq!(client.run(&agent, "bash", "cat fine").await, "fine\n");
+    client.terminate(&victim.session).await;
+}
+
+#[tokio::test]
+async fn a_provider_aimed_at_loopback_the_runtime_api_or_the_metadata_address_is_refused_without_a_connection() {
+    let victim = Victim::make("provider address").await;
+    let client = victim.client();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&connections);
+    let counting = tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    for url in [
+        format!("https://127.0.0.1:{port}"),
+        format!("http://127.0.0.1:{port}"),
+        format!("tcp://localhost:{port}"),
+        format!("https://[::1]:{port}"),
+        format!("https://[::ffff:127.0.0.1]:{port}"),
+        format!("https://2130706433:{port}"),
+        format!("https://0x7f.1:{port}"),
+        "http://127.0.0.1:9001/2018-06-01/runtime/invocation/next".to_owned(),
+        "http://169.254.169.254/latest/meta-data/".to_owned(),
+        "http://[fd00:ec2::254]/".to_owned(),
+        "unix:///var/run/docker.sock".to_owned(),
+    ] {
+        let hosts = json!({ "hosts": [{ "url": url, "ca": "x", "cert": "x", "key": "x", "maxAgents": 1 }] });
+        client.post("/v1/secrets", json!({ "HOSTS": hosts.to_string() })).await.expect(204);
+        let docker = json!({ "credentialRef": "HOSTS" });
+        let refused = client.call("PUT", "/v1/providers/docker", Some(&docker)).await;
+        assert!([400, 422].contains(&refused.status), "{url}: {refused:?}");
+        for (provider, field) in [("e2b", "apiUrl"), ("fly", "apiUrl"), ("docker", "url")] {
+            let body = json!({ "credentialRef": "HOSTS", "config": { field: url } });
+            let refused = client.call("PUT", &format!("/v1/providers/{provider}"), Some(&body)).await;
+            assert!([400, 422].contains(&refused.status), "{url} as {provider}: {refused:?}");
+        }
+        // Nor is it reached later, by what lists providers or boots agents.
+        let listed = client.get("/v1/providers").await.expect(200);
+        assert!(listed["data"].as_array().unwrap().iter().all(|one| one["source"] != "platform"), "{listed}");
+    }
+    let body = json!({ "provider": "docker", "config": { "url": format!("http://127.0.0.1:{port}") } });
+    let agent = client.post(&format!("/v1/sessions/{}/agents", victim.session), body).await;
+    assert!([201, 422].contains(&agent.status), "{agent:?}");
+    assert_eq!(connections.load(Ordering::Relaxed), 0);
+    // The count does count.
+    drop(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+    for _ in 0..100 {
+        if connections.load(Ordering::Relaxed) == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
+    counting.abort();
+    client.call("POST", &format!("/v1/sessions/{}/terminate", victim.session), None::<&Value>).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_sessions_token_does_not_resume_what_the_platform_paused() {
+    let victim = Victim::make("paused").await;
+    let platform = victim.client().with_key(Some(&victim.platform.test_key));
+    let session = platform.session("user").await;
+    let agent = platform.boot(&session, json!({})).await;
+    let minted = platform.post(&format!("/v1/sessions/{session}/tokens"), json!({})).await.expect(201);
+    let user = platform.with_key(minted["token"].as_str());
+    let (pause, resume) = (format!("/v1/agents/{agent}/pause"), format!("/v1/agents/{agent}/resume"));
+
+    platform.call("POST", &pause, None).await.expect(200);
+    for way in [resume.clone(), format!("/v1/agents/{agent}/restart"), format!("/v1/sessions/{session}/resume")] {
+        let refused = user.call("POST", &way, None).await;
+        assert!([403, 409].contains(&refused.status), "{way}: {refused:?}");
+        assert_eq!(platform.get(&format!("/v1/agents/{agent}")).await.expect(200)["status"], "paused", "{way}");
+    }
+    // To pause it once more does not make the pause the user's own.
+    user.call("POST", &pause, None).await;
+    let refused = user.call("POST", &resume, None).await;
+    assert!([403, 409].contains(&refused.status), "{refused:?}");
+    platform.call("POST", &resume, None).await.expect(200);
+
+    platform.call("POST", &format!("/v1/sessions/{session}/pause"), None).await.expect(200);
+    let refused = user.call("POST", &resume, None).await;
+    assert!([403, 409].contains(&refused.status), "{refused:?}");
+    let made = user.post(&format!("/v1/sessions/{session}/agents"), json!({})).await;
+    made.expect_error(409, "conflict");
+    platform.call("POST", &format!("/v1/sessions/{session}/resume"), None).await.expect(200);
+    // What the user paused, the user resumes.
+    user.call("POST", &pause, None).await.expect(200);
+    user.call("POST", &resume, None).await.expect(200);
+}
