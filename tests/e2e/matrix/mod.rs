@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use table::{Caller, Row, TABLE, Target};
 use theazo_functions::routes::{ROUTES, Route};
 use theazo_http::{Caller as Kind, format_time};
-use theazo_tenancy::{AgentId, KeyId, Mode, PlatformId, SessionId, make_api_key, make_session_token};
-use world::{World, callers, mint};
+use theazo_tenancy::{AgentId, KeyId, Mode, PlatformId, SessionId, make_agent_token, make_api_key, make_session_token};
+use world::{World, agent_token, callers, mint};
 
 /// The routes, each with its line.
 fn lines() -> impl Iterator<Item = (&'static Route, &'static Row)> {
@@ -174,12 +174,15 @@ async fn bad_credentials(world: &World, target: &Target) -> Vec<(&'static str, O
     test.delete(&format!("/v1/sessions/{revoked_session}/tokens")).await.expect(204);
     let orphan = mint(&test, &over, json!({})).await;
     test.terminate(&over).await;
+    let ended = test.boot(&target.session, json!({})).await;
+    let ended_token = agent_token(&platform.id, &target.session, &ended).await;
+    test.call("POST", &format!("/v1/agents/{ended}/terminate"), None).await.expect(200);
     let expired_token = mint(&test, &target.session, json!({ "expiresIn": "1s" })).await;
     tokio::time::sleep(Duration::from_millis(1600)).await;
 
     let bearer = |key: &str| Some(format!("Bearer {key}"));
     let shown = |made: &Value| bearer(made["key"].as_str().unwrap());
-    let session = SessionId::parse(&target.session).unwrap();
+    let (session, agent) = (SessionId::parse(&target.session).unwrap(), AgentId::parse(&target.agent).unwrap());
     vec![
         ("none", None),
         ("malformed: empty", Some(String::new())),
@@ -203,6 +206,8 @@ async fn bad_credentials(world: &World, target: &Target) -> Vec<(&'static str, O
         ("unknown, a session's", bearer(&make_session_token(&platform.id, Mode::Test, &session).text)),
         ("revoked", shown(&revoked)),
         ("revoked, a session's", bearer(&revoked_token)),
+        ("unknown, an agent's", bearer(&make_agent_token(&platform.id, Mode::Test, &session, &agent).text)),
+        ("of an agent that has ended", bearer(&ended_token)),
         ("expired", shown(&expired)),
         ("expired, a session's", bearer(&expired_token)),
         ("of a session that is over", bearer(&orphan)),
@@ -226,6 +231,10 @@ async fn every_bad_credential_gets_one_answer_on_every_route_before_anything_els
             continue;
         }
         for (index, (what, credential)) in bad.iter().enumerate() {
+            // In a path there is no scheme.
+            if route.info.has_credential_in_path() && *what == "malformed: no scheme" {
+                continue;
+            }
             // Every credential meets the owner's good request; the requests that are wrong themselves take turns.
             let odd = match index % 3 {
                 0 => (absent.path(pattern), "{".to_owned()),

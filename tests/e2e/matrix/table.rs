@@ -39,6 +39,8 @@ pub enum Caller {
     LiveOnTest,
     /// The token of the target agent itself.
     Agent,
+    /// The token of another session's agent, of the same platform.
+    OtherAgent,
 }
 
 impl Caller {
@@ -46,13 +48,18 @@ impl Caller {
     pub fn is_foreign(self) -> bool {
         match self {
             Self::Own | Self::Exec | Self::Read | Self::Agent => false,
-            Self::Sibling | Self::Stranger | Self::StrangersSession | Self::TestOnLive | Self::LiveOnTest => true,
+            Self::Sibling
+            | Self::Stranger
+            | Self::StrangersSession
+            | Self::TestOnLive
+            | Self::LiveOnTest
+            | Self::OtherAgent => true,
         }
     }
 }
 
 /// The columns.
-pub const CALLERS: [Caller; 9] = [
+pub const CALLERS: [Caller; 10] = [
     Caller::Own,
     Caller::Exec,
     Caller::Read,
@@ -62,6 +69,7 @@ pub const CALLERS: [Caller; 9] = [
     Caller::TestOnLive,
     Caller::LiveOnTest,
     Caller::Agent,
+    Caller::OtherAgent,
 ];
 
 const fn row(route: &'static str, body: &'static str, statuses: [u16; CALLERS.len()]) -> Row {
@@ -71,76 +79,100 @@ const fn row(route: &'static str, body: &'static str, statuses: [u16; CALLERS.le
 const EXEC: &str = r##"{"language": "bash", "code": "# theazo:stdout done"}"##;
 const FILE: &str = r#"{"path": "/data/was-here", "data": "x"}"#;
 const KEY: &str = r#"{"name": "another", "environment": "test"}"#;
+const LOG: &str = r#"{"agentId": "$agent", "sessionId": "$session", "level": "info", "message": "x"}"#;
+const MODEL: &str =
+    r#"{"agentId": "$agent", "sessionId": "$session", "model": "m", "inputTokens": 1, "outputTokens": 1}"#;
+const SPAN: &str = r#"{"agentId": "$agent", "sessionId": "$session", "name": "x"}"#;
+const PROGRESS: &str = r#"{"agentId": "$agent", "sessionId": "$session", "percentage": 5}"#;
+const COMPLETE: &str = r#"{"agentId": "$agent", "sessionId": "$session", "output": "x"}"#;
 const PROVIDER: &str = r#"{"credentialRef": "$credential"}"#;
 
 /// Every route.
 #[rustfmt::skip]
 pub static TABLE: &[Row] = &[
-    //                                                own exec read sibl stra strs T->L L->T agent
-    row("health", "",                                [200, 200, 200, 200, 200, 200, 200, 200, 200]),
-    row("whoami", "",                                [200, 200, 200, 200, 200, 200, 200, 200, 403]),
+    //                                                own exec read sibl stra strs T->L L->T agnt oagt
+    row("health", "",                                [200, 200, 200, 200, 200, 200, 200, 200, 200, 200]),
+    row("whoami", "",                                [200, 200, 200, 200, 200, 200, 200, 200, 403, 403]),
 
-    row("api-keys-create", KEY,                      [201, 403, 403, 403, 201, 403, 201, 201, 403]),
-    row("api-keys-list", "",                         [200, 403, 403, 403, 200, 403, 200, 200, 403]),
+    row("api-keys-create", KEY,                      [201, 403, 403, 403, 201, 403, 201, 201, 403, 403]),
+    row("api-keys-list", "",                         [200, 403, 403, 403, 200, 403, 200, 200, 403, 403]),
     // A live key manages test keys too.
-    row("api-keys-rotate", "",                       [201, 403, 403, 403, 404, 403, 404, 201, 403]),
-    row("api-keys-delete", "",                       [204, 403, 403, 403, 404, 403, 404, 204, 403]),
+    row("api-keys-rotate", "",                       [201, 403, 403, 403, 404, 403, 404, 201, 403, 403]),
+    row("api-keys-delete", "",                       [204, 403, 403, 403, 404, 403, 404, 204, 403, 403]),
 
-    row("sessions-create", "{}",                     [201, 403, 403, 403, 201, 403, 201, 201, 403]),
-    row("sessions-by-user", "",                      [200, 403, 403, 403, 200, 403, 200, 200, 403]),
-    row("sessions-list", "",                         [200, 403, 403, 403, 200, 403, 200, 200, 403]),
-    row("sessions-get", "",                          [200, 200, 200, 404, 404, 404, 404, 404, 403]),
-    row("sessions-limits-get", "",                   [200, 200, 200, 404, 404, 404, 404, 404, 403]),
-    row("sessions-limits-set", r#"{"maxAgents": 9}"#,[200, 403, 403, 403, 404, 403, 404, 404, 403]),
-    row("sessions-usage", "",                        [200, 200, 200, 404, 404, 404, 404, 404, 403]),
-    row("sessions-tokens-create", "",                [201, 403, 403, 403, 404, 403, 404, 404, 403]),
-    row("sessions-tokens-delete", "",                [204, 403, 403, 403, 404, 403, 404, 404, 403]),
-    row("sessions-pause", "",                        [200, 403, 403, 403, 404, 403, 404, 404, 403]),
+    row("sessions-create", "{}",                     [201, 403, 403, 403, 201, 403, 201, 201, 403, 403]),
+    row("sessions-by-user", "",                      [200, 403, 403, 403, 200, 403, 200, 200, 403, 403]),
+    row("sessions-list", "",                         [200, 403, 403, 403, 200, 403, 200, 200, 403, 403]),
+    row("sessions-get", "",                          [200, 200, 200, 404, 404, 404, 404, 404, 403, 403]),
+    row("sessions-limits-get", "",                   [200, 200, 200, 404, 404, 404, 404, 404, 403, 403]),
+    row("sessions-limits-set", r#"{"maxAgents": 9}"#,[200, 403, 403, 403, 404, 403, 404, 404, 403, 403]),
+    row("sessions-usage", "",                        [200, 200, 200, 404, 404, 404, 404, 404, 403, 403]),
+    row("sessions-tokens-create", "",                [201, 403, 403, 403, 404, 403, 404, 404, 403, 403]),
+    row("sessions-tokens-delete", "",                [204, 403, 403, 403, 404, 403, 404, 404, 403, 403]),
+    row("sessions-pause", "",                        [200, 403, 403, 403, 404, 403, 404, 404, 403, 403]),
     Row {
         before: &[("POST", "/v1/sessions/$session/pause", "")],
-        ..row("sessions-resume", "",                 [200, 403, 403, 403, 404, 403, 404, 404, 403])
+        ..row("sessions-resume", "",                 [200, 403, 403, 403, 404, 403, 404, 404, 403, 403])
     },
-    row("sessions-terminate", "",                    [200, 403, 403, 403, 404, 403, 404, 404, 403]),
+    row("sessions-terminate", "",                    [200, 403, 403, 403, 404, 403, 404, 404, 403, 403]),
 
-    row("secrets-set", r#"{"ANOTHER": "x"}"#,        [204, 403, 403, 403, 404, 403, 404, 404, 403]),
-    row("secrets-list", "",                          [200, 200, 200, 404, 404, 404, 404, 404, 403]),
-    row("secrets-delete", "",                        [204, 403, 403, 403, 404, 403, 404, 404, 403]),
-    row("platform-secrets-set", r#"{"ANOTHER": "x"}"#,[204, 403, 403, 403, 204, 403, 204, 204, 403]),
-    row("platform-secrets-list", "",                 [200, 403, 403, 403, 200, 403, 200, 200, 403]),
+    row("secrets-set", r#"{"ANOTHER": "x"}"#,        [204, 403, 403, 403, 404, 403, 404, 404, 403, 403]),
+    row("secrets-list", "",                          [200, 200, 200, 404, 404, 404, 404, 404, 403, 403]),
+    row("secrets-delete", "",                        [204, 403, 403, 403, 404, 403, 404, 404, 403, 403]),
+    row("platform-secrets-set", r#"{"ANOTHER": "x"}"#,[204, 403, 403, 403, 204, 403, 204, 204, 403, 403]),
+    row("platform-secrets-list", "",                 [200, 403, 403, 403, 200, 403, 200, 200, 403, 403]),
     Row {
         before: &[("POST", "/v1/secrets", r#"{"$shared": "x"}"#)],
-        ..row("platform-secrets-delete", "",         [204, 403, 403, 403, 404, 403, 404, 404, 403])
+        ..row("platform-secrets-delete", "",         [204, 403, 403, 403, 404, 403, 404, 404, 403, 403])
     },
 
-    row("agents-create", "",                         [201, 201, 403, 404, 404, 404, 404, 404, 403]),
-    row("agents-list-of-session", "",                [200, 200, 200, 404, 404, 404, 404, 404, 403]),
-    row("agents-list", "",                           [200, 403, 403, 403, 200, 403, 200, 200, 403]),
-    row("agents-get", "",                            [200, 200, 200, 404, 404, 404, 404, 404, 403]),
-    row("agents-status", "",                         [200, 200, 200, 404, 404, 404, 404, 404, 403]),
-    row("agents-exec", EXEC,                         [200, 200, 403, 404, 404, 404, 404, 404, 403]),
-    row("agents-files-write", FILE,                  [204, 204, 403, 404, 404, 404, 404, 404, 403]),
-    row("agents-files-list", "",                     [200, 200, 200, 404, 404, 404, 404, 404, 403]),
-    row("agents-files-read", "",                     [200, 200, 200, 404, 404, 404, 404, 404, 403]),
-    row("agents-secrets-list", "",                   [200, 200, 200, 404, 404, 404, 404, 404, 403]),
-    row("agents-progress", "",                       [200, 200, 200, 404, 404, 404, 404, 404, 403]),
-    row("agents-pause", "",                          [200, 200, 403, 404, 404, 404, 404, 404, 403]),
+    row("agents-create", "",                         [201, 201, 403, 404, 404, 404, 404, 404, 403, 403]),
+    row("agents-list-of-session", "",                [200, 200, 200, 404, 404, 404, 404, 404, 403, 403]),
+    row("agents-list", "",                           [200, 403, 403, 403, 200, 403, 200, 200, 403, 403]),
+    row("agents-get", "",                            [200, 200, 200, 404, 404, 404, 404, 404, 403, 403]),
+    row("agents-status", "",                         [200, 200, 200, 404, 404, 404, 404, 404, 403, 403]),
+    row("agents-exec", EXEC,                         [200, 200, 403, 404, 404, 404, 404, 404, 403, 403]),
+    row("agents-files-write", FILE,                  [204, 204, 403, 404, 404, 404, 404, 404, 403, 403]),
+    row("agents-files-list", "",                     [200, 200, 200, 404, 404, 404, 404, 404, 403, 403]),
+    row("agents-files-read", "",                     [200, 200, 200, 404, 404, 404, 404, 404, 403, 403]),
+    row("agents-secrets-list", "",                   [200, 200, 200, 404, 404, 404, 404, 404, 403, 403]),
+    row("agents-progress", "",                       [200, 200, 200, 404, 404, 404, 404, 404, 403, 403]),
+    row("agents-pause", "",                          [200, 200, 403, 404, 404, 404, 404, 404, 403, 403]),
     // Each resumes what they paused themselves.
     Row {
         before: &[("POST", "/v1/agents/$agent/pause", "")],
-        ..row("agents-resume", "",                   [200, 200, 403, 404, 404, 404, 404, 404, 403])
+        ..row("agents-resume", "",                   [200, 200, 403, 404, 404, 404, 404, 404, 403, 403])
     },
-    row("agents-restart", "",                        [200, 200, 403, 404, 404, 404, 404, 404, 403]),
-    row("agents-terminate", "",                      [200, 200, 403, 404, 404, 404, 404, 404, 403]),
+    row("agents-restart", "",                        [200, 200, 403, 404, 404, 404, 404, 404, 403, 403]),
+    row("agents-terminate", "",                      [200, 200, 403, 404, 404, 404, 404, 404, 403, 403]),
 
-    row("providers-list", "",                        [200, 403, 403, 403, 200, 403, 200, 200, 403]),
+    row("providers-list", "",                        [200, 403, 403, 403, 200, 403, 200, 200, 403, 403]),
     // Others have no secret of that name.
-    row("providers-set", PROVIDER,                   [200, 403, 403, 403, 400, 403, 400, 400, 403]),
+    row("providers-set", PROVIDER,                   [200, 403, 403, 403, 400, 403, 400, 400, 403, 403]),
     Row {
         before: &[("PUT", "/v1/providers/$provider", PROVIDER)],
-        ..row("providers-delete", "",                [204, 403, 403, 403, 404, 403, 404, 404, 403])
+        ..row("providers-delete", "",                [204, 403, 403, 403, 404, 403, 404, 404, 403, 403])
     },
 
-    row("audit-list", "",                            [200, 403, 403, 403, 200, 403, 200, 200, 403]),
+    row("usage-summary", "",                         [200, 403, 403, 403, 200, 403, 200, 200, 403, 403]),
+    // An end user is known to nobody but their own platform: for others it is as if they had used nothing.
+    row("usage-user", "",                            [200, 403, 403, 403, 200, 403, 200, 200, 403, 403]),
+    row("usage-daily", "",                           [200, 403, 403, 403, 200, 403, 200, 200, 403, 403]),
+    row("usage-by-provider", "",                     [200, 403, 403, 403, 200, 403, 200, 200, 403, 403]),
+    row("usage-export", "",                          [200, 403, 403, 403, 200, 403, 200, 200, 403, 403]),
+
+    row("audit-list", "",                            [200, 403, 403, 403, 200, 403, 200, 200, 403, 403]),
+
+    row("logs-list", "",                             [200, 200, 200, 200, 200, 200, 200, 200, 403, 403]),
+    row("logs-stream", "",                           [200, 200, 200, 200, 200, 200, 200, 200, 403, 403]),
+    row("agents-logs-stream", "",                    [200, 200, 200, 404, 404, 404, 404, 404, 403, 403]),
+
+    // The credential is in the path; whoever is not the agent that the body names is told that, and no more.
+    row("sandbox-log", LOG,                          [403, 403, 403, 403, 403, 403, 403, 403, 204, 400]),
+    row("sandbox-model", MODEL,                      [403, 403, 403, 403, 403, 403, 403, 403, 204, 400]),
+    row("sandbox-span", SPAN,                        [403, 403, 403, 403, 403, 403, 403, 403, 204, 400]),
+    row("sandbox-progress", PROGRESS,                [403, 403, 403, 403, 403, 403, 403, 403, 204, 400]),
+    row("sandbox-complete", COMPLETE,                [403, 403, 403, 403, 403, 403, 403, 403, 204, 400]),
 ];
 
 /// What a call is about: whose things the path and the body name.
@@ -186,7 +218,9 @@ impl Target {
         };
         let path = path.replace("{name}", secret).replace("{path*}", "data/kept").replace("{userId}", &self.user);
         let path = path.replace("{provider}", &self.provider);
-        assert!(!path.contains('{'), "{pattern}: say what its parameter stands for");
+        // The caller's own.
+        let whole = path.replace("{token}", "");
+        assert!(!whole.contains('{'), "{pattern}: say what its parameter stands for");
         path
     }
 

@@ -3,12 +3,20 @@
 use super::table::{CALLERS, Caller, Target};
 use crate::harness::{Answer, Client, Platform, dynamodb, stack};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use theazo_functions::deployment::Capability;
 use theazo_functions::routes::Route;
+use theazo_store::{AgentTokens, Agents, OpenedSecret, now_ms};
 use theazo_tenancy::{
-    AgentId, CredentialKind, CredentialRecord, KeyId, Mode, Permissions, SessionId, make_agent_token, make_random_bytes,
+    AgentId, CredentialKind, CredentialRecord, KeyId, Mode, Operator, Permissions, PlatformId, SessionId,
+    make_random_bytes,
 };
+use theazo_vault::SecretValue;
+
+/// What a target's secret holds.
+const SESSIONS_VALUE: &str = "a value of the session";
 
 /// A platform whose things are called for, and another.
 pub struct World {
@@ -16,6 +24,7 @@ pub struct World {
     pub stranger: Platform,
     http: reqwest::Client,
     sibling: String,
+    other_agent: String,
     strangers_session: String,
 }
 
@@ -31,15 +40,15 @@ impl World {
     pub async fn make(name: &str) -> Self {
         let stranger = format!("stranger to {name}");
         let (platform, stranger) = tokio::join!(Platform::make(name), Platform::make(&stranger));
-        let mut tokens = Vec::new();
-        for platform in [&platform, &stranger] {
-            let test = platform.client.with_key(Some(&platform.test_key));
-            tokens.push(mint(&test, &test.session("sibling").await, json!({})).await);
-        }
-        let strangers_session = tokens.pop().unwrap();
-        let sibling = tokens.pop().unwrap();
+        let test = |platform: &Platform| platform.client.with_key(Some(&platform.test_key));
+        let (own, theirs) = (test(&platform), test(&stranger));
+        let session = own.session("sibling").await;
+        let sibling = mint(&own, &session, json!({})).await;
+        let strangers_session = mint(&theirs, &theirs.session("sibling").await, json!({})).await;
+        let other_agent = own.boot(&session, json!({})).await;
+        let other_agent = agent_token(&platform.id, &session, &other_agent).await;
         let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
-        Self { platform, stranger, http, sibling, strangers_session }
+        Self { platform, stranger, http, sibling, other_agent, strangers_session }
     }
 
     /// The platform by its test key.
@@ -54,7 +63,7 @@ impl World {
         let prefix = mode.as_str().to_uppercase();
         let user = format!("user-{}", MADE.fetch_add(1, Ordering::Relaxed));
         let session = client.session(&user).await;
-        client.set_secrets(&session, json!({ "OWN": "a value of the session" })).await;
+        client.set_secrets(&session, json!({ "OWN": SESSIONS_VALUE })).await;
         let (shared, credential) = (format!("{prefix}_SHARED"), format!("{prefix}_CREDENTIAL"));
         client.post("/v1/secrets", json!({ &shared: "a shared value", &credential: "a credential" })).await.expect(204);
         let body = json!({ "credentialRef": credential });
@@ -73,7 +82,7 @@ impl World {
         let (test, target) = (self.test(), self.target(Mode::Test).await);
         let exec = mint(&test, &target.session, json!({})).await;
         let read = mint(&test, &target.session, json!({ "permissions": ["read"] })).await;
-        let agent = self.agent_token(&target).await;
+        let agent = agent_token(&self.platform.id, &target.session, &target.agent).await;
         Owned { target, exec, read, agent }
     }
 
@@ -88,6 +97,7 @@ impl World {
             Caller::Sibling => &self.sibling,
             Caller::StrangersSession => &self.strangers_session,
             Caller::Agent => &owned.agent,
+            Caller::OtherAgent => &self.other_agent,
         }
     }
 
@@ -110,12 +120,18 @@ impl World {
         seen
     }
 
-    /// Calls a route with that `Authorization` header, or none.
+    /// Calls a route with that `Authorization` header, or none. Where credentials are a part of the path, what the header
+    /// would hold stands there.
     pub async fn ask(&self, route: &Route, path: &str, authorization: Option<&str>, body: Option<String>) -> Answer {
+        let in_path = route.info.has_credential_in_path();
+        let path = match in_path {
+            true => path.replace("{token}", &segment(authorization.unwrap_or_default())),
+            false => path.to_owned(),
+        };
         for _ in 0..20 {
             let method = reqwest::Method::from_bytes(route.info.method.as_bytes()).unwrap();
             let mut request = self.http.request(method, format!("{}{path}", self.platform.client.base()));
-            if let Some(authorization) = authorization {
+            if let Some(authorization) = authorization.filter(|_| !in_path) {
                 request = request.header("authorization", authorization);
             }
             let answer = request.body(body.clone().unwrap_or_default()).send().await.unwrap();
@@ -138,43 +154,65 @@ impl World {
     pub async fn ask_with(&self, route: &Route, path: &str, credential: &str, body: Option<&Value>) -> Answer {
         self.ask(route, path, Some(&format!("Bearer {credential}")), body.map(Value::to_string)).await
     }
+}
 
-    /// The token of the target's agent, put into the table as booting puts it there.
-    async fn agent_token(&self, target: &Target) -> String {
-        let platform = &self.platform.id;
-        let (session, agent) = (SessionId::parse(&target.session).unwrap(), AgentId::parse(&target.agent).unwrap());
-        let issued = make_agent_token(platform, Mode::Test, &session, &agent);
-        let record = CredentialRecord {
-            hash: issued.hash,
-            id: KeyId::make(),
-            kind: CredentialKind::Agent(session.clone(), agent.clone()),
-            platform: platform.clone(),
-            mode: Mode::Test,
-            expires_at_ms: None,
-            cursor_key: make_random_bytes(),
-            permissions: Permissions { exec: true },
-            epoch: 0,
-        };
-        let mac = stack().deployment().config().credential_key.seal(&record);
-        let (id, hash, url) = (&record.id, hex::encode(record.hash), stack().dynamodb_url());
-        let row = json!({
-            "pk": { "S": format!("credential#{hash}") }, "sk": { "S": "credential" },
-            "id": { "S": id.as_str() }, "kind": { "S": "agent" }, "hash": { "S": hash }, "epoch": { "N": "0" },
-            "platform": { "S": platform.as_str() }, "mode": { "S": "test" }, "may_exec": { "BOOL": true },
-            "session": { "S": session.as_str() }, "agent": { "S": agent.as_str() },
-            "cursor_key": { "S": hex::encode(record.cursor_key) }, "mac": { "S": hex::encode(mac) },
+/// What a header holds, as a part of a path.
+fn segment(authorization: &str) -> String {
+    let credential = authorization.strip_prefix("Bearer ").unwrap_or(authorization);
+    let byte = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    let text: String = credential.bytes().map(byte).collect();
+    if text.is_empty() { "-".to_owned() } else { text }
+}
+
+/// Another token of a test agent that has booted, in place of its own, which only its sandbox knows.
+#[expect(clippy::disallowed_methods, reason = "what a sandbox is handed, a test makes")]
+pub async fn agent_token(platform: &PlatformId, session: &str, agent: &str) -> String {
+    let (session, agent) = (SessionId::parse(session).unwrap(), AgentId::parse(agent).unwrap());
+    let (deployment, scope) = (stack().deployment(), Operator::assume().tenant(platform, Mode::Test));
+    let booted = Agents::of(deployment).get(&scope, &agent).await.unwrap().unwrap();
+    let tokens = AgentTokens::of(deployment);
+    let token = tokens.make(&scope, &booted).unwrap();
+    let own = token.values();
+    let text = String::from_utf8(own[1].value.expose().to_vec()).unwrap();
+    let value = || SecretValue::from_text(SESSIONS_VALUE.into());
+    let opened = booted.secrets.iter().map(|secret| OpenedSecret { booted: secret.clone(), value: value() });
+    let opened: Vec<OpenedSecret> = opened.chain(own).collect();
+    let sealed = tokens.seal(&scope, &agent, &token, &opened, now_ms() + 3_600_000).unwrap();
+    tokens.keep(Some(sealed)).await.unwrap();
+
+    let record = CredentialRecord {
+        hash: Sha256::digest(text.as_bytes()).into(),
+        id: KeyId::make(),
+        kind: CredentialKind::Agent(session.clone(), agent.clone()),
+        platform: platform.clone(),
+        mode: Mode::Test,
+        expires_at_ms: None,
+        cursor_key: make_random_bytes(),
+        permissions: Permissions { exec: true },
+        epoch: 0,
+    };
+    let mac = deployment.config().credential_key.seal(&record);
+    let (id, hash, url) = (&record.id, hex::encode(record.hash), stack().dynamodb_url());
+    let row = json!({
+        "pk": { "S": format!("credential#{hash}") }, "sk": { "S": "credential" },
+        "id": { "S": id.as_str() }, "kind": { "S": "agent" }, "hash": { "S": hash }, "epoch": { "N": "0" },
+        "platform": { "S": platform.as_str() }, "mode": { "S": "test" }, "may_exec": { "BOOL": true },
+        "session": { "S": session.as_str() }, "agent": { "S": agent.as_str() },
+        "cursor_key": { "S": hex::encode(record.cursor_key) }, "mac": { "S": hex::encode(mac) },
+    });
+    dynamodb(&url, "PutItem", json!({ "TableName": "theazo", "Item": row })).await;
+    for partition in [format!("{platform}#test#agents"), format!("{platform}#test#{session}#agents")] {
+        let update = json!({
+            "TableName": "theazo", "Key": { "pk": { "S": partition }, "sk": { "S": agent.as_str() } },
+            "UpdateExpression": "SET #t = :id", "ConditionExpression": "attribute_exists(pk)",
+            "ExpressionAttributeNames": { "#t": "token" }, "ExpressionAttributeValues": { ":id": { "S": id.as_str() } },
         });
-        dynamodb(&url, "PutItem", json!({ "TableName": "theazo", "Item": row })).await;
-        for partition in [format!("{platform}#test#agents"), format!("{platform}#test#{session}#agents")] {
-            let update = json!({
-                "TableName": "theazo", "Key": { "pk": { "S": partition }, "sk": { "S": agent.as_str() } },
-                "UpdateExpression": "SET #t = :id", "ConditionExpression": "attribute_exists(pk)",
-                "ExpressionAttributeNames": { "#t": "token" }, "ExpressionAttributeValues": { ":id": { "S": id.as_str() } },
-            });
-            dynamodb(&url, "UpdateItem", update).await;
-        }
-        issued.text.to_string()
+        dynamodb(&url, "UpdateItem", update).await;
     }
+    text
 }
 
 /// A session's token.
