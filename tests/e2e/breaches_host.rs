@@ -1,7 +1,9 @@
 //! Breach drills on the host that agents run on: who may read its engine's API, who has an image of an agent.
 
 use crate::breaches::Victim;
-use crate::harness::{Events, commit_and_search, container_name, docker, engine_records, run_as_root};
+use crate::harness::{
+    Events, commit_and_search, container_name, docker, engine_records, has_firewall, run_as_root, stack,
+};
 use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::models::{ContainerConfig, ContainerCreateBody, HostConfig};
@@ -124,9 +126,34 @@ open('/data/listening', 'w').close()
 s.settimeout(60)
 while True: s.accept()[0].close()";
 
+/// A service of the host's that would answer everybody, and a shell line that prints what of the host and of the cloud
+/// around it lets itself be connected to.
+async fn knock_at(docker: &Docker, name: &str) -> (std::net::TcpListener, String) {
+    let service = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let mut ports = vec![service.local_addr().unwrap().port().to_string()];
+    ports.extend(
+        [stack().base_url(), stack().dynamodb_url(), stack().kms_url()]
+            .map(|url| url.rsplit(':').next().unwrap().trim_end_matches('/').to_owned()),
+    );
+    ports.extend(["22", "2375", "2376"].map(str::to_owned));
+    let shown = docker.inspect_container(name, None).await.unwrap();
+    let networks = shown.network_settings.unwrap().networks.unwrap();
+    let gateway = networks.into_values().find_map(|network| network.gateway.filter(|gateway| !gateway.is_empty()));
+    let host = gateway.expect("the host is the network's gateway");
+    let mut targets: Vec<String> = ports.iter().map(|port| format!("{host}/{port}")).collect();
+    targets.extend(["169.254.169.254/80", "169.254.170.2/80", "fd00:ec2::254/80"].map(str::to_owned));
+    let line = format!(
+        "for target in {}; do (timeout 2 bash -c \"echo > /dev/tcp/$target\" 2>/dev/null && echo \"reached $target\") & \
+         done; wait; echo tried",
+        targets.join(" ")
+    );
+    (service, line)
+}
+
 #[tokio::test]
 async fn root_inside_one_container_reaches_no_sibling_no_engine_and_nothing_of_the_host() {
     let (victim, breached) = tokio::join!(Victim::make("sibling"), Victim::make("breached"));
+    let has_firewall = tokio::task::spawn_blocking(has_firewall).await.unwrap();
     let client = victim.client();
     let (sibling, own) =
         tokio::join!(client.boot(&victim.session, json!({})), breached.client().boot(&breached.session, json!({})),);
@@ -165,6 +192,11 @@ async fn root_inside_one_container_reaches_no_sibling_no_engine_and_nothing_of_t
             root("cat /proc/*/environ /proc/*/cmdline /run/agent/* 2>/dev/null; ls /data /tmp; echo searched").await;
         assert!(seen.contains("searched") && !seen.contains("listening"), "{seen}");
         victim.canary.is_not_in("what root of another container sees", &seen);
+        // Nor does it find a service of the host's, the engine's API or an address of cloud metadata.
+        if has_firewall {
+            let (_service, knock) = knock_at(&docker, &container_name(&own)).await;
+            assert_eq!(root(&knock).await, "tried\n");
+        }
         // Devices of the host are not to be had either.
         let disk = root(
             "for d in /dev/sd* /dev/vd* /dev/nvme* /dev/mem /dev/kmsg; do head -c1 $d 2>/dev/null; done; echo end",

@@ -79,7 +79,7 @@ struct Request {
 }
 
 /// How many calls [`request`] knows.
-const CALLS: usize = 40;
+const CALLS: usize = 50;
 
 fn request(step: Step, things: &Things) -> Request {
     let pick = |things: &[String], absent: &str| match things.len() {
@@ -130,7 +130,15 @@ fn request(step: Step, things: &Things) -> Request {
         35 => ("DELETE", "/v1/providers/e2b".into(), None),
         36 => ("GET", "/v1/providers".into(), None),
         37 => ("DELETE", of_session("/tokens"), None),
-        _ => ("GET", "/v1/audit?limit=100".into(), None),
+        39 => ("GET", "/v1/audit?limit=100".into(), None),
+        40 | 41 => ("POST", of_agent("/pause"), None),
+        42 | 43 => ("POST", of_agent("/resume"), None),
+        44 => ("POST", of_agent("/restart"), None),
+        45 => ("POST", of_session("/pause"), None),
+        46 => ("POST", of_session("/resume"), None),
+        47 => ("GET", "/v1/usage/summary".into(), None),
+        48 => ("GET", of_agent("/progress"), None),
+        _ => ("GET", of_agent("/secrets"), None),
     };
     // Both platforms use the same keys for different requests.
     let once = (method == "POST" && [0, 4, 7, 27, 31].contains(&step.call)).then(|| format!("once-{user}"));
@@ -204,7 +212,20 @@ struct Observations {
 }
 
 /// Fields that are random by their nature, or measured.
-const OTHER: [&str; 8] = ["cursor", "key", "prefix", "token", "computeMinutes", "duration", "durationMs", "cost"];
+const OTHER: [&str; 12] = [
+    "cursor",
+    "key",
+    "prefix",
+    "token",
+    "computeMinutes",
+    "duration",
+    "durationMs",
+    "totalDuration",
+    "totalDurationMs",
+    "activeDuration",
+    "activeDurationMs",
+    "cost",
+];
 
 impl Observations {
     fn note(&mut self, what: &str, answer: &Answer) {
@@ -223,11 +244,12 @@ impl Observations {
         match value {
             Value::String(text) => Value::String(self.named(text)),
             Value::Array(parts) => parts.into_iter().map(|part| self.same_in_every_run(part)).collect(),
-            // An entry of the audit trail may be the first to name something.
-            Value::Object(mut fields) if fields.contains_key("principal") => {
-                let ids = ["id", "keyId", "sessionId", "agentId", "requestId", "names", "timestamp"];
+            // An entry of the audit trail or of the log may be the first to name something.
+            Value::Object(mut fields) if is_entry(&fields) => {
+                let ids = ["id", "keyId", "sessionId", "agentId", "requestId", "names", "timestamp", "traceId"];
                 ids.into_iter().for_each(|name| drop(fields.remove(name)));
-                Value::Object(fields)
+                let fields = fields.into_iter().map(|(name, value)| (name, self.same_in_every_run(value)));
+                Value::Object(fields.collect())
             }
             Value::Object(fields) => {
                 let fields = fields.into_iter().map(|(name, value)| {
@@ -257,7 +279,11 @@ impl Observations {
 }
 
 fn is_trail(entries: &[Value]) -> bool {
-    entries.iter().any(|entry| entry.get("principal").is_some())
+    entries.iter().any(|entry| entry.as_object().is_some_and(is_entry))
+}
+
+fn is_entry(fields: &serde_json::Map<String, Value>) -> bool {
+    fields.contains_key("principal") || fields.contains_key("level")
 }
 
 /// What ids begin with.
@@ -278,6 +304,8 @@ async fn run(script: &[(Step, Vec<Beside>)], other: Option<&Side>) -> Vec<String
         let (answer, ()) = tokio::join!(side.take(*step), disturbing);
         seen.note(&format!("{} call {}", shown.method, step.call), &answer);
     }
+    // Some entries of the log are written without anybody waiting for them.
+    stack().deployment().log_queue().flushed().await;
     // All that it can look at, in the end.
     let lists = [
         "/v1/sessions",
@@ -286,6 +314,9 @@ async fn run(script: &[(Step, Vec<Beside>)], other: Option<&Side>) -> Vec<String
         "/v1/providers",
         "/v1/api-keys",
         "/v1/audit?limit=100",
+        "/v1/usage/summary",
+        "/v1/usage/daily",
+        "/v1/logs?limit=100",
     ];
     let mut paths: Vec<String> = lists.map(str::to_owned).to_vec();
     for session in &side.things.sessions {
@@ -294,7 +325,7 @@ async fn run(script: &[(Step, Vec<Beside>)], other: Option<&Side>) -> Vec<String
         );
     }
     for agent in &side.things.agents {
-        paths.extend(["", "/files?dir=/data"].map(|rest| format!("/v1/agents/{agent}{rest}")));
+        paths.extend(["", "/files?dir=/data", "/secrets"].map(|rest| format!("/v1/agents/{agent}{rest}")));
     }
     for path in paths {
         let answer = side.client.get(&path).await;

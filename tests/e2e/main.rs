@@ -14,6 +14,7 @@
 mod harness;
 
 mod audit;
+mod breach_table;
 mod breaches;
 mod breaches_host;
 mod breaches_hostile;
