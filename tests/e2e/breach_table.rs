@@ -12,9 +12,11 @@ fn sources(module: &str) -> [PathBuf; 3] {
 
 /// The tests of a file, by name.
 fn tests_in(source: &str) -> BTreeSet<String> {
-    let marked = source.split("test]\n").skip(1);
-    let names = marked.filter_map(|rest| rest.split_once("fn ")?.1.split_once('(').map(|(name, _)| name.to_owned()));
-    names.collect()
+    let is_mark = |line: &&str| line.starts_with("#[tokio::test") || *line == "#[test]";
+    let name = |line: &str| line.split_once("fn ")?.1.split_once('(').map(|(name, _)| name.to_owned());
+    let lines: Vec<&str> = source.lines().collect();
+    let marked = (0..lines.len()).filter(|at| is_mark(&lines[*at]));
+    marked.filter_map(|at| lines[at..].iter().find_map(|line| name(line))).collect()
 }
 
 /// The table's rows, cell by cell.

@@ -1,12 +1,38 @@
 //! Agents and end users that mean harm. What reads the delivered environment through the file routes is in `isolation`.
 
 use crate::breaches::Victim;
-use crate::harness::{container_name, docker, run_as_root};
+use crate::harness::{container_name, docker};
+use bollard::Docker;
+use bollard::query_parameters::UploadToContainerOptionsBuilder;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
+
+/// Has the engine make devices in an agent's `/data`, out of an archive: name, kind of the archive's entry, numbers.
+async fn put_devices(docker: &Docker, name: &str, devices: &[(&str, u8, (u32, u32))]) {
+    let mut archive = Vec::new();
+    for (device, kind, (major, minor)) in devices {
+        let mut header = [0; 512];
+        let mut put = |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
+        put(0, device);
+        put(100, "0000666");
+        [108, 116].into_iter().for_each(|id| put(id, "0000000"));
+        [124, 136].into_iter().for_each(|number| put(number, "00000000000"));
+        put(148, "        ");
+        put(257, "ustar\x0000");
+        put(329, &format!("{major:07o}"));
+        put(337, &format!("{minor:07o}"));
+        header[156] = *kind;
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        archive.extend_from_slice(&header);
+    }
+    archive.resize(archive.len() + 1024, 0);
+    let options = UploadToContainerOptionsBuilder::default().path("/data").build();
+    docker.upload_to_container(name, Some(options), bollard::body_full(archive.into())).await.unwrap();
+}
 
 #[tokio::test]
 async fn links_devices_sockets_and_pipes_that_an_agent_leaves_are_refused_and_nobody_waits_for_them() {
@@ -23,10 +49,10 @@ async fn links_devices_sockets_and_pipes_that_an_agent_leaves_are_refused_and_no
         )
         .await;
     // An agent may not make devices; should one get there all the same, they are no files either.
-    let devices = "mknod /data/device c 1 5 && mknod /data/disk b 8 0 && mknod /data/terminal c 5 0 && \
-                   chmod 666 /data/device /data/disk /data/terminal && echo made";
-    let made = run_as_root(&docker().await, &container_name(&agent), true, devices).await;
-    assert!(made.contains("made"), "{made}");
+    let devices = [("device", b'3', (1, 5)), ("disk", b'4', (8, 0)), ("terminal", b'3', (5, 0))];
+    put_devices(&docker().await, &container_name(&agent), &devices).await;
+    let kinds = client.run(&agent, "bash", "stat -c %F device disk terminal").await;
+    assert_eq!(kinds, "character special file\nblock special file\ncharacter special file\n");
 
     let files = format!("/v1/agents/{agent}/files");
     let started = Instant::now();

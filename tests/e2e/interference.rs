@@ -267,6 +267,9 @@ impl Observations {
         if theazo_http::parse_time_ms(&text).is_some() {
             return "<time>".into();
         }
+        if let Some((what, _)) = text.split_once(" after ").filter(|(_, time)| time.ends_with(" ms")) {
+            return format!("{what} after <time>");
+        }
         match text.split_once('_') {
             Some(("req", _)) => "<request>".into(),
             Some((kind, rest)) if rest.len() == 26 && IDS.contains(&kind) => {

@@ -87,16 +87,11 @@ async fn what_is_not_the_callers_is_refused_exactly_as_if_it_did_not_exist() {
         secret: "ABSENT".into(),
         shared: "ABSENT".into(),
         credential: "ABSENT".into(),
-        provider: "fly".into(),
+        // Every provider's name is known; whose are configured is not.
+        provider: owned.target.provider.clone(),
         user: "nobody".into(),
     };
-    let malformed = Target {
-        session: "no-id".into(),
-        agent: "no-id".into(),
-        key: "no-id".into(),
-        provider: owned.target.provider.clone(),
-        ..absent.clone()
-    };
+    let malformed = Target { session: "no-id".into(), agent: "no-id".into(), key: "no-id".into(), ..absent.clone() };
     // Also where the request itself is wrong: the answer tells nothing of what it names.
     let wrong =
         [json!([1]), json!({ "language": 5, "path": 5, "maxAgents": "x", "timeout": "x", "OWN": 5, "name": 5 })];
@@ -106,6 +101,7 @@ async fn what_is_not_the_callers_is_refused_exactly_as_if_it_did_not_exist() {
         for (caller, status) in callers(row.statuses, false) {
             let credential = world.credential(caller, &owned);
             let target = if caller == Caller::TestOnLive { &live } else { &owned.target };
+            let absent = Target { provider: target.provider.clone(), ..absent.clone() };
             let path = target.path(pattern);
             let body = target.body(row.body);
             let foreign = world.ask_with(route, &path, credential, body.as_ref()).await;

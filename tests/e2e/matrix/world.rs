@@ -67,13 +67,15 @@ impl World {
         let (shared, credential) = (format!("{prefix}_SHARED"), format!("{prefix}_CREDENTIAL"));
         client.post("/v1/secrets", json!({ &shared: "a shared value", &credential: "a credential" })).await.expect(204);
         let body = json!({ "credentialRef": credential });
-        client.call("PUT", "/v1/providers/e2b", Some(&body)).await.expect(200);
+        // The other mode has another one, so that the name of one names nothing in the other.
+        let provider = if mode == Mode::Live { "fly" } else { "e2b" };
+        client.call("PUT", &format!("/v1/providers/{provider}"), Some(&body)).await.expect(200);
         let agent = client.boot(&session, json!({ "secrets": ["OWN"] })).await;
         let file = json!({ "path": "/data/kept", "data": "kept" });
         client.post(&format!("/v1/agents/{agent}/files"), file).await.expect(204);
         let key = client.post("/v1/api-keys", json!({ "name": "spare", "environment": mode.as_str() })).await;
         let key = key.expect(201)["id"].as_str().unwrap().to_owned();
-        let (secret, provider) = ("OWN".to_owned(), "e2b".to_owned());
+        let (secret, provider) = ("OWN".to_owned(), provider.to_owned());
         Target { session, agent, key, secret, shared, credential, provider, user }
     }
 
@@ -113,6 +115,8 @@ impl World {
                 format!("/v1/sessions/{session}/agents"),
                 format!("/v1/agents/{agent}"),
                 format!("/v1/agents/{agent}/files"),
+                "/v1/providers".to_owned(),
+                "/v1/secrets".to_owned(),
             ] {
                 seen.push(client.get(&path).await.expect(200).to_string());
             }
