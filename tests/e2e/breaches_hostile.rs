@@ -55,21 +55,26 @@ async fn links_devices_sockets_and_pipes_that_an_agent_leaves_are_refused_and_no
     assert_eq!(kinds, "character special file\nblock special file\ncharacter special file\n");
 
     let files = format!("/v1/agents/{agent}/files");
-    let started = Instant::now();
+    let mut longest = Duration::ZERO;
     for name in ["pipe", "zero", "stdin", "to-pipe", "folder", "mem", "env", "socket", "device", "disk", "terminal"] {
         for query in ["", "?offset=0&length=64", "?encoding=base64"] {
+            let started = Instant::now();
             let read = client.get(&format!("{files}/data/{name}{query}")).await;
+            longest = longest.max(started.elapsed());
             victim.canary.is_not_in(name, &read.text);
             assert_eq!(read.expect_error(400, "invalid_request")["details"]["field"], "path", "{name}{query}");
         }
         for extra in [json!({ "append": true }), json!({ "offset": 0 })] {
             let mut body = json!({ "path": format!("/data/{name}"), "data": "x" });
             body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            let started = Instant::now();
             let written = client.post(&files, body).await.expect_error(400, "invalid_request");
+            longest = longest.max(started.elapsed());
             assert_eq!(written["details"]["field"], "path", "{name}");
         }
     }
-    assert!(started.elapsed() < Duration::from_secs(40), "{:?}", started.elapsed());
+    // Whoever waited for a pipe's other end would wait for as long as the call may take.
+    assert!(longest < Duration::from_secs(20), "{longest:?}");
     let listed = client.get(&format!("{files}?dir=/data")).await;
     assert!(listed.text.len() < 10_000);
     listed.expect(200);

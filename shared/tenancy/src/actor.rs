@@ -59,3 +59,15 @@ impl Actor {
         Self { kind, credential: None, origin: None }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_actor_has_the_name_that_trails_are_searched_by() {
+        use ActorKind::{Agent, Operator, Platform, Session, System};
+        let names = [Platform, Session, Agent, Operator, System].map(ActorKind::as_str);
+        assert_eq!(names, ["platform", "session", "agent", "operator", "system"]);
+    }
+}

@@ -264,6 +264,13 @@ mod tests {
     }
 
     #[test]
+    fn what_is_printed_of_a_claim_names_its_platform_and_nothing_that_is_looked_up_or_kept() {
+        let (key, _) = issued(Mode::Live);
+        let claim = Claim::parse(&key.text).unwrap();
+        assert_eq!(format!("{claim:?}"), format!("Claim {{ platform: {:?}, .. }}", claim.platform));
+    }
+
+    #[test]
     fn what_was_read_ahead_is_released_only_to_the_same_credential() {
         let (key, record) = issued(Mode::Live);
         let (other, other_record) = issued(Mode::Live);
