@@ -271,6 +271,19 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_names_the_rows_of_the_session_and_agent_that_its_credential_is_for() {
+        let (platform, session, agent) = (PlatformId::make(), SessionId::make(), AgentId::make());
+        let rows = |text: &str| Claim::parse(text).map(|claim| (claim.session_key(), claim.agent_key())).unwrap();
+        let own = SessionScope::claimed(&platform, Mode::Test, &session);
+        let (of_session, of_agent) = (Some(own.key()), Some(own.agents().row(agent.as_str())));
+        assert_eq!(rows(&crate::make_api_key(&platform, Mode::Test).text), (None, None));
+        let token = crate::make_session_token(&platform, Mode::Test, &session);
+        assert_eq!(rows(&token.text), (of_session.clone(), None));
+        let token = crate::make_agent_token(&platform, Mode::Test, &session, &agent);
+        assert_eq!(rows(&token.text), (of_session, of_agent));
+    }
+
+    #[test]
     fn what_was_read_ahead_is_released_only_to_the_same_credential() {
         let (key, record) = issued(Mode::Live);
         let (other, other_record) = issued(Mode::Live);
