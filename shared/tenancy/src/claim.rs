@@ -284,6 +284,30 @@ mod tests {
     }
 
     #[test]
+    fn a_caller_is_what_the_row_says_in_the_request_that_was_made() {
+        let (platform, session, id) = (PlatformId::make(), SessionId::make(), KeyId::make());
+        let token = make_session_token(&platform, Mode::Test, &session);
+        let record = CredentialRecord {
+            hash: token.hash,
+            id: id.clone(),
+            kind: CredentialKind::Session(session.clone()),
+            platform: platform.clone(),
+            mode: Mode::Test,
+            expires_at_ms: Some(10),
+            cursor_key: [7; 32],
+            permissions: Permissions { exec: false },
+            epoch: 0,
+        };
+        let origin = crate::Origin { request: crate::RequestId::make(), source_ip: None, trace: Some("t".into()) };
+        let caller = Claim::parse(&token.text).unwrap().prove(Some(&record), 0).unwrap().in_request(origin.clone());
+        assert_eq!((caller.platform(), caller.mode(), caller.session()), (&platform, Mode::Test, Some(&session)));
+        assert_eq!((caller.credential_id(), caller.expires_at_ms(), caller.cursor_key()), (&id, Some(10), &[7; 32]));
+        assert!(!caller.permissions().exec);
+        assert_eq!(caller.scope().actor().origin, Some(origin));
+        assert_eq!(caller.scope().confined_to(), Some(&session));
+    }
+
+    #[test]
     fn what_was_read_ahead_is_released_only_to_the_same_credential() {
         let (key, record) = issued(Mode::Live);
         let (other, other_record) = issued(Mode::Live);

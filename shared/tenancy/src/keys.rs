@@ -384,6 +384,25 @@ mod tests {
     }
 
     #[test]
+    fn days_and_months_have_partitions_of_their_own_under_names_that_stay() {
+        let scope = Operator::assume().tenant(&PlatformId::make(), Mode::Test);
+        let wide = scope.platform_wide().unwrap();
+        let own = |suffix: &str| format!("{}#test#{suffix}", scope.platform());
+        assert_eq!(wide.audit("2026-11").pk(), own("audit#2026-11"));
+        let days: Vec<_> = wide.logs("2026-11-25").map(|partition| partition.pk().to_owned()).collect();
+        assert_eq!(days, ["0", "1", "2", "3"].map(|shard| own(&format!("logs#2026-11-25#{shard}"))));
+        let months: Vec<_> = wide.all_usage("2026-11").map(|partition| partition.pk().to_owned()).collect();
+        assert_eq!((months.len(), &months[15]), (16, &own("usage#2026-11#f")));
+        // Entries, payers and live agents are spread over all of them.
+        let shards: HashSet<u8> = (0..200).map(|at_ms| log_shard_of(&LogId::make_at(at_ms))).collect();
+        assert_eq!(shards, (0..LOG_SHARDS).collect());
+        let shards: HashSet<u8> = (0..500).map(|user| usage_shard_of(&format!("u#{user}"))).collect();
+        assert_eq!(shards, (0..USAGE_SHARDS).collect());
+        let shards: HashSet<u32> = (0..500).map(|_| shard_of(AgentId::make().as_str())).collect();
+        assert_eq!(shards, (0..u32::from(WORK_SHARDS)).collect());
+    }
+
+    #[test]
     fn a_partition_of_sealed_values_names_its_owner_and_no_other_partition_does() {
         let operator = Operator::assume();
         let (platform, session, agent) = (PlatformId::make(), SessionId::make(), AgentId::make());

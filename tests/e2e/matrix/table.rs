@@ -92,6 +92,8 @@ const PROVIDER: &str = r#"{"credentialRef": "$credential"}"#;
 pub static TABLE: &[Row] = &[
     //                                                own exec read sibl stra strs T->L L->T agnt oagt
     row("health", "",                                [200, 200, 200, 200, 200, 200, 200, 200, 200, 200]),
+    row("openapi", "",                               [200, 200, 200, 200, 200, 200, 200, 200, 200, 200]),
+    row("docs", "",                                  [200, 200, 200, 200, 200, 200, 200, 200, 200, 200]),
     row("whoami", "",                                [200, 200, 200, 200, 200, 200, 200, 200, 403, 403]),
 
     row("api-keys-create", KEY,                      [201, 403, 403, 403, 201, 403, 201, 201, 403, 403]),
