@@ -2,17 +2,20 @@
 
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// Random base62 characters, each uniform: bytes from 248 up are thrown away instead of folded.
+/// Random base62 characters, each uniform.
 pub(crate) fn make_random(chars: usize) -> String {
     let mut text = String::with_capacity(chars);
     while text.len() < chars {
-        for byte in crate::make_random_bytes::<64>() {
-            if byte < 248 && text.len() < chars {
-                text.push(char::from(ALPHABET[usize::from(byte % 62)]));
-            }
-        }
+        let left = chars - text.len();
+        text.extend(crate::make_random_bytes::<64>().into_iter().filter_map(uniform_digit).take(left));
     }
     text
+}
+
+/// The digit that a random byte stands for: four bytes for each. What is left over, from 248 up, is thrown away instead of
+/// folded.
+fn uniform_digit(byte: u8) -> Option<char> {
+    (byte < 248).then(|| char::from(ALPHABET[usize::from(byte % 62)]))
 }
 
 /// A number as six base62 digits, most significant first, zero-padded. 62^6 exceeds 2^32, so every CRC-32 fits.
@@ -40,6 +43,15 @@ mod tests {
         assert_eq!(&encode_u32(61), b"00000z");
         assert_eq!(&encode_u32(62), b"000010");
         assert_eq!(&encode_u32(u32::MAX), b"4gfFC3");
+    }
+
+    #[test]
+    fn every_digit_is_as_likely_as_any_other() {
+        let digits: Vec<char> = (0..=u8::MAX).filter_map(uniform_digit).collect();
+        assert_eq!(digits.len(), 248);
+        assert!(
+            ALPHABET.iter().all(|letter| digits.iter().filter(|digit| **digit == char::from(*letter)).count() == 4)
+        );
     }
 
     #[test]
