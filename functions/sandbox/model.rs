@@ -29,7 +29,7 @@ pub async fn handle(
     };
     let details = json!({ "model": model, "inputTokens": claim.input_tokens, "outputTokens": claim.output_tokens });
     let entry = NewLog::of_agent(&report.agent, LogLevel::Info, LogSource::Model, format!("called {model}"));
-    let counted = reports.model(&report.scope, &report.agent.id, &claim);
+    let counted = reports.model(&report.scope, &report.agent, &claim);
     try_join(counted, logs.append(&report.scope, vec![entry.metadata(&details)])).await?;
     Ok(Answer::no_content())
 }

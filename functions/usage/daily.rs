@@ -2,7 +2,7 @@
 
 use super::{live, money};
 use crate::sessions::minutes;
-use futures_util::future::try_join;
+use futures_util::future::try_join3;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use theazo_http::{Answer, ApiError, Call};
@@ -10,8 +10,8 @@ use theazo_metering::Day;
 use theazo_store::{Agents, Days, Sum, Usage, now_ms, unbooked};
 use theazo_tenancy::ReadScope;
 
-/// Each of the last 7 or 30 days in UTC, the earliest first, those without usage too. Calls of models are not counted
-/// yet.
+/// Each of the last 7 or 30 days in UTC, the earliest first, those without usage too. Calls of models are what agents
+/// claim.
 pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, ApiError> {
     let now = now_ms();
     let read = |scope: ReadScope| {
@@ -23,11 +23,12 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
                 _ => None,
             })?;
             let days = days.unwrap_or(Days::last(30, now));
-            let (sums, live) = try_join(usage.by_provider(&scope, days), live(agents, &scope)).await?;
-            Ok((days, sums, live))
+            let (sums, claims) = (usage.by_provider(&scope, days), usage.models_by_day(&scope, days));
+            let (sums, claims, live) = try_join3(sums, claims, live(agents, &scope)).await?;
+            Ok((days, sums, claims, live))
         }
     };
-    let (_, (days, sums, live)) = call.authenticate_with(read).await?;
+    let (_, (days, sums, claims, live)) = call.authenticate_with(read).await?;
     let mut by_day: BTreeMap<Day, Sum> = days.each().map(|day| (day, Sum::default())).collect();
     let booked = sums.into_iter().map(|((day, _), sum)| (day, sum));
     for (day, sum) in booked.chain(unbooked(&live, days, now).map(|(_, day, sum)| (day, sum))) {
@@ -40,7 +41,7 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
                 "date": day.to_string(),
                 "cost": money(sum.cost),
                 "computeMinutes": minutes(sum.compute_ms),
-                "modelCalls": 0,
+                "modelCalls": claims.get(&day).map_or(0, |claimed| claimed.calls),
             })
         })
         .collect();

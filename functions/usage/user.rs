@@ -2,14 +2,14 @@
 
 use super::{live, money, read_period};
 use crate::sessions::minutes;
-use futures_util::future::try_join;
+use futures_util::future::try_join3;
 use serde_json::{Value, json};
 use theazo_http::{Answer, ApiError, Call};
-use theazo_store::{Agents, Payer, Sum, Usage, now_ms, unbooked};
+use theazo_store::{Agents, Payer, ReportedModels, Sum, Usage, now_ms, unbooked};
 use theazo_tenancy::{ReadScope, UserId};
 
-/// What one end user's agents used, in all of their sessions; nothing, of a user whom nobody knows. Models and storage
-/// are not metered yet.
+/// What one end user's agents used, in all of their sessions; nothing, of a user whom nobody knows. What models cost is
+/// what agents claim of it, and no part of the total, which is metered. Storage is not metered yet.
 pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, ApiError> {
     let now = now_ms();
     let read = |scope: ReadScope| {
@@ -19,11 +19,12 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
                 .ok_or_else(|| ApiError::invalid("userId", "cannot be a user id"))?;
             let payer = Payer::User(user.to_string());
             let days = read_period(&call.request().query()?, now)?;
-            let (sums, live) = try_join(usage.of_payer(&scope, &payer, days), live(agents, &scope)).await?;
-            Ok((payer, days, sums, live))
+            let (sums, claims) = (usage.of_payer(&scope, &payer, days), usage.models_of_payer(&scope, &payer, days));
+            let (sums, claims, live) = try_join3(sums, claims, live(agents, &scope)).await?;
+            Ok((payer, days, sums, claims, live))
         }
     };
-    let (_, (payer, days, mut sums, live)) = call.authenticate_with(read).await?;
+    let (_, (payer, days, mut sums, claims, live)) = call.authenticate_with(read).await?;
     for (_, day, sum) in unbooked(&live, days, now).filter(|(agent, ..)| Payer::of(agent) == payer) {
         *sums.entry(day).or_default() += sum;
     }
@@ -31,11 +32,17 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
     sums.values().for_each(|sum| total += *sum);
     let breakdown: Vec<Value> =
         sums.iter().map(|(day, sum)| json!({ "date": day.to_string(), "total": money(sum.cost) })).collect();
+    let mut models = ReportedModels::default();
+    claims.into_values().for_each(|claimed| models += claimed);
     Answer::json(
         200,
         &json!({
             "compute": { "minutes": minutes(total.compute_ms), "cost": money(total.cost) },
-            "models": { "calls": 0, "tokens": { "input": 0, "output": 0 }, "cost": money(0) },
+            "models": {
+                "calls": models.calls,
+                "tokens": { "input": models.input_tokens, "output": models.output_tokens },
+                "cost": money(i64::try_from(models.cost).unwrap_or(i64::MAX)),
+            },
             "storage": { "gbHours": 0.0, "cost": money(0) },
             "total": money(total.cost),
             "breakdown": breakdown,

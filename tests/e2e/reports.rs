@@ -116,6 +116,12 @@ print(
         let reports = bed.recorded().await;
         let claimed = ReportedModels { calls: 2, input_tokens: 8, output_tokens: 6, cost: 25_000_000 };
         assert_eq!(reports.models, Some(claimed));
+        let usage = bed.client().get("/v1/usage/users/user").await.expect(200);
+        let cost = json!({ "amount": 25, "currency": "usd" });
+        assert_eq!(usage["models"], json!({ "calls": 2, "tokens": { "input": 8, "output": 6 }, "cost": cost }));
+        assert_eq!(usage["total"], usage["compute"]["cost"], "a claim costs nobody anything");
+        let days = bed.client().get("/v1/usage/daily?period=last_7_days").await.expect(200);
+        assert_eq!(days[6]["modelCalls"], 2);
         let progress = reports.progress.unwrap();
         assert_eq!((progress.percentage, progress.message.as_deref()), (41, Some("half of [secret:TOKEN]")));
         let result = reports.result.unwrap();

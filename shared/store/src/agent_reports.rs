@@ -3,10 +3,14 @@
 
 use crate::error::table_error;
 use crate::table::{TTL, from_item, number, ttl_seconds};
-use crate::{StoreError, Table, now_ms};
+use crate::usage::models_key;
+use crate::{Agent, StoreError, Table, now_ms};
 use aws_sdk_dynamodb::types::AttributeValue;
+use futures_util::future::try_join;
 use serde::Deserialize;
-use theazo_tenancy::{AgentId, ReadScope, TableKey, TenantScope};
+use std::ops::AddAssign;
+use theazo_metering::Day;
+use theazo_tenancy::{AgentId, Mode, ReadScope, TableKey, TenantScope};
 
 /// How long a report is kept after the last one of its kind: as long as an ended agent, which ends a day later at most.
 const KEPT_MS: i64 = 31 * 24 * 60 * 60 * 1000;
@@ -80,6 +84,15 @@ pub struct Reports {
     pub result: Option<ReportedResult>,
 }
 
+impl AddAssign for ReportedModels {
+    fn add_assign(&mut self, other: Self) {
+        self.calls = self.calls.saturating_add(other.calls);
+        self.input_tokens = self.input_tokens.saturating_add(other.input_tokens);
+        self.output_tokens = self.output_tokens.saturating_add(other.output_tokens);
+        self.cost = self.cost.saturating_add(other.cost);
+    }
+}
+
 const MODELS: &str = "models";
 const PROGRESS: &str = "progress";
 const RESULT: &str = "result";
@@ -96,19 +109,44 @@ impl AgentReports {
         Self(table)
     }
 
-    /// Adds a call of a model.
+    /// Adds a call of a model: to what the agent has claimed, and, unless it is a test agent, to its user's of the day,
+    /// side by side.
     ///
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
-    pub async fn model(&self, scope: &TenantScope, agent: &AgentId, claim: &ReportedCall) -> Result<(), StoreError> {
-        let claimed = [
-            (":calls", number(1)),
-            (":input", number(claim.input_tokens)),
-            (":output", number(claim.output_tokens)),
-            (":cost", number(claim.cost)),
-        ];
+    pub async fn model(&self, scope: &TenantScope, agent: &Agent, claim: &ReportedCall) -> Result<(), StoreError> {
+        let claimed = || {
+            [
+                (":calls", number(1)),
+                (":input", number(claim.input_tokens)),
+                (":output", number(claim.output_tokens)),
+                (":cost", number(claim.cost)),
+            ]
+        };
         let add = "SET #ttl = :ttl ADD calls :calls, input_tokens :input, output_tokens :output, cost :cost";
-        self.update(&scope.agent_reports(agent)?.row(MODELS), add, claimed).await
+        let own = scope.agent_reports(&agent.id)?.row(MODELS);
+        let own = self.update(&own, add, claimed());
+        if scope.mode() == Mode::Test {
+            return own.await;
+        }
+        let session = scope.session(&agent.session).ok_or(StoreError::NotFound)?;
+        let of_user = models_key(&session, agent, Day::of(self.0.now_ms()));
+        try_join(own, self.add_for_good(&of_user, claimed())).await.map(|_| ())
+    }
+
+    /// Adds to a row that stays: reports of usage reach back for ever.
+    async fn add_for_good<const N: usize>(
+        &self,
+        key: &TableKey,
+        values: [(&str, AttributeValue); N],
+    ) -> Result<(), StoreError> {
+        let add = "ADD calls :calls, input_tokens :input, output_tokens :output, cost :cost";
+        let mut request = self.0.client.update_item().table_name(&self.0.name).update_expression(add);
+        request = request.key("pk", AttributeValue::S(key.pk().into())).key("sk", AttributeValue::S(key.sk().into()));
+        for (placeholder, value) in values {
+            request = request.expression_attribute_values(placeholder, value);
+        }
+        request.send().await.map(|_| ()).map_err(table_error("UpdateItem"))
     }
 
     /// Says how far an agent is, in place of what it said before.

@@ -5,22 +5,26 @@
 //! | `day#25#docker` | a day's, by provider |
 //! | `user#u#<user>` | a user's of the month |
 //! | `user-day#25#u#<user>` | a user's of a day |
+//! | `models#25#u#<user>` | what a user's agents claim to have called of models on a day |
 //!
 //! A session without a user stands for itself: `s#ses_…` in the place of `u#<user>`. Partitions are a month's, and the
 //! month's rows are spread over several by the end user.
 
 use crate::table::{Item, number};
 use crate::transaction::{Expression, Transaction};
-use crate::{Agent, StoreError, Table};
+use crate::{Agent, ReportedModels, StoreError, Table};
 use futures_util::future::try_join_all;
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
 use theazo_metering::{Day, Part};
-use theazo_tenancy::{Mode, Partition, ReadScope, SessionScope};
+use theazo_tenancy::{Mode, Partition, ReadScope, SessionScope, TableKey};
 
 /// Reading what a platform's live agents used. Every report is one round trip: all partitions at once.
 #[derive(Clone)]
 pub struct Usage(Table);
+
+/// The kind of rows that hold claims of models. No figure in them is metered.
+const MODELS: &str = "models";
 
 /// Some usage, added up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,6 +125,13 @@ impl Days {
     }
 }
 
+/// The row of a payer's claims of a day.
+pub(crate) fn models_key(own: &SessionScope, agent: &Agent, day: Day) -> TableKey {
+    let payer = Payer::of(agent).key();
+    let row = format!("{MODELS}#{}#{payer}", of_month(day));
+    own.usage_key_of_platform(&day.month().to_string(), &payer, &row)
+}
+
 fn of_month(day: Day) -> String {
     day.to_string().rsplit('-').next().unwrap_or_default().to_owned()
 }
@@ -144,7 +155,7 @@ impl Usage {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn by_provider(&self, scope: &ReadScope, days: Days) -> Result<BTreeMap<(Day, String), Sum>, StoreError> {
-        self.rows(scope, days, "day").await
+        self.rows(scope, days, "day", sum).await
     }
 
     /// By day and payer.
@@ -152,7 +163,7 @@ impl Usage {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn by_payer(&self, scope: &ReadScope, days: Days) -> Result<BTreeMap<(Day, Payer), Sum>, StoreError> {
-        let rows = self.rows(scope, days, "user-day").await?;
+        let rows = self.rows(scope, days, "user-day", sum).await?;
         Ok(rows.into_iter().filter_map(|((day, key), sum)| Some(((day, Payer::parse(&key)?), sum))).collect())
     }
 
@@ -178,31 +189,46 @@ impl Usage {
         payer: &Payer,
         days: Days,
     ) -> Result<BTreeMap<Day, Sum>, StoreError> {
-        let (wide, key) = (scope.platform_wide()?, payer.key());
-        let own =
-            |day: Day| wide.usage(&day.month().to_string(), &key).row(&format!("user-day#{}#{key}", of_month(day)));
-        let rows = self.0.get_many(days.each().map(own)).await?;
-        let mut sums = BTreeMap::new();
-        for row in rows {
-            let place = |name: &str| Some(row.get(name)?.as_s().ok()?.clone());
-            let found = days.each().find(|day| {
-                let key = own(*day);
-                place("pk").as_deref() == Some(key.pk()) && place("sk").as_deref() == Some(key.sk())
-            });
-            if let Some(day) = found {
-                sums.insert(day, sum(&row)?);
-            }
+        self.rows_of_payer(scope, payer, days, "user-day", sum).await
+    }
+
+    /// What one payer's agents claim to have called of models, by day. At most 100 days.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn models_of_payer(
+        &self,
+        scope: &ReadScope,
+        payer: &Payer,
+        days: Days,
+    ) -> Result<BTreeMap<Day, ReportedModels>, StoreError> {
+        self.rows_of_payer(scope, payer, days, MODELS, models).await
+    }
+
+    /// What all agents claim to have called of models, by day.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn models_by_day(
+        &self,
+        scope: &ReadScope,
+        days: Days,
+    ) -> Result<BTreeMap<Day, ReportedModels>, StoreError> {
+        let mut sums: BTreeMap<Day, ReportedModels> = BTreeMap::new();
+        for ((day, _), claimed) in self.rows(scope, days, MODELS, models).await? {
+            *sums.entry(day).or_default() += claimed;
         }
         Ok(sums)
     }
 
     /// The rows of a kind on those days, by what follows the day in their key.
-    async fn rows(
+    async fn rows<T: AddAssign + Default>(
         &self,
         scope: &ReadScope,
         days: Days,
         kind: &str,
-    ) -> Result<BTreeMap<(Day, String), Sum>, StoreError> {
+        read: impl Fn(&Item) -> Result<T, StoreError>,
+    ) -> Result<BTreeMap<(Day, String), T>, StoreError> {
         let wide = scope.platform_wide()?;
         let mut queries: Vec<(Days, Partition)> = Vec::new();
         for stretch in days.by_month() {
@@ -215,7 +241,7 @@ impl Usage {
             Ok::<_, StoreError>((*stretch, rows))
         }))
         .await?;
-        let mut sums: BTreeMap<(Day, String), Sum> = BTreeMap::new();
+        let mut sums: BTreeMap<(Day, String), T> = BTreeMap::new();
         for (stretch, rows) in found {
             let named: BTreeMap<String, Day> = stretch.each().map(|day| (of_month(day), day)).collect();
             for row in rows {
@@ -224,11 +250,54 @@ impl Usage {
                     Some((*named.get(day)?, rest.to_owned()))
                 });
                 let key = parsed.ok_or(StoreError::Corrupt("a row of usage"))?;
-                *sums.entry(key).or_default() += sum(&row)?;
+                *sums.entry(key).or_default() += read(&row)?;
             }
         }
         Ok(sums)
     }
+
+    /// One payer's rows of a kind, by day.
+    async fn rows_of_payer<T>(
+        &self,
+        scope: &ReadScope,
+        payer: &Payer,
+        days: Days,
+        kind: &str,
+        read: impl Fn(&Item) -> Result<T, StoreError>,
+    ) -> Result<BTreeMap<Day, T>, StoreError> {
+        let (wide, key) = (scope.platform_wide()?, payer.key());
+        let own = |day: Day| wide.usage(&day.month().to_string(), &key).row(&format!("{kind}#{}#{key}", of_month(day)));
+        let rows = self.0.get_many(days.each().map(own)).await?;
+        let mut sums = BTreeMap::new();
+        for row in rows {
+            let place = |name: &str| Some(row.get(name)?.as_s().ok()?.clone());
+            let found = days.each().find(|day| {
+                let key = own(*day);
+                place("pk").as_deref() == Some(key.pk()) && place("sk").as_deref() == Some(key.sk())
+            });
+            if let Some(day) = found {
+                sums.insert(day, read(&row)?);
+            }
+        }
+        Ok(sums)
+    }
+}
+
+/// What agents claim has no bound that holds for all of them together; no figure may make a report impossible.
+fn models(row: &Item) -> Result<ReportedModels, StoreError> {
+    let figure = |name: &str| {
+        let number: u128 = row.get(name)?.as_n().ok()?.parse().ok()?;
+        Some(u64::try_from(number).unwrap_or(u64::MAX))
+    };
+    let read = || {
+        Some(ReportedModels {
+            calls: figure("calls")?,
+            input_tokens: figure("input_tokens")?,
+            output_tokens: figure("output_tokens")?,
+            cost: figure("cost")?,
+        })
+    };
+    read().ok_or(StoreError::Corrupt("a row of usage"))
 }
 
 fn sum(row: &Item) -> Result<Sum, StoreError> {

@@ -6,8 +6,8 @@ use crate::support::{DEPLOYMENT, World, own, refused, secret};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use theazo_store::{
-    Agent, AgentCopies, AgentReports, AgentStatus, AgentTokens, Credentials, NewAgent, RateLimits, ReportedCall,
-    SecretSelection, StoreError, TokenCopies, now_ms,
+    Agent, AgentCopies, AgentReports, AgentStatus, AgentTokens, Credentials, Days, NewAgent, Payer, RateLimits,
+    ReportedCall, SecretSelection, StoreError, TokenCopies, Usage, now_ms,
 };
 use theazo_tenancy::{Claim, CredentialKind, TenantScope};
 use theazo_vault::{SecretValue, VaultError};
@@ -167,7 +167,7 @@ async fn reports_of_models_add_up_and_those_of_progress_replace_each_other() {
     let reports = AgentReports::new(world.table.clone());
     let claim = ReportedCall { input_tokens: 5, output_tokens: 7, cost: 11 };
     for _ in 0..3 {
-        reports.model(&scope, &agent.id, &claim).await.unwrap();
+        reports.model(&scope, &agent, &claim).await.unwrap();
     }
     reports.progress(&scope, &agent.id, 10, "begun").await.unwrap();
     reports.progress(&scope, &agent.id, 5, "").await.unwrap();
@@ -175,6 +175,17 @@ async fn reports_of_models_add_up_and_those_of_progress_replace_each_other() {
     let found = reports.of_agent(&scope, &agent.id).await.unwrap();
     let models = found.models.unwrap();
     assert_eq!((models.calls, models.input_tokens, models.output_tokens, models.cost), (3, 15, 21, 33));
+    let (usage, today) = (Usage::new(world.table.clone()), Days::last(1, now_ms()));
+    assert_eq!(usage.models_by_day(&scope, today).await.unwrap()[&today.last], models);
+    let of_user = usage.models_of_payer(&scope, &Payer::of(&agent), today).await.unwrap();
+    assert_eq!(of_user[&today.last], models);
+    // Claims cannot make a report impossible, however many claim the most.
+    for _ in 0..2 {
+        let most = ReportedCall { cost: u64::MAX, ..claim };
+        reports.model(&scope, &agent, &most).await.unwrap();
+    }
+    assert_eq!(usage.models_by_day(&scope, today).await.unwrap()[&today.last].cost, u64::MAX);
+    assert!(usage.by_payer(&scope, today).await.unwrap().is_empty(), "a claim is no usage");
     let progress = found.progress.unwrap();
     assert_eq!((progress.percentage, progress.message.as_deref()), (5, Some("")));
     let result = found.result.unwrap();
