@@ -19,6 +19,15 @@ pub(super) fn to_api_naming(field: &str, provider: &str, error: &ProviderError) 
     };
     match error {
         ProviderError::Failed { status, retryable, .. } => failed(*status, *retryable),
+        ProviderError::NoCapacity => {
+            ApiError::new(ErrorCode::NoProvidersAvailable, "the compute provider has no capacity left")
+                .detail("provider", provider)
+        }
+        ProviderError::CannotPause => ApiError::new(
+            ErrorCode::Conflict,
+            "the compute provider cannot pause this agent without keeping its memory",
+        )
+        .detail("provider", provider),
         ProviderError::SandboxGone => failed(None, false),
         ProviderError::TimedOut => failed(None, true),
         ProviderError::FileNotFound => ApiError::not_found(),

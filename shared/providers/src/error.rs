@@ -27,6 +27,12 @@ pub enum ProviderError {
     /// The provider has no sandbox of that agent, or it no longer runs.
     #[error("the sandbox is gone")]
     SandboxGone,
+    /// The provider has no room for another sandbox now, or the account may have no more.
+    #[error("the provider has no capacity left")]
+    NoCapacity,
+    /// The provider does not keep this sandbox's files without its memory, and with it nothing is kept. It runs on.
+    #[error("the provider does not pause this sandbox without its memory")]
+    CannotPause,
     /// The sandbox does not answer in time; the call may or may not have had an effect.
     #[error("the sandbox did not answer in time")]
     TimedOut,

@@ -12,7 +12,9 @@
 
 mod contract;
 pub mod docker;
+pub mod e2b;
 mod error;
+mod frame;
 pub mod simulated;
 
 pub use contract::{

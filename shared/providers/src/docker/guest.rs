@@ -5,20 +5,16 @@
 
 use super::failure::{failed, from_engine, says, status};
 use super::{DockerProvider, names};
-use crate::error::{BAD_PATH, WRONG_KIND};
-use crate::{Environment, ProviderError};
+use crate::frame::{Frame, take_apart};
+use crate::{ProviderError, ProviderKind};
 use bollard::container::LogOutput;
 use bollard::errors::Error as EngineError;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use std::time::Duration;
-use theazo_guest_protocol::{
-    AGENT_UID, FrameError, GUEST_PATH, MAX_HEADER, MAX_PAYLOAD, Refusal, Request, Response, decode_response,
-    encode_header,
-};
+use theazo_guest_protocol::{AGENT_UID, GUEST_PATH, MAX_HEADER, MAX_PAYLOAD, Response};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use zeroize::Zeroizing;
 
 /// The longest answer that can be one.
 const ANSWER_LIMIT: usize = 4 + MAX_HEADER + MAX_PAYLOAD;
@@ -28,45 +24,6 @@ const READ_SIZE: usize = 64 * 1024;
 /// How often, and after what pauses, a container is looked at that may just be ending.
 const END_LOOKS: usize = 20;
 const END_PAUSE: Duration = Duration::from_millis(100);
-
-/// A request with its payload, wiped when dropped.
-pub(super) struct Frame(Zeroizing<Vec<u8>>);
-
-impl Frame {
-    /// Puts a request and its payload together; the payload's pieces must be as long as the request says.
-    pub(super) fn new(request: &Request, payload: &[&[u8]]) -> Result<Self, ProviderError> {
-        let length = request.payload_len();
-        if length > MAX_PAYLOAD {
-            return Err(failed("ask guest", false, "a request that is too large for one message"));
-        }
-        let header = encode_header(request).map_err(|error| match error {
-            FrameError::TooLong(_) => failed("ask guest", false, "a request that is too large for one message"),
-            _ => failed("ask guest", false, "a request that cannot be written"),
-        })?;
-        // The exact size from the start: growing would leave an unwiped copy behind.
-        let mut frame = Zeroizing::new(Vec::with_capacity(header.len() + length));
-        frame.extend_from_slice(&header);
-        payload.iter().for_each(|piece| frame.extend_from_slice(piece));
-        debug_assert_eq!(frame.len(), header.len() + length);
-        Ok(Self(frame))
-    }
-
-    /// The frame that delivers an environment.
-    ///
-    /// # Errors
-    /// [`ProviderError::Failed`] for a name or value that cannot be in an environment, without saying which.
-    pub(super) fn deliver(environment: &Environment) -> Result<Self, ProviderError> {
-        let mut pieces: Vec<&[u8]> = Vec::new();
-        for (name, value) in environment.iter() {
-            let value = value.expose();
-            if name.is_empty() || name.contains(['=', '\0']) || value.contains(&0) {
-                return Err(failed("deliver environment", false, "a variable that no process can have"));
-            }
-            pieces.extend([name.as_bytes(), b"=", value, b"\0"]);
-        }
-        Self::new(&Request::Deliver { payload: pieces.iter().map(|piece| piece.len()).sum() }, &pieces)
-    }
-}
 
 /// Who the guest runs as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,7 +134,7 @@ async fn converse(
     frame: Frame,
 ) -> Result<Vec<u8>, Exchange> {
     let write = async {
-        if input.write_all(&frame.0).await.is_ok() {
+        if input.write_all(frame.bytes()).await.is_ok() {
             let _ = input.shutdown().await;
         }
     };
@@ -206,80 +163,20 @@ async fn converse(
     }
 }
 
-/// The answer's header and its payload, without copying the payload.
-fn take_apart(answer: Vec<u8>) -> Result<(Response, Bytes), FrameError> {
-    let (response, payload) = decode_response(&answer)?;
-    let behind_header = answer.len() - payload.len();
-    Ok((response, Bytes::from(answer).slice(behind_header..)))
-}
-
-/// The guest's refusals as ours.
-pub(super) fn refused(operation: &'static str, reason: Refusal) -> ProviderError {
-    match reason {
-        Refusal::NotFound => ProviderError::FileNotFound,
-        Refusal::OutsideRoots => ProviderError::PathOutside,
-        Refusal::WrongKind => ProviderError::PathUnusable(WRONG_KIND),
-        Refusal::PermissionDenied => ProviderError::PathUnusable("the agent's user has no permission"),
-        Refusal::BadPath => ProviderError::PathUnusable(BAD_PATH),
-        Refusal::NoSpace => ProviderError::NoSpace,
-        Refusal::NoRuntime => ProviderError::NoRuntime,
-        Refusal::Os(number) => failed(operation, false, format!("the guest met operating system error {number}")),
-        Refusal::BadRequest => failed(operation, false, "the guest did not understand the request"),
-    }
-}
-
 /// An answer of a kind that does not belong to the question.
 pub(super) fn unexpected(operation: &'static str, answer: Response) -> ProviderError {
-    match answer {
-        Response::Refused { reason } => refused(operation, reason),
-        _ => failed(operation, false, "the guest answered another question"),
-    }
+    crate::frame::unexpected(ProviderKind::Docker, operation, answer)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Environment;
     use futures_util::stream;
-    use theazo_guest_protocol::{Language, read_header, write_message};
-    use theazo_vault::SecretValue;
+    use theazo_guest_protocol::{Request, write_message};
 
-    fn environment(entries: &[(&str, &[u8])]) -> Environment {
-        let mut environment = Environment::default();
-        for (name, value) in entries {
-            environment.set(*name, SecretValue::from_bytes(value.to_vec()));
-        }
-        environment
-    }
-
-    #[test]
-    fn values_travel_in_the_payload_and_never_in_the_header() {
-        let frame = Frame::deliver(&environment(&[("A", b"one"), ("B", b"t=w\no"), ("EMPTY", b"")])).unwrap();
-        let mut reader = frame.0.as_slice();
-        let header: Request = read_header(&mut reader).unwrap();
-        assert_eq!(header, Request::Deliver { payload: reader.len() });
-        assert_eq!(reader, b"A=one\0B=t=w\no\0EMPTY=\0");
-    }
-
-    #[test]
-    fn an_empty_environment_is_a_delivery_too() {
-        let frame = Frame::deliver(&Environment::default()).unwrap();
-        assert_eq!(read_header::<Request>(&mut frame.0.as_slice()).unwrap(), Request::Deliver { payload: 0 });
-    }
-
-    #[test]
-    fn variables_that_no_process_can_have_are_refused_without_being_named() {
-        for (name, value) in [("A=B", b"v9x".as_slice()), ("A\0", b"v9x"), ("", b"v9x"), ("A", b"v9x\0")] {
-            let Err(error) = Frame::deliver(&environment(&[(name, value)])) else { panic!("{name:?} was taken") };
-            assert!(!format!("{error} {error:?}").contains("v9x"));
-        }
-    }
-
-    #[test]
-    fn a_request_over_the_limit_is_not_sent() {
-        assert!(Frame::new(&Request::Deliver { payload: MAX_PAYLOAD + 1 }, &[]).is_err());
-        let code = "x".repeat(MAX_HEADER);
-        let exec = Request::Exec { language: Language::Bash, code, timeout_ms: 1, output_cap: 1, payload: 0 };
-        assert!(Frame::new(&exec, &[]).is_err());
+    fn kill_all() -> Frame {
+        Frame::new(ProviderKind::Docker, &Request::KillAll, &[]).unwrap()
     }
 
     fn stdout(bytes: &[u8]) -> Result<LogOutput, EngineError> {
@@ -293,7 +190,7 @@ mod tests {
         let (left, right) = wire.split_at(5);
         let noise = Ok(LogOutput::StdErr { message: Bytes::from_static(b"noise") });
         let output = stream::iter([stdout(left), noise, stdout(right)]);
-        let answer = converse(output, tokio::io::sink(), Frame::new(&Request::KillAll, &[]).unwrap()).await;
+        let answer = converse(output, tokio::io::sink(), kill_all()).await;
         let Ok(answer) = answer else { panic!("no answer") };
         let (response, payload) = take_apart(answer).unwrap();
         assert_eq!(response, Response::File { size: 3, payload: 3 });
@@ -304,14 +201,14 @@ mod tests {
     async fn an_answer_without_end_is_given_up() {
         let piece = vec![0; 1024 * 1024];
         let output = stream::repeat_with(move || stdout(&piece));
-        let answer = converse(output, tokio::io::sink(), Frame::new(&Request::KillAll, &[]).unwrap()).await;
+        let answer = converse(output, tokio::io::sink(), kill_all()).await;
         assert!(matches!(answer, Err(Exchange::Odd("the guest's answer is too long"))));
     }
 
     #[tokio::test]
     async fn a_guest_that_ends_without_reading_does_not_hold_the_call() {
         let (ours, _theirs) = tokio::io::duplex(1);
-        let frame = Frame::new(&Request::Deliver { payload: 4096 }, &[&[0; 4096]]).unwrap();
+        let frame = Frame::new(ProviderKind::Docker, &Request::Deliver { payload: 4096 }, &[&[0; 4096]]).unwrap();
         let answer = converse(stream::iter([stdout(b"x")]), ours, frame).await;
         assert!(matches!(answer, Ok(answer) if answer == b"x"));
     }

@@ -24,6 +24,7 @@ mod transport;
 pub use subnets::SubnetPool;
 pub use transport::{Endpoint, connect};
 
+use crate::frame::Frame;
 use crate::{
     AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OwnedSandbox, Provider, ProviderError,
     ProviderKind, Sandbox, SandboxSpec,
@@ -31,7 +32,7 @@ use crate::{
 use async_trait::async_trait;
 use bollard::Docker;
 use bytes::Bytes;
-use guest::{As, Frame, Unanswered, unexpected};
+use guest::{As, Unanswered, unexpected};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use theazo_guest_protocol::{FileEntry, Request, Response, WriteAt};
@@ -112,7 +113,7 @@ impl DockerProvider {
         request: &Request,
         payload: &[&[u8]],
     ) -> Result<(Response, Bytes), ProviderError> {
-        Ok(self.ask(&agent.agent, As::Agent, Frame::new(request, payload)?, FILE_LIMIT).await?)
+        Ok(self.ask(&agent.agent, As::Agent, Frame::new(ProviderKind::Docker, request, payload)?, FILE_LIMIT).await?)
     }
 }
 
@@ -125,7 +126,7 @@ impl Provider for DockerProvider {
     async fn create(&self, spec: &SandboxSpec, environment: &Environment) -> Result<Sandbox, ProviderError> {
         let name = names::resource_name(&spec.agent)?;
         // First, so that an environment that cannot be delivered leaves nothing behind.
-        let frame = Frame::deliver(environment)?;
+        let frame = Frame::deliver(ProviderKind::Docker, environment)?;
         let (network, volume) = tokio::join!(self.ensure_network(spec, &name), self.ensure_volume(spec, &name));
         volume?;
         self.ensure_container(spec, &name, &network?).await?;
@@ -155,12 +156,12 @@ impl Provider for DockerProvider {
             output_cap: request.output_cap,
             payload: request.stdin.len(),
         };
-        let frame = Frame::new(&header, &[&request.stdin])?;
+        let frame = Frame::new(ProviderKind::Docker, &header, &[&request.stdin])?;
         let limit = request.timeout.saturating_add(EXEC_GRACE);
         let answer = self.ask(&agent.agent, As::Agent, frame, limit).await;
         if matches!(answer, Err(Unanswered { guest_lost: true, .. })) {
             // Nothing else ends what the guest had started. Other calls of the same agent end with it.
-            let kill = Frame::new(&Request::KillAll, &[])?;
+            let kill = Frame::new(ProviderKind::Docker, &Request::KillAll, &[])?;
             if self.ask(&agent.agent, As::Agent, kill, KILL_LIMIT).await.is_err() {
                 tracing::warn!(agent = agent.agent, "processes may be left after an exec without an answer");
             }

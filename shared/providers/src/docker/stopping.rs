@@ -4,10 +4,13 @@
 //! memory file systems, and the environment in one of them, go with it, nothing that can be committed or exported is
 //! left, and the next container is made by the same code as the first, with the limits of that time.
 
-use super::guest::{As, Frame};
+use super::guest::As;
 use super::parts::Files;
 use super::{DockerProvider, names};
-use crate::{AgentRef, Environment, ExecRequest, Kept, Language, Provider, ProviderError, Sandbox, SandboxSpec};
+use crate::frame::Frame;
+use crate::{
+    AgentRef, Environment, ExecRequest, Kept, Language, Provider, ProviderError, ProviderKind, Sandbox, SandboxSpec,
+};
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -56,7 +59,7 @@ impl DockerProvider {
 
     /// An empty environment takes the place of the delivered one.
     async fn withdraw(&self, agent: &str) -> Result<(), ProviderError> {
-        let nothing = Frame::deliver(&Environment::default())?;
+        let nothing = Frame::deliver(ProviderKind::Docker, &Environment::default())?;
         let withdrawn = self.ask(agent, As::Deliverer, nothing, FAREWELL_LIMIT).await?;
         match withdrawn.0 {
             theazo_guest_protocol::Response::Done => Ok(()),

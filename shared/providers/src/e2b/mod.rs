@@ -1,0 +1,426 @@
+//! The E2B adapter: a sandbox per agent in an account at E2B, found again by the labels it was created with.
+//!
+//! A guest runs inside as in the agent image, a program in Python that is uploaded at each boot ([`ask`]). The environment
+//! is nowhere that E2B keeps or logs: not in `envVars`, a process's environment or arguments, or input that is sent to one.
+//! It travels in the body of an upload, to a memory file system that a pause drops, since sandboxes are only ever paused
+//! without their memory. What a pause has kept is booted, and delivered to, anew.
+//!
+//! Labels are set with the API key, which no sandbox has: what runs inside cannot change them.
+
+mod account;
+mod ask;
+mod envd;
+mod failure;
+mod http;
+mod known;
+
+use crate::frame::Frame;
+use crate::{
+    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, Language, OwnedSandbox, Provider,
+    ProviderError, ProviderKind, Sandbox, SandboxSpec,
+};
+use ::http::HeaderValue;
+use account::{Account, Created, Handle, Listed};
+use async_trait::async_trait;
+use bytes::Bytes;
+use envd::User;
+use failure::failed;
+use known::Known;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use theazo_guest_protocol::{FileEntry, Request, Response, WriteAt};
+use theazo_vault::SecretValue;
+use tokio::time::Instant;
+
+/// The template that agents run in unless a platform names its own. It must have `python3` and `bash`.
+pub const DEFAULT_TEMPLATE: &str = "base";
+
+const KIND: ProviderKind = ProviderKind::E2b;
+/// Not like a browser's: proxies answer those with pages.
+const USER_AGENT: HeaderValue = HeaderValue::from_static("theazo");
+const DEPLOYMENT_LABEL: &str = "theazo.deployment";
+const AGENT_LABEL: &str = "theazo.agent";
+const SESSION_LABEL: &str = "theazo.session";
+const PLATFORM_LABEL: &str = "theazo.platform";
+/// What an exec may take beyond its own limit, for the process start and the answer's way.
+const EXEC_GRACE: Duration = Duration::from_secs(10);
+const FILE_LIMIT: Duration = Duration::from_secs(60);
+const DELIVER_LIMIT: Duration = Duration::from_secs(30);
+/// How long writing out and measuring before a pause may take.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(8);
+const HEALTH_LIMIT: Duration = Duration::from_secs(3);
+/// How long a removal is looked after, and how often.
+const REMOVE_WITHIN: Duration = Duration::from_secs(20);
+const REMOVE_PAUSE: Duration = Duration::from_millis(200);
+/// How often a create is tried whose key turns out to be used up.
+const CREATE_ATTEMPTS: u32 = 4;
+const CREATE_PAUSE: Duration = Duration::from_millis(500);
+/// Writes everything to the disk and prints the bytes of all files beneath `/data`, links not followed.
+const FAREWELL: &str = "sync; du -sbx /data 2>/dev/null | cut -f1";
+
+/// Where E2B is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct E2bEndpoints {
+    /// The management API: scheme and host.
+    pub api: String,
+    /// The daemons of all sandboxes, told apart by a header: scheme and host.
+    pub sandbox: String,
+}
+
+impl Default for E2bEndpoints {
+    /// The public service.
+    fn default() -> Self {
+        Self { api: "https://api.e2b.app".into(), sandbox: "https://sandbox.e2b.app".into() }
+    }
+}
+
+impl E2bEndpoints {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The service: a pooled client, and what it knows of sandboxes. One per process; any number of accounts share it.
+pub struct E2bService {
+    endpoints: E2bEndpoints,
+    deployment: String,
+    http: http::Http,
+    known: Known,
+}
+
+impl E2bService {
+    /// The service for one deployment, whose name all it makes is labelled with. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`ProviderError::Failed`] when the machine's certificate authorities cannot be read.
+    pub fn new(endpoints: E2bEndpoints, deployment: impl Into<String>) -> Result<Self, ProviderError> {
+        let tls = [&endpoints.api, &endpoints.sandbox].iter().any(|url| url.starts_with("https:"));
+        let http = http::Http::new(tls).map_err(|error| failed("connect", None, false, error.to_string()))?;
+        Ok(Self { endpoints, deployment: deployment.into(), http, known: Known::default() })
+    }
+}
+
+/// Agents in one account.
+pub struct E2bProvider {
+    account: Account,
+    /// What the account is known by, without saying its key.
+    fingerprint: [u8; 32],
+    template: String,
+}
+
+impl E2bProvider {
+    /// An adapter for the account of that API key. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`ProviderError::Failed`] for what can be no API key.
+    pub fn new(service: Arc<E2bService>, key: &SecretValue, template: Option<&str>) -> Result<Self, ProviderError> {
+        Ok(Self {
+            account: Account::new(service, key)?,
+            fingerprint: Sha256::digest(key.expose()).into(),
+            template: template.unwrap_or(DEFAULT_TEMPLATE).to_owned(),
+        })
+    }
+
+    fn service(&self) -> &E2bService {
+        &self.account.service
+    }
+
+    fn body(&self, spec: &SandboxSpec, seconds: u64) -> Value {
+        json!({
+            "templateID": self.template,
+            "timeout": seconds,
+            "metadata": {
+                DEPLOYMENT_LABEL: self.service().deployment,
+                AGENT_LABEL: spec.agent,
+                SESSION_LABEL: spec.session,
+                PLATFORM_LABEL: spec.platform,
+            },
+            "allow_internet_access": spec.internet,
+            // No port is open without a token.
+            "network": { "allowPublicTraffic": false },
+        })
+    }
+
+    /// The agent's sandboxes: one, unless an interrupted create has left more.
+    async fn sandboxes(&self, agent: &str) -> Result<Vec<Listed>, ProviderError> {
+        self.account.list(&[(DEPLOYMENT_LABEL, &self.service().deployment), (AGENT_LABEL, agent)]).await
+    }
+
+    /// Makes the agent's sandbox, or finds the one that is there, and puts the guest into it.
+    async fn ensure(&self, spec: &SandboxSpec) -> Result<Handle, ProviderError> {
+        let mut seconds = whole_seconds(spec.lifetime);
+        let mut key = idempotency_key(&self.service().deployment, &spec.agent);
+        for attempt in 0..CREATE_ATTEMPTS {
+            let handle = match self.account.create(&self.body(spec, seconds), &key).await? {
+                Created::Here(handle) => handle,
+                Created::TooLong(allowed) if allowed < seconds => {
+                    seconds = allowed;
+                    key = format!("{key}-{seconds}");
+                    continue;
+                }
+                Created::TooLong(_) => {
+                    return Err(failed("create sandbox", Some(400), false, "E2B does not allow the sandbox its time"));
+                }
+                Created::Look => match self.sandboxes(&spec.agent).await?.first() {
+                    Some(listed) => self.account.connect(&listed.id, seconds).await?.0,
+                    None => {
+                        tokio::time::sleep(CREATE_PAUSE).await;
+                        continue;
+                    }
+                },
+            };
+            match self.install(&handle).await {
+                // An earlier create's answer given again, of a sandbox that has gone since.
+                Err(ProviderError::SandboxGone) if self.sandboxes(&spec.agent).await?.is_empty() => {
+                    key = format!("{key}-{attempt}");
+                }
+                outcome => return outcome.map(|()| handle),
+            }
+        }
+        Err(failed("create sandbox", None, true, "the create stays under way"))
+    }
+
+    /// Delivers to a sandbox with the guest in it.
+    async fn boot(&self, spec: &SandboxSpec, handle: Handle, frame: Frame) -> Result<Sandbox, ProviderError> {
+        self.deliver(&handle, frame).await?;
+        let details = [("isolation", "microvm"), ("sandbox", &handle.id), ("template", &self.template)];
+        let details = details.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let sandbox = Sandbox { region: None, details: details.collect::<BTreeMap<_, _>>() };
+        self.service().known.keep(self.fingerprint, &spec.agent, handle);
+        Ok(sandbox)
+    }
+
+    /// The running sandbox of an agent.
+    async fn handle(&self, agent: &str) -> Result<Arc<Handle>, ProviderError> {
+        if let Some(handle) = self.service().known.get(self.fingerprint, agent) {
+            return Ok(handle);
+        }
+        let running = self.sandboxes(agent).await?.into_iter().find(|listed| listed.state == "running");
+        let listed = running.ok_or(ProviderError::SandboxGone)?;
+        let (handle, _) = self.account.open(&listed.id).await?;
+        Ok(self.service().known.keep(self.fingerprint, agent, handle))
+    }
+
+    /// Does something in an agent's sandbox, and forgets it when it turns out to be gone.
+    async fn inside(
+        &self,
+        agent: &AgentRef,
+        operation: &'static str,
+        frame: Frame,
+        limit: Duration,
+    ) -> Result<(Response, Bytes), ProviderError> {
+        let handle = self.handle(&agent.agent).await?;
+        let outcome = self.ask(&handle, operation, User::Agent, frame, limit).await;
+        let refused = matches!(outcome, Err(ProviderError::Failed { status: Some(401 | 403), .. }));
+        if refused || matches!(outcome, Err(ProviderError::SandboxGone)) {
+            self.service().known.forget(self.fingerprint, &agent.agent);
+        }
+        outcome
+    }
+
+    /// Writes out and measures; a pause does not fail for it.
+    async fn farewell(&self, agent: &AgentRef) -> Option<u64> {
+        let request = ExecRequest {
+            language: Language::Bash,
+            code: FAREWELL.into(),
+            timeout: FAREWELL_LIMIT,
+            stdin: Bytes::new(),
+            output_cap: 64,
+        };
+        let output = tokio::time::timeout(FAREWELL_LIMIT, self.exec(agent, request)).await.ok()?.ok()?;
+        std::str::from_utf8(&output.stdout).ok()?.trim().parse().ok()
+    }
+
+    /// One pass over all that is left of an agent. Whether there was anything.
+    async fn remove(&self, agent: &str) -> Result<bool, ProviderError> {
+        let sandboxes = self.sandboxes(agent).await?;
+        for Listed { id, .. } in &sandboxes {
+            for snapshot in self.account.snapshots(Some(id)).await? {
+                self.account.delete_snapshot(&snapshot.id).await?;
+            }
+            self.account.kill(id).await?;
+        }
+        Ok(!sandboxes.is_empty())
+    }
+
+    /// Snapshots that carry an agent's name, of all agents of this deployment.
+    async fn named_snapshots(&self) -> Result<Vec<(String, String)>, ProviderError> {
+        let prefix = snapshot_prefix(&self.service().deployment);
+        let named = self.account.snapshots(None).await?.into_iter().filter_map(|snapshot| {
+            // `team/name:tag`
+            let names = snapshot.names.iter().chain([&snapshot.id]);
+            let mut names = names.filter_map(|name| name.rsplit('/').next()?.split(':').next());
+            let agent = names.find_map(|name| name.strip_prefix(&prefix))?.replacen('-', "_", 1);
+            Some((agent, snapshot.id.clone()))
+        });
+        Ok(named.collect())
+    }
+}
+
+/// A lifetime in whole seconds, never shorter than asked.
+fn whole_seconds(lifetime: Duration) -> u64 {
+    (lifetime.as_secs() + u64::from(lifetime.subsec_nanos() > 0)).max(1)
+}
+
+/// A short name of a deployment in letters that every name at E2B may have.
+fn short(deployment: &str) -> String {
+    hex::encode(Sha256::digest(deployment)).chars().take(12).collect()
+}
+
+/// The key under which E2B makes an agent's sandbox once.
+fn idempotency_key(deployment: &str, agent: &str) -> String {
+    format!("theazo-{}-{}", short(deployment), agent.replace('_', "-"))
+}
+
+/// What the name of a snapshot of an agent begins with; the agent's id with `-` for `_` follows.
+fn snapshot_prefix(deployment: &str) -> String {
+    format!("theazo-{}-", short(deployment))
+}
+
+#[async_trait]
+impl Provider for E2bProvider {
+    fn kind(&self) -> ProviderKind {
+        KIND
+    }
+
+    async fn create(&self, spec: &SandboxSpec, environment: &Environment) -> Result<Sandbox, ProviderError> {
+        // First, so that an environment that cannot be delivered leaves nothing behind.
+        let frame = Frame::deliver(KIND, environment)?;
+        let handle = self.ensure(spec).await?;
+        self.boot(spec, handle, frame).await
+    }
+
+    async fn stop(&self, agent: &AgentRef) -> Result<Kept, ProviderError> {
+        let sandboxes = self.sandboxes(&agent.agent).await?;
+        let listed = sandboxes.first().ok_or(ProviderError::SandboxGone)?;
+        let mut bytes = None;
+        if listed.state == "running" {
+            bytes = self.farewell(agent).await;
+            self.service().known.forget(self.fingerprint, &agent.agent);
+            self.account.pause(&listed.id).await?;
+        }
+        let (_, detail) = self.account.open(&listed.id).await?;
+        if detail.pause_mode.as_deref() == Some("full") {
+            // A snapshot of the memory has the environment in it, and would be kept until somebody removes it.
+            self.account.kill(&listed.id).await?;
+            return Err(ProviderError::SandboxGone);
+        }
+        Ok(Kept { bytes })
+    }
+
+    async fn resume(&self, spec: &SandboxSpec, environment: &Environment) -> Result<Sandbox, ProviderError> {
+        let frame = Frame::deliver(KIND, environment)?;
+        let sandboxes = self.sandboxes(&spec.agent).await?;
+        let listed = sandboxes.first().ok_or(ProviderError::SandboxGone)?;
+        let (handle, booted) = self.account.connect(&listed.id, whole_seconds(spec.lifetime)).await?;
+        self.install(&handle).await?;
+        if !booted {
+            // What an interrupted resume left runs with another environment.
+            self.kill_all(&handle).await?;
+        }
+        self.boot(spec, handle, frame).await
+    }
+
+    async fn exec(&self, agent: &AgentRef, request: ExecRequest) -> Result<ExecOutput, ProviderError> {
+        let header = Request::Exec {
+            language: request.language,
+            code: request.code,
+            timeout_ms: u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX),
+            output_cap: request.output_cap,
+            payload: request.stdin.len(),
+        };
+        let frame = Frame::new(KIND, &header, &[&request.stdin])?;
+        match self.inside(agent, "exec", frame, request.timeout.saturating_add(EXEC_GRACE)).await? {
+            (
+                Response::Exec { exit_code, timed_out, stdout, stderr: _, stdout_truncated, stderr_truncated },
+                mut payload,
+            ) => {
+                let stderr = payload.split_off(stdout);
+                Ok(ExecOutput { stdout: payload, stderr, exit_code, timed_out, stdout_truncated, stderr_truncated })
+            }
+            (other, _) => Err(crate::frame::unexpected(KIND, "exec", other)),
+        }
+    }
+
+    async fn write_file(
+        &self,
+        agent: &AgentRef,
+        path: &str,
+        at: Option<WriteAt>,
+        data: Bytes,
+    ) -> Result<(), ProviderError> {
+        const WRITE: &str = "write file";
+        let frame = Frame::new(KIND, &Request::WriteFile { path: path.into(), at, payload: data.len() }, &[&data])?;
+        match self.inside(agent, WRITE, frame, FILE_LIMIT).await? {
+            (Response::Done, _) => Ok(()),
+            (answer, _) => Err(crate::frame::unexpected(KIND, WRITE, answer)),
+        }
+    }
+
+    async fn read_file(
+        &self,
+        agent: &AgentRef,
+        path: &str,
+        offset: u64,
+        length: u64,
+    ) -> Result<FilePiece, ProviderError> {
+        const READ: &str = "read file";
+        let frame = Frame::new(KIND, &Request::ReadFile { path: path.into(), offset, length }, &[])?;
+        match self.inside(agent, READ, frame, FILE_LIMIT).await? {
+            (Response::File { size, .. }, data) => Ok(FilePiece { data, size }),
+            (answer, _) => Err(crate::frame::unexpected(KIND, READ, answer)),
+        }
+    }
+
+    async fn list_files(&self, agent: &AgentRef, dir: &str) -> Result<Vec<FileEntry>, ProviderError> {
+        const LIST: &str = "list files";
+        let frame = Frame::new(KIND, &Request::ListFiles { dir: dir.into() }, &[])?;
+        match self.inside(agent, LIST, frame, FILE_LIMIT).await? {
+            (Response::Listing { entries }, _) => Ok(entries),
+            (answer, _) => Err(crate::frame::unexpected(KIND, LIST, answer)),
+        }
+    }
+
+    async fn destroy(&self, agent: &AgentRef) -> Result<(), ProviderError> {
+        self.service().known.forget(self.fingerprint, &agent.agent);
+        for (owner, snapshot) in self.named_snapshots().await? {
+            if owner == agent.agent {
+                self.account.delete_snapshot(&snapshot).await?;
+            }
+        }
+        let until = Instant::now() + REMOVE_WITHIN;
+        while self.remove(&agent.agent).await? {
+            if Instant::now() >= until {
+                return Err(failed("end sandbox", None, true, "the sandbox stays listed"));
+            }
+            tokio::time::sleep(REMOVE_PAUSE).await;
+        }
+        Ok(())
+    }
+
+    async fn list_mine(&self) -> Result<Vec<OwnedSandbox>, ProviderError> {
+        let ours = [(DEPLOYMENT_LABEL, self.service().deployment.as_str())];
+        let (sandboxes, snapshots) = tokio::try_join!(self.account.list(&ours), self.named_snapshots())?;
+        let mut agents: BTreeMap<String, bool> = BTreeMap::new();
+        for mut sandbox in sandboxes {
+            if let Some(agent) = sandbox.metadata.remove(AGENT_LABEL) {
+                *agents.entry(agent).or_default() |= sandbox.state == "running";
+            }
+        }
+        for agent in snapshots.into_iter().map(|(agent, _)| agent).collect::<BTreeSet<_>>() {
+            agents.entry(agent).or_default();
+        }
+        Ok(agents.into_iter().map(|(agent, running)| OwnedSandbox { agent, running }).collect())
+    }
+
+    async fn health(&self) -> Health {
+        let asked = tokio::time::timeout(HEALTH_LIMIT, self.account.check()).await;
+        match asked.unwrap_or(Err(ProviderError::TimedOut)) {
+            Ok(()) => Health { healthy: true, message: "E2B accepts the API key".into() },
+            Err(error) => Health { healthy: false, message: error.to_string() },
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! A subject to try promises on, with a deployment of its own, and short ways to ask for things.
+
+use crate::Needs;
+use crate::memory::Memory;
+use bytes::Bytes;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use theazo_e2b_emulator::{Controls, Emulator};
+use theazo_providers::docker::{DockerConfig, DockerProvider};
+use theazo_providers::e2b::{E2bEndpoints, E2bProvider, E2bService};
+use theazo_providers::simulated::SimulatedProvider;
+use theazo_providers::{
+    AgentRef, Environment, ExecOutput, ExecRequest, Language, Provider, ProviderError, SandboxSpec,
+};
+use theazo_tenancy::{AgentId, PlatformId, SessionId};
+use theazo_vault::SecretValue;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+pub const CAP: usize = 1024 * 1024;
+pub const E2B_KEY: &str = "e2b_0123456789abcdef0123";
+
+pub struct Bed {
+    pub name: &'static str,
+    pub provider: Arc<dyn Provider>,
+    /// The emulator behind it, where there is one.
+    pub e2b: Option<Served>,
+}
+
+/// An emulator that serves until it is told to stop.
+pub struct Served {
+    pub url: String,
+    pub controls: Controls,
+    pub dir: PathBuf,
+    pub deployment: String,
+    stop: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
+}
+
+fn deployment() -> String {
+    format!("test-{}", PlatformId::make())
+}
+
+impl Bed {
+    pub async fn docker() -> Self {
+        let endpoint = theazo_setup::ensure_engine(&()).await.unwrap();
+        let image = theazo_setup::ensure_agent_image(&endpoint, &()).await.unwrap();
+        let provider = DockerProvider::new(DockerConfig::new(endpoint, image, deployment())).unwrap();
+        Self { name: "docker", provider: Arc::new(provider), e2b: None }
+    }
+
+    pub async fn e2b(name: &str) -> Self {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("e2b-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let emulator = Emulator::new(&dir, Some(E2B_KEY));
+        let controls = emulator.controls();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            emulator.serve(listener, async { drop(stopped.await) }).await.unwrap();
+        });
+        let (stop, deployment) = (Mutex::new(Some((stop, task))), deployment());
+        let served = Served { url, controls, dir, deployment, stop };
+        let provider = served.provider(&served.deployment);
+        Self { name: "e2b", provider: Arc::new(provider), e2b: Some(served) }
+    }
+
+    pub fn simulated() -> Self {
+        Self { name: "simulated", provider: Arc::new(SimulatedProvider::new(Memory::default())), e2b: None }
+    }
+
+    pub fn has(&self, needs: Needs) -> bool {
+        match needs {
+            Needs::Nothing => true,
+            Needs::Processes => self.name != "simulated",
+            // What an engine shows is looked at by the Docker adapter's own tests.
+            Needs::Insight => self.e2b.is_some(),
+        }
+    }
+
+    pub fn emulator(&self) -> &Served {
+        self.e2b.as_ref().unwrap()
+    }
+
+    /// What is left at the provider.
+    pub async fn left(&self) -> Vec<String> {
+        match &self.e2b {
+            Some(served) => served.controls.left(),
+            None if self.name == "docker" => {
+                let mut left = Vec::new();
+                for sandbox in self.provider.list_mine().await.unwrap() {
+                    self.provider.destroy(&AgentRef { agent: sandbox.agent.clone() }).await.unwrap();
+                    left.push(sandbox.agent);
+                }
+                left
+            }
+            None => Vec::new(),
+        }
+    }
+
+    pub async fn end(&self) {
+        if let Some(served) = &self.e2b {
+            let stop = served.stop.lock().unwrap().take();
+            if let Some((stop, task)) = stop {
+                stop.send(()).unwrap();
+                task.await.unwrap();
+            }
+            let _ = std::fs::remove_dir_all(&served.dir);
+        }
+    }
+
+    /// A sandbox with these variables.
+    pub async fn create(&self, entries: &[(&str, &str)]) -> (SandboxSpec, AgentRef) {
+        let spec = spec();
+        self.provider.create(&spec, &environment(entries)).await.unwrap();
+        let agent = agent(&spec);
+        (spec, agent)
+    }
+
+    pub async fn run(&self, agent: &AgentRef, language: Language, code: &str) -> ExecOutput {
+        self.provider.exec(agent, request(language, code)).await.unwrap()
+    }
+
+    /// Standard output of a program in Bash that must succeed.
+    pub async fn bash(&self, agent: &AgentRef, code: &str) -> String {
+        let output = self.run(agent, Language::Bash, code).await;
+        assert_eq!(output.exit_code, 0, "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout.to_vec()).unwrap()
+    }
+
+    pub async fn write(&self, agent: &AgentRef, path: &str, data: &[u8]) -> Result<(), ProviderError> {
+        self.provider.write_file(agent, path, None, Bytes::copy_from_slice(data)).await
+    }
+
+    pub async fn read(&self, agent: &AgentRef, path: &str) -> Result<Vec<u8>, ProviderError> {
+        Ok(self.provider.read_file(agent, path, 0, u64::MAX).await?.data.to_vec())
+    }
+
+    pub async fn destroy(&self, agent: &AgentRef) {
+        self.provider.destroy(agent).await.unwrap();
+    }
+
+    /// Whether the provider runs the agent's sandbox; nothing when it has no part of it.
+    pub async fn listed(&self, agent: &AgentRef) -> Option<bool> {
+        let all = self.provider.list_mine().await.unwrap();
+        all.into_iter().find(|sandbox| sandbox.agent == agent.agent).map(|sandbox| sandbox.running)
+    }
+}
+
+impl Served {
+    /// An adapter of that deployment, as another process of it would have.
+    pub fn provider(&self, deployment: &str) -> E2bProvider {
+        let endpoints = E2bEndpoints { api: self.url.clone(), sandbox: self.url.clone() };
+        let service = Arc::new(E2bService::new(endpoints, deployment).unwrap());
+        E2bProvider::new(service, &SecretValue::from_text(E2B_KEY.to_owned()), None).unwrap()
+    }
+
+    /// Everything that the real service would have logged or stored, as one text.
+    pub fn records(&self) -> String {
+        serde_json::to_string(&self.controls.records()).unwrap()
+    }
+}
+
+pub fn spec() -> SandboxSpec {
+    SandboxSpec {
+        agent: AgentId::make().to_string(),
+        session: SessionId::make().to_string(),
+        platform: PlatformId::make().to_string(),
+        lifetime: Duration::from_secs(300),
+        internet: false,
+    }
+}
+
+pub fn environment(entries: &[(&str, &str)]) -> Environment {
+    let mut environment = Environment::default();
+    for (name, value) in entries {
+        environment.set(*name, SecretValue::from_text((*value).to_owned()));
+    }
+    environment
+}
+
+pub fn agent(spec: &SandboxSpec) -> AgentRef {
+    AgentRef { agent: spec.agent.clone() }
+}
+
+pub fn request(language: Language, code: &str) -> ExecRequest {
+    ExecRequest { language, code: code.into(), timeout: Duration::from_secs(60), stdin: Bytes::new(), output_cap: CAP }
+}

@@ -1,0 +1,138 @@
+//! What only E2B has: pauses that it may refuse, snapshots, an account that others use too.
+
+use crate::bed::{Bed, agent, environment, request, spec};
+use std::sync::Arc;
+use theazo_providers::{AgentRef, Environment, Language, Provider, ProviderError};
+use theazo_vault::SecretValue;
+
+/// A management call as somebody with the account's key makes it.
+async fn manage(bed: &Bed, method: reqwest::Method, path: &str, body: serde_json::Value) -> serde_json::Value {
+    let url = format!("{}{path}", bed.emulator().url);
+    let call = reqwest::Client::new().request(method, url).header("x-api-key", crate::bed::E2B_KEY).json(&body);
+    call.send().await.unwrap().json().await.unwrap()
+}
+
+async fn sandbox_id(bed: &Bed, agent: &AgentRef) -> String {
+    let all = manage(bed, reqwest::Method::GET, "/v2/sandboxes", serde_json::json!(null)).await;
+    let all = all.as_array().unwrap().clone();
+    let own = all.iter().find(|shown| shown["metadata"]["theazo.agent"] == agent.agent.as_str()).unwrap();
+    own["sandboxID"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_keeps_no_files_without_memory_is_told_apart_and_the_sandbox_runs_on_as_it_was() {
+    let bed = Arc::new(Bed::e2b("refused").await);
+    let (_, agent) = bed.create(&[("API_TOKEN", "still here")]).await;
+    bed.emulator().controls.refuse_files_only(true);
+    assert!(matches!(bed.provider.stop(&agent).await, Err(ProviderError::CannotPause)));
+    assert_eq!(bed.bash(&agent, "printf %s \"$API_TOKEN\"").await, "still here");
+    assert!(!bed.emulator().controls.records().iter().any(|record| record.kind == "snapshot"));
+    bed.emulator().controls.refuse_files_only(false);
+    bed.provider.stop(&agent).await.unwrap();
+    bed.destroy(&agent).await;
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_that_somebody_paused_with_its_memory_is_removed_and_not_kept() {
+    let bed = Arc::new(Bed::e2b("memory").await);
+    let (_, agent) = bed.create(&[]).await;
+    let id = sandbox_id(&bed, &agent).await;
+    let path = format!("{}/sandboxes/{id}/pause", bed.emulator().url);
+    let paused = reqwest::Client::new().post(path).header("x-api-key", crate::bed::E2B_KEY).send().await.unwrap();
+    assert_eq!(paused.status(), 204);
+    assert!(matches!(bed.provider.stop(&agent).await, Err(ProviderError::SandboxGone)));
+    assert_eq!(bed.emulator().controls.left(), [""; 0]);
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_of_an_agent_go_with_it_and_orphans_of_ours_are_found_and_strangers_are_left() {
+    let bed = Arc::new(Bed::e2b("snapshots").await);
+    let (_, owner) = bed.create(&[]).await;
+    let id = sandbox_id(&bed, &owner).await;
+    let path = format!("/sandboxes/{id}/snapshots");
+    let snapshot = |name: Option<String>| {
+        let (bed, path) = (bed.clone(), path.clone());
+        async move { manage(&bed, reqwest::Method::POST, &path, serde_json::json!({ "name": name, "memory": false })).await }
+    };
+    snapshot(None).await;
+    // As one would be called that was made of an agent that is no more.
+    let lost = agent(&spec());
+    let short: String =
+        hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&bed.emulator().deployment)).chars().take(12).collect();
+    let (_, foreign) = bed.create(&[]).await;
+    let other = sandbox_id(&bed, &foreign).await;
+    let path = format!("/sandboxes/{other}/snapshots");
+    let name = format!("theazo-{short}-{}", lost.agent.replace('_', "-"));
+    manage(&bed, reqwest::Method::POST, &path, serde_json::json!({ "name": name, "memory": false })).await;
+    assert_eq!(bed.listed(&lost).await, Some(false), "an orphan is found by its name");
+    bed.destroy(&owner).await;
+    bed.destroy(&lost).await;
+    assert_eq!(bed.listed(&lost).await, None);
+    assert_eq!(bed.emulator().controls.left(), [other]);
+    bed.destroy(&foreign).await;
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_deployment_and_another_key_see_and_touch_nothing_of_it() {
+    let bed = Arc::new(Bed::e2b("others").await);
+    let (_, agent) = bed.create(&[]).await;
+    let other = bed.emulator().provider("another");
+    assert!(other.list_mine().await.unwrap().is_empty());
+    other.destroy(&agent).await.unwrap();
+    let ran = other.exec(&agent, request(Language::Bash, "true")).await;
+    assert!(matches!(ran, Err(ProviderError::SandboxGone)));
+    assert_eq!(bed.bash(&agent, "echo here").await, "here\n");
+    assert!(bed.provider.health().await.healthy);
+
+    let endpoints =
+        theazo_providers::e2b::E2bEndpoints { api: bed.emulator().url.clone(), sandbox: bed.emulator().url.clone() };
+    let service = Arc::new(theazo_providers::e2b::E2bService::new(endpoints, &bed.emulator().deployment).unwrap());
+    let key = SecretValue::from_text("e2b_wrong".to_owned());
+    let wrong = theazo_providers::e2b::E2bProvider::new(service, &key, None).unwrap();
+    let health = wrong.health().await;
+    assert!(!health.healthy && !health.message.contains("e2b_wrong"), "{}", health.message);
+    let refused = wrong.create(&spec(), &Environment::default()).await.unwrap_err();
+    assert!(matches!(refused, ProviderError::Failed { status: Some(401), retryable: false, .. }), "{refused}");
+    bed.destroy(&agent).await;
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_asks_for_no_variables_no_open_port_and_no_more_network_than_allowed() {
+    let bed = Arc::new(Bed::e2b("body").await);
+    let (_, agent) = bed.create(&[("API_TOKEN", "v")]).await;
+    let records = bed.emulator().controls.records();
+    let create = records.iter().find(|record| record.subject.starts_with("POST /v2/sandboxes")).unwrap();
+    let body = &create.content["request"];
+    assert_eq!(body["allow_internet_access"], false);
+    assert_eq!(body["network"]["allowPublicTraffic"], false);
+    assert!(body.get("envVars").is_none());
+    let starts = records.iter().filter(|record| record.subject == "process.Process/Start");
+    for start in starts {
+        assert!(start.content["process"].get("envs").is_none(), "{start:?}");
+        assert_eq!(start.content["stdin"], false);
+    }
+    bed.destroy(&agent).await;
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_template_and_too_long_a_life_are_dealt_with() {
+    let bed = Arc::new(Bed::e2b("plan").await);
+    // The emulator's plan allows 24 h.
+    let long = theazo_providers::SandboxSpec { lifetime: std::time::Duration::from_secs(25 * 3600), ..spec() };
+    bed.provider.create(&long, &environment(&[("A", "b")])).await.unwrap();
+    assert_eq!(bed.bash(&agent(&long), "printf $A").await, "b");
+    bed.destroy(&agent(&long)).await;
+    let endpoints =
+        theazo_providers::e2b::E2bEndpoints { api: bed.emulator().url.clone(), sandbox: bed.emulator().url.clone() };
+    let service = Arc::new(theazo_providers::e2b::E2bService::new(endpoints, "d").unwrap());
+    let key = SecretValue::from_text(crate::bed::E2B_KEY.to_owned());
+    let provider = theazo_providers::e2b::E2bProvider::new(service, &key, Some("nobody-has-this")).unwrap();
+    let refused = provider.create(&spec(), &Environment::default()).await.unwrap_err();
+    assert!(matches!(refused, ProviderError::Failed { status: Some(404), retryable: false, .. }), "{refused}");
+    bed.end().await;
+}

@@ -1,0 +1,137 @@
+//! What networks and a busy service do to calls.
+
+use crate::bed::{Bed, agent, environment, request, spec};
+use std::time::{Duration, Instant};
+use theazo_e2b_emulator::{Fault, FaultKind};
+use theazo_providers::{Environment, ExecRequest, Language, Provider, ProviderError};
+
+fn fault(bed: &Bed, method: &str, path: &str, times: u32, kind: FaultKind) {
+    bed.emulator().controls.fault(Fault { method: method.into(), path: path.into(), times, kind });
+}
+
+fn refuse(status: u16, code: Option<&str>, headers: &[(&str, &str)]) -> FaultKind {
+    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    FaultKind::Refuse { status, code: code.map(str::to_owned), headers }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_goes_through_storms_lost_answers_and_repetitions_and_makes_one_sandbox() {
+    let bed = Bed::e2b("storms").await;
+    let faults = [
+        refuse(429, None, &[("retry-after", "0")]),
+        refuse(503, None, &[]),
+        refuse(500, None, &[("should-retry", "true")]),
+        FaultKind::LoseAnswer,
+        FaultKind::Reset,
+        FaultKind::Twice,
+    ];
+    for kind in faults {
+        fault(&bed, "POST", "/v2/sandboxes", 2, kind.clone());
+        let spec = spec();
+        bed.provider
+            .create(&spec, &environment(&[("A", "b")]))
+            .await
+            .unwrap_or_else(|error| panic!("{kind:?}: {error}"));
+        assert_eq!(bed.bash(&agent(&spec), "printf $A").await, "b", "{kind:?}");
+        assert_eq!(bed.emulator().controls.left().len(), 1, "{kind:?}");
+        bed.destroy(&agent(&spec)).await;
+        // The second time may be left.
+        let _ = bed.provider.create(&spec, &Environment::default()).await;
+        bed.destroy(&agent(&spec)).await;
+        assert_eq!(bed.emulator().controls.left(), [""; 0], "{kind:?}");
+    }
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_goes_on_refusing_is_given_up_on_and_what_is_wrong_is_told_apart() {
+    let bed = Bed::e2b("refusing").await;
+    let create = || async { bed.provider.create(&spec(), &Environment::default()).await.unwrap_err() };
+    fault(&bed, "POST", "/v2/sandboxes", 4, refuse(429, None, &[("retry-after", "0")]));
+    assert!(matches!(create().await, ProviderError::NoCapacity));
+    fault(
+        &bed,
+        "POST",
+        "/v2/sandboxes",
+        1,
+        refuse(503, Some("sandbox_capacity_unavailable"), &[("should-retry", "false")]),
+    );
+    assert!(matches!(create().await, ProviderError::NoCapacity));
+    fault(&bed, "POST", "/v2/sandboxes", 1, refuse(500, Some("internal_server_error"), &[]));
+    assert!(matches!(create().await, ProviderError::Failed { status: Some(500), retryable: true, .. }));
+    fault(&bed, "POST", "/v2/sandboxes", 4, FaultKind::Reset);
+    assert!(matches!(create().await, ProviderError::Failed { status: None, retryable: true, .. }));
+    assert_eq!(bed.emulator().controls.left(), [""; 0]);
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_half_created_sandbox_is_adopted_by_the_next_create_and_found_by_the_next_look() {
+    let bed = Bed::e2b("half").await;
+    let spec = spec();
+    // The daemon does not come up for the first call, nor for its repetitions.
+    fault(&bed, "POST", "/files", 1, refuse(401, None, &[]));
+    bed.provider.create(&spec, &Environment::default()).await.unwrap_err();
+    assert_eq!(bed.listed(&agent(&spec)).await, Some(true));
+    bed.provider.create(&spec, &environment(&[("A", "b")])).await.unwrap();
+    assert_eq!(bed.bash(&agent(&spec), "printf $A").await, "b");
+    assert_eq!(bed.emulator().controls.left().len(), 1);
+    bed.destroy(&agent(&spec)).await;
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pauses_resumes_and_removals_survive_lost_answers_and_repetitions() {
+    let bed = Bed::e2b("life-faults").await;
+    let (spec, agent) = bed.create(&[]).await;
+    bed.write(&agent, "/data/kept", b"kept").await.unwrap();
+    for kind in [FaultKind::LoseAnswer, FaultKind::Twice, refuse(503, None, &[]), FaultKind::Reset] {
+        fault(&bed, "POST", "/pause", 1, kind.clone());
+        bed.provider.stop(&agent).await.unwrap_or_else(|error| panic!("pause, {kind:?}: {error}"));
+        fault(&bed, "POST", "/connect", 1, kind.clone());
+        fault(&bed, "POST", "/files", 1, refuse(502, None, &[]));
+        bed.provider
+            .resume(&spec, &environment(&[("A", "b")]))
+            .await
+            .unwrap_or_else(|error| panic!("{kind:?}: {error}"));
+        assert_eq!(bed.bash(&agent, "printf $A; cat /data/kept").await, "bkept", "{kind:?}");
+    }
+    fault(&bed, "DELETE", "/sandboxes/", 1, FaultKind::LoseAnswer);
+    fault(&bed, "GET", "/v2/sandboxes", 1, FaultKind::Reset);
+    bed.destroy(&agent).await;
+    assert_eq!(bed.emulator().controls.left(), [""; 0]);
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn code_whose_answer_breaks_off_is_not_run_again_and_does_not_run_on() {
+    let bed = Bed::e2b("broken-exec").await;
+    let (_, agent) = bed.create(&[]).await;
+    fault(&bed, "POST", "/process.Process/Start", 1, FaultKind::LoseAnswer);
+    let error = bed.provider.exec(&agent, request(Language::Bash, "echo x >> /data/runs")).await.err().unwrap();
+    assert!(matches!(error, ProviderError::Failed { retryable: true, .. }), "{error}");
+    assert_eq!(bed.bash(&agent, "cat /data/runs").await, "x\n");
+
+    // One whose caller's patience is over: asked to end, with all that it has started.
+    let slow = ExecRequest { timeout: Duration::ZERO, ..request(Language::Bash, "sleep 500.25 & sleep 500.25") };
+    let begun = Instant::now();
+    assert!(bed.provider.exec(&agent, slow).await.unwrap().timed_out);
+    assert!(begun.elapsed() < Duration::from_secs(15));
+    let left = "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c '500[.]25' || true";
+    assert_eq!(bed.bash(&agent, left).await, "0\n");
+    bed.destroy(&agent).await;
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_that_ends_during_a_call_is_gone_and_not_a_failure() {
+    let bed = Bed::e2b("ends").await;
+    let (_, agent) = bed.create(&[]).await;
+    let other = bed.emulator().provider(&bed.emulator().deployment);
+    let (ran, ()) = tokio::join!(bed.provider.exec(&agent, request(Language::Bash, "sleep 300")), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        other.destroy(&agent).await.unwrap();
+    });
+    assert!(matches!(ran, Err(ProviderError::SandboxGone)));
+    bed.end().await;
+}
