@@ -1,18 +1,19 @@
 //! A deployment, and the capabilities that endpoints are handed from it.
 
-use crate::agents::Sandboxes;
+use crate::agents::{E2b, Sandboxes};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_http::StreamLimits;
 use theazo_metering::{PriceError, Prices};
 use theazo_providers::docker::{DockerConfig, DockerProvider, Endpoint};
+use theazo_providers::e2b::E2bEndpoints;
 use theazo_providers::{Provider, ProviderError};
 use theazo_store::{
     AgentCopies, AgentReports, AgentTokens, Agents, ApiKeys, AuditLog, Aws, Credentials, DEFAULT_AUDIT_DAYS, KeyRing,
-    KeyRingConfig, LOG_RETENTION_DAYS, LogQueue, LogWriter, Logs, ProviderConfigs, ProviderCredentials, RateLimits,
-    Replays, SecretNames, SecretOpener, SecretSealer, SessionTokens, Sessions, SimulatedDisks, Table, TokenCopies,
-    Usage, is_kms_key_arn,
+    KeyRingConfig, LOG_RETENTION_DAYS, LogQueue, LogWriter, Logs, ProviderAccess, ProviderConfigs, ProviderCredentials,
+    RateLimits, Replays, SecretNames, SecretOpener, SecretSealer, SessionTokens, Sessions, SimulatedDisks, Table,
+    TokenCopies, Usage, is_kms_key_arn,
 };
 use theazo_tenancy::{CredentialKey, Operator};
 use zeroize::Zeroizing;
@@ -35,6 +36,8 @@ pub struct DeploymentConfig {
     pub audit_days: u32,
     /// The deployment's own Docker engine, if it has one.
     pub docker: Option<DockerEngine>,
+    /// Where E2B is, for platforms that have configured it.
+    pub e2b: E2bEndpoints,
     /// Where agents reach this API from inside their sandboxes, `http://host:port`. Without one they are given no token.
     pub agent_endpoint: Option<String>,
     /// The key that its credentials' rows are sealed with. The same for all functions, and nowhere in the table.
@@ -94,6 +97,7 @@ pub struct Deployment {
     table: Table,
     keys: KeyRing,
     docker: Option<Arc<dyn Provider>>,
+    e2b: E2b,
     credentials: Credentials,
     log_queue: LogQueue,
 }
@@ -105,6 +109,8 @@ const LEDGER: &str = "THEAZO_LEDGER";
 const KMS_KEY: &str = "THEAZO_KMS_KEY_ARN";
 const DOCKER_ENDPOINT: &str = "THEAZO_DOCKER_ENDPOINT";
 const DOCKER_IMAGE: &str = "THEAZO_DOCKER_IMAGE";
+const E2B_API: &str = "THEAZO_E2B_API_URL";
+const E2B_SANDBOX: &str = "THEAZO_E2B_SANDBOX_URL";
 const AGENT_ENDPOINT: &str = "THEAZO_AGENT_ENDPOINT";
 /// Where a process finds the key that credentials are sealed with.
 pub const CREDENTIAL_KEY: &str = "THEAZO_CREDENTIAL_KEY";
@@ -190,6 +196,17 @@ fn prices(variable: &dyn Fn(&str) -> Option<String>) -> Result<Prices, ConfigErr
     Ok(variable(PRICES).map_or(Ok(Prices::default()), |text| Prices::parse(&text))?)
 }
 
+/// Where E2B is, as the environment says.
+pub fn e2b_from_env() -> E2bEndpoints {
+    e2b(&of_process)
+}
+
+fn e2b(variable: &dyn Fn(&str) -> Option<String>) -> E2bEndpoints {
+    let usual = E2bEndpoints::default();
+    let (api, sandbox) = (variable(E2B_API), variable(E2B_SANDBOX));
+    E2bEndpoints { api: api.unwrap_or(usual.api), sandbox: sandbox.unwrap_or(usual.sandbox) }
+}
+
 impl DeploymentConfig {
     /// Reads the function's environment.
     ///
@@ -205,7 +222,7 @@ impl DeploymentConfig {
             Some(endpoint) => Some(DockerEngine { endpoint: Endpoint::parse(&endpoint)?, image: get(DOCKER_IMAGE)? }),
             None => None,
         };
-        let rate_limits = rate_limits(variable)?;
+        let (e2b, rate_limits) = (e2b(variable), rate_limits(variable)?);
         let (name, table, kms_key_arn) = (get(NAME)?, get(TABLE)?, get(KMS_KEY)?);
         if !is_kms_key_arn(&kms_key_arn) {
             return Err(ConfigError::NotAKeyArn(KMS_KEY));
@@ -223,6 +240,7 @@ impl DeploymentConfig {
             kms_key_arn,
             audit_days,
             docker,
+            e2b,
             agent_endpoint,
             credential_key,
             rate_limits,
@@ -245,6 +263,10 @@ impl DeploymentConfig {
         variables.push((LOG_RETENTION, self.log_retention_days.to_string()));
         if let Some(endpoint) = &self.agent_endpoint {
             variables.push((AGENT_ENDPOINT, endpoint.clone()));
+        }
+        if self.e2b != E2bEndpoints::default() {
+            variables.push((E2B_API, self.e2b.api.clone()));
+            variables.push((E2B_SANDBOX, self.e2b.sandbox.clone()));
         }
         if self.prices != Prices::default() {
             variables.push((PRICES, self.prices.to_json()));
@@ -290,7 +312,8 @@ impl Deployment {
             None => None,
         };
         let credentials = Credentials::new(table.clone(), config.rate_limits);
-        Ok(Self { config, table, keys, docker, credentials, log_queue: LogQueue::default() })
+        let e2b = E2b::new(config.e2b.clone(), &config.name);
+        Ok(Self { config, table, keys, docker, e2b, credentials, log_queue: LogQueue::default() })
     }
 
     /// What distinguishes it.
@@ -405,7 +428,10 @@ capabilities! {
         Self::new(deployment.table.clone()).settling(i64::try_from(settle).unwrap_or(i64::MAX))
     };
     Usage: deployment => Self::new(deployment.table.clone());
-    Sandboxes: deployment => Self::new(deployment.docker.clone(), SimulatedDisks::new(deployment.table.clone()));
+    Sandboxes: deployment => Self::new(
+        deployment.docker.clone(), deployment.e2b.clone(),
+        ProviderAccess::new(deployment.table.clone(), deployment.keys.clone()),
+        SimulatedDisks::new(deployment.table.clone()));
 }
 
 #[cfg(test)]
@@ -437,6 +463,8 @@ mod tests {
             (DOCKER_IMAGE, "agent:1"),
             (LOG_RETENTION, "60"),
             (AGENT_ENDPOINT, "https://api.example.com"),
+            (E2B_API, "http://127.0.0.1:1"),
+            (E2B_SANDBOX, "http://127.0.0.1:2"),
         ];
         let config = configured(&said).unwrap();
         assert_eq!(config.ledger.as_deref(), Some("the-ledger-there-was"));

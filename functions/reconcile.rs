@@ -7,8 +7,8 @@ use crate::limits::Watch;
 use crate::sessions::{pause, terminate};
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
-use theazo_http::ApiError;
-use theazo_providers::AgentRef;
+use theazo_http::{ApiError, ErrorCode};
+use theazo_providers::{AgentRef, Provider};
 use theazo_store::{
     AgentStatus, Agents, DeletionState, Intent, PausedBy, PlatformDeletion, SecretSealer, SessionStatus, Sessions,
     Table, Work, WorkItem, now_ms,
@@ -22,8 +22,8 @@ const BOOT_GRACE_MS: i64 = 60_000;
 /// and someone should have the time to notice.
 const MAX_ORPHANS: usize = 20;
 
-/// The agents whose sandboxes run, by provider.
-type Running = HashMap<&'static str, HashSet<String>>;
+/// The agents whose sandboxes run, by account: a provider's name, and the platform whose account it is.
+type Running = HashMap<(String, Option<PlatformId>), HashSet<String>>;
 
 /// What a run did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -91,6 +91,8 @@ pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome,
                 done
             }
             WorkItem::Platform(platform) => run.platform(platform, &mut outcome).await,
+            // Looked at already.
+            WorkItem::Provider(..) => Ok(()),
         };
         if let Err(error) = done {
             tracing::warn!(?item, ?error, "postponed");
@@ -133,7 +135,8 @@ impl Run {
         // Only of an agent that ran before its provider was asked can the answer be that its sandbox is gone.
         let was_ready = agent.run_started_ms.is_some_and(|started| started < listed_at_ms);
         let is_lost = was_ready
-            && running.get(agent.provider.as_str()).is_some_and(|running| !running.contains(agent.id.as_str()));
+            && running_at(running, &agent.provider, &work.platform)
+                .is_some_and(|running| !running.contains(agent.id.as_str()));
         let grace = if self.boots == Boots::Impossible { 0 } else { BOOT_GRACE_MS };
         let is_interrupted = now - agent.since_ms >= grace;
         let (status, count) = match agent.status {
@@ -205,34 +208,67 @@ impl Run {
     async fn orphans(&self, outcome: &mut Outcome) -> Result<Running, ApiError> {
         let mut running = Running::new();
         for provider in self.sandboxes.all() {
-            let Ok(sandboxes) = provider.list_mine().await else {
-                tracing::warn!(provider = provider.kind().as_str(), "the provider does not list its sandboxes");
-                outcome.postponed += 1;
-                continue;
-            };
-            let known: HashSet<String> = self
-                .work
-                .list()
-                .await?
-                .into_iter()
-                .filter_map(|item| match item {
-                    WorkItem::Agent(work) => Some(work.agent.to_string()),
-                    WorkItem::Session(..) | WorkItem::Platform(_) => None,
-                })
-                .collect();
-            let alive = sandboxes.iter().filter(|sandbox| sandbox.running).map(|sandbox| sandbox.agent.clone());
-            running.insert(provider.kind().as_str(), alive.collect());
-            let orphans = sandboxes.into_iter().filter(|sandbox| !known.contains(&sandbox.agent));
-            for sandbox in orphans.take(MAX_ORPHANS) {
-                match provider.destroy(&AgentRef { agent: sandbox.agent.clone() }).await {
-                    Ok(()) => outcome.orphans += 1,
-                    Err(error) => {
-                        tracing::warn!(agent = sandbox.agent, %error, "an orphan could not be removed yet");
-                        outcome.postponed += 1;
-                    }
+            let account = (provider.kind().as_str().to_owned(), None);
+            self.orphans_at(provider, account, &mut running, outcome).await?;
+        }
+        for item in self.work.list().await? {
+            let WorkItem::Provider(platform, mode, name) = item else { continue };
+            let scope = self.work.operator().tenant(&platform, mode);
+            match self.sandboxes.provider(&scope, &name).await {
+                Ok(provider) => {
+                    self.orphans_at(provider.as_ref(), (name, Some(platform)), &mut running, outcome).await?;
+                }
+                Err(error) if error.code() == ErrorCode::NoProvidersAvailable => {}
+                Err(error) => {
+                    tracing::warn!(%platform, provider = name, ?error, "a provider cannot be used");
+                    outcome.postponed += 1;
                 }
             }
         }
         Ok(running)
     }
+
+    /// The same for one account. Agents of all platforms are known: two may share an account.
+    async fn orphans_at(
+        &self,
+        provider: &dyn Provider,
+        account: (String, Option<PlatformId>),
+        running: &mut Running,
+        outcome: &mut Outcome,
+    ) -> Result<(), ApiError> {
+        let Ok(sandboxes) = provider.list_mine().await else {
+            tracing::warn!(provider = account.0, "the provider does not list its sandboxes");
+            outcome.postponed += 1;
+            return Ok(());
+        };
+        let known: HashSet<String> = self
+            .work
+            .list()
+            .await?
+            .into_iter()
+            .filter_map(|item| match item {
+                WorkItem::Agent(work) => Some(work.agent.to_string()),
+                WorkItem::Session(..) | WorkItem::Provider(..) | WorkItem::Platform(_) => None,
+            })
+            .collect();
+        let alive = sandboxes.iter().filter(|sandbox| sandbox.running).map(|sandbox| sandbox.agent.clone());
+        running.insert(account, alive.collect());
+        let orphans = sandboxes.into_iter().filter(|sandbox| !known.contains(&sandbox.agent));
+        for sandbox in orphans.take(MAX_ORPHANS) {
+            match provider.destroy(&AgentRef { agent: sandbox.agent.clone() }).await {
+                Ok(()) => outcome.orphans += 1,
+                Err(error) => {
+                    tracing::warn!(agent = sandbox.agent, %error, "an orphan could not be removed yet");
+                    outcome.postponed += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What runs in the account that an agent of a platform is in, where it was listed.
+fn running_at<'a>(running: &'a Running, provider: &str, platform: &PlatformId) -> Option<&'a HashSet<String>> {
+    let of_deployment = running.get(&(provider.to_owned(), None));
+    of_deployment.or_else(|| running.get(&(provider.to_owned(), Some(platform.clone()))))
 }

@@ -168,7 +168,7 @@ routes! {
     PROVIDERS_SET = "providers-set" PUT "/v1/providers/{provider}"
         by [Platform] needs [ProviderCredentials] => providers::set;
     PROVIDERS_DELETE = "providers-delete" DELETE "/v1/providers/{provider}"
-        by [Platform] needs [ProviderConfigs] => providers::delete;
+        by [Platform] needs [ProviderConfigs, Agents] => providers::delete;
 
     USAGE_SUMMARY = "usage-summary" GET "/v1/usage/summary"
         by [Platform] needs [Usage, Agents] => usage::summary;

@@ -7,7 +7,7 @@ use futures_util::future::{join, try_join};
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
-use theazo_providers::{AgentRef, Environment, Provider, ProviderError, Sandbox, SandboxSpec};
+use theazo_providers::{AgentRef, Environment, Provider, ProviderError, ProviderKind, Sandbox, SandboxSpec};
 use theazo_store::{
     Agent, AgentCopies, AgentStatus, AgentToken, AgentTokens, Agents, BootedSecret, ENDPOINT_VARIABLE, Intent,
     OpenedSecret, SealedSecrets,
@@ -22,6 +22,10 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(18);
 const ANSWER_WITHIN: Duration = Duration::from_secs(24);
 /// With less time than that, no further boot is begun.
 const LEAST_BOOT_TIME: Duration = Duration::from_secs(12);
+/// With less time than that, a failed boot is not tried at another provider.
+const LEAST_FALLBACK_TIME: Duration = Duration::from_secs(6);
+/// What is left of a request's time for taking back what was made.
+const UNDO_TIME: Duration = Duration::from_secs(2);
 /// How long after an agent's time is over the table may keep its copies, should nobody have removed them.
 const COPIES_OUTLIVE_MS: i64 = 24 * 60 * 60 * 1000;
 
@@ -59,6 +63,11 @@ impl Boot {
         }
     }
 
+    /// Whether there is time left to try another provider.
+    pub(super) fn may_fall_back(&self) -> bool {
+        Instant::now() + LEAST_FALLBACK_TIME < self.answer_by
+    }
+
     /// The agents' rows.
     pub(super) fn agents(&self) -> &Agents {
         &self.agents
@@ -68,8 +77,16 @@ impl Boot {
     ///
     /// # Errors
     /// `no_providers_available` when the deployment has none of that name.
-    pub(super) fn provider(&self, scope: &TenantScope, name: &str) -> Result<Arc<dyn Provider>, ApiError> {
-        self.sandboxes.provider(scope, name)
+    pub(super) async fn provider(&self, scope: &TenantScope, name: &str) -> Result<Arc<dyn Provider>, ApiError> {
+        self.sandboxes.provider(scope, name).await
+    }
+
+    /// Where an agent may run whose creator named no provider.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::usual`].
+    pub(super) async fn usual(&self, scope: &TenantScope) -> Result<ProviderKind, ApiError> {
+        self.sandboxes.usual(scope).await
     }
 
     /// Boots an agent whose row says `booting` with the names of `opened`, and gives it as it then is: ready.
@@ -115,7 +132,7 @@ impl Boot {
         mut opened: Vec<OpenedSecret>,
         token: Option<&AgentToken>,
     ) -> Result<Sandbox, ApiError> {
-        let provider = self.provider(scope, &agent.provider)?;
+        let provider = self.provider(scope, &agent.provider).await?;
         let spec = SandboxSpec {
             agent: agent.id.to_string(),
             session: agent.session.to_string(),
@@ -131,13 +148,15 @@ impl Boot {
             None => None,
         };
         let environment = environment(agent, opened);
-        let give_up_at = Instant::now() + BOOT_TIMEOUT;
+        let give_up_at = (Instant::now() + BOOT_TIMEOUT).min(self.answer_by - UNDO_TIME);
         if agent.intent == Some(Intent::Restarting) {
             let sandbox = AgentRef { agent: agent.id.to_string() };
             let stopped = tokio::time::timeout_at(give_up_at, provider.stop(&sandbox)).await;
-            stopped
-                .unwrap_or(Err(ProviderError::TimedOut))
-                .map_err(|error| failure::to_api(&agent.provider, &error))?;
+            match stopped.unwrap_or(Err(ProviderError::TimedOut)) {
+                // One that cannot be stopped is made anew as it runs: its processes end, its environment is replaced.
+                Ok(_) | Err(ProviderError::CannotPause) => {}
+                Err(error) => return Err(failure::to_api(&agent.provider, &error)),
+            }
             // What it ran with until now; what it shall run with is written below.
             self.agents.drop_copies(scope, &agent.id).await?;
         }

@@ -5,7 +5,7 @@ use super::boot::{Boot, booted_with};
 use super::{Sandboxes, parse_compute, show};
 use crate::idempotency::once;
 use futures_util::future::try_join;
-use theazo_http::{Answer, ApiError, Call, Fields, MAX_CENTS};
+use theazo_http::{Answer, ApiError, Call, ErrorCode, Fields, MAX_CENTS};
 use theazo_providers::ProviderKind;
 use theazo_store::{
     Agent, AgentCopies, AgentTokens, Agents, NewAgent, Replays, SecretName, SecretOpener, SecretSelection, Session,
@@ -14,8 +14,9 @@ use theazo_store::{
 use theazo_tenancy::{Mode, ReadScope, SessionId, TenantScope};
 
 /// What is part of the contract and not built yet.
-const UNBUILT: &[&str] =
-    &["browser", "gpu", "guardrails", "approvals", "knowledge", "definition", "providerFallback", "region"];
+const UNBUILT: &[&str] = &["browser", "gpu", "guardrails", "approvals", "knowledge", "definition", "region"];
+/// Most providers that a create may fall back to.
+const MAX_FALLBACKS: usize = 3;
 const DEFAULT_TIMEOUT_MS: i64 = 60 * 60 * 1000;
 const MAX_TIMEOUT_MS: i64 = 24 * 60 * 60 * 1000;
 /// Calls are noted to half a minute, so a shorter time without any says little.
@@ -32,9 +33,12 @@ struct Wanted {
     session: SessionId,
     new: NewAgent,
     selection: SecretSelection,
+    /// Where it may run, the first before the next. Empty: wherever it can.
+    providers: Vec<ProviderKind>,
 }
 
-/// Boots an agent with the session's secrets in its environment.
+/// Boots an agent with the session's secrets in its environment. Where a provider fails, or has no room, the next of those
+/// that the caller has named is tried, as a new agent: of the one before nothing is left at its provider.
 #[expect(clippy::too_many_arguments, reason = "each is a capability that the route table names")]
 pub async fn handle(
     call: Call,
@@ -60,13 +64,31 @@ pub async fn handle(
     let scope = principal.scope();
     let session = session.filter(|session| scope.sees(&session.id)).ok_or_else(ApiError::not_found)?;
     let work = async {
-        boot.provider(&scope, &wanted.new.provider)?;
         refuse_early(&scope, &session, &sessions).await?;
-        let opened = opener.open(&scope, &sealed, &wanted.selection, now_ms()).await?;
-        let new = NewAgent { secrets: booted_with(&opened), ..wanted.new };
-        let agent = begin(&scope, session, new, &sessions, boot.agents()).await?;
-        let agent = boot.finish(&scope, agent, &sealed, opened).await?;
-        Answer::json(201, &show(&agent))
+        let mut providers = wanted.providers;
+        if providers.is_empty() {
+            providers.push(boot.usual(&scope).await?);
+        }
+        let mut left = providers.into_iter();
+        let mut refusal = None;
+        while let Some(provider) = left.next() {
+            let attempt = async {
+                boot.provider(&scope, provider.as_str()).await?;
+                let opened = opener.open(&scope, &sealed, &wanted.selection, now_ms()).await?;
+                let (provider, secrets) = (provider.as_str().to_owned(), booted_with(&opened));
+                let new = NewAgent { provider, secrets, ..wanted.new.clone() };
+                let agent = begin(&scope, session.clone(), new, &sessions, boot.agents()).await?;
+                boot.finish(&scope, agent, &sealed, opened).await
+            };
+            match attempt.await {
+                Ok(agent) => return Answer::json(201, &show(&agent)),
+                Err(error) if falls_back(&error) && !left.as_slice().is_empty() && boot.may_fall_back() => {
+                    refusal = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refusal.unwrap_or_else(ApiError::internal))
     };
     once(&call, &principal, &replays, None, work).await
 }
@@ -79,14 +101,14 @@ fn parse(call: &Call, mode: Mode) -> Result<Wanted, ApiError> {
     if compute == "go" {
         return Err(ApiError::not_built("compute.go"));
     }
-    let provider = provider_for(mode, fields.one_of("provider", ProviderKind::parse)?)?;
+    let providers = read_providers(mode, &fields)?;
     let tools = fields.raw("tools").map(ToString::to_string);
     if tools.as_ref().is_some_and(|tools| tools.len() > MAX_TOOLS) {
         return Err(ApiError::invalid("tools", "must be at most 64 KiB of JSON"));
     }
     let selection = read_selection(&fields)?;
     let new = NewAgent {
-        provider: provider.as_str().to_owned(),
+        provider: String::new(),
         compute: compute.to_owned(),
         region: None,
         model: fields.text("model", 256)?.map(str::to_owned),
@@ -100,16 +122,48 @@ fn parse(call: &Call, mode: Mode) -> Result<Wanted, ApiError> {
         cost_cap: fields.cents("costCap", 1, MAX_CENTS)?,
         secrets: Vec::new(),
     };
-    Ok(Wanted { session, new, selection })
+    Ok(Wanted { session, new, selection, providers })
+}
+
+/// The provider that is asked for, and those to fall back to: one name, or a list of them.
+fn read_providers(mode: Mode, fields: &Fields) -> Result<Vec<ProviderKind>, ApiError> {
+    const FALLBACK: &str = "providerFallback";
+    let mut providers = Vec::new();
+    if let Some(asked) = fields.one_of("provider", ProviderKind::parse)? {
+        providers.push(provider_for(mode, "provider", asked)?);
+    }
+    let names = match fields.raw(FALLBACK) {
+        Some(serde_json::Value::String(_)) => fields.text(FALLBACK, 32)?.into_iter().collect(),
+        _ => fields.text_list(FALLBACK)?.unwrap_or_default(),
+    };
+    if names.len() > MAX_FALLBACKS {
+        return Err(ApiError::invalid(FALLBACK, "must name at most 3 providers"));
+    }
+    if !names.is_empty() && providers.is_empty() {
+        return Err(ApiError::invalid(FALLBACK, "needs a provider to fall back from"));
+    }
+    for name in names {
+        let kind = ProviderKind::parse(name).ok_or_else(|| ApiError::invalid(FALLBACK, "is unknown"))?;
+        let kind = provider_for(mode, FALLBACK, kind)?;
+        if !providers.contains(&kind) {
+            providers.push(kind);
+        }
+    }
+    Ok(providers)
+}
+
+/// Whether another provider may do better.
+fn falls_back(error: &ApiError) -> bool {
+    matches!(error.code(), ErrorCode::Provider | ErrorCode::NoProvidersAvailable)
 }
 
 /// Where an agent runs whose creator asked for that provider. Test keys may name any, as their code will with a live key.
-pub(super) fn provider_for(mode: Mode, asked: Option<ProviderKind>) -> Result<ProviderKind, ApiError> {
-    match (mode, asked.unwrap_or(ProviderKind::Docker)) {
+pub(super) fn provider_for(mode: Mode, field: &str, asked: ProviderKind) -> Result<ProviderKind, ApiError> {
+    match (mode, asked) {
         (Mode::Test, _) => Ok(ProviderKind::Simulated),
-        (Mode::Live, ProviderKind::Docker) => Ok(ProviderKind::Docker),
-        (Mode::Live, ProviderKind::Simulated) => Err(ApiError::invalid("provider", "is simulated for test keys only")),
-        (Mode::Live, other) => Err(ApiError::not_built(&format!("provider.{}", other.as_str()))),
+        (Mode::Live, ProviderKind::Docker | ProviderKind::E2b) => Ok(asked),
+        (Mode::Live, ProviderKind::Simulated) => Err(ApiError::invalid(field, "is simulated for test keys only")),
+        (Mode::Live, ProviderKind::Fly) => Err(ApiError::not_built(&format!("provider.{}", asked.as_str()))),
     }
 }
 

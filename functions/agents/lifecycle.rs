@@ -4,7 +4,7 @@ use super::{Sandboxes, failure, not_usable};
 use std::time::Duration;
 use theazo_http::ApiError;
 use theazo_providers::{AgentRef, Kept, ProviderError};
-use theazo_store::{Agent, AgentStatus, Agents, Intent, PauseReason, StoreError, now_ms};
+use theazo_store::{Agent, AgentStatus, Agents, Intent, PauseReason, PausedBy, StoreError, now_ms};
 use theazo_tenancy::TenantScope;
 
 /// A sandbox's own clock starts before the agent is ready, so it ends somewhat before the agent's time is over.
@@ -109,6 +109,16 @@ pub async fn finish_pause(
             let holds = |now: &Agent| now.intent == Some(Intent::Pausing);
             return Err(without_files(scope, agent, holds, agents, sandboxes).await);
         }
+        Err(error @ ProviderError::CannotPause) => {
+            let refusal = failure::to_api(&agent.provider, &error);
+            // What has used up its limit does not run on for want of a way to keep its files.
+            if agent.paused_by == Some(PausedBy::Limit) {
+                end(scope, agent, AgentStatus::Completed, agents, sandboxes).await?;
+            } else {
+                agents.cancel_pause(scope, &agent.id).await?;
+            }
+            return Err(refusal);
+        }
         Err(error) => return Err(failure::to_api(&agent.provider, &error)),
     };
     match agents.finish_pause(scope, &agent.id, kept.bytes).await {
@@ -147,7 +157,8 @@ pub async fn take_back(
     }
     match stop(scope, agent, sandboxes).await? {
         Ok(_) => {}
-        Err(ProviderError::SandboxGone) => {
+        // Nor can the files be kept of one that does not stop without its memory.
+        Err(ProviderError::SandboxGone | ProviderError::CannotPause) => {
             let _ = without_files(scope, agent, is_this, agents, sandboxes).await;
             return agents.get(scope, &agent.id).await?.ok_or_else(ApiError::not_found);
         }
@@ -176,7 +187,7 @@ async fn stop(
     agent: &Agent,
     sandboxes: &Sandboxes,
 ) -> Result<Result<Kept, ProviderError>, ApiError> {
-    let provider = sandboxes.provider(scope, &agent.provider)?;
+    let provider = sandboxes.provider(scope, &agent.provider).await?;
     let sandbox = AgentRef { agent: agent.id.to_string() };
     let stopped = tokio::time::timeout(STOP_TIMEOUT, provider.stop(&sandbox)).await;
     Ok(stopped.unwrap_or(Err(ProviderError::TimedOut)))
@@ -208,7 +219,7 @@ async fn without_files(
 
 async fn remove(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: &Sandboxes) -> Result<Agent, ApiError> {
     let sandbox = AgentRef { agent: agent.id.to_string() };
-    let destroyed = sandboxes.provider(scope, &agent.provider)?.destroy(&sandbox).await;
+    let destroyed = sandboxes.provider(scope, &agent.provider).await?.destroy(&sandbox).await;
     destroyed.map_err(|error| failure::to_api(&agent.provider, &error))?;
     Ok(agents.settle(scope, &agent.id).await?)
 }

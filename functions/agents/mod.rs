@@ -27,7 +27,7 @@ pub mod terminate;
 
 pub(crate) use again::boot_again;
 pub(crate) use boot::Boot;
-pub use sandboxes::Sandboxes;
+pub use sandboxes::{E2b, Sandboxes};
 
 use futures_util::future::{BoxFuture, join};
 use serde_json::{Value, json};
@@ -95,7 +95,7 @@ where
 }
 
 /// The provider of an agent whose sandbox takes calls.
-fn usable(
+async fn usable(
     scope: &TenantScope,
     agent: &Agent,
     sandboxes: &Sandboxes,
@@ -103,7 +103,7 @@ fn usable(
     if !agent.takes_calls() {
         return Err(not_usable(agent));
     }
-    Ok((sandboxes.provider(scope, &agent.provider)?, AgentRef { agent: agent.id.to_string() }))
+    Ok((sandboxes.provider(scope, &agent.provider).await?, AgentRef { agent: agent.id.to_string() }))
 }
 
 /// Makes a call to a sandbox that may take so long, and notes side by side that the agent has something to do. The note

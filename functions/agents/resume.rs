@@ -30,7 +30,7 @@ pub async fn handle(
     let (principal, agent, asked) = authenticate(&call, &agents, parse).await?;
     let scope = principal.scope();
     if let Some(asked) = asked
-        && provider_for(scope.mode(), Some(asked))?.as_str() != agent.provider
+        && provider_for(scope.mode(), "provider", asked)?.as_str() != agent.provider
     {
         let why = format!("the agent's files are at {}; they cannot be moved", agent.provider);
         return Err(ApiError::new(ErrorCode::Conflict, why).detail("field", "provider"));

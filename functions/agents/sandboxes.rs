@@ -1,41 +1,97 @@
-//! The compute providers that callers can reach: live ones those of the deployment, test ones the simulated provider. What
-//! a caller asks for does not change which of the two worlds it is in; the mode of its credential does.
+//! The compute providers that callers can reach: live ones those of the deployment and those that their platform has
+//! configured, test ones the simulated provider. What a caller asks for does not change which of the two worlds it is in;
+//! the mode of its credential does.
 
 use super::simulated::TenantDisk;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use theazo_http::{ApiError, ErrorCode};
+use theazo_providers::e2b::{E2bEndpoints, E2bProvider, E2bService};
 use theazo_providers::simulated::SimulatedProvider;
 use theazo_providers::{Provider, ProviderKind};
-use theazo_store::SimulatedDisks;
+use theazo_store::{ProviderAccess, SimulatedDisks};
 use theazo_tenancy::{Mode, TenantScope};
 
 /// Calling compute providers.
 #[derive(Clone)]
 pub struct Sandboxes {
     docker: Option<Arc<dyn Provider>>,
+    e2b: E2b,
+    access: ProviderAccess,
     simulated: SimulatedDisks,
+}
+
+/// E2B for one deployment. The client is made when the first agent needs it: most functions never do.
+#[derive(Clone)]
+pub struct E2b {
+    endpoints: E2bEndpoints,
+    deployment: String,
+    service: Arc<OnceLock<Arc<E2bService>>>,
+}
+
+impl E2b {
+    /// E2B at that place, for a deployment of that name.
+    pub fn new(endpoints: E2bEndpoints, deployment: &str) -> Self {
+        Self { endpoints, deployment: deployment.to_owned(), service: Arc::default() }
+    }
+
+    fn service(&self) -> Result<Arc<E2bService>, ApiError> {
+        if let Some(service) = self.service.get() {
+            return Ok(service.clone());
+        }
+        let service = E2bService::new(self.endpoints.clone(), &self.deployment).map_err(|error| {
+            tracing::error!(%error, "no client for E2B can be made");
+            ApiError::internal()
+        })?;
+        Ok(self.service.get_or_init(|| Arc::new(service)).clone())
+    }
+}
+
+/// No such provider is configured.
+fn not_configured(name: &str) -> ApiError {
+    ApiError::new(ErrorCode::NoProvidersAvailable, format!("no {name} provider is configured")).detail("provider", name)
 }
 
 impl Sandboxes {
     /// Those providers, and a simulated one on these disks for every tenant.
-    pub fn new(docker: Option<Arc<dyn Provider>>, simulated: SimulatedDisks) -> Self {
-        Self { docker, simulated }
+    pub fn new(docker: Option<Arc<dyn Provider>>, e2b: E2b, access: ProviderAccess, simulated: SimulatedDisks) -> Self {
+        Self { docker, e2b, access, simulated }
     }
 
     /// The provider of that name, for a tenant. In test mode every name is the simulated one's.
     ///
     /// # Errors
-    /// `no_providers_available` when the deployment has none of that name.
-    pub fn provider(&self, scope: &TenantScope, name: &str) -> Result<Arc<dyn Provider>, ApiError> {
+    /// `no_providers_available` when neither the deployment nor the platform has one of that name; as
+    /// [`ProviderAccess::open`].
+    pub async fn provider(&self, scope: &TenantScope, name: &str) -> Result<Arc<dyn Provider>, ApiError> {
         match (scope.mode(), ProviderKind::parse(name)) {
-            (Mode::Test, _) => Some(self.simulated(scope)),
-            (Mode::Live, Some(ProviderKind::Docker)) => self.docker.clone(),
-            (Mode::Live, _) => None,
+            (Mode::Test, _) => Ok(self.simulated(scope)),
+            (Mode::Live, Some(ProviderKind::Docker)) => self.docker.clone().ok_or_else(|| not_configured(name)),
+            (Mode::Live, Some(ProviderKind::E2b)) => {
+                let configured = self.access.open(scope, name).await?;
+                let (config, credential) = configured.ok_or_else(|| not_configured(name))?;
+                let provider = E2bProvider::new(self.e2b.service()?, &credential, config.template.as_deref());
+                let provider = provider.map_err(|error| super::failure::to_api(name, &error))?;
+                Ok(Arc::new(provider))
+            }
+            (Mode::Live, _) => Err(not_configured(name)),
         }
-        .ok_or_else(|| {
-            ApiError::new(ErrorCode::NoProvidersAvailable, format!("no {name} provider is configured"))
-                .detail("provider", name)
-        })
+    }
+
+    /// Where an agent may run whose creator named no provider: the deployment's own first, then what the platform has
+    /// configured.
+    ///
+    /// # Errors
+    /// `no_providers_available` when there is none.
+    pub async fn usual(&self, scope: &TenantScope) -> Result<ProviderKind, ApiError> {
+        match scope.mode() {
+            Mode::Test => return Ok(ProviderKind::Simulated),
+            Mode::Live if self.docker.is_some() => return Ok(ProviderKind::Docker),
+            Mode::Live => {}
+        }
+        let configured = self.access.list(scope).await?;
+        let usable = configured.iter().filter_map(|config| ProviderKind::parse(&config.provider));
+        let mut usable = usable.filter(|kind| *kind == ProviderKind::E2b);
+        usable.next().ok_or_else(|| ApiError::new(ErrorCode::NoProvidersAvailable, "no compute provider is configured"))
     }
 
     /// All of the deployment's own that a tenant can run agents on.
@@ -46,7 +102,7 @@ impl Sandboxes {
         }
     }
 
-    /// All that really run something, whoever it belongs to.
+    /// All of the deployment's own that really run something, whoever it belongs to.
     pub fn all(&self) -> impl Iterator<Item = &dyn Provider> {
         self.docker.iter().map(|provider| provider.as_ref())
     }

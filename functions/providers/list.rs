@@ -3,7 +3,8 @@
 use crate::agents::Sandboxes;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use theazo_http::{Answer, ApiError, Call};
+use theazo_http::{Answer, ApiError, Call, ErrorCode};
+use theazo_providers::Health;
 use theazo_store::ProviderConfigs;
 
 /// The providers that agents can run on, and whether they answer. Never a credential.
@@ -23,7 +24,19 @@ pub async fn handle(call: Call, configs: ProviderConfigs, sandboxes: Sandboxes) 
         })
     }))
     .await;
-    let own = configured.iter().map(super::show);
+    let scope = principal.scope();
+    let own = join_all(configured.iter().map(|config| async {
+        let health = match sandboxes.provider(&scope, &config.provider).await {
+            Ok(provider) => provider.health().await,
+            Err(error) if error.code() == ErrorCode::NoProvidersAvailable => {
+                let message = "agents on this provider are not available in this version".to_owned();
+                Health { healthy: false, message }
+            }
+            Err(_) => Health { healthy: false, message: "the credential cannot be used".to_owned() },
+        };
+        super::show(config, Some(health))
+    }))
+    .await;
     let data: Vec<Value> = deployment.into_iter().chain(own).collect();
     Answer::json(200, &json!({ "data": data, "hasMore": false }))
 }

@@ -6,7 +6,8 @@ pub mod set;
 
 use serde_json::{Value, json};
 use theazo_http::{ApiError, Call, format_time};
-use theazo_providers::ProviderKind;
+use theazo_providers::e2b::DEFAULT_TEMPLATE;
+use theazo_providers::{Health, ProviderKind};
 use theazo_store::ProviderConfig;
 
 /// The provider that the path names, if a platform can configure it.
@@ -18,12 +19,17 @@ fn configurable(call: &Call) -> Result<ProviderKind, ApiError> {
 }
 
 /// A platform's own configuration as the API shows it. Never a credential.
-fn show(config: &ProviderConfig) -> Value {
-    json!({
+fn show(config: &ProviderConfig, health: Option<Health>) -> Value {
+    let template = config.template.as_deref().or((config.provider == "e2b").then_some(DEFAULT_TEMPLATE));
+    let mut shown = json!({
         "provider": config.provider,
         "source": "platform",
         "credentialRef": config.credential,
+        "config": { "template": template },
         "updatedAt": format_time(config.updated_at_ms),
-        "health": { "healthy": false, "message": "agents on this provider are not available in this version" },
-    })
+    });
+    if let Some(Health { healthy, message }) = health {
+        shown["health"] = json!({ "healthy": healthy, "message": message });
+    }
+    shown
 }

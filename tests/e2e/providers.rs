@@ -86,4 +86,11 @@ async fn what_cannot_be_configured_is_refused_and_nothing_shows_a_credential() {
     let of = |name: &str| listed["data"].as_array().unwrap().iter().find(|entry| entry["provider"] == name).unwrap();
     assert_eq!(of("docker")["health"]["healthy"], true);
     assert_eq!(of("e2b")["health"]["healthy"], false);
+    assert_eq!(of("e2b")["config"]["template"], "base");
+    for (config, field) in [(json!({ "template": "a b" }), "config.template"), (json!(7), "config")] {
+        let refused = put("e2b", json!({ "credentialRef": "KEY", "config": config })).await;
+        assert_eq!(refused.expect_error(400, "invalid_request")["details"]["field"], field);
+    }
+    let region = put("e2b", json!({ "credentialRef": "KEY", "config": { "region": "x" } })).await;
+    assert_eq!(region.expect_error(422, "unprocessable_entity")["details"]["feature"], "config.region");
 }

@@ -71,11 +71,10 @@ async fn fields_that_ask_for_what_is_not_built_are_refused_by_name_and_make_noth
         (json!({ "approvals": [] }), "approvals"),
         (json!({ "knowledge": ["x"] }), "knowledge"),
         (json!({ "definition": "x" }), "definition"),
-        (json!({ "providerFallback": ["fly"] }), "providerFallback"),
+        (json!({ "provider": "docker", "providerFallback": ["fly"] }), "provider.fly"),
         (json!({ "region": "fra" }), "region"),
         (json!({ "lifecycle": { "autoResume": true } }), "lifecycle.autoResume"),
         (json!({ "compute": "go" }), "compute.go"),
-        (json!({ "provider": "e2b" }), "provider.e2b"),
         (json!({ "provider": "fly" }), "provider.fly"),
         (json!({ "network": { "allow": ["example.com"] } }), "network.allow"),
     ] {
@@ -85,6 +84,9 @@ async fn fields_that_ask_for_what_is_not_built_are_refused_by_name_and_make_noth
     for (body, field) in [
         (json!({ "compute": "cobol" }), "compute"),
         (json!({ "provider": "aws" }), "provider"),
+        (json!({ "providerFallback": ["docker"] }), "providerFallback"),
+        (json!({ "provider": "docker", "providerFallback": ["aws"] }), "providerFallback"),
+        (json!({ "provider": "docker", "providerFallback": 7 }), "providerFallback"),
         (json!({ "timeout": "25h" }), "timeout"),
         (json!({ "timeout": "soon" }), "timeout"),
         (json!({ "timeout": 0 }), "timeout"),

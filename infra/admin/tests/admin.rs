@@ -27,6 +27,7 @@ impl Local {
             listen: loopback,
             dynamodb_listen: loopback,
             docker: None,
+            e2b: Default::default(),
             key_cache: None,
             rate_limits: RateLimits::default(),
         };

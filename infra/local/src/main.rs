@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use theazo_functions::deployment::{DockerEngine, rate_limits_from_env};
+use theazo_functions::deployment::{DockerEngine, e2b_from_env, rate_limits_from_env};
 use theazo_http::{LogFormat, init_logging};
 use theazo_local::terminal::{TerminalProgress, interrupted, say};
 use theazo_local::{Stack, StackConfig, bench, quickstart};
@@ -23,12 +23,29 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Sets everything up, runs the main job through plain HTTP, and explains each step.
-    Quickstart,
+    Quickstart {
+        /// Where its agents run: on this machine's Docker engine, or on an emulator of E2B.
+        #[arg(long, default_value = "docker")]
+        provider: quickstart::On,
+    },
     /// Measures Theazo's own work beside a baseline, in one run. For figures that mean something: `cargo dev-release bench`.
     #[command(subcommand)]
     Bench(Bench),
     /// Writes the API's own description anew, which is checked in as infra/openapi.json.
     Openapi,
+    /// Runs an emulator by itself, so that anyone's client can be pointed at it.
+    #[command(subcommand)]
+    Emulator(EmulatorOf),
+}
+
+#[derive(Subcommand)]
+enum EmulatorOf {
+    /// E2B, with processes of this machine behind it: for code that you trust.
+    E2b {
+        /// Where it listens. Whoever reaches this runs programs on this machine.
+        #[arg(long, default_value = "127.0.0.1:9049")]
+        listen: SocketAddr,
+    },
 }
 
 #[derive(Subcommand)]
@@ -67,9 +84,10 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
-        Some(Command::Quickstart) => quickstart::run().await,
+        Some(Command::Quickstart { provider }) => quickstart::run(provider).await,
         Some(Command::Bench(Bench::Vault { json })) => measure_vault(json).await,
         Some(Command::Openapi) => write_openapi(),
+        Some(Command::Emulator(EmulatorOf::E2b { listen })) => emulate_e2b(listen).await,
         None => serve(cli.run).await,
     };
     match outcome {
@@ -88,6 +106,22 @@ async fn measure_vault(json: Option<PathBuf>) -> Result<(), Failure> {
 fn write_openapi() -> Result<(), Failure> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../openapi.json");
     Ok(std::fs::write(path, theazo_openapi::document_text())?)
+}
+
+async fn emulate_e2b(listen: SocketAddr) -> Result<(), Failure> {
+    init_logging(LogFormat::Text)?;
+    let folder = quickstart::Throwaway::make();
+    std::fs::create_dir_all(folder.path())?;
+    let listener = tokio::net::TcpListener::bind(listen).await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    say(&format!(
+        "The E2B emulator runs. Any key is good; the official SDKs find it by\n    E2B_API_URL={url} E2B_SANDBOX_URL={url} E2B_API_KEY=e2b_0000"
+    ));
+    say(&format!(
+        "What the real service would have logged: {url}/_emulator/records\nCtrl-C ends it, and every sandbox."
+    ));
+    theazo_e2b_emulator::Emulator::new(folder.path(), None).serve(listener, interrupted()).await?;
+    Ok(())
 }
 
 async fn serve(args: RunArgs) -> Result<(), Failure> {
@@ -116,6 +150,7 @@ async fn serve(args: RunArgs) -> Result<(), Failure> {
         listen: args.listen,
         dynamodb_listen: args.dynamodb_listen,
         docker,
+        e2b: e2b_from_env(),
         key_cache: None,
         rate_limits: rate_limits_from_env()?,
     };

@@ -9,29 +9,42 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use theazo_e2b_emulator::{Controls, Emulator};
 use theazo_functions::deployment::DockerEngine;
+use theazo_providers::e2b::E2bEndpoints;
 use theazo_setup::{SetupError, ensure_agent_image, ensure_engine, ensure_firewall};
 use theazo_store::RateLimits;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where the story's agents run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum On {
+    /// This machine's Docker engine.
+    Docker,
+    /// An emulator of E2B.
+    E2b,
+}
 
 /// Sets everything up, runs the story against a stack of its own with a throw-away folder, and takes it down again.
 ///
 /// # Errors
 /// The first step that did not hold, or that it was interrupted.
-pub async fn run() -> Result<(), Failure> {
+pub async fn run(on: On) -> Result<(), Failure> {
     say("Theazo quickstart: from an API key to an agent that sees its secrets\n");
     say(" 0  Setting up");
-    let endpoint = ensure_engine(&TerminalProgress).await?;
-    let image = ensure_agent_image(&endpoint, &TerminalProgress).await?;
-    say(&format!("    a Docker engine answers, and has the agent image {image}"));
-    match ensure_firewall(&endpoint, &image, &TerminalProgress).await {
-        Ok(_) => say("    a firewall keeps agents from this machine, private networks and the metadata address"),
-        // The story runs nobody's code but its own.
-        Err(error @ SetupError::Unprotected { .. }) => say(&format!("    unprotected: {error}")),
-        Err(error) => return Err(error.into()),
-    }
     let folder = Throwaway::make();
+    let docker = match on {
+        On::Docker => Some(docker_engine().await?),
+        On::E2b => None,
+    };
+    let e2b = match on {
+        On::Docker => None,
+        On::E2b => Some(E2b::start(folder.path()).await?),
+    };
     // From here on there is something to take down, so Ctrl-C ends the story and not the process.
     let stopping = Arc::new(AtomicBool::new(false));
     tokio::spawn({
@@ -43,33 +56,86 @@ pub async fn run() -> Result<(), Failure> {
     });
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     let stack = Stack::start(StackConfig {
-        data_dir: folder.0.clone(),
+        data_dir: folder.path().join("stack"),
         listen: loopback,
         dynamodb_listen: loopback,
-        docker: Some(DockerEngine { endpoint, image }),
+        docker,
+        e2b: e2b.as_ref().map_or_else(E2bEndpoints::default, |e2b| e2b.endpoints.clone()),
         key_cache: None,
         rate_limits: RateLimits::default(),
     })
     .await?;
     say(&format!("    the API listens on {}/v1, its state is thrown away at the end", stack.base_url()));
-    let told = story::tell(&stack, stopping).await;
+    let told = story::tell(&stack, stopping, e2b.as_ref()).await;
     // Whatever held or did not, nothing of a quickstart stays on the engine.
     story::clean_up(&stack).await;
     stack.stop().await;
+    if let Some(e2b) = e2b {
+        e2b.stop().await;
+    }
     told
 }
 
+async fn docker_engine() -> Result<DockerEngine, Failure> {
+    let endpoint = ensure_engine(&TerminalProgress).await?;
+    let image = ensure_agent_image(&endpoint, &TerminalProgress).await?;
+    say(&format!("    a Docker engine answers, and has the agent image {image}"));
+    match ensure_firewall(&endpoint, &image, &TerminalProgress).await {
+        Ok(_) => say("    a firewall keeps agents from this machine, private networks and the metadata address"),
+        // The story runs nobody's code but its own.
+        Err(error @ SetupError::Unprotected { .. }) => say(&format!("    unprotected: {error}")),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(DockerEngine { endpoint, image })
+}
+
+/// An emulator of E2B for the time of the story.
+struct E2b {
+    endpoints: E2bEndpoints,
+    /// The only API key that it accepts.
+    key: String,
+    controls: Controls,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
+}
+
+impl E2b {
+    async fn start(folder: &Path) -> Result<Self, Failure> {
+        let folder = folder.join("e2b");
+        std::fs::create_dir_all(&folder)?;
+        let key = format!("e2b_{}", hex::encode(theazo_tenancy::make_random_bytes::<20>()));
+        let emulator = Emulator::new(&folder, Some(&key));
+        let controls = emulator.controls();
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        say(&format!("    an emulator of E2B listens on {url}, with processes of this machine behind it"));
+        let (stop, stopped) = oneshot::channel();
+        let serving = tokio::spawn(async move {
+            if let Err(error) = emulator.serve(listener, async { drop(stopped.await) }).await {
+                tracing::error!(%error, "the E2B emulator stopped");
+            }
+        });
+        Ok(Self { endpoints: E2bEndpoints { api: url.clone(), sandbox: url }, key, controls, stop, serving })
+    }
+
+    async fn stop(self) {
+        let _ = self.stop.send(());
+        let _ = self.serving.await;
+    }
+}
+
 /// A folder that goes when this does.
-pub(crate) struct Throwaway(PathBuf);
+pub struct Throwaway(PathBuf);
 
 impl Throwaway {
-    pub(crate) fn make() -> Self {
+    /// One with a name of its own; nobody has made it yet.
+    pub fn make() -> Self {
         let name = format!("theazo-quickstart-{}", hex::encode(theazo_tenancy::make_random_bytes::<6>()));
         Self(std::env::temp_dir().join(name))
     }
 
     /// Where it is, once somebody has made it.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.0
     }
 }

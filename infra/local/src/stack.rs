@@ -16,6 +16,7 @@ use theazo_functions::routes::ROUTES;
 use theazo_functions::upkeep::{Rotated, advance_rotations};
 use theazo_http::{ApiError, StreamLimits};
 use theazo_kms_emulator::{Emulator, EmulatorError};
+use theazo_providers::e2b::E2bEndpoints;
 use theazo_store::{Aws, AwsEndpoints, PageRequest, Platforms, RateLimits, StoreError, Table};
 use theazo_tenancy::{CredentialKey, Mode, Operator, PlatformId};
 use tokio::net::TcpListener;
@@ -42,6 +43,8 @@ pub struct StackConfig {
     pub dynamodb_listen: SocketAddr,
     /// The Docker engine with the agent image; without one, agents cannot be made.
     pub docker: Option<DockerEngine>,
+    /// Where E2B is, for platforms that have configured it.
+    pub e2b: E2bEndpoints,
     /// How long keys of the vault are kept in memory; otherwise as the environment says, like a function's.
     pub key_cache: Option<Duration>,
     /// How many requests a credential may make in a second.
@@ -177,6 +180,7 @@ impl Stack {
             ledger: None,
             kms_key_arn,
             docker: config.docker,
+            e2b: config.e2b,
             audit_days: audit_days_from_env()?,
             key_cache: config.key_cache.map_or_else(key_cache_from_env, Ok)?,
             log_retention_days: log_retention_from_env()?,

@@ -209,6 +209,9 @@ impl PlatformDeletion {
                 self.remove_session(scope, &from_item(row)?).await?;
             }
         }
+        for config in crate::provider_configs::list(&self.table, scope).await? {
+            self.table.delete(&scope.provider_work_key(&config.provider)).await?;
+        }
         for partition in [wide.agents(), scope.secret_values()?, scope.providers()?, wide.replays()] {
             self.table.remove_partition(&partition).await?;
         }

@@ -1,12 +1,13 @@
 //! Providers as a platform configured them. Credentials are secrets of the vault, named here and kept there.
 
 use crate::audit::Deed;
-use crate::secrets::{ProviderShield, SecretName};
+use crate::secrets::{CredentialAccess, ProviderShield, SecretName};
 use crate::table::from_item;
 use crate::transaction::{Committed, Expression, Transaction, back_off};
 use crate::{AuditAction, KeyRing, StoreError, Table};
 use serde::{Deserialize, Serialize};
 use theazo_tenancy::{ReadScope, TenantScope};
+use theazo_vault::SecretValue;
 
 const ATTEMPTS: u32 = 30;
 
@@ -22,6 +23,13 @@ pub struct ProviderCredentials {
     keys: KeyRing,
 }
 
+/// Opening the credentials of configured providers, for the calls of those providers and nothing else.
+#[derive(Clone)]
+pub struct ProviderAccess {
+    table: Table,
+    keys: KeyRing,
+}
+
 /// A configured provider.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProviderConfig {
@@ -29,6 +37,9 @@ pub struct ProviderConfig {
     pub provider: String,
     /// Canonical name of the platform secret that holds its credential.
     pub credential: String,
+    /// The template that agents run in, where the platform has named one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
     /// Unix milliseconds of the last change.
     pub updated_at_ms: i64,
 }
@@ -53,15 +64,52 @@ impl ProviderConfigs {
     /// [`StoreError::NotFound`] when it is not configured.
     pub async fn remove(&self, scope: &TenantScope, provider: &str) -> Result<(), StoreError> {
         let there = Expression::new("attribute_exists(pk)");
-        let transaction = Transaction::default().delete(&self.0, &scope.providers()?.row(provider), there).audit(
-            &self.0,
-            scope,
-            Deed::done(AuditAction::ProviderDelete).names([provider]),
-        )?;
+        let transaction = Transaction::default()
+            .delete(&self.0, &scope.providers()?.row(provider), there)
+            .delete(&self.0, &scope.provider_work_key(provider), Expression::default())
+            .audit(&self.0, scope, Deed::done(AuditAction::ProviderDelete).names([provider]))?;
         match transaction.commit(&self.0).await? {
             Committed::Yes => Ok(()),
             Committed::Refused { .. } => Err(StoreError::NotFound),
         }
+    }
+}
+
+/// What the work list says of a provider beside its key.
+#[derive(Serialize)]
+struct Noted {
+    provider: String,
+}
+
+impl ProviderAccess {
+    /// Over that table, with those keys.
+    pub fn new(table: Table, keys: KeyRing) -> Self {
+        Self { table, keys }
+    }
+
+    /// The providers that a tenant has configured, without their credentials.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn list(&self, scope: &ReadScope) -> Result<Vec<ProviderConfig>, StoreError> {
+        list(&self.table, scope).await
+    }
+
+    /// A configured provider with its credential, if it is configured.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when what is named is no credential, or not there; [`StoreError::Kms`];
+    /// [`StoreError::Vault`] when the record does not belong where it lies.
+    pub async fn open(
+        &self,
+        scope: &TenantScope,
+        provider: &str,
+    ) -> Result<Option<(ProviderConfig, SecretValue)>, StoreError> {
+        let config = self.table.get::<ProviderConfig>(&scope.providers()?.row(provider)).await?;
+        let Some(config) = config else { return Ok(None) };
+        let access = CredentialAccess { table: &self.table, keys: &self.keys };
+        let credential = access.open(scope, &config.credential).await?;
+        Ok(Some((config, credential)))
     }
 }
 
@@ -85,9 +133,24 @@ impl ProviderCredentials {
         provider: &str,
         credential: &SecretName,
     ) -> Result<ProviderConfig, StoreError> {
+        self.configure_with(scope, provider, credential, None).await
+    }
+
+    /// The same, with the template that agents run in.
+    ///
+    /// # Errors
+    /// As [`ProviderCredentials::configure`].
+    pub async fn configure_with(
+        &self,
+        scope: &TenantScope,
+        provider: &str,
+        credential: &SecretName,
+        template: Option<String>,
+    ) -> Result<ProviderConfig, StoreError> {
         let config = ProviderConfig {
             provider: provider.to_owned(),
             credential: credential.canonical().to_owned(),
+            template,
             updated_at_ms: crate::now_ms(),
         };
         let shield = ProviderShield { table: &self.table, keys: &self.keys };
@@ -95,6 +158,9 @@ impl ProviderCredentials {
             let shielding = shield.shield(scope, credential).await?;
             let transaction =
                 shielding.put(&self.table, &scope.providers()?.row(provider), &config, Expression::default())?;
+            let note = Noted { provider: provider.to_owned() };
+            let transaction =
+                transaction.put(&self.table, &scope.provider_work_key(provider), &note, Expression::default())?;
             let names = [provider, credential.canonical()];
             let transaction =
                 transaction.audit(&self.table, scope, Deed::done(AuditAction::ProviderSet).names(names))?;

@@ -3,7 +3,7 @@
 
 use crate::{StoreError, Table};
 use futures_util::future::try_join_all;
-use theazo_tenancy::{Mode, Operator, PlatformId, SessionId, WorkRef};
+use theazo_tenancy::{Mode, Operator, PlatformId, SessionId, TenantScope, WorkRef};
 
 /// Reading the work list.
 pub struct Work {
@@ -18,6 +18,8 @@ pub enum WorkItem {
     Agent(WorkRef),
     /// A terminated session whose secrets or agents may not be gone yet.
     Session(PlatformId, Mode, SessionId),
+    /// A configured provider, whose account may have what no agent owns.
+    Provider(PlatformId, Mode, String),
     /// A deleted platform of which more than its tombstone may be left.
     Platform(PlatformId),
 }
@@ -41,6 +43,14 @@ impl Work {
         self.table.delete(&self.operator.tenant(&work.platform, work.mode).work_key(&work.agent)).await
     }
 
+    /// Takes a provider off the list that is not configured any more.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn forget_provider(&self, scope: &TenantScope, provider: &str) -> Result<(), StoreError> {
+        self.table.delete(&scope.provider_work_key(provider)).await
+    }
+
     /// Everything on the list.
     ///
     /// # Errors
@@ -55,7 +65,14 @@ impl Work {
                 let (platform, mode, session) = self.operator.parse_session_work(sk)?;
                 Some(WorkItem::Session(platform, mode, session))
             };
-            agent.or_else(session).or_else(|| self.operator.parse_platform_work(sk).map(WorkItem::Platform))
+            let provider = || {
+                let (platform, mode, provider) = self.operator.parse_provider_work(sk)?;
+                Some(WorkItem::Provider(platform, mode, provider))
+            };
+            agent
+                .or_else(session)
+                .or_else(provider)
+                .or_else(|| self.operator.parse_platform_work(sk).map(WorkItem::Platform))
         });
         Ok(items.collect())
     }

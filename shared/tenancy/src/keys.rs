@@ -169,6 +169,13 @@ impl TableKey {
         )
     }
 
+    pub(crate) fn provider_work(platform: &PlatformId, mode: Mode, provider: &str) -> Self {
+        Self::new(
+            format!("work#{:x}", shard_of(platform.as_str())),
+            format!("provider#{platform}#{}#{provider}", mode.as_str()),
+        )
+    }
+
     fn platform_work(platform: &PlatformId) -> Self {
         Self::new(format!("work#{:x}", shard_of(platform.as_str())), format!("platform#{platform}"))
     }
@@ -267,6 +274,12 @@ impl Operator {
     pub fn parse_session_work(&self, sk: &str) -> Option<(PlatformId, Mode, SessionId)> {
         let (platform, mode, session) = split_work(sk, "session#")?;
         Some((platform, mode, SessionId::parse(session).ok()?))
+    }
+
+    /// The configured provider that a row of the work list names, if it names one.
+    pub fn parse_provider_work(&self, sk: &str) -> Option<(PlatformId, Mode, String)> {
+        let (platform, mode, provider) = split_work(sk, "provider#")?;
+        Some((platform, mode, provider.to_owned()))
     }
 }
 

@@ -139,6 +139,11 @@ impl TenantScope {
     pub fn session_work_key(&self, session: &SessionId) -> TableKey {
         TableKey::session_work(&self.platform, self.mode, session)
     }
+
+    /// The note that a provider of the platform's may have sandboxes that nobody owns.
+    pub fn provider_work_key(&self, provider: &str) -> TableKey {
+        TableKey::provider_work(&self.platform, self.mode, provider)
+    }
 }
 
 impl ReadScope {

@@ -31,6 +31,7 @@ impl OwnStack {
             listen: loopback,
             dynamodb_listen: loopback,
             docker,
+            e2b: Default::default(),
             key_cache,
             rate_limits: RateLimits::default(),
         };

@@ -110,12 +110,17 @@ impl Process {
     }
 
     /// Kills it if it still runs, and starts it again on the same folder.
-    pub async fn restart(mut self, log_level: &str) -> Self {
+    pub async fn restart(self, log_level: &str) -> Self {
+        self.restart_with(&[("RUST_LOG", log_level)]).await
+    }
+
+    /// The same with those variables.
+    pub async fn restart_with(mut self, variables: &[(&str, &str)]) -> Self {
         let _ = self.child.kill();
         let _ = self.child.wait();
         self.owns_folder = false;
         let before = self.output();
-        let next = Self::start_on(self.folder.clone(), log_level).await;
+        let next = Self::start_with(self.folder.clone(), variables).await;
         next.output.lock().unwrap().insert_str(0, &before);
         next
     }

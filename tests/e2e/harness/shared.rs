@@ -5,15 +5,18 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use theazo_e2b_emulator::{Controls, Emulator};
 use theazo_functions::agents::Sandboxes;
 use theazo_functions::deployment::{Capability, DockerEngine};
 use theazo_local::data_dir::DataDir;
 use theazo_local::{Stack, StackConfig};
 use theazo_providers::docker::{DockerConfig, DockerProvider};
+use theazo_providers::e2b::E2bEndpoints;
 use theazo_providers::{AgentRef, Provider};
 use theazo_setup::{ensure_agent_image, ensure_engine, ensure_firewall};
 use theazo_store::{Platforms, RateLimits};
 use theazo_tenancy::{Operator, PlatformId};
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 /// The machine's engine with the agent image, made ready as `cargo dev` does it.
@@ -47,12 +50,39 @@ pub fn has_firewall() -> bool {
     })
 }
 
+/// The E2B emulator that most tests share.
+pub struct E2bEmulator {
+    pub endpoints: E2bEndpoints,
+    pub controls: Controls,
+}
+
+/// The only API key that the shared emulator accepts.
+pub const E2B_KEY: &str = "e2b_00112233445566778899aabb";
+
+/// An emulator of E2B for as long as this process lives. Its sandboxes end with it.
+pub fn e2b_emulator() -> &'static E2bEmulator {
+    static EMULATOR: OnceLock<E2bEmulator> = OnceLock::new();
+    EMULATOR.get_or_init(|| {
+        on_own_runtime(async {
+            let folder = folder(std::process::id()).join("e2b");
+            std::fs::create_dir_all(&folder).expect("a folder for the E2B emulator");
+            let emulator = Emulator::new(&folder, Some(E2B_KEY));
+            let controls = emulator.controls();
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address for the E2B emulator");
+            let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+            tokio::spawn(emulator.serve(listener, std::future::pending()));
+            E2bEmulator { endpoints: E2bEndpoints { api: url.clone(), sandbox: url }, controls }
+        })
+    })
+}
+
 /// The stack that most tests share.
 pub fn stack() -> &'static Stack {
     static STACK: OnceLock<Stack> = OnceLock::new();
     STACK.get_or_init(|| {
         let engine = docker_engine().clone();
         has_firewall();
+        e2b_emulator();
         on_own_runtime(async {
             remove_leftovers(&engine).await;
             let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -61,6 +91,7 @@ pub fn stack() -> &'static Stack {
                 listen: loopback,
                 dynamodb_listen: loopback,
                 docker: Some(engine),
+                e2b: e2b_emulator().endpoints.clone(),
                 key_cache: None,
                 rate_limits: RateLimits::default(),
             };

@@ -287,7 +287,9 @@ impl Sandboxes {
         }
         if let Some(end) = end_run {
             let _ = end.send(true);
-            run.map(|run| run.room.close());
+            if let Some(run) = run {
+                run.room.close();
+            }
         }
         Ok(())
     }
@@ -307,7 +309,9 @@ impl Sandboxes {
                     sandbox.ends = ends;
                     if kept == Kept::Memory && !memory {
                         sandbox.end_run.take().map(|end| end.send(true));
-                        sandbox.run.take().map(|run| run.room.close());
+                        if let Some(run) = sandbox.run.take() {
+                            run.room.close();
+                        }
                     }
                     match &sandbox.run {
                         Some(run) => run.room.freeze(false),
@@ -384,7 +388,9 @@ impl Sandbox {
     fn close(self) {
         let Self { run, end_run, dir, .. } = self;
         end_run.map(|end| end.send(true));
-        run.map(|run| run.room.close());
+        if let Some(run) = run {
+            run.room.close();
+        }
         let _ = std::fs::remove_dir_all(&dir);
     }
 }

@@ -36,14 +36,14 @@ pub(super) fn describe(name: &str) -> Option<Operation> {
         "sessions-tokens-delete" => session("End all tokens of a session").gives_nothing(),
         "sessions-pause" => session("Pause a session with all its agents")
             .gives(200, component("Session"))
-            .refuses(&[Conflict, Provider]),
+            .refuses(&[Conflict, Provider, theazo_http::ErrorCode::NoProvidersAvailable]),
         "sessions-resume" => session("Resume a session with the agents that were paused with it")
             .gives(200, component("Session"))
             .refuses(&[Conflict, Provider, theazo_http::ErrorCode::SessionLimitExceeded, theazo_http::ErrorCode::NoProvidersAvailable, UnprocessableEntity]),
         "sessions-terminate" => session("End a session for good")
             .more("Ends its agents and removes its secrets. Idempotent.")
             .gives(200, component("Session"))
-            .refuses(&[Conflict, Provider]),
+            .refuses(&[Conflict, Provider, theazo_http::ErrorCode::NoProvidersAvailable]),
 
         "secrets-set" => secret("Set secrets of a session")
             .more("Merges with what is there, all or nothing.")

@@ -79,7 +79,20 @@ fn new_agent() -> Value {
     secrets["maxItems"] = 200.into();
     let schema = request(&[
         ("compute?", about(computes(), "`python` unless given.")),
-        ("provider?", providers()),
+        (
+            "provider?",
+            about(
+                providers(),
+                "The deployment's own Docker engine unless given; where there is none, what the platform has configured.",
+            ),
+        ),
+        (
+            "providerFallback?",
+            about(
+                json!({ "anyOf": [providers(), { "type": "array", "items": providers(), "maxItems": 3 }] }),
+                "Where to try next, in this order, when that provider fails or has no room.",
+            ),
+        ),
         ("timeout?", duration("1 hour", "24 hours")),
         ("costCap?", about(cost_cap, "At which it is paused.")),
         ("secrets?", about(secrets, "The names of those it boots with; all that it may have unless given.")),

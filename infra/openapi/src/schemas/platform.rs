@@ -87,8 +87,9 @@ fn provider() -> Value {
         ("provider", one_of(&["docker", "e2b", "fly", "simulated"])),
         ("source", about(one_of(&["deployment", "platform"]), "Whose it is.")),
         ("credentialRef?", about(text(), "The platform secret that holds its credential.")),
+        ("config?", answer(&[("template", nullable(about(text(), "The template that agents run in.")))])),
         ("updatedAt?", time()),
-        ("health", health),
+        ("health?", about(health, "Not asked for when a provider is being configured.")),
     ]);
     example(
         schema,
@@ -97,6 +98,11 @@ fn provider() -> Value {
 }
 
 fn provider_to_set() -> Value {
-    let schema = request(&[("credentialRef", pattern("^[A-Za-z_][A-Za-z0-9_]{0,127}$"))]);
+    let template =
+        about(pattern("^[A-Za-z0-9._/:-]{1,128}$"), "E2B only: the template that agents run in; `base` unless given.");
+    let schema = request(&[
+        ("credentialRef", pattern("^[A-Za-z_][A-Za-z0-9_]{0,127}$")),
+        ("config?", request(&[("template?", template)])),
+    ]);
     example(schema, json!({ "credentialRef": "E2B_API_KEY" }))
 }

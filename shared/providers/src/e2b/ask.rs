@@ -11,7 +11,7 @@ use std::time::Duration;
 use theazo_guest_protocol::{Refusal, Request, Response};
 
 /// The guest, for templates that are not ours.
-const GUEST: &str = include_str!("guest.py");
+const GUEST: &str = concat!(include_str!("guest_files.py"), include_str!("guest.py"));
 /// Where it lies in memory, in a directory that only root writes to.
 const GUEST_PATH: &str = "/run/theazo/guest.py";
 /// Where requests as root are put, and where those as the agent are.

@@ -9,11 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 const MOST: usize = 4096;
 
 /// By account and agent: nobody is given a sandbox that their own key has not opened.
+type Handles = HashMap<([u8; 32], String), Arc<Handle>>;
+
 #[derive(Default)]
-pub(super) struct Known(Mutex<HashMap<([u8; 32], String), Arc<Handle>>>);
+pub(super) struct Known(Mutex<Handles>);
 
 impl Known {
-    fn with<T>(&self, look: impl FnOnce(&mut HashMap<([u8; 32], String), Arc<Handle>>) -> T) -> T {
+    fn with<T>(&self, look: impl FnOnce(&mut Handles) -> T) -> T {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -98,6 +98,28 @@ impl Agents {
         self.apply(scope, id, step).await
     }
 
+    /// Notes that an agent that was to be paused cannot be, and runs on as before.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Contended`].
+    pub async fn cancel_pause(&self, scope: &TenantScope, id: &AgentId) -> Result<Agent, StoreError> {
+        let step = |before: &Agent| {
+            if before.intent != Some(Intent::Pausing) {
+                return Ok(None);
+            }
+            let mut after = before.clone();
+            (after.intent, after.paused_by, after.snapshot) = (None, None, None);
+            Ok(Some(Change {
+                after,
+                metered: Changes::default(),
+                deed: Some((AuditAction::AgentPause, AuditOutcome::Failed)),
+                token: None,
+                news: None,
+            }))
+        };
+        self.apply(scope, id, step).await
+    }
+
     /// Notes that an agent that was to be paused is stopped, with that many bytes of files. The copies of what it booted
     /// with go before that. Its place is given back and its run is booked.
     ///

@@ -6,9 +6,9 @@ use crate::root_keys::is_out_of_date;
 use crate::table::number;
 use crate::transaction::{Expression, Transaction, back_off};
 use crate::{KeyRing, StoreError, Table, now_ms};
-use futures_util::future::try_join3;
+use futures_util::future::{try_join, try_join3};
 use theazo_tenancy::TenantScope;
-use theazo_vault::RecordHeader;
+use theazo_vault::{RecordHeader, SecretValue};
 
 pub(crate) struct ProviderShield<'a> {
     pub(crate) table: &'a Table,
@@ -64,5 +64,41 @@ impl ProviderShield<'_> {
             .put(self.table, &names_key, &names, unchanged)?
             .check(self.table, &scope.platform_key(), same_key(&platform))
             .put_item(self.table, new.item(&value_key), Expression::default()))
+    }
+}
+
+/// Opens values that are credentials, and no others.
+pub(crate) struct CredentialAccess<'a> {
+    pub(crate) table: &'a Table,
+    pub(crate) keys: &'a KeyRing,
+}
+
+impl CredentialAccess<'_> {
+    /// The credential of that canonical name. What a rotation has sealed anew since it was read is read again.
+    pub(crate) async fn open(&self, scope: &TenantScope, name: &str) -> Result<SecretValue, StoreError> {
+        let mut outcome = self.open_once(scope, name).await;
+        for attempt in 0..OUT_OF_DATE_ATTEMPTS {
+            if !outcome.as_ref().is_err_and(is_out_of_date) {
+                break;
+            }
+            back_off(attempt).await;
+            outcome = self.open_once(scope, name).await;
+        }
+        outcome
+    }
+
+    async fn open_once(&self, scope: &TenantScope, name: &str) -> Result<SecretValue, StoreError> {
+        let target = SecretTarget::Platform;
+        let value_key = target.values(scope)?.row(name);
+        let (platform, value) = try_join(self.table.platform_row(scope), self.table.get_raw(&value_key)).await?;
+        let row = ValueRow::parse(value.ok_or(StoreError::Corrupt("a provider's credential is not there"))?)?;
+        if !row.provider {
+            return Err(StoreError::Corrupt("a provider's credential is an ordinary secret"));
+        }
+        if row.expires_at_ms.is_some_and(|at| at <= now_ms()) {
+            return Err(StoreError::Conflict("the provider's credential has expired"));
+        }
+        let key = self.keys.opening_key(&platform, RecordHeader::parse(&row.blob)?).await?;
+        Ok(theazo_vault::open(&key, &row.context(self.keys.deployment(), scope, &target), &row.blob)?)
     }
 }

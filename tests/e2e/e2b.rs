@@ -1,0 +1,168 @@
+//! Agents on E2B, by its emulator: the main job and what is around it, through the API.
+
+use crate::harness::{Client, E2B_KEY, Platform, e2b_emulator, make_canary, sha256, stack};
+use serde_json::{Value, json};
+use theazo_functions::reconcile::{Boots, reconcile};
+use theazo_tenancy::AgentId;
+
+/// A platform with an account at E2B.
+async fn with_e2b(name: &str) -> Platform {
+    let platform = Platform::make(name).await;
+    configure(&platform.client, E2B_KEY).await;
+    platform
+}
+
+async fn configure(client: &Client, key: &str) -> Value {
+    client.post("/v1/secrets", json!({ "E2B_API_KEY": key })).await.expect(204);
+    client.call("PUT", "/v1/providers/e2b", Some(&json!({ "credentialRef": "e2b_api_key" }))).await.expect(200)
+}
+
+fn on_e2b() -> Value {
+    json!({ "provider": "e2b" })
+}
+
+/// A management call as somebody with the account's key makes it.
+async fn manage(method: reqwest::Method, path: &str, body: Value) -> Value {
+    let url = format!("{}{path}", e2b_emulator().endpoints.api);
+    let call = reqwest::Client::new().request(method, url).header("x-api-key", E2B_KEY).json(&body);
+    let text = call.send().await.unwrap().text().await.unwrap();
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
+/// The ids of an agent's sandboxes, running or paused.
+async fn sandboxes_of(agent: &str) -> Vec<String> {
+    let listed =
+        manage(reqwest::Method::GET, &format!("/v2/sandboxes?metadata=theazo.agent%3D{agent}"), json!({})).await;
+    listed.as_array().unwrap().iter().map(|shown| shown["sandboxID"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn key_session_secret_agent_and_variable_on_e2b_and_nothing_shows_the_value_but_the_agent() {
+    let platform = with_e2b("e2b main job").await;
+    let client = &platform.client;
+    let session = client.session("user_123").await;
+    let (hubspot, changed) = (make_canary("hubspot"), make_canary("changed"));
+    client.set_secrets(&session, json!({ "hubspot_api_key": hubspot })).await;
+    let agent = client.boot(&session, on_e2b()).await;
+    let shown = client.get(&format!("/v1/agents/{agent}")).await.expect(200);
+    assert_eq!((&shown["provider"], &shown["status"]), (&json!("e2b"), &json!("ready")));
+
+    let seen = client.environment(&agent).await;
+    assert_eq!(seen["HUBSPOT_API_KEY"], (hubspot.len(), sha256(&hubspot)));
+    assert_eq!(seen["THEAZO_AGENT_ID"].1, sha256(&agent));
+    assert!(!seen.contains_key("E2B_API_KEY"), "the account's key is no agent's");
+    for (language, code) in [
+        ("node", "console.log(process.env.HUBSPOT_API_KEY.length)"),
+        ("bash", "echo ${#HUBSPOT_API_KEY}"),
+        ("bash", "python3 -c 'import os; print(len(os.environ[\"HUBSPOT_API_KEY\"]))'"),
+    ] {
+        assert_eq!(client.run(&agent, language, code).await.trim(), hubspot.len().to_string(), "{language}");
+    }
+    assert_eq!(client.run(&agent, "bash", "echo $HUBSPOT_API_KEY").await, "[secret:HUBSPOT_API_KEY]\n");
+
+    // Nobody could end it without the account.
+    let refused = client.delete("/v1/providers/e2b").await.expect_error(409, "conflict");
+    assert_eq!(refused["details"]["agents"], 1);
+
+    // Files, a pause, and the vault's values of now.
+    let file = json!({ "path": "/data/a b/ü.txt", "data": "kept" });
+    client.post(&format!("/v1/agents/{agent}/files"), file).await.expect(204);
+    let paused = client.call("POST", &format!("/v1/agents/{agent}/pause"), None).await.expect(200);
+    assert_eq!(paused["provider"], "e2b");
+    client.post(&format!("/v1/agents/{agent}/exec"), json!({ "language": "bash", "code": "true" })).await.expect(409);
+    client.set_secrets(&session, json!({ "hubspot_api_key": changed, "ADDED": "x" })).await;
+    client.call("POST", &format!("/v1/agents/{agent}/resume"), None).await.expect(200);
+    let seen = client.environment(&agent).await;
+    assert_eq!((&seen["HUBSPOT_API_KEY"].1, &seen["ADDED"].1), (&sha256(&changed), &sha256("x")));
+    let read = client.get(&format!("/v1/agents/{agent}/files/data/a%20b/%C3%BC.txt")).await.expect(200);
+    assert_eq!(read["data"], "kept");
+    client.delete(&format!("/v1/sessions/{session}/secrets/added")).await.expect(204);
+    client.call("POST", &format!("/v1/agents/{agent}/restart"), None).await.expect(200);
+    assert!(!client.environment(&agent).await.contains_key("ADDED"));
+    assert_eq!(sandboxes_of(&agent).await.len(), 1);
+
+    client.terminate(&session).await;
+    assert!(sandboxes_of(&agent).await.is_empty(), "nothing is left at E2B");
+    client.delete("/v1/providers/e2b").await.expect(204);
+    let records = e2b_emulator().controls.records();
+    let records = serde_json::to_string(&records).unwrap();
+    assert!(records.contains(&agent));
+    for value in [&hubspot, &changed] {
+        for look in [value.clone(), hex::encode(value.as_bytes())] {
+            assert!(!records.contains(&look), "E2B would have logged a value");
+        }
+    }
+}
+
+#[tokio::test]
+async fn e2b_is_refused_until_it_is_configured_and_a_fallback_takes_its_place() {
+    let platform = Platform::make("e2b unconfigured").await;
+    let client = &platform.client;
+    let session = client.session("u").await;
+    let agents = format!("/v1/sessions/{session}/agents");
+    let refused = client.post(&agents, on_e2b()).await.expect_error(503, "no_providers_available");
+    assert_eq!(refused["details"]["provider"], "e2b");
+    let fallback = json!({ "provider": "e2b", "providerFallback": ["docker"] });
+    let agent = client.post(&agents, fallback.clone()).await.expect(201);
+    assert_eq!(agent["provider"], "docker");
+
+    // An account whose key is refused: named by itself it is the provider's error, and with a fallback none.
+    let wrong = make_canary("wrong-key");
+    configure(client, &wrong).await;
+    let failed = client.post(&agents, on_e2b()).await;
+    assert!(!failed.text.contains(&wrong));
+    let failed = failed.expect_error(502, "provider_error");
+    assert_eq!(failed["details"], json!({ "provider": "e2b", "status": 401, "retryable": false }));
+    let agent = client.post(&agents, fallback).await.expect(201);
+    assert_eq!(agent["provider"], "docker");
+
+    // A new value of the credential is used at once.
+    client.post("/v1/secrets", json!({ "E2B_API_KEY": E2B_KEY })).await.expect(204);
+    let agent = client.boot(&session, json!({ "provider": "e2b", "providerFallback": "docker" })).await;
+    assert_eq!(client.get(&format!("/v1/agents/{agent}")).await.expect(200)["provider"], "e2b");
+    let listed = client.get("/v1/providers").await.expect(200);
+    let e2b = listed["data"].as_array().unwrap().iter().find(|entry| entry["provider"] == "e2b").unwrap().clone();
+    assert_eq!(e2b["health"]["healthy"], true, "{e2b}");
+    client.terminate(&session).await;
+    assert!(sandboxes_of(&agent).await.is_empty());
+}
+
+#[tokio::test]
+async fn reconciling_removes_what_no_agent_owns_at_e2b_and_ends_agents_whose_sandbox_is_gone() {
+    let platform = with_e2b("e2b reconcile").await;
+    let client = &platform.client;
+    let session = client.session("u").await;
+    let (kept, lost) = (client.boot(&session, on_e2b()).await, client.boot(&session, on_e2b()).await);
+    let orphan = AgentId::make().to_string();
+    let make = |agent: &str, deployment: &str| {
+        let body =
+            json!({ "templateID": "base", "metadata": { "theazo.deployment": deployment, "theazo.agent": agent } });
+        manage(reqwest::Method::POST, "/v2/sandboxes", body)
+    };
+    let deployment = stack().deployment().config().name.clone();
+    make(&orphan, &deployment).await;
+    let stranger = AgentId::make().to_string();
+    make(&stranger, "another deployment").await;
+    let gone = sandboxes_of(&lost).await.remove(0);
+    manage(reqwest::Method::DELETE, &format!("/sandboxes/{gone}"), json!({})).await;
+
+    reconcile(stack().deployment(), Boots::UnderWay).await.unwrap();
+    assert!(sandboxes_of(&orphan).await.is_empty(), "the orphan is removed");
+    assert_eq!(sandboxes_of(&stranger).await.len(), 1, "another deployment's sandbox is left alone");
+    assert_eq!(client.get(&format!("/v1/agents/{lost}")).await.expect(200)["status"], "failed");
+    assert_eq!(client.run(&kept, "bash", "echo alive").await, "alive\n");
+    client.terminate(&session).await;
+    let left = sandboxes_of(&stranger).await.remove(0);
+    manage(reqwest::Method::DELETE, &format!("/sandboxes/{left}"), json!({})).await;
+}
+
+#[tokio::test]
+async fn test_keys_may_name_e2b_and_nothing_leaves_the_service() {
+    let platform = with_e2b("e2b test key").await;
+    let client = platform.client.with_key(Some(&platform.test_key));
+    let session = client.session("u").await;
+    let agent = client.post(&format!("/v1/sessions/{session}/agents"), on_e2b()).await.expect(201);
+    assert_eq!(agent["provider"], "simulated");
+    assert!(sandboxes_of(agent["id"].as_str().unwrap()).await.is_empty());
+    client.terminate(&session).await;
+}
