@@ -1,6 +1,7 @@
 //! A deployment, and the capabilities that endpoints are handed from it.
 
 use crate::agents::{E2b, Sandboxes};
+use http::HeaderValue;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +54,8 @@ pub struct DeploymentConfig {
     pub streams: StreamLimits,
     /// What an hour of running costs.
     pub prices: Prices,
+    /// The origin whose pages may read answers in a browser, or `*`. The gateway answers what browsers ask beforehand.
+    pub cors_origin: Option<HeaderValue>,
 }
 
 /// A Docker engine that belongs to the deployment.
@@ -82,6 +85,9 @@ pub enum ConfigError {
     /// It should be the ARN of a KMS key.
     #[error("{0} is not the ARN of a KMS key (an alias or a bare id is none)")]
     NotAKeyArn(&'static str),
+    /// It should be an origin.
+    #[error("{0} is not an origin")]
+    NotAnOrigin(&'static str),
     /// The price table cannot be used.
     #[error("{PRICES} {0}")]
     Prices(#[from] PriceError),
@@ -117,9 +123,27 @@ pub const CREDENTIAL_KEY: &str = "THEAZO_CREDENTIAL_KEY";
 const KEY_RATE: &str = "THEAZO_KEY_REQUESTS_PER_SECOND";
 const TOKEN_RATE: &str = "THEAZO_TOKEN_REQUESTS_PER_SECOND";
 const PRICES: &str = "THEAZO_PRICES";
+const CORS_ORIGIN: &str = "THEAZO_CORS_ORIGIN";
 const KEY_CACHE_SECONDS: &str = "THEAZO_KEY_CACHE_SECONDS";
 const LOG_RETENTION: &str = "THEAZO_LOG_RETENTION_DAYS";
 const AUDIT_DAYS: &str = "THEAZO_AUDIT_RETENTION_DAYS";
+
+/// All variables that a function reads, those of an engine of the machine's own apart: deployments have none.
+pub const VARIABLES: [&str; 13] = [
+    NAME,
+    TABLE,
+    LEDGER,
+    KMS_KEY,
+    AGENT_ENDPOINT,
+    CREDENTIAL_KEY,
+    KEY_RATE,
+    TOKEN_RATE,
+    PRICES,
+    CORS_ORIGIN,
+    KEY_CACHE_SECONDS,
+    LOG_RETENTION,
+    AUDIT_DAYS,
+];
 
 /// Ten years; of log entries as well.
 const MAX_AUDIT_DAYS: u32 = 3653;
@@ -146,6 +170,21 @@ pub fn audit_days_from_env() -> Result<u32, ConfigError> {
 /// [`ConfigError::NotANumber`]; [`ConfigError::OutOfRange`].
 pub fn log_retention_from_env() -> Result<u32, ConfigError> {
     log_retention(&of_process)
+}
+
+/// The origin whose pages may read answers in a browser, as the environment says.
+///
+/// # Errors
+/// [`ConfigError::NotAnOrigin`].
+pub fn cors_origin_from_env() -> Result<Option<HeaderValue>, ConfigError> {
+    cors_origin(&of_process)
+}
+
+fn cors_origin(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<HeaderValue>, ConfigError> {
+    let Some(text) = variable(CORS_ORIGIN) else { return Ok(None) };
+    let is_origin = text.starts_with("http://") || text.starts_with("https://");
+    let value = HeaderValue::from_str(&text).ok().filter(|_| is_origin || text == "*");
+    value.map(Some).ok_or(ConfigError::NotAnOrigin(CORS_ORIGIN))
 }
 
 fn log_retention(variable: &dyn Fn(&str) -> Option<String>) -> Result<u32, ConfigError> {
@@ -216,7 +255,11 @@ impl DeploymentConfig {
         Self::read(&of_process)
     }
 
-    fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+    /// Reads the same variables from wherever they are.
+    ///
+    /// # Errors
+    /// As [`DeploymentConfig::from_env`].
+    pub fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let get = |name| variable(name).ok_or(ConfigError::Missing(name));
         let docker = match variable(DOCKER_ENDPOINT) {
             Some(endpoint) => Some(DockerEngine { endpoint: Endpoint::parse(&endpoint)?, image: get(DOCKER_IMAGE)? }),
@@ -248,6 +291,7 @@ impl DeploymentConfig {
             log_retention_days,
             streams,
             prices: prices(variable)?,
+            cors_origin: cors_origin(variable)?,
         })
     }
 
@@ -270,6 +314,9 @@ impl DeploymentConfig {
         }
         if self.prices != Prices::default() {
             variables.push((PRICES, self.prices.to_json()));
+        }
+        if let Some(origin) = self.cors_origin.as_ref().and_then(|origin| origin.to_str().ok()) {
+            variables.push((CORS_ORIGIN, origin.to_owned()));
         }
         if let Some(ledger) = &self.ledger {
             variables.push((LEDGER, ledger.clone()));
@@ -452,6 +499,7 @@ mod tests {
     #[test]
     fn what_is_not_said_is_as_usual_and_what_is_said_is_handed_on_whole() {
         let usual = configured(&[]).unwrap();
+        let prices = Prices::parse(r#"{"simulated": {"standard": 1}}"#).unwrap().to_json();
         assert_eq!((usual.ledger, usual.audit_days, usual.key_cache), (None, 400, Duration::from_secs(600)));
         let said = [
             (LEDGER, "the-ledger-there-was"),
@@ -465,6 +513,8 @@ mod tests {
             (AGENT_ENDPOINT, "https://api.example.com"),
             (E2B_API, "http://127.0.0.1:1"),
             (E2B_SANDBOX, "http://127.0.0.1:2"),
+            (PRICES, &prices),
+            (CORS_ORIGIN, "https://app.example.com"),
         ];
         let config = configured(&said).unwrap();
         assert_eq!(config.ledger.as_deref(), Some("the-ledger-there-was"));
@@ -473,6 +523,11 @@ mod tests {
         let mut expected = said.to_vec();
         expected.extend([(NAME, "prod"), (TABLE, "data"), (KMS_KEY, ARN), (CREDENTIAL_KEY, SEALING)]);
         expected.sort_unstable();
+        let mut names: Vec<_> = handed_on.iter().map(|(name, _)| *name).collect();
+        names.retain(|name| !name.starts_with("THEAZO_DOCKER_"));
+        let mut known = VARIABLES;
+        known.sort_unstable();
+        assert_eq!(names, known);
         assert_eq!(handed_on, expected.into_iter().map(|(name, value)| (name, value.to_owned())).collect::<Vec<_>>());
     }
 
@@ -480,6 +535,10 @@ mod tests {
     fn an_alias_is_no_key_and_a_retention_has_bounds() {
         let alias = "arn:aws:kms:us-east-1:111122223333:alias/theazo";
         assert!(matches!(configured(&[(KMS_KEY, alias)]), Err(ConfigError::NotAKeyArn(KMS_KEY))));
+        for bad in ["", "none", "example.com", "null", "https://a\n"] {
+            let refused = configured(&[(CORS_ORIGIN, bad)]);
+            assert!(matches!(refused, Err(ConfigError::NotAnOrigin(CORS_ORIGIN))), "{bad}");
+        }
         for bad in ["0", "3654"] {
             assert!(matches!(configured(&[(AUDIT_DAYS, bad)]), Err(ConfigError::OutOfRange(AUDIT_DAYS))), "{bad}");
         }

@@ -225,6 +225,10 @@ impl Run {
                 }
             }
         }
+        if outcome.orphans > 0 {
+            // The deployment's alarm counts these lines.
+            tracing::warn!(orphans = outcome.orphans, "orphans were removed");
+        }
         Ok(running)
     }
 

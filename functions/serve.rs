@@ -12,6 +12,9 @@ use theazo_store::{RoundTrips, count_round_trips};
 use theazo_tenancy::RequestId;
 use tracing::Instrument;
 
+/// What pages of the deployment's origin may read of an answer besides its body.
+const EXPOSED: http::HeaderValue = http::HeaderValue::from_static("x-request-id, retry-after");
+
 /// A request as it came in.
 pub struct Incoming {
     /// The HTTP method.
@@ -79,7 +82,13 @@ pub async fn serve(
     }
     .instrument(span)
     .await;
-    (outcome.into_response(id.as_str()), trips)
+    let mut response = outcome.into_response(id.as_str());
+    if let Some(origin) = &deployment.config().cors_origin {
+        let headers = response.headers_mut();
+        headers.insert(http::header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        headers.insert(http::header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    }
+    (response, trips)
 }
 
 fn find(routes: &[&'static Route], incoming: &Incoming) -> Option<(&'static Route, theazo_http::Params)> {

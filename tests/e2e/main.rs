@@ -14,6 +14,7 @@
 mod harness;
 
 mod audit;
+mod bootstraps;
 mod breach_table;
 mod breaches;
 mod breaches_host;
@@ -42,6 +43,7 @@ mod main_job;
 mod masking;
 mod matrix;
 mod pausing;
+mod permissions;
 mod process;
 mod providers;
 mod refusals;

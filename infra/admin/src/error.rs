@@ -3,6 +3,7 @@
 use crate::target::Target;
 use std::path::PathBuf;
 use std::time::Duration;
+use theazo_functions::deployment::ConfigError;
 use theazo_store::StoreError;
 use theazo_tenancy::PlatformId;
 
@@ -12,6 +13,15 @@ pub(crate) enum AdminError {
     /// The platform that was named is not in the table.
     #[error("there is no platform {0}; `cargo admin platform list` shows which there are")]
     UnknownPlatform(PlatformId),
+    /// The deployment's variables are incomplete.
+    #[error("{0}: say it as the functions have it, or name a local stack's data folder with --data-dir")]
+    Config(#[from] ConfigError),
+    /// Something is not as it should be.
+    #[error("{0} of what was looked at is not as it should be")]
+    Unwell(usize),
+    /// A run of reconciling failed as a whole.
+    #[error("the work list cannot be read: is the table there, and does it answer? `cargo admin doctor` looks")]
+    NotReconciled,
     /// The answer could not be written, by which a key may be lost.
     #[error("the answer cannot be written: {0}")]
     Output(#[from] std::io::Error),

@@ -3,10 +3,12 @@
 //! A file per noun; `target` says which table is meant, `vault` which key service and key, `output` writes answers, `error` says what went wrong. The
 //! exit status is 0 when it was done, 1 when it failed, and 2 when the command line cannot be understood.
 
+mod doctor;
 mod error;
 mod key;
 mod output;
 mod platform;
+mod reconcile;
 mod restore;
 mod root_key;
 mod target;
@@ -50,6 +52,10 @@ enum Noun {
     Restore(restore::Verb),
     /// The deployment's root key, which everything is sealed under in the end.
     RootKey(root_key::RootKey),
+    /// What the schedule does every minute.
+    Reconcile(reconcile::Reconcile),
+    /// Looks whether tables, backups, keys, clock and providers are as they should be; exits with 1 when one is not.
+    Doctor(doctor::Doctor),
 }
 
 impl Noun {
@@ -59,7 +65,8 @@ impl Noun {
             Self::RootKey(root_key::RootKey { verb: root_key::Verb::Rotate, .. }) => None,
             Self::RootKey(_) | Self::Restore(_) => Some(LONG_TIMEOUT),
             Self::Platform(platform::Verb::Delete { .. } | platform::Verb::RotateKey { .. }) => Some(LONG_TIMEOUT),
-            Self::Platform(_) | Self::Key(_) => Some(TIMEOUT),
+            Self::Reconcile(_) => Some(LONG_TIMEOUT),
+            Self::Platform(_) | Self::Key(_) | Self::Doctor(_) => Some(TIMEOUT),
         }
     }
 }
@@ -87,5 +94,7 @@ async fn run(cli: &Cli) -> Result<(), AdminError> {
         Noun::Key(verb) => key::run(verb, table, &cli.output).await,
         Noun::Restore(verb) => restore::run(verb, table, &cli.output).await,
         Noun::RootKey(command) => command.run(&cli.target, &cli.output).await,
+        Noun::Reconcile(command) => command.run(&cli.target, &cli.output).await,
+        Noun::Doctor(command) => command.run(&cli.target, &cli.output).await,
     }
 }

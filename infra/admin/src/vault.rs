@@ -6,6 +6,7 @@ use crate::error::AdminError;
 use crate::target::{Target, endpoint};
 use clap::Args;
 use std::time::Duration;
+use theazo_functions::deployment::{Deployment, DeploymentConfig};
 use theazo_store::{Aws, AwsEndpoints, KeyRing, KeyRingConfig, Table, is_kms_key_arn};
 use theazo_tenancy::Operator;
 
@@ -65,6 +66,29 @@ impl VaultArgs {
         let table = target.table_of(&aws);
         let keys = KeyRing::new(&aws, table.clone(), config, &operator());
         Ok(Vault { table, keys })
+    }
+}
+
+impl VaultArgs {
+    /// The whole deployment, as its functions have it: what is not said here or in the environment is as the local stack
+    /// has it, or as it usually is.
+    pub(crate) async fn deployment(&self, target: &Target) -> Result<Deployment, AdminError> {
+        let found = target.of_stack();
+        let given = |name: &str| match name {
+            "THEAZO_TABLE" => Some(target.table_name().to_owned()),
+            "THEAZO_DEPLOYMENT" => self.deployment.clone(),
+            "THEAZO_KMS_KEY_ARN" => self.kms_key.clone(),
+            "THEAZO_KEY_CACHE_SECONDS" => self.cache_seconds.map(|seconds| seconds.to_string()),
+            _ => std::env::var(name).ok(),
+        };
+        let config = DeploymentConfig::read(&|name| given(name).or_else(|| found.get(name).cloned()))?;
+        let aws = if target.is_aws() {
+            Aws::from_env().await
+        } else {
+            let kms = self.kms_endpoint.clone().or_else(|| found.get("AWS_ENDPOINT_URL_KMS").cloned());
+            Aws::local(&AwsEndpoints { dynamodb: target.endpoint_or_default().to_owned(), kms })
+        };
+        Ok(Deployment::new(&aws, config)?)
     }
 }
 

@@ -277,3 +277,55 @@ async fn aws_is_reached_as_the_usual_variables_say_and_only_when_asked() {
     assert!(!stderr(&output).contains("cargo dev"));
     local.stop().await;
 }
+
+#[tokio::test]
+async fn doctor_has_a_line_for_each_thing_and_fails_when_one_is_wrong() {
+    let local = Local::start().await;
+    let folder = local.folder.to_str().unwrap();
+    let found = local.json(&["doctor", "--data-dir", folder]).await;
+    let verdict = |found: &Value, what: &str| {
+        let lines = found.as_array().unwrap();
+        lines.iter().find(|line| line["what"] == what).unwrap_or_else(|| panic!("{what}: {found}"))["verdict"].clone()
+    };
+    for what in ["table theazo", "expiry of theazo", "table theazo-ledger", "clock", "root key", "rotation"] {
+        assert_eq!(verdict(&found, what), "good", "{found}");
+    }
+    assert_eq!(verdict(&found, "backups of theazo"), "unknown");
+
+    // A ledger that is gone, and a root key that does not open.
+    let url = local.stack().dynamodb_url();
+    let table = |operation: &'static str, body: Value| {
+        reqwest::Client::new()
+            .post(&url)
+            .header("x-amz-target", format!("DynamoDB_20120810.{operation}"))
+            .header("content-type", "application/x-amz-json-1.0")
+            .header("authorization", "AWS4-HMAC-SHA256 Credential=local/20260101/us-east-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0")
+            .header("x-amz-date", "20260101T000000Z")
+            .body(body.to_string())
+            .send()
+    };
+    let deleted = table("DeleteTable", serde_json::json!({ "TableName": "theazo-ledger" })).await.unwrap();
+    assert!(deleted.status().is_success(), "{deleted:?}");
+    let key = serde_json::json!({ "pk": { "S": "root" }, "sk": { "S": "active" } });
+    let removed = table("DeleteItem", serde_json::json!({ "TableName": "theazo", "Key": key })).await.unwrap();
+    assert!(removed.status().is_success(), "{removed:?}");
+    let output = local.admin(&["doctor", "--data-dir", folder, "--json"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((verdict(&found, "tables"), verdict(&found, "root key")), ("bad".into(), "bad".into()), "{found}");
+    assert!(stderr(&output).contains("not as it should be"), "{}", stderr(&output));
+    local.stop().await;
+}
+
+#[tokio::test]
+async fn reconciling_can_be_asked_for_and_says_what_it_did() {
+    let local = Local::start().await;
+    let folder = local.folder.to_str().unwrap();
+    let told = local.json(&["reconcile", "now", "--data-dir", folder]).await;
+    assert_eq!((&told["orphans"], &told["postponed"]), (&0.into(), &0.into()), "{told}");
+    // Without the stack's folder it is not known which deployment is meant.
+    let output = local.admin(&["reconcile", "now", "--data-dir", "/nowhere"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("THEAZO_DEPLOYMENT"), "{}", stderr(&output));
+    local.stop().await;
+}

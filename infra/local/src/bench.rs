@@ -1,6 +1,7 @@
 //! `cargo dev bench`: what Theazo's own work costs, each figure beside a baseline that was measured in the same run,
 //! in turns with it, so that whatever else the machine does weighs on both.
 
+pub mod cold_start;
 pub mod vault;
 mod world;
 
@@ -48,6 +49,8 @@ pub enum Unit {
     MegabytesPerSecond,
     /// Milliseconds for one.
     Milliseconds,
+    /// 10^6 bytes of one.
+    Megabytes,
     /// Calls for one.
     Calls,
 }
@@ -58,6 +61,7 @@ impl Unit {
             Self::PerSecond => "1/s",
             Self::MegabytesPerSecond => "MB/s",
             Self::Milliseconds => "ms",
+            Self::Megabytes => "MB",
             Self::Calls => "calls",
         }
     }
@@ -153,13 +157,14 @@ impl Report {
             lines.push(cells.iter().zip(WIDTHS).map(|(text, width)| format!("{text:>width$}")).collect());
         }
         lines.push(String::new());
-        lines.extend(self.rows.iter().map(|row| format!("{:>10}  {}", row.name, row.what)));
+        let told = self.rows.iter().filter(|row| !row.what.is_empty());
+        lines.extend(told.map(|row| format!("{:>10}  {}", row.name, row.what)));
         lines.push("\nThe baseline is shown as its median. The ratio compares medians; smaller is better.".into());
         lines
     }
 }
 
-const WIDTHS: [usize; 8] = [10, 7, 12, 12, 12, 6, 12, 9];
+const WIDTHS: [usize; 8] = [24, 7, 12, 12, 12, 6, 12, 9];
 
 /// Three digits or more that mean something, without an exponent.
 fn number(figure: f64) -> String {

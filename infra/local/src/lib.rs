@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod data_dir;
 mod door;
+pub mod lambda;
 pub mod quickstart;
 mod server;
 mod stack;

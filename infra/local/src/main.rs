@@ -2,12 +2,13 @@
 
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use theazo_functions::deployment::{DockerEngine, e2b_from_env, rate_limits_from_env};
 use theazo_http::{LogFormat, init_logging};
+use theazo_local::quickstart::{self, On, Through};
 use theazo_local::terminal::{TerminalProgress, interrupted, say};
-use theazo_local::{Stack, StackConfig, bench, quickstart};
+use theazo_local::{Stack, StackConfig, bench};
 use theazo_setup::{SetupError, ensure_agent_image, ensure_engine, ensure_firewall};
 
 /// Theazo on this machine.
@@ -28,6 +29,10 @@ enum Command {
         #[arg(long, default_value = "docker")]
         provider: quickstart::On,
     },
+    /// The same through each endpoint's own Lambda binary, under `cargo lambda watch`.
+    Lambda,
+    /// Brings what is made from the route table up to date: the deployment template and the router of `cargo lambda watch`.
+    Template,
     /// Measures Theazo's own work beside a baseline, in one run. For figures that mean something: `cargo dev-release bench`.
     #[command(subcommand)]
     Bench(Bench),
@@ -52,6 +57,20 @@ enum EmulatorOf {
 enum Bench {
     /// Sealing, opening, a session's secrets as an agent gets them, and masking.
     Vault {
+        /// Also write the figures to this file.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// What the start of each function's release binary takes, and its size, beside a function that does nothing.
+    ///
+    /// Measures the binaries that are in a folder: of `cargo lambda build --release`, unless told otherwise.
+    ColdStart {
+        /// Where the binaries are.
+        #[arg(long, default_value = "target/lambda")]
+        folder: PathBuf,
+        /// Functions to measure; otherwise all that are there.
+        #[arg(long)]
+        only: Vec<String>,
         /// Also write the figures to this file.
         #[arg(long)]
         json: Option<PathBuf>,
@@ -84,9 +103,12 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
-        Some(Command::Quickstart { provider }) => quickstart::run(provider).await,
+        Some(Command::Quickstart { provider }) => quickstart::run(provider, Through::Server).await,
+        Some(Command::Lambda) => quickstart::run(On::Docker, Through::LambdaWatch).await,
+        Some(Command::Template) => update_template(),
         Some(Command::Bench(Bench::Vault { json })) => measure_vault(json).await,
         Some(Command::Openapi) => write_openapi(),
+        Some(Command::Bench(Bench::ColdStart { folder, only, json })) => measure_starts(&folder, &only, json).await,
         Some(Command::Emulator(EmulatorOf::E2b { listen })) => emulate_e2b(listen).await,
         None => serve(cli.run).await,
     };
@@ -97,6 +119,17 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn update_template() -> Result<(), Failure> {
+    let changed = theazo_deploy::update()?;
+    if changed.is_empty() {
+        say("All of it is up to date.");
+    }
+    for path in changed {
+        say(&format!("wrote {}", path.display()));
+    }
+    Ok(())
 }
 
 async fn measure_vault(json: Option<PathBuf>) -> Result<(), Failure> {
@@ -121,6 +154,19 @@ async fn emulate_e2b(listen: SocketAddr) -> Result<(), Failure> {
         "What the real service would have logged: {url}/_emulator/records\nCtrl-C ends it, and every sandbox."
     ));
     theazo_e2b_emulator::Emulator::new(folder.path(), None).serve(listener, interrupted()).await?;
+    Ok(())
+}
+
+async fn measure_starts(folder: &Path, only: &[String], json: Option<PathBuf>) -> Result<(), Failure> {
+    let report = bench::cold_start::run(folder, only, bench::cold_start::STARTS).await?;
+    report.publish(json.as_deref())?;
+    let over = bench::cold_start::over_the_aim(&report);
+    say(if over.is_empty() {
+        "\nAll are within the aim."
+    } else {
+        "\nAbove the aim of 1.3 times the time and 1.5 times the memory:"
+    });
+    over.iter().for_each(|line| say(&format!("    {line}")));
     Ok(())
 }
 

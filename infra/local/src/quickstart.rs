@@ -3,6 +3,7 @@
 mod client;
 mod story;
 
+use crate::lambda::watch::Watch;
 use crate::terminal::{TerminalProgress, interrupted, say};
 use crate::{Stack, StackConfig};
 use std::net::SocketAddr;
@@ -29,11 +30,20 @@ pub enum On {
     E2b,
 }
 
+/// What the calls of the story go through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Through {
+    /// The local server.
+    Server,
+    /// `cargo lambda watch`, and so each endpoint's own Lambda binary.
+    LambdaWatch,
+}
+
 /// Sets everything up, runs the story against a stack of its own with a throw-away folder, and takes it down again.
 ///
 /// # Errors
 /// The first step that did not hold, or that it was interrupted.
-pub async fn run(on: On) -> Result<(), Failure> {
+pub async fn run(on: On, through: Through) -> Result<(), Failure> {
     say("Theazo quickstart: from an API key to an agent that sees its secrets\n");
     say(" 0  Setting up");
     let folder = Throwaway::make();
@@ -66,7 +76,17 @@ pub async fn run(on: On) -> Result<(), Failure> {
     })
     .await?;
     say(&format!("    the API listens on {}/v1, its state is thrown away at the end", stack.base_url()));
-    let told = story::tell(&stack, stopping, e2b.as_ref()).await;
+    let told = match through {
+        Through::Server => story::tell(&stack, stack.base_url(), stopping, e2b.as_ref()).await,
+        Through::LambdaWatch => match Watch::start(&stack).await {
+            Ok(watch) => {
+                let told = story::tell(&stack, watch.base_url(), stopping, e2b.as_ref()).await;
+                watch.stop().await;
+                told
+            }
+            Err(error) => Err(error),
+        },
+    };
     // Whatever held or did not, nothing of a quickstart stays on the engine.
     story::clean_up(&stack).await;
     stack.stop().await;

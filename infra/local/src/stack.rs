@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_functions::deployment::{
-    ConfigError, Deployment, DeploymentConfig, DockerEngine, audit_days_from_env, key_cache_from_env,
-    log_retention_from_env, prices_from_env,
+    ConfigError, Deployment, DeploymentConfig, DockerEngine, audit_days_from_env, cors_origin_from_env,
+    key_cache_from_env, log_retention_from_env, prices_from_env,
 };
 use theazo_functions::reconcile::{Boots, Outcome, reconcile};
 use theazo_functions::routes::ROUTES;
@@ -186,6 +186,7 @@ impl Stack {
             log_retention_days: log_retention_from_env()?,
             streams: StreamLimits::default(),
             prices: prices_from_env()?,
+            cors_origin: cors_origin_from_env()?,
         };
         let deployment = Arc::new(Deployment::new(&aws, config_of)?);
         deployment.table().ensure_exists().await?;

@@ -16,6 +16,7 @@ mod counters;
 mod credentials;
 mod deletion;
 mod error;
+mod health;
 mod ledger;
 mod limits;
 mod logs;
@@ -53,6 +54,7 @@ pub use counters::Counters;
 pub use credentials::{Admission, Credentials, RateLimits};
 pub use deletion::{DeletionState, PlatformDeletion};
 pub use error::{KmsFailure, StoreError};
+pub use health::TableHealth;
 pub use ledger::Deleted;
 pub use limits::{CostPeriod, Currency, Figures, LimitChanges, Limits, MaxCost, MaxDuration, PeriodCosts, Reached};
 pub use logs::{

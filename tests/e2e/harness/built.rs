@@ -4,8 +4,23 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// What [`built`] has: three endpoints and the scheduled functions as Lambda functions, and the operator's command line.
-const NAMES: [&str; 6] = ["secrets-list", "secrets-set", "sessions-by-user", "reconcile", "upkeep", "theazo-admin"];
+/// The functions that [`built`] has in any case: those of the main job, one that streams, and the scheduled ones.
+pub const FUNCTIONS: [&str; 9] = [
+    "sessions-by-user",
+    "secrets-set",
+    "secrets-list",
+    "agents-create",
+    "agents-exec",
+    "sessions-terminate",
+    "logs-stream",
+    "reconcile",
+    "upkeep",
+];
+
+/// Whether all functions are to be built and run, which takes long.
+pub fn takes_all_functions() -> bool {
+    std::env::var_os("THEAZO_ALL_FUNCTIONS").is_some()
+}
 
 /// The workspace's folder.
 pub fn workspace() -> PathBuf {
@@ -26,7 +41,13 @@ pub fn built() -> &'static Path {
         };
         let mut command = Command::new("cargo");
         command.args(["build", "--workspace", "--examples", "--profile", profile, "--target-dir"]);
-        command.arg(folder.parent().unwrap()).args(NAMES.iter().flat_map(|name| ["--bin", name]));
+        command.arg(folder.parent().unwrap());
+        if takes_all_functions() {
+            command.arg("--bins");
+        } else {
+            let names = FUNCTIONS.iter().chain(&["theazo-admin"]);
+            command.args(names.flat_map(|name| ["--bin", name]));
+        }
         // `cargo test` describes the package under test in variables that build scripts watch; they would run again.
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();

@@ -13,7 +13,7 @@ mod shared;
 mod table;
 mod tap;
 
-pub use built::{built, workspace};
+pub use built::{FUNCTIONS, built, takes_all_functions, workspace};
 pub use client::{Answer, Client};
 pub use encodings::Canary;
 pub use engine::{CommandLines, Events, commit_and_search, container_name, docker, engine_records, run_as_root};

@@ -65,9 +65,14 @@ async fn configure_e2b(client: &Client, key: &str) -> Result<(), Failure> {
     ensure(listed["data"][0]["health"]["healthy"] == true, "E2B accepts the key; no agent will ever be given it")
 }
 
-pub(super) async fn tell(stack: &Stack, stopping: Arc<AtomicBool>, e2b: Option<&E2b>) -> Result<(), Failure> {
+pub(super) async fn tell(
+    stack: &Stack,
+    base: String,
+    stopping: Arc<AtomicBool>,
+    e2b: Option<&E2b>,
+) -> Result<(), Failure> {
     let key = stack.data_dir().read("api-key")?.ok_or("the stack has written no key")?;
-    let client = Client::new(stack.base_url(), key, stopping);
+    let client = Client::new(base, key, stopping);
 
     if let Some(e2b) = e2b {
         configure_e2b(&client, &e2b.key).await?;

@@ -1,0 +1,57 @@
+//! Reconciling at once, instead of waiting for the schedule.
+
+use crate::error::AdminError;
+use crate::output::{Output, Show};
+use crate::target::Target;
+use crate::vault::VaultArgs;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use theazo_functions::reconcile::{Boots, Outcome, reconcile};
+
+#[derive(Args)]
+pub(crate) struct Reconcile {
+    #[command(flatten)]
+    vault: VaultArgs,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Finishes what was interrupted, ends what outlived its time, removes what nobody owns: once, now.
+    ///
+    /// The schedule does the same every minute; both at once is safe.
+    Now,
+}
+
+/// What `now` answers: what was done, by kind.
+struct Reconciled {
+    outcome: Outcome,
+    shown: Vec<(String, String)>,
+}
+
+impl Serialize for Reconciled {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.outcome.serialize(serializer)
+    }
+}
+
+impl Reconcile {
+    pub(crate) async fn run(&self, target: &Target, output: &Output) -> Result<(), AdminError> {
+        let Verb::Now = self.verb;
+        let deployment = self.vault.deployment(target).await?;
+        let outcome = reconcile(&deployment, Boots::UnderWay).await.map_err(|_| AdminError::NotReconciled)?;
+        let counts = serde_json::to_value(outcome).unwrap_or_default();
+        let shown = counts.as_object().into_iter().flatten().map(|(what, count)| (what.clone(), count.to_string()));
+        output.show(&Reconciled { outcome, shown: shown.collect() })?;
+        Ok(())
+    }
+}
+
+impl Show for Reconciled {
+    const HEADER: &'static [&'static str] = &["WHAT", "HOW MANY"];
+
+    fn rows(&self) -> Vec<Vec<&str>> {
+        self.shown.iter().map(|(what, count)| vec![&**what, &**count]).collect()
+    }
+}

@@ -1,0 +1,154 @@
+//! One function's resources: itself, its role and its log.
+
+use crate::counted::filters;
+use crate::permissions::Permissions;
+use crate::role::{indented, statements};
+use std::fmt::Write;
+use theazo_functions::deployment::CapabilityName;
+use theazo_functions::routes::{ROUTES, Route};
+use theazo_functions::schedule::SCHEDULED;
+use theazo_http::RouteInfo;
+
+/// Seconds within which the gateway wants a buffered answer.
+const BUFFERED_TIMEOUT_S: u32 = 29;
+/// Seconds for which a function may stream: the gateway's own limit.
+const STREAM_TIMEOUT_S: u32 = 900;
+/// Seconds of a scheduled run. A run bounds itself earlier.
+const SCHEDULED_TIMEOUT_S: u32 = 120;
+
+/// What the template knows of a function.
+pub(crate) struct Function {
+    /// Its binary, and what it is called after the deployment's name.
+    pub(crate) name: &'static str,
+    route: Option<&'static Route>,
+}
+
+/// Every function, in the order of the route table.
+pub(crate) fn functions() -> impl Iterator<Item = Function> {
+    let endpoints = ROUTES.iter().map(|route| Function { name: route.info.name, route: Some(route) });
+    endpoints.chain(SCHEDULED.iter().map(|function| Function { name: function.name, route: None }))
+}
+
+/// `agents-create` as `AgentsCreate`.
+pub(crate) fn resource_name(function: &str) -> String {
+    function
+        .split('-')
+        .map(|word| {
+            let (first, rest) = word.split_at(word.len().min(1));
+            format!("{}{rest}", first.to_uppercase())
+        })
+        .collect()
+}
+
+/// The gateway's form of a path: `{path*}` is `{path+}` there.
+pub(crate) fn gateway_path(info: &RouteInfo) -> String {
+    info.pattern.0.replace("*}", "+}")
+}
+
+impl Function {
+    fn uses(&self, capability: CapabilityName) -> bool {
+        // What is done on a schedule may need whatever a caller's request needs.
+        self.route.is_none_or(|route| route.capabilities.contains(&capability))
+    }
+
+    fn streams(&self) -> bool {
+        self.route.is_some_and(|route| route.info.streams)
+    }
+
+    /// All of its resources, as YAML at the indentation of a resource.
+    pub(crate) fn resources(&self, permissions: &Permissions) -> String {
+        let (name, id) = (self.name, resource_name(self.name));
+        let mut out = String::new();
+        let _ = writeln!(out, "{id}Function:\n  Type: AWS::Serverless::Function");
+        let _ =
+            writeln!(out, "  Metadata:\n    BuildMethod: rust-cargolambda\n    BuildProperties: {{Binary: {name}}}");
+        let _ = writeln!(out, "  Properties:\n    FunctionName: !Sub '${{Deployment}}-{name}'");
+        let _ = writeln!(out, "    Role: !GetAtt {id}Role.Arn");
+        let _ = writeln!(out, "    LoggingConfig: {{LogGroup: !Ref {id}Log}}");
+        match self.route {
+            None => {
+                let _ = writeln!(out, "    Timeout: {SCHEDULED_TIMEOUT_S}\n    ReservedConcurrentExecutions: 1");
+                // The next minute's run does what this one did not.
+                out.push_str("    EventInvokeConfig: {MaximumRetryAttempts: 0, MaximumEventAgeInSeconds: 60}\n");
+            }
+            Some(_) if self.streams() => {
+                let limit = if name.ends_with("exec") { "ExecConcurrency" } else { "StreamConcurrency" };
+                let _ = writeln!(out, "    Timeout: {STREAM_TIMEOUT_S}");
+                let _ = writeln!(out, "    ReservedConcurrentExecutions: !Ref {limit}");
+            }
+            Some(_) => {}
+        }
+        if self.uses(CapabilityName::Sandboxes) {
+            out.push_str("    VpcConfig: !If\n      - HasVpc\n      - {SubnetIds: !Ref ProviderSubnets, ");
+            out.push_str("SecurityGroupIds: !Ref ProviderSecurityGroups}\n      - !Ref AWS::NoValue\n");
+        }
+        out.push_str("    Events:\n");
+        out.push_str(&indented(&self.events(), 6));
+        self.role(&mut out, &id, permissions);
+        let _ = writeln!(out, "{id}Log:\n  Type: AWS::Logs::LogGroup\n  Properties:");
+        let _ = writeln!(out, "    LogGroupName: !Sub '/theazo/${{Deployment}}/{name}'");
+        out.push_str("    RetentionInDays: !Ref LogRetentionDays\n");
+        out.push_str(&filters(name, &id, permissions));
+        out
+    }
+
+    fn events(&self) -> String {
+        let Some(route) = self.route else {
+            return "Minutely:\n  Type: Schedule\n  Properties: {Schedule: rate(1 minute)}\n".into();
+        };
+        let mut out = String::new();
+        let mut event = |name: &str, path: &str, method: &str| {
+            let _ = writeln!(out, "{name}:\n  Type: Api\n  Properties:\n    RestApiId: !Ref Api");
+            let _ = writeln!(out, "    Path: {path}\n    Method: {method}");
+            let seconds = if route.info.streams { STREAM_TIMEOUT_S } else { BUFFERED_TIMEOUT_S };
+            let _ = writeln!(out, "    TimeoutInMillis: {}", seconds * 1000);
+            if route.info.streams {
+                // Not `STREAM`, as elsewhere in AWS: SAM takes that, and does not stream.
+                out.push_str("    ResponseTransferMode: RESPONSE_STREAM\n");
+            }
+        };
+        event("Call", &gateway_path(&route.info), &route.info.method.to_lowercase());
+        if route.info.name == CATCH_ALL {
+            // Paths that are nobody's: any function says so in our form, and this one may do nothing else.
+            event("NobodysPath", "/{proxy+}", "any");
+            event("Root", "/", "any");
+        }
+        out
+    }
+
+    fn role(&self, out: &mut String, id: &str, permissions: &Permissions) {
+        let _ = writeln!(out, "{id}Role:\n  Type: AWS::IAM::Role");
+        if self.uses(CapabilityName::Sandboxes) {
+            out.push_str("  Metadata:\n    checkov:\n      skip:\n        - id: CKV_AWS_111\n");
+            out.push_str("          comment: EC2 has no narrower form for a function's network interfaces.\n");
+        }
+        let _ = writeln!(out, "  Properties:\n    RoleName: !Sub '${{Deployment}}-{}'", self.name);
+        out.push_str("    AssumeRolePolicyDocument:\n      Version: '2012-10-17'\n      Statement:\n");
+        out.push_str("        - Effect: Allow\n          Principal: {Service: lambda.amazonaws.com}\n");
+        out.push_str("          Action: sts:AssumeRole\n");
+        let _ = writeln!(out, "    Policies:\n      - PolicyName: {}", self.name);
+        out.push_str("        PolicyDocument:\n          Version: '2012-10-17'\n          Statement:\n");
+        out.push_str(&statements(permissions, self.name, id, 12));
+        if self.uses(CapabilityName::Sandboxes) {
+            out.push_str(&indented(VPC_POLICY, 6));
+        }
+    }
+}
+
+/// The function that answers for paths that are nobody's.
+const CATCH_ALL: &str = "health";
+
+/// EC2's permissions for network interfaces have no narrower resource.
+const VPC_POLICY: &str = "\
+- !If
+  - HasVpc
+  - PolicyName: network
+    PolicyDocument:
+      Version: '2012-10-17'
+      Statement:
+        - Sid: NetworkInterfaces
+          Effect: Allow
+          Action: [ec2:CreateNetworkInterface, ec2:DeleteNetworkInterface, ec2:DescribeNetworkInterfaces]
+          Resource: '*'
+  - !Ref AWS::NoValue
+";

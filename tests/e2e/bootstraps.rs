@@ -1,0 +1,141 @@
+//! Functions' binaries under the Lambda Runtime API, with the events that API Gateway really sends: of a REST API, which
+//! is what the template makes, and of an HTTP API. The table behind them is the shared stack's.
+//!
+//! A sample is run; `THEAZO_ALL_FUNCTIONS=1 cargo test -p theazo-local --test e2e -- bootstraps::` builds and runs all.
+
+use crate::harness::{FUNCTIONS, Platform, built, make_canary, stack, takes_all_functions};
+use serde_json::json;
+use std::time::Duration;
+use theazo_functions::routes::{ROUTES, Route};
+use theazo_functions::schedule::SCHEDULED;
+use theazo_http::Caller;
+use theazo_local::lambda::gateway::{Asked, Got, read};
+use theazo_local::lambda::{Bootstrap, Outcome};
+use tokio::task::spawn_blocking;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+async fn start(name: &str) -> Bootstrap {
+    let (stack, folder) = spawn_blocking(|| (stack(), built())).await.unwrap();
+    let environment = stack.data_dir().read("lambda.env").unwrap().expect("the functions' environment");
+    let lines = environment.lines().map(|line| line.split_once('=').expect("NAME=value"));
+    let variables = lines.chain([("RUST_LOG", "error")]).map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let variables: Vec<_> = variables.collect();
+    Bootstrap::start(folder.join(name), &variables, LIMIT).await.unwrap()
+}
+
+fn route(name: &str) -> &'static Route {
+    ROUTES.iter().find(|route| route.info.name == name).unwrap()
+}
+
+/// A request of a route, with every parameter of its path given some value.
+fn ask(name: &str, key: &str, params: &[&str], body: &str) -> Asked {
+    let info = &route(name).info;
+    let mut path = info.pattern.0.to_owned();
+    for index in 0.. {
+        let Some((before, rest)) = path.split_once('{') else { break };
+        let param = params.get(index).copied().unwrap_or("x");
+        path = format!("{before}{param}{}", rest.split_once('}').unwrap().1);
+    }
+    Asked {
+        method: info.method.into(),
+        path,
+        headers: vec![
+            ("Authorization".into(), format!("Bearer {key}")),
+            ("content-type".into(), "application/json".into()),
+        ],
+        body: body.into(),
+        source_ip: "192.0.2.7".into(),
+        ..Asked::default()
+    }
+}
+
+/// What each payload gets: the REST API's, the HTTP API's, and both with the body in base64.
+async fn answers(function: &Bootstrap, asked: &Asked) -> Vec<(Got, Outcome)> {
+    let mut answers = Vec::new();
+    for event in [
+        asked.rest_event("/", false),
+        asked.http_event("$default", false),
+        asked.rest_event("/", true),
+        asked.http_event("$default", true),
+    ] {
+        let outcome = function.invoke(&event).await.unwrap();
+        let got = read(&outcome).unwrap_or_else(|| panic!("no answer of a function's: {outcome:?}"));
+        answers.push((got, outcome));
+    }
+    answers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_function_starts_and_answers_events_of_both_kinds_of_api() {
+    let wanted = |name: &&str| takes_all_functions() || FUNCTIONS.contains(name);
+    let mut started = 0;
+    for route in ROUTES.iter().filter(|route| wanted(&route.info.name)) {
+        let (name, streams) = (route.info.name, route.info.streams);
+        let function = start(name).await;
+        for (got, outcome) in answers(&function, &ask(name, "nonsense", &[], "{}")).await {
+            let is_open = route.info.callers.contains(&Caller::Anyone);
+            let expected = if is_open { 200 } else { 401 };
+            assert_eq!(got.status, expected, "{name}: {got:?}");
+            assert!(got.headers["x-request-id"].starts_with("req_"), "{name}: {got:?}");
+            assert!(is_open || got.headers["content-type"] == "application/json", "{name}: {got:?}");
+            let Outcome::Answered { streamed, .. } = outcome else { panic!("{name} failed") };
+            assert_eq!(streamed, streams, "{name}");
+        }
+        started += 1;
+    }
+    for function in SCHEDULED.iter().filter(|function| wanted(&function.name)) {
+        // What EventBridge sends is not looked at. It is not sent here: the stack has work of other tests on its list.
+        start(function.name).await;
+        started += 1;
+    }
+    let all = ROUTES.len() + SCHEDULED.len();
+    assert_eq!(started, if takes_all_functions() { all } else { FUNCTIONS.len() });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_paths_headers_and_queries_arrive_as_they_were_sent_whatever_the_payload() {
+    let platform = Platform::make("bootstraps").await;
+    let key = &platform.live_key;
+    let by_user = start("sessions-by-user").await;
+    for (encoded, decoded) in
+        [("a%2Fb", "a/b"), ("a%252Fb", "a%2Fb"), ("a%20b", "a b"), ("a+b", "a+b"), ("%C3%A9", "é")]
+    {
+        for (got, _) in answers(&by_user, &ask("sessions-by-user", key, &[encoded], "{}")).await {
+            assert_eq!(got.status, 200, "{encoded}: {got:?}");
+            let session: serde_json::Value = serde_json::from_slice(&got.body).unwrap();
+            assert_eq!(session["userId"], decoded, "{encoded}");
+        }
+    }
+
+    let session = platform.client.session("u").await;
+    let (set, list) = (start("secrets-set").await, start("secrets-list").await);
+    let canary = make_canary("bootstrap");
+    let body = json!({ "TOKEN": canary, "accents": "é\u{1f600}" }).to_string();
+    for (got, _) in answers(&set, &ask("secrets-set", key, &[&session], &body)).await {
+        assert_eq!((got.status, got.body.len()), (204, 0), "{got:?}");
+    }
+    let mut asked = ask("secrets-list", key, &[&session], "");
+    asked.query = "details=true&details=true".into();
+    asked.headers.extend([("X-Twice".to_owned(), "1".to_owned()), ("X-Twice".to_owned(), "2".to_owned())]);
+    for (got, _) in answers(&list, &asked).await {
+        // The last of a repeated parameter, or a refusal of it: but one and the same for either payload.
+        assert!(got.status == 200 || got.status == 400, "{got:?}");
+    }
+    asked.query = "details=true".into();
+    for (got, _) in answers(&list, &asked).await {
+        let listed: serde_json::Value = serde_json::from_slice(&got.body).unwrap();
+        assert_eq!((got.status, listed[0]["version"].as_u64()), (200, Some(4)), "{listed}");
+    }
+    // Which credential is meant must not depend on which of two the gateway shows.
+    asked.headers.push(("Authorization".into(), "Bearer nonsense".into()));
+    for (got, _) in answers(&list, &asked).await {
+        assert_eq!(got.status, 401, "{got:?}");
+    }
+    // The caller's address is the gateway's word.
+    let audit = platform.client.get("/v1/audit").await.expect(200);
+    let entries = audit["data"].as_array().unwrap();
+    let sealed =
+        entries.iter().find(|entry| entry["action"].as_str().is_some_and(|action| action.contains("set"))).unwrap();
+    assert!(sealed.to_string().contains("192.0.2.7"), "{sealed}");
+}

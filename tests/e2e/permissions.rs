@@ -1,0 +1,303 @@
+//! What each function calls of the table and the key service, recorded on the wire: each call is made as a function makes
+//! it that has just started, with one route and no key in memory.
+//!
+//! The record is `infra/permissions.json`, of which the template's roles are made; it must hold what is recorded here and
+//! nothing else. After a change of what a function does, `THEAZO_RECORD_PERMISSIONS=1` has this test write it anew, and
+//! `cargo dev template` makes the template of it.
+
+mod scenario;
+
+use crate::harness::{Client, OwnStack, Tap, docker_engine, dynamodb};
+use bytes::Bytes;
+use memchr::memmem;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+use theazo_deploy::{Call, Permissions, Service, key_pattern, repository};
+use theazo_functions::deployment::{Deployment, DeploymentConfig};
+use theazo_functions::routes::{ROUTES, Route};
+use theazo_functions::schedule::{SCHEDULED, Scheduled};
+use theazo_functions::{Incoming, serve};
+use theazo_http::{Repeats, StreamLimits};
+use theazo_metering::Prices;
+use theazo_store::{Aws, AwsEndpoints};
+
+const DATA: &str = "theazo";
+const LEDGER: &str = "theazo-ledger";
+/// A cent lasts some 36 milliseconds.
+const DEAR: &str = r#"{"simulated": {"standard": 100000000000}, "docker": {"standard": 100000000000}}"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_recorded_permissions_are_what_every_function_calls_and_nothing_else() {
+    let engine = tokio::task::spawn_blocking(docker_engine).await.unwrap();
+    let (own, client) = OwnStack::start(Some(engine.clone())).await;
+    let mut recorder = Recorder::new(&own, client);
+    scenario::of_every_function(&mut recorder).await;
+    let Recorder { found: recorded, surprises, .. } = recorder;
+    own.stop().await;
+    assert!(surprises.is_empty(), "not as the scenario has it:\n{}", surprises.join("\n"));
+
+    let path = repository().join("infra/permissions.json");
+    if std::env::var_os("THEAZO_RECORD_PERMISSIONS").is_some() {
+        std::fs::write(&path, recorded.to_text().unwrap()).unwrap();
+    }
+    let kept = Permissions::read(&path).unwrap();
+    let mut differences = Vec::new();
+    for function in names() {
+        for (called, what) in [(true, "calls, and is not recorded to"), (false, "is recorded to call, and does not")] {
+            let (has, lacks) = if called { (&recorded, &kept) } else { (&kept, &recorded) };
+            let lacking = lacks.grants(function);
+            differences.extend(
+                has.grants(function)
+                    .into_iter()
+                    .filter(|grant| !lacking.contains(grant))
+                    .map(|grant| format!("{function} {what}: {grant}")),
+            );
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    assert!(kept.functions().eq(recorded.functions()), "functions differ");
+}
+
+fn names() -> impl Iterator<Item = &'static str> {
+    ROUTES.iter().map(|route| route.info.name).chain(SCHEDULED.iter().map(|function| function.name))
+}
+
+/// Makes calls, and keeps what each function asked of the services.
+struct Recorder {
+    found: Permissions,
+    config: DeploymentConfig,
+    dynamodb: SocketAddr,
+    kms: SocketAddr,
+    /// Calls without taps, for what is not of interest.
+    client: Client,
+    live_key: String,
+    test_key: String,
+    /// The credential that calls are made with.
+    key: String,
+    calls: u32,
+    /// Answers that the scenario did not expect.
+    surprises: Vec<String>,
+}
+
+impl Recorder {
+    fn new(own: &OwnStack, client: Client) -> Self {
+        let address = |url: String| url.trim_start_matches("http://").parse().unwrap();
+        let read = |file| std::fs::read_to_string(own.folder().join(file)).unwrap().trim().to_owned();
+        // Streams end soon here, after they have looked once more.
+        let streams = StreamLimits { lifetime: Duration::from_millis(1500), ..StreamLimits::default() };
+        let mut found = Permissions::default();
+        names().for_each(|name| found.add_function(name));
+        Self {
+            found,
+            config: DeploymentConfig {
+                streams,
+                prices: Prices::parse(DEAR).unwrap(),
+                ..own.stack.deployment().config().clone()
+            },
+            dynamodb: address(own.stack.dynamodb_url()),
+            kms: address(own.stack.kms_url()),
+            client,
+            live_key: read("api-key"),
+            test_key: read("test-api-key"),
+            key: String::new(),
+            calls: 0,
+            surprises: Vec::new(),
+        }
+    }
+
+    /// Has a deployment do that as this function, and records what it calls.
+    async fn record<T>(&mut self, function: &str, work: impl AsyncFnOnce(&Deployment) -> T) -> T {
+        let (table, kms) = (Tap::tcp(self.dynamodb).await, Tap::tcp(self.kms).await);
+        let aws = Aws::local(&AwsEndpoints { dynamodb: table.url(), kms: Some(kms.url()) });
+        let deployment = Deployment::new(&aws, self.config.clone()).unwrap();
+        let outcome = work(&deployment).await;
+        deployment.log_queue().flushed().await;
+        for wire in table.wires() {
+            for (target, body) in requests(&wire.sent) {
+                for call in table_calls(target.strip_prefix("DynamoDB_20120810.").unwrap(), &body) {
+                    self.found.add(function, call);
+                }
+            }
+        }
+        for wire in kms.wires() {
+            for (target, body) in requests(&wire.sent) {
+                for call in key_calls(target.strip_prefix("TrentService.").unwrap(), &body, &self.config.name) {
+                    self.found.add(function, call);
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Calls a route as its function does; what is to be done once is asked for twice.
+    async fn call(&mut self, name: &str, params: &[&str], query: &str, body: Value) -> (u16, Value) {
+        let route: &'static Route = ROUTES.iter().find(|route| route.info.name == name).unwrap();
+        let mut path = route.info.pattern.0.to_owned();
+        for param in params {
+            let (before, rest) = path.split_once('{').unwrap();
+            path = format!("{before}{param}{}", rest.split_once('}').unwrap().1);
+        }
+        assert!(!path.contains('{'), "{name} has more parameters: {path}");
+        self.calls += 1;
+        let once = (route.info.repeats == Repeats::Once).then(|| format!("call-{}", self.calls));
+        let mut answer = (0, Value::Null);
+        for _ in 0..if once.is_some() { 2 } else { 1 } {
+            let mut headers = http::HeaderMap::new();
+            headers.insert("authorization", format!("Bearer {}", self.key).parse().unwrap());
+            if let Some(once) = &once {
+                headers.insert("idempotency-key", once.parse().unwrap());
+            }
+            let incoming = Incoming {
+                method: route.info.method.parse().unwrap(),
+                source_ip: None,
+                raw_path: path.clone(),
+                raw_query: query.to_owned(),
+                headers,
+                body: if body.is_null() { Bytes::new() } else { body.to_string().into() },
+            };
+            let again = self
+                .record(name, async |deployment| {
+                    let (response, _) = serve(deployment, &[route], incoming).await;
+                    let status = response.status().as_u16();
+                    let body = response.into_body().collect().await;
+                    (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+                })
+                .await;
+            if answer.0 == 0 {
+                answer = again;
+            }
+        }
+        answer
+    }
+
+    /// The same, which must succeed.
+    async fn ok(&mut self, name: &str, params: &[&str], body: Value) -> Value {
+        let (status, answer) = self.call(name, params, "", body).await;
+        self.expect(status < 300, || format!("{name} {params:?}: {status} {answer}"));
+        answer
+    }
+
+    /// The same, which must be refused.
+    async fn refused(&mut self, name: &str, params: &[&str], body: Value) {
+        let (status, answer) = self.call(name, params, "", body).await;
+        let is_refused = (400..500).contains(&status) && status != 401;
+        self.expect(is_refused, || format!("{name} {params:?} should be refused: {status} {answer}"));
+    }
+
+    /// Notes what is not so, and goes on: a record takes long, and one run shows all there is to put right.
+    fn expect(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
+        if !holds {
+            self.surprises.push(otherwise());
+        }
+    }
+
+    /// Has a scheduled function run.
+    async fn run(&mut self, function: &'static Scheduled) -> Value {
+        self.record(function.name, async |deployment| (function.run)(deployment).await.unwrap()).await
+    }
+
+    /// Asks the table itself.
+    async fn table(&self, operation: &str, request: Value) -> Value {
+        dynamodb(&format!("http://{}", self.dynamodb), operation, request).await
+    }
+
+    /// Changes a row behind everybody's back.
+    async fn edit(&self, pk: &str, sk: &str, expression: &str, values: Value) {
+        let names: BTreeMap<_, _> =
+            [("#status", "status")].into_iter().filter(|(n, _)| expression.contains(n)).collect();
+        let mut request = json!({
+            "TableName": DATA,
+            "Key": { "pk": { "S": pk }, "sk": { "S": sk } },
+            "UpdateExpression": expression,
+            "ConditionExpression": "attribute_exists(pk)",
+            "ExpressionAttributeValues": values,
+        });
+        if !names.is_empty() {
+            request["ExpressionAttributeNames"] = json!(names);
+        }
+        self.table("UpdateItem", request).await;
+    }
+}
+
+/// The requests on a connection: each one's `x-amz-target`, and its body.
+fn requests(mut sent: &[u8]) -> Vec<(String, Value)> {
+    let mut found = Vec::new();
+    while let Some(end) = memmem::find(sent, b"\r\n\r\n") {
+        let head = String::from_utf8_lossy(&sent[..end]).into_owned();
+        let field = |name: &str| {
+            let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+            lines.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
+        };
+        let length: usize = field("content-length").unwrap().parse().unwrap();
+        let body = &sent[end + 4..end + 4 + length];
+        found.push((field("x-amz-target").unwrap(), serde_json::from_slice(body).unwrap()));
+        sent = &sent[end + 4 + length..];
+    }
+    found
+}
+
+/// What IAM is asked about a request of the table: for a transaction, about each of its parts.
+fn table_calls(operation: &str, body: &Value) -> Vec<Call> {
+    let one = |action: &str, table: &Value, pk: Option<&Value>| Call {
+        service: match table.as_str().unwrap() {
+            DATA => Service::Data,
+            LEDGER => Service::Ledger,
+            other => panic!("{operation} of {other}"),
+        },
+        action: action.to_owned(),
+        keys: pk.map(|pk| key_pattern(pk["S"].as_str().unwrap())),
+    };
+    let list = |value: &Value| value.as_array().unwrap().clone();
+    match operation {
+        "GetItem" | "UpdateItem" | "DeleteItem" => vec![one(operation, &body["TableName"], Some(&body["Key"]["pk"]))],
+        "PutItem" => vec![one(operation, &body["TableName"], Some(&body["Item"]["pk"]))],
+        "Query" => {
+            let condition = body["KeyConditionExpression"].as_str().unwrap();
+            assert!(condition.starts_with("pk = :pk"), "{condition}");
+            vec![one(operation, &body["TableName"], Some(&body["ExpressionAttributeValues"][":pk"]))]
+        }
+        "Scan" => vec![one(operation, &body["TableName"], None)],
+        "BatchGetItem" | "BatchWriteItem" => {
+            let mut calls = Vec::new();
+            for (table, asked) in body["RequestItems"].as_object().unwrap() {
+                let table = json!(table);
+                let asked = if operation == "BatchGetItem" { list(&asked["Keys"]) } else { list(asked) };
+                for part in asked {
+                    let places = [&part["pk"], &part["PutRequest"]["Item"]["pk"], &part["DeleteRequest"]["Key"]["pk"]];
+                    let pk = places.into_iter().find(|pk| !pk.is_null()).unwrap();
+                    calls.push(one(operation, &table, Some(pk)));
+                }
+            }
+            calls
+        }
+        "TransactGetItems" | "TransactWriteItems" => {
+            let mut calls = Vec::new();
+            for part in list(&body["TransactItems"]) {
+                let (kind, part) = part.as_object().unwrap().iter().next().unwrap();
+                let action = if kind == "ConditionCheck" { "ConditionCheckItem".into() } else { format!("{kind}Item") };
+                let key = if kind == "Put" { &part["Item"]["pk"] } else { &part["Key"]["pk"] };
+                calls.push(one(&action, &part["TableName"], Some(key)));
+            }
+            calls
+        }
+        other => panic!("{other} is not known here"),
+    }
+}
+
+/// The same of the key service. Every request must name what the roles' conditions ask for.
+fn key_calls(operation: &str, body: &Value, deployment: &str) -> Vec<Call> {
+    let is_bound = |context: &Value| {
+        assert_eq!(context["theazo:purpose"], "root-key", "{operation}");
+        assert_eq!(context["theazo:deployment"], deployment, "{operation}");
+    };
+    let one = |action: &str| Call { service: Service::Kms, action: action.to_owned(), keys: None };
+    if operation == "ReEncrypt" {
+        is_bound(&body["SourceEncryptionContext"]);
+        is_bound(&body["DestinationEncryptionContext"]);
+        return vec![one("ReEncryptFrom"), one("ReEncryptTo")];
+    }
+    is_bound(&body["EncryptionContext"]);
+    vec![one(operation)]
+}
