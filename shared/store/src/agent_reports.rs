@@ -129,8 +129,7 @@ impl AgentReports {
         if scope.mode() == Mode::Test {
             return own.await;
         }
-        let session = scope.session(&agent.session).ok_or(StoreError::NotFound)?;
-        let of_user = models_key(&session, agent, Day::of(self.0.now_ms()));
+        let of_user = models_key(scope, agent, Day::of(self.0.now_ms()))?;
         try_join(own, self.add_for_good(&of_user, claimed())).await.map(|_| ())
     }
 

@@ -126,10 +126,10 @@ impl Days {
 }
 
 /// The row of a payer's claims of a day.
-pub(crate) fn models_key(own: &SessionScope, agent: &Agent, day: Day) -> TableKey {
+pub(crate) fn models_key(scope: &ReadScope, agent: &Agent, day: Day) -> Result<TableKey, StoreError> {
     let payer = Payer::of(agent).key();
     let row = format!("{MODELS}#{}#{payer}", of_month(day));
-    own.usage_key_of_platform(&day.month().to_string(), &payer, &row)
+    Ok(scope.claimed_usage_key(&agent.id, &day.month().to_string(), &payer, &row)?)
 }
 
 fn of_month(day: Day) -> String {

@@ -369,6 +369,10 @@ mod tests {
         for partition in [ReadScope::simulated_disk, ReadScope::token_copies, ReadScope::agent_reports] {
             assert!(partition(&scope, &own).is_ok() && partition(&scope, &other).is_err());
         }
+        let claimed = |agent: &AgentId| scope.claimed_usage_key(agent, "1970-01", "u#a", "models#01#u#a");
+        let usage = operator.platform_wide().unwrap().usage("1970-01", "u#a");
+        assert_eq!(claimed(&own), Ok(usage.row("models#01#u#a")));
+        assert!(claimed(&other).is_err());
         let entry = LogId::make_at(0);
         assert!(scope.log_keys(&session, "1970-01-01", &entry).is_some(), "it adds to its session's log");
         assert!(scope.log_keys(&SessionId::make(), "1970-01-01", &entry).is_none());

@@ -250,6 +250,24 @@ impl ReadScope {
         self.agent_partition(agent, "disk")
     }
 
+    /// A row of a month's usage (`2026-11`) of that payer, for adding what the agent claims: the only row of it that an
+    /// agent's own token reaches.
+    ///
+    /// # Errors
+    /// [`OutOfReach`] for another agent's token.
+    pub fn claimed_usage_key(
+        &self,
+        agent: &AgentId,
+        month: &str,
+        payer: &str,
+        row: &str,
+    ) -> Result<TableKey, OutOfReach> {
+        match &self.reach {
+            Reach::Agent(_, own) if own != agent => Err(OutOfReach),
+            _ => Ok(self.partition(&usage_suffix(month, usage_shard_of(payer))).row(row)),
+        }
+    }
+
     fn agent_partition(&self, agent: &AgentId, suffix: &str) -> Result<Partition, OutOfReach> {
         match &self.reach {
             Reach::Agent(_, own) if own != agent => Err(OutOfReach),

@@ -68,7 +68,7 @@ impl Served {
                 Ok("1"),
                 "the e2b SDK is missing, and here it is required"
             );
-            writeln!(std::io::stderr(), "skipped: no python with e2b (set THEAZO_PYTHON)").unwrap();
+            let _ = writeln!(std::io::stderr(), "skipped: no python with e2b (set THEAZO_PYTHON)");
         }
         found
     }

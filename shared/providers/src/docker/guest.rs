@@ -171,7 +171,6 @@ pub(super) fn unexpected(operation: &'static str, answer: Response) -> ProviderE
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Environment;
     use futures_util::stream;
     use theazo_guest_protocol::{Request, write_message};
 
