@@ -50,9 +50,11 @@ async fn fifty_parallel_creates_against_a_limit_of_three_yield_exactly_three() {
 async fn a_create_without_any_engine_records_nothing() {
     let (own, client) = OwnStack::start(None).await;
     let session = client.session("u").await;
-    let refused = client.post(&format!("/v1/sessions/{session}/agents"), json!({})).await;
-    let error = refused.expect_error(503, "no_providers_available");
-    assert_eq!(error["details"], json!({ "provider": "docker" }));
+    for (asked, details) in [(json!({}), json!({})), (json!({ "provider": "docker" }), json!({ "provider": "docker" }))]
+    {
+        let refused = client.post(&format!("/v1/sessions/{session}/agents"), asked).await;
+        assert_eq!(refused.expect_error(503, "no_providers_available")["details"], details);
+    }
     let usage = client.get(&format!("/v1/sessions/{session}/usage")).await.expect(200);
     assert_eq!((&usage["activeAgents"], &usage["totalAgentsCreated"]), (&json!(0), &json!(0)));
     assert_eq!(client.get("/v1/providers").await.expect(200), json!({ "data": [], "hasMore": false }));

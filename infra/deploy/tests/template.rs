@@ -39,13 +39,15 @@ fn run(mut command: Command) -> String {
     text(&output.stdout)
 }
 
-/// The functions that may use the key: those with a capability that seals or opens.
+/// The functions that may use the key: those with a capability that seals or opens. What works on sandboxes opens the
+/// credential of the platform's account at their provider.
 fn sealing() -> Vec<&'static str> {
-    const OPENING: [CapabilityName; 4] = [
+    const OPENING: [CapabilityName; 5] = [
         CapabilityName::SecretSealer,
         CapabilityName::SecretOpener,
         CapabilityName::AgentCopies,
         CapabilityName::ProviderCredentials,
+        CapabilityName::Sandboxes,
     ];
     let routes = ROUTES.iter().filter(|route| route.capabilities.iter().any(|capability| OPENING.contains(capability)));
     routes.map(|route| route.info.name).collect()

@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn metadata_is_texts_of_bounded_number_and_size() {
         let full = "x".repeat(1023);
-        let given = fields(json!({ "m": { "k": full, "": "" } }));
+        let given = fields(json!({ "m": { "k": full, "l": "" } }));
         assert_eq!(given.texts("m", 2).unwrap().unwrap()["k"], full);
         assert_eq!(refused(given.texts("m", 1)), "m");
         assert_eq!(refused(fields(json!({ "m": { "": "v" } })).texts("m", 2)), "m");

@@ -1,6 +1,6 @@
 //! A stack of a test's own, in this process, for what the shared one must not go through.
 
-use super::Client;
+use super::{Client, e2b_emulator};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -31,7 +31,7 @@ impl OwnStack {
             listen: loopback,
             dynamodb_listen: loopback,
             docker,
-            e2b: Default::default(),
+            e2b: e2b_emulator().endpoints.clone(),
             key_cache,
             rate_limits: RateLimits::default(),
         };

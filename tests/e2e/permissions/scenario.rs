@@ -2,7 +2,7 @@
 //! done, repeated and refused, and the scheduled functions with something of each kind to look after.
 
 use super::Recorder;
-use crate::harness::provider_of;
+use crate::harness::{E2B_KEY, provider_of};
 use serde_json::{Value, json};
 use std::time::Duration;
 use theazo_functions::routes::ROUTES;
@@ -18,6 +18,7 @@ const STEAL: &str = "import os; print(os.environ['THEAZO_ENDPOINT'][::-1])";
 pub(super) async fn of_every_function(recorder: &mut Recorder) {
     recorder.key = recorder.live_key.clone();
     in_a_mode(recorder, "live").await;
+    on_e2b(recorder).await;
     recorder.key = recorder.test_key.clone();
     in_a_mode(recorder, "test").await;
     reconciling(recorder).await;
@@ -88,6 +89,30 @@ async fn in_a_mode(recorder: &mut Recorder, mode: &str) {
     let other = id(&recorder.ok("agents-create", &[&session], json!({})).await);
     recorder.ok("sessions-terminate", &[&session], none.clone()).await;
     recorder.ok("agents-get", &[&other], none).await;
+}
+
+/// What works on agents of the platform's own account: each such function opens the account's credential.
+async fn on_e2b(recorder: &mut Recorder) {
+    let none = Value::Null;
+    recorder.ok("platform-secrets-set", &[], json!({ "E2B_API_KEY": E2B_KEY })).await;
+    recorder.ok("providers-set", &["e2b"], json!({ "credentialRef": "E2B_API_KEY" })).await;
+    recorder.ok("providers-list", &[], none.clone()).await;
+    let session = id(&recorder.ok("sessions-by-user", &["e2b"], json!({})).await);
+    recorder.ok("secrets-set", &[&session], json!({ "A": "value of a" })).await;
+    let agent = id(&recorder.ok("agents-create", &[&session], json!({ "provider": "e2b" })).await);
+    working(recorder, &agent).await;
+    for name in ["agents-pause", "agents-resume", "agents-restart"] {
+        recorder.ok(name, &[&agent], none.clone()).await;
+    }
+    recorder.ok("sessions-pause", &[&session], none.clone()).await;
+    recorder.ok("sessions-resume", &[&session], none.clone()).await;
+    recorder.run(&RECONCILE).await;
+    recorder.refused("providers-delete", &["e2b"], none.clone()).await;
+    recorder.ok("agents-terminate", &[&agent], none.clone()).await;
+    recorder.ok("agents-create", &[&session], json!({ "provider": "e2b" })).await;
+    recorder.ok("sessions-terminate", &[&session], none.clone()).await;
+    recorder.run(&RECONCILE).await;
+    recorder.ok("providers-delete", &["e2b"], none).await;
 }
 
 async fn credentials(recorder: &mut Recorder, mode: &str) {
