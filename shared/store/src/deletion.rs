@@ -210,7 +210,14 @@ impl PlatformDeletion {
             }
         }
         for config in crate::provider_configs::list(&self.table, scope).await? {
-            self.table.delete(&scope.provider_work_key(&config.provider)).await?;
+            // In one write: whoever repeats this must find less to do each time.
+            let none = Expression::default;
+            let removal = Transaction::default()
+                .delete(&self.table, &scope.provider_work_key(&config.provider), none())
+                .delete(&self.table, &scope.providers()?.row(&config.provider), none());
+            if let Committed::Refused { .. } = removal.commit(&self.table).await? {
+                return Err(StoreError::Contended(1));
+            }
         }
         for partition in [wide.agents(), scope.secret_values()?, scope.providers()?, wide.replays()] {
             self.table.remove_partition(&partition).await?;
