@@ -1,0 +1,392 @@
+//! What a deployment is configured as, and the environment variables of a process that say so.
+
+use http::HeaderValue;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+use theazo_http::StreamLimits;
+use theazo_metering::{PriceError, Prices};
+use theazo_providers::ProviderError;
+use theazo_providers::docker::Endpoint;
+use theazo_providers::e2b::E2bEndpoints;
+use theazo_store::{DEFAULT_AUDIT_DAYS, LOG_RETENTION_DAYS, RateLimits, is_kms_key_arn};
+use theazo_tenancy::CredentialKey;
+use zeroize::Zeroizing;
+
+/// How long an unwrapped root key may be used before KMS is asked again, unless configured otherwise.
+const KEY_CACHE: Duration = Duration::from_secs(600);
+
+/// What distinguishes one deployment from another.
+#[derive(Clone)]
+pub struct DeploymentConfig {
+    /// Its name: bound into every sealed record and every sandbox's labels.
+    pub name: String,
+    /// The data table's name.
+    pub table: String,
+    /// The ledger's table, if it is not `<table>-ledger`: a table that was restored goes on with the ledger it had.
+    pub ledger: Option<String>,
+    /// The KMS key's ARN.
+    pub kms_key_arn: String,
+    /// How long audit entries are kept, days.
+    pub audit_days: u32,
+    /// The deployment's own Docker engine, if it has one.
+    pub docker: Option<DockerEngine>,
+    /// Where E2B is, for platforms that have configured it.
+    pub e2b: E2bEndpoints,
+    /// Where agents reach this API from inside their sandboxes, `http://host:port`. Without one they are given no token.
+    pub agent_endpoint: Option<String>,
+    /// The key that its credentials' rows are sealed with. The same for all functions, and nowhere in the table.
+    pub credential_key: Arc<CredentialKey>,
+    /// How many requests a credential may make in a second.
+    pub rate_limits: RateLimits,
+    /// How long an unwrapped key may be used before KMS is asked again. Rotations wait that long twice; all functions
+    /// and whoever rotates must have the same, or rotations the longest.
+    pub key_cache: Duration,
+    /// How long a log entry is kept, days.
+    pub log_retention_days: u32,
+    /// How long streams last.
+    pub streams: StreamLimits,
+    /// What an hour of running costs.
+    pub prices: Prices,
+    /// The origin whose pages may read answers in a browser, or `*`. The gateway answers what browsers ask beforehand.
+    pub cors_origin: Option<HeaderValue>,
+}
+
+/// A Docker engine that belongs to the deployment.
+#[derive(Clone, Debug)]
+pub struct DockerEngine {
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// The agent image on it.
+    pub image: String,
+}
+
+/// A variable is missing or cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It is not set.
+    #[error("{0} is not set")]
+    Missing(&'static str),
+    /// It should be a whole number.
+    #[error("{0} is not a whole number")]
+    NotANumber(&'static str),
+    /// It should be a key.
+    #[error("{0} is not 64 hexadecimal digits")]
+    NotAKey(&'static str),
+    /// It is out of range.
+    #[error("{0} must be from 1 to {MAX_AUDIT_DAYS}")]
+    OutOfRange(&'static str),
+    /// It should be the ARN of a KMS key.
+    #[error("{0} is not the ARN of a KMS key (an alias or a bare id is none)")]
+    NotAKeyArn(&'static str),
+    /// It should be an origin.
+    #[error("{0} is not an origin")]
+    NotAnOrigin(&'static str),
+    /// The price table cannot be used.
+    #[error("{PRICES} {0}")]
+    Prices(#[from] PriceError),
+    /// The Docker engine's address cannot be used.
+    #[error("the Docker engine cannot be used: {0}")]
+    Docker(#[from] ProviderError),
+}
+
+/// Environment variables of a function.
+const NAME: &str = "THEAZO_DEPLOYMENT";
+const TABLE: &str = "THEAZO_TABLE";
+const LEDGER: &str = "THEAZO_LEDGER";
+const KMS_KEY: &str = "THEAZO_KMS_KEY_ARN";
+const DOCKER_ENDPOINT: &str = "THEAZO_DOCKER_ENDPOINT";
+const DOCKER_IMAGE: &str = "THEAZO_DOCKER_IMAGE";
+const E2B_API: &str = "THEAZO_E2B_API_URL";
+const E2B_SANDBOX: &str = "THEAZO_E2B_SANDBOX_URL";
+const AGENT_ENDPOINT: &str = "THEAZO_AGENT_ENDPOINT";
+/// Where a process finds the key that credentials are sealed with.
+pub const CREDENTIAL_KEY: &str = "THEAZO_CREDENTIAL_KEY";
+const KEY_RATE: &str = "THEAZO_KEY_REQUESTS_PER_SECOND";
+const TOKEN_RATE: &str = "THEAZO_TOKEN_REQUESTS_PER_SECOND";
+const PRICES: &str = "THEAZO_PRICES";
+const CORS_ORIGIN: &str = "THEAZO_CORS_ORIGIN";
+const KEY_CACHE_SECONDS: &str = "THEAZO_KEY_CACHE_SECONDS";
+const LOG_RETENTION: &str = "THEAZO_LOG_RETENTION_DAYS";
+const AUDIT_DAYS: &str = "THEAZO_AUDIT_RETENTION_DAYS";
+
+/// All variables that a function reads, those of an engine of the machine's own apart: deployments have none.
+pub const VARIABLES: [&str; 13] = [
+    NAME,
+    TABLE,
+    LEDGER,
+    KMS_KEY,
+    AGENT_ENDPOINT,
+    CREDENTIAL_KEY,
+    KEY_RATE,
+    TOKEN_RATE,
+    PRICES,
+    CORS_ORIGIN,
+    KEY_CACHE_SECONDS,
+    LOG_RETENTION,
+    AUDIT_DAYS,
+];
+
+/// Ten years; of log entries as well.
+const MAX_AUDIT_DAYS: u32 = 3653;
+
+/// How long keys are kept in memory, as the environment says.
+///
+/// # Errors
+/// [`ConfigError::NotANumber`].
+pub fn key_cache_from_env() -> Result<Duration, ConfigError> {
+    key_cache(&of_process)
+}
+
+/// How long audit entries are kept, days, as the environment says.
+///
+/// # Errors
+/// [`ConfigError::NotANumber`]; [`ConfigError::OutOfRange`].
+pub fn audit_days_from_env() -> Result<u32, ConfigError> {
+    audit_days(&of_process)
+}
+
+/// How long log entries are kept, days, as the environment says.
+///
+/// # Errors
+/// [`ConfigError::NotANumber`]; [`ConfigError::OutOfRange`].
+pub fn log_retention_from_env() -> Result<u32, ConfigError> {
+    log_retention(&of_process)
+}
+
+/// The origin whose pages may read answers in a browser, as the environment says.
+///
+/// # Errors
+/// [`ConfigError::NotAnOrigin`].
+pub fn cors_origin_from_env() -> Result<Option<HeaderValue>, ConfigError> {
+    cors_origin(&of_process)
+}
+
+fn cors_origin(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<HeaderValue>, ConfigError> {
+    let Some(text) = variable(CORS_ORIGIN) else { return Ok(None) };
+    let is_origin = text.starts_with("http://") || text.starts_with("https://");
+    let value = HeaderValue::from_str(&text).ok().filter(|_| is_origin || text == "*");
+    value.map(Some).ok_or(ConfigError::NotAnOrigin(CORS_ORIGIN))
+}
+
+fn log_retention(variable: &dyn Fn(&str) -> Option<String>) -> Result<u32, ConfigError> {
+    let days = number(variable, LOG_RETENTION)?.unwrap_or(LOG_RETENTION_DAYS);
+    if (1..=MAX_AUDIT_DAYS).contains(&days) { Ok(days) } else { Err(ConfigError::OutOfRange(LOG_RETENTION)) }
+}
+
+fn audit_days(variable: &dyn Fn(&str) -> Option<String>) -> Result<u32, ConfigError> {
+    let days = number(variable, AUDIT_DAYS)?.unwrap_or(DEFAULT_AUDIT_DAYS);
+    if (1..=MAX_AUDIT_DAYS).contains(&days) { Ok(days) } else { Err(ConfigError::OutOfRange(AUDIT_DAYS)) }
+}
+
+fn of_process(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn key_cache(variable: &dyn Fn(&str) -> Option<String>) -> Result<Duration, ConfigError> {
+    Ok(number(variable, KEY_CACHE_SECONDS)?.map_or(KEY_CACHE, Duration::from_secs))
+}
+
+fn number<T: FromStr>(variable: &dyn Fn(&str) -> Option<String>, name: &'static str) -> Result<Option<T>, ConfigError> {
+    variable(name).map(|text| text.parse().map_err(|_| ConfigError::NotANumber(name))).transpose()
+}
+
+/// How many requests a credential may make in a second, as the environment says.
+///
+/// # Errors
+/// [`ConfigError::NotANumber`].
+pub fn rate_limits_from_env() -> Result<RateLimits, ConfigError> {
+    rate_limits(&of_process)
+}
+
+fn rate_limits(variable: &dyn Fn(&str) -> Option<String>) -> Result<RateLimits, ConfigError> {
+    let usual = RateLimits::default();
+    let key = number(variable, KEY_RATE)?.unwrap_or(usual.key);
+    Ok(RateLimits { key, token: number(variable, TOKEN_RATE)?.unwrap_or(usual.token) })
+}
+
+/// What running costs, as the environment says: the usual prices, with those of the variable in their place.
+///
+/// # Errors
+/// [`ConfigError::Prices`].
+pub fn prices_from_env() -> Result<Prices, ConfigError> {
+    prices(&of_process)
+}
+
+fn prices(variable: &dyn Fn(&str) -> Option<String>) -> Result<Prices, ConfigError> {
+    Ok(variable(PRICES).map_or(Ok(Prices::default()), |text| Prices::parse(&text))?)
+}
+
+/// Where E2B is, as the environment says.
+pub fn e2b_from_env() -> E2bEndpoints {
+    e2b(&of_process)
+}
+
+fn e2b(variable: &dyn Fn(&str) -> Option<String>) -> E2bEndpoints {
+    let usual = E2bEndpoints::default();
+    let (api, sandbox) = (variable(E2B_API), variable(E2B_SANDBOX));
+    E2bEndpoints { api: api.unwrap_or(usual.api), sandbox: sandbox.unwrap_or(usual.sandbox) }
+}
+
+impl DeploymentConfig {
+    /// Reads the function's environment.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the variable that is missing or wrong.
+    pub fn from_env() -> Result<Self, ConfigError> {
+        Self::read(&of_process)
+    }
+
+    /// Reads the same variables from wherever they are.
+    ///
+    /// # Errors
+    /// As [`DeploymentConfig::from_env`].
+    pub fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let get = |name| variable(name).ok_or(ConfigError::Missing(name));
+        let docker = match variable(DOCKER_ENDPOINT) {
+            Some(endpoint) => Some(DockerEngine { endpoint: Endpoint::parse(&endpoint)?, image: get(DOCKER_IMAGE)? }),
+            None => None,
+        };
+        let (e2b, rate_limits) = (e2b(variable), rate_limits(variable)?);
+        let (name, table, kms_key_arn) = (get(NAME)?, get(TABLE)?, get(KMS_KEY)?);
+        if !is_kms_key_arn(&kms_key_arn) {
+            return Err(ConfigError::NotAKeyArn(KMS_KEY));
+        }
+        let credential_key = Zeroizing::new(get(CREDENTIAL_KEY)?);
+        let credential_key = CredentialKey::parse(&credential_key).ok_or(ConfigError::NotAKey(CREDENTIAL_KEY))?;
+        let credential_key = Arc::new(credential_key);
+        let (ledger, audit_days, key_cache) = (variable(LEDGER), audit_days(variable)?, key_cache(variable)?);
+        let agent_endpoint = variable(AGENT_ENDPOINT);
+        let (log_retention_days, streams) = (log_retention(variable)?, StreamLimits::default());
+        Ok(Self {
+            name,
+            table,
+            ledger,
+            kms_key_arn,
+            audit_days,
+            docker,
+            e2b,
+            agent_endpoint,
+            credential_key,
+            rate_limits,
+            key_cache,
+            log_retention_days,
+            streams,
+            prices: prices(variable)?,
+            cors_origin: cors_origin(variable)?,
+        })
+    }
+
+    /// The same as variables for another process, the credential key among them.
+    pub fn to_env(&self) -> Vec<(&'static str, String)> {
+        let mut variables =
+            vec![(NAME, self.name.clone()), (TABLE, self.table.clone()), (KMS_KEY, self.kms_key_arn.clone())];
+        variables.push((CREDENTIAL_KEY, self.credential_key.to_text().to_string()));
+        variables.push((KEY_RATE, self.rate_limits.key.to_string()));
+        variables.push((TOKEN_RATE, self.rate_limits.token.to_string()));
+        variables.push((KEY_CACHE_SECONDS, self.key_cache.as_secs().to_string()));
+        variables.push((AUDIT_DAYS, self.audit_days.to_string()));
+        variables.push((LOG_RETENTION, self.log_retention_days.to_string()));
+        if let Some(endpoint) = &self.agent_endpoint {
+            variables.push((AGENT_ENDPOINT, endpoint.clone()));
+        }
+        if self.e2b != E2bEndpoints::default() {
+            variables.push((E2B_API, self.e2b.api.clone()));
+            variables.push((E2B_SANDBOX, self.e2b.sandbox.clone()));
+        }
+        if self.prices != Prices::default() {
+            variables.push((PRICES, self.prices.to_json()));
+        }
+        if let Some(origin) = self.cors_origin.as_ref().and_then(|origin| origin.to_str().ok()) {
+            variables.push((CORS_ORIGIN, origin.to_owned()));
+        }
+        if let Some(ledger) = &self.ledger {
+            variables.push((LEDGER, ledger.clone()));
+        }
+        if let Some(docker) = &self.docker {
+            let Endpoint::Unix(socket) = &docker.endpoint;
+            variables.push((DOCKER_ENDPOINT, format!("unix://{}", socket.display())));
+            variables.push((DOCKER_IMAGE, docker.image.clone()));
+        }
+        variables
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deployment::Deployment;
+    use std::collections::HashMap;
+    use theazo_store::{Aws, AwsEndpoints};
+
+    const SEALING: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+    const ARN: &str = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+
+    /// What a function with these variables, beside those that each must have, is configured as.
+    fn configured(more: &[(&str, &str)]) -> Result<DeploymentConfig, ConfigError> {
+        let must = [(NAME, "prod"), (TABLE, "data"), (KMS_KEY, ARN), (CREDENTIAL_KEY, SEALING)];
+        let variables: HashMap<_, _> = must.into_iter().chain(more.iter().copied()).collect();
+        DeploymentConfig::read(&|name| variables.get(name).map(|value| (*value).to_owned()))
+    }
+
+    #[test]
+    fn what_is_not_said_is_as_usual_and_what_is_said_is_handed_on_whole() {
+        let usual = configured(&[]).unwrap();
+        let prices = Prices::parse(r#"{"simulated": {"standard": 1}}"#).unwrap().to_json();
+        assert_eq!((usual.ledger, usual.audit_days, usual.key_cache), (None, 400, Duration::from_secs(600)));
+        let said = [
+            (LEDGER, "the-ledger-there-was"),
+            (AUDIT_DAYS, "90"),
+            (KEY_CACHE_SECONDS, "30"),
+            (KEY_RATE, "7"),
+            (TOKEN_RATE, "8"),
+            (DOCKER_ENDPOINT, "unix:///run/docker.sock"),
+            (DOCKER_IMAGE, "agent:1"),
+            (LOG_RETENTION, "60"),
+            (AGENT_ENDPOINT, "https://api.example.com"),
+            (E2B_API, "http://127.0.0.1:1"),
+            (E2B_SANDBOX, "http://127.0.0.1:2"),
+            (PRICES, &prices),
+            (CORS_ORIGIN, "https://app.example.com"),
+        ];
+        let config = configured(&said).unwrap();
+        assert_eq!(config.ledger.as_deref(), Some("the-ledger-there-was"));
+        let mut handed_on = config.to_env();
+        handed_on.sort_unstable();
+        let mut expected = said.to_vec();
+        expected.extend([(NAME, "prod"), (TABLE, "data"), (KMS_KEY, ARN), (CREDENTIAL_KEY, SEALING)]);
+        expected.sort_unstable();
+        let mut names: Vec<_> = handed_on.iter().map(|(name, _)| *name).collect();
+        // The template leaves those to local stacks, to tests, and to who runs an E2B of their own.
+        names.retain(|name| !name.starts_with("THEAZO_DOCKER_") && !name.starts_with("THEAZO_E2B_"));
+        let mut known = VARIABLES;
+        known.sort_unstable();
+        assert_eq!(names, known);
+        assert_eq!(handed_on, expected.into_iter().map(|(name, value)| (name, value.to_owned())).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_alias_is_no_key_and_a_retention_has_bounds() {
+        let alias = "arn:aws:kms:us-east-1:111122223333:alias/theazo";
+        assert!(matches!(configured(&[(KMS_KEY, alias)]), Err(ConfigError::NotAKeyArn(KMS_KEY))));
+        for bad in ["", "none", "example.com", "null", "https://a\n"] {
+            let refused = configured(&[(CORS_ORIGIN, bad)]);
+            assert!(matches!(refused, Err(ConfigError::NotAnOrigin(CORS_ORIGIN))), "{bad}");
+        }
+        for bad in ["0", "3654"] {
+            assert!(matches!(configured(&[(AUDIT_DAYS, bad)]), Err(ConfigError::OutOfRange(AUDIT_DAYS))), "{bad}");
+        }
+        for bad in ["", "-1", "1.5", "a"] {
+            assert!(matches!(configured(&[(AUDIT_DAYS, bad)]), Err(ConfigError::NotANumber(AUDIT_DAYS))), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn deletions_are_noted_in_the_ledger_that_is_configured() {
+        let aws = Aws::local(&AwsEndpoints { dynamodb: "http://127.0.0.1:9".into(), kms: None });
+        for (more, ledger) in [(&[][..], "data-ledger"), (&[(LEDGER, "another")][..], "another")] {
+            let deployment = Deployment::new(&aws, configured(more).unwrap()).unwrap();
+            assert_eq!(deployment.table().ledger_name(), ledger);
+        }
+    }
+}
