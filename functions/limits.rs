@@ -3,14 +3,17 @@
 
 use crate::agents::{Sandboxes, lifecycle};
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, PoisonError};
 use theazo_http::ApiError;
 use theazo_store::{Agent, Agents, Reached, Session, SessionStatus, Sessions, now_ms};
 use theazo_tenancy::{SessionId, TenantScope};
+use tokio::sync::OnceCell;
 
 /// What one run has read of sessions, so that each is read once however many agents it has.
 #[derive(Default)]
-pub(crate) struct Watch(HashMap<SessionId, Option<Watched>>);
+pub(crate) struct Watch(Mutex<HashMap<SessionId, Known>>);
+
+type Known = Arc<OnceCell<Option<Watched>>>;
 
 struct Watched {
     session: Session,
@@ -24,17 +27,18 @@ impl Watch {
     /// # Errors
     /// As those of the table and of the provider; the next run tries again.
     pub(crate) async fn visit(
-        &mut self,
+        &self,
         scope: &TenantScope,
         agent: &Agent,
         sessions: &Sessions,
         agents: &Agents,
         sandboxes: &Sandboxes,
     ) -> Result<bool, ApiError> {
-        let watched = match self.0.entry(agent.session.clone()) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(unknown) => unknown.insert(watch(scope, &agent.session, sessions, agents).await?),
+        let known: Known = {
+            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            all.entry(agent.session.clone()).or_default().clone()
         };
+        let watched = known.get_or_try_init(|| watch(scope, &agent.session, sessions, agents)).await?;
         // What a terminated session has left is ended by the session's own item.
         let Some(Watched { session, reached }) = watched else { return Ok(false) };
         match agent.cost_cap_reached(now_ms()).or(*reached) {

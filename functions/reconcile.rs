@@ -1,26 +1,37 @@
 //! Reconciling what the table says with what providers run: whatever was interrupted is finished, whatever outlived
 //! its time is ended, whatever nobody owns is removed. A scheduled function, and a loop in the local stack.
 
+mod accounts;
+
 use crate::agents::{Sandboxes, lifecycle};
 use crate::deployment::{Capability, Deployment};
 use crate::limits::Watch;
 use crate::sessions::{pause, terminate};
+use futures_util::{StreamExt, stream};
 use serde::Serialize;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::AddAssign;
+use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
-use theazo_providers::{AgentRef, Provider};
 use theazo_store::{
-    AgentStatus, Agents, DeletionState, Intent, PausedBy, PlatformDeletion, SecretSealer, SessionStatus, Sessions,
-    Table, Work, WorkItem, now_ms,
+    AgentStatus, Agents, BOOT_GRACE_MS, DeletionState, Intent, PausedBy, PlatformDeletion, PlatformSuspension,
+    SecretSealer, SessionStatus, Sessions, Table, Work, WorkItem, now_ms,
 };
 use theazo_tenancy::{Operator, PlatformId, SessionId, TenantScope, WorkRef};
+use tokio::time::Instant;
 
-/// How long a boot may be under way before its process counts as dead, milliseconds. A create gives up earlier.
-const BOOT_GRACE_MS: i64 = 60_000;
-
-/// Orphans removed in one run at most: when the table was put back to an older state, everything newer looks like one,
-/// and someone should have the time to notice.
-const MAX_ORPHANS: usize = 20;
+/// How long a run begins new work. Its function ends after two minutes, and a thing that was begun has [`ITEM_TIME`].
+const RUN_TIME: Duration = Duration::from_secs(75);
+/// How long one thing may take, most of it a provider's.
+const ITEM_TIME: Duration = Duration::from_secs(30);
+/// Platforms looked after side by side, so that few with slow providers do not hold up the others.
+const PLATFORMS_AT_ONCE: usize = 16;
+/// Things of one platform.
+const ITEMS_AT_ONCE: usize = 4;
+/// How often the order in which things are looked at changes, milliseconds.
+const TURN_MS: i64 = 60_000;
+/// By how many places. Prime, so that every place is first at times.
+const TURN_STEP: usize = 127;
 
 /// The agents whose sandboxes run, by account: a provider's name, and the platform whose account it is.
 type Running = HashMap<(String, Option<PlatformId>), HashSet<String>>;
@@ -39,6 +50,8 @@ pub struct Outcome {
     pub expired: usize,
     /// Agents that a limit of their session, or their own, has paused.
     pub over_limit: usize,
+    /// Agents that were paused because the operator has suspended their platform.
+    pub suspended: usize,
     /// Agents whose sandbox was gone.
     pub lost: usize,
     /// Ended agents whose sandbox was still to be removed.
@@ -51,6 +64,41 @@ pub struct Outcome {
     pub orphans: usize,
     /// Things that could not be done now and stay on the list.
     pub postponed: usize,
+    /// Things that the run had no time left for. The next run begins elsewhere.
+    pub skipped: usize,
+}
+
+impl AddAssign for Outcome {
+    fn add_assign(&mut self, more: Self) {
+        let Self {
+            failed_boots,
+            pauses,
+            idle,
+            expired,
+            over_limit,
+            suspended,
+            lost,
+            settled,
+            sessions,
+            platforms,
+            orphans,
+            postponed,
+            skipped,
+        } = more;
+        self.failed_boots += failed_boots;
+        self.pauses += pauses;
+        self.idle += idle;
+        self.expired += expired;
+        self.over_limit += over_limit;
+        self.suspended += suspended;
+        self.lost += lost;
+        self.settled += settled;
+        self.sessions += sessions;
+        self.platforms += platforms;
+        self.orphans += orphans;
+        self.postponed += postponed;
+        self.skipped += skipped;
+    }
 }
 
 /// Whether other processes may be booting agents at this moment.
@@ -67,7 +115,7 @@ pub enum Boots {
 /// # Errors
 /// `internal_error` when the work list cannot be read. A provider that does not answer postpones its items instead.
 pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome, ApiError> {
-    let (work, platforms) = upkeep(deployment.table());
+    let Upkeep { work, platforms, suspension } = Upkeep::of(deployment.table());
     let run = Run {
         sandboxes: Sandboxes::of(deployment),
         agents: Agents::of(deployment),
@@ -75,37 +123,85 @@ pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome,
         sealer: SecretSealer::of(deployment),
         work,
         platforms,
+        suspension,
         boots,
+        watch: Watch::default(),
+        until: Instant::now() + RUN_TIME,
     };
-    let mut outcome = Outcome::default();
     let listed_at_ms = now_ms();
-    let running = run.orphans(&mut outcome).await?;
-    let mut watch = Watch::default();
-    for item in run.work.list().await? {
-        let done = match &item {
-            WorkItem::Agent(work) => run.agent(work, &running, listed_at_ms, &mut watch, &mut outcome).await,
-            WorkItem::Session(platform, mode, session) => {
-                let scope = run.work.operator().tenant(platform, *mode);
-                let done = run.session(&scope, session).await;
-                outcome.sessions += usize::from(done.is_ok());
-                done
-            }
-            WorkItem::Platform(platform) => run.platform(platform, &mut outcome).await,
-            // Looked at already.
-            WorkItem::Provider(..) => Ok(()),
-        };
-        if let Err(error) = done {
-            tracing::warn!(?item, ?error, "postponed");
-            outcome.postponed += 1;
-        }
+    let turn = usize::try_from(listed_at_ms.div_euclid(TURN_MS)).unwrap_or(0);
+    let accounts = accounts::ask(&run.sandboxes, &run.work, turn).await?;
+    // An agent is on the list before its sandbox is made, so what was listed before this and is missing here has no owner.
+    let items = run.work.list().await?;
+    let mut outcome = accounts.remove_orphans(&items, run.until).await;
+    let running = accounts.running();
+    let platforms = by_platform(items, turn);
+    let visits = stream::iter(platforms).map(|items| run.platform_items(items, &running, listed_at_ms));
+    outcome += visits.buffer_unordered(PLATFORMS_AT_ONCE).fold(Outcome::default(), sum).await;
+    if outcome.skipped > 0 {
+        // The deployment's alarm counts these lines.
+        tracing::warn!(skipped = outcome.skipped, "a run did not come to the end of its list");
     }
     Ok(outcome)
 }
 
-#[expect(clippy::disallowed_methods, reason = "reconciling acts for every tenant and has no caller")]
-fn upkeep(table: &Table) -> (Work, PlatformDeletion) {
-    let operator = || Operator::assume().on_schedule();
-    (Work::new(table.clone(), operator()), PlatformDeletion::new(table.clone(), operator()))
+async fn sum(mut all: Outcome, more: Outcome) -> Outcome {
+    all += more;
+    all
+}
+
+/// The list by platform, so that none waits for another's. Whose turn is first changes from run to run, among the
+/// platforms and within each: what one run did not come to, a later one begins with.
+fn by_platform(items: Vec<WorkItem>, turn: usize) -> Vec<Vec<WorkItem>> {
+    let mut platforms: BTreeMap<PlatformId, Vec<WorkItem>> = BTreeMap::new();
+    for item in items {
+        platforms.entry(platform_of(&item).clone()).or_default().push(item);
+    }
+    let mut platforms: Vec<_> = platforms.into_values().collect();
+    platforms.iter_mut().for_each(|items| in_turn(items, turn));
+    in_turn(&mut platforms, turn);
+    platforms
+}
+
+fn platform_of(item: &WorkItem) -> &PlatformId {
+    match item {
+        WorkItem::Agent(work) => &work.platform,
+        WorkItem::Session(platform, ..) | WorkItem::Provider(platform, ..) | WorkItem::Platform(platform) => platform,
+    }
+}
+
+/// The same things, beginning elsewhere each turn.
+fn in_turn<T>(things: &mut [T], turn: usize) {
+    let first = turn.wrapping_mul(TURN_STEP) % things.len().max(1);
+    things.rotate_left(first);
+}
+
+/// What only the operator may do.
+struct Upkeep {
+    work: Work,
+    platforms: PlatformDeletion,
+    suspension: PlatformSuspension,
+}
+
+impl Upkeep {
+    #[expect(clippy::disallowed_methods, reason = "reconciling acts for every tenant and has no caller")]
+    fn of(table: &Table) -> Self {
+        let operator = || Operator::assume().on_schedule();
+        Self {
+            work: Work::new(table.clone(), operator()),
+            platforms: PlatformDeletion::new(table.clone(), operator()),
+            suspension: PlatformSuspension::new(table.clone(), operator()),
+        }
+    }
+}
+
+/// What was found before the list was gone through.
+struct Look<'a> {
+    running: &'a Running,
+    /// When accounts were asked, Unix milliseconds.
+    listed_at_ms: i64,
+    /// Whether the platform is suspended.
+    suspended: bool,
 }
 
 struct Run {
@@ -115,27 +211,68 @@ struct Run {
     sealer: SecretSealer,
     work: Work,
     platforms: PlatformDeletion,
+    suspension: PlatformSuspension,
     boots: Boots,
+    watch: Watch,
+    /// When nothing more is begun.
+    until: Instant,
 }
 
 impl Run {
-    async fn agent(
-        &self,
-        work: &WorkRef,
-        running: &Running,
-        listed_at_ms: i64,
-        watch: &mut Watch,
-        outcome: &mut Outcome,
-    ) -> Result<(), ApiError> {
+    /// What is to be done for one platform, a few things side by side.
+    async fn platform_items(&self, items: Vec<WorkItem>, running: &Running, listed_at_ms: i64) -> Outcome {
+        let suspended = match items.first().map(platform_of) {
+            Some(platform) => self.suspension.is_suspended(platform).await,
+            None => Ok(false),
+        };
+        let suspended = suspended.unwrap_or_else(|error| {
+            tracing::warn!(%error, "whether a platform is suspended is not known");
+            false
+        });
+        let look = Look { running, listed_at_ms, suspended };
+        let visits = stream::iter(items).map(|item| self.item(item, &look));
+        visits.buffer_unordered(ITEMS_AT_ONCE).fold(Outcome::default(), sum).await
+    }
+
+    /// One thing of the list, which takes no longer than [`ITEM_TIME`], whatever its provider does.
+    async fn item(&self, item: WorkItem, look: &Look<'_>) -> Outcome {
+        if Instant::now() >= self.until {
+            return Outcome { skipped: 1, ..Outcome::default() };
+        }
+        let mut outcome = Outcome::default();
+        let visit = async {
+            match &item {
+                WorkItem::Agent(work) => self.agent(work, look, &mut outcome).await,
+                WorkItem::Session(platform, mode, session) => {
+                    let scope = self.work.operator().tenant(platform, *mode);
+                    let done = self.session(&scope, session).await;
+                    outcome.sessions += usize::from(done.is_ok());
+                    done
+                }
+                WorkItem::Platform(platform) => self.platform(platform, &mut outcome).await,
+                // Looked at already.
+                WorkItem::Provider(..) => Ok(()),
+            }
+        };
+        let done = tokio::time::timeout(ITEM_TIME, visit).await;
+        let late = || ApiError::new(ErrorCode::Timeout, "it took too long");
+        if let Err(error) = done.unwrap_or_else(|_| Err(late())) {
+            tracing::warn!(?item, ?error, "postponed");
+            outcome.postponed += 1;
+        }
+        outcome
+    }
+
+    async fn agent(&self, work: &WorkRef, look: &Look<'_>, outcome: &mut Outcome) -> Result<(), ApiError> {
         let scope = self.work.operator().tenant(&work.platform, work.mode);
         let Some(agent) = self.agents.get(&scope, &work.agent).await? else {
             return Ok(self.work.forget(work).await?);
         };
         let now = now_ms();
         // Only of an agent that ran before its provider was asked can the answer be that its sandbox is gone.
-        let was_ready = agent.run_started_ms.is_some_and(|started| started < listed_at_ms);
+        let was_ready = agent.run_started_ms.is_some_and(|started| started < look.listed_at_ms);
         let is_lost = was_ready
-            && running_at(running, &agent.provider, &work.platform)
+            && running_at(look.running, &agent.provider, &work.platform)
                 .is_some_and(|running| !running.contains(agent.id.as_str()));
         let grace = if self.boots == Boots::Impossible { 0 } else { BOOT_GRACE_MS };
         let is_interrupted = now - agent.since_ms >= grace;
@@ -161,13 +298,18 @@ impl Run {
                 outcome.lost += 1;
                 return Ok(());
             }
+            AgentStatus::Ready | AgentStatus::Running if look.suspended => {
+                lifecycle::pause(&scope, &agent, PausedBy::Operator, &self.agents, &self.sandboxes).await?;
+                outcome.suspended += 1;
+                return Ok(());
+            }
             AgentStatus::Ready | AgentStatus::Running if agent.is_idle(now) => {
                 lifecycle::pause(&scope, &agent, PausedBy::Idle, &self.agents, &self.sandboxes).await?;
                 outcome.idle += 1;
                 return Ok(());
             }
             AgentStatus::Ready | AgentStatus::Running => {
-                let Self { sessions, agents, sandboxes, .. } = self;
+                let Self { sessions, agents, sandboxes, watch, .. } = self;
                 let stopped = watch.visit(&scope, &agent, sessions, agents, sandboxes).await?;
                 outcome.over_limit += usize::from(stopped);
                 return Ok(());
@@ -201,78 +343,45 @@ impl Run {
         outcome.platforms += usize::from(state == DeletionState::Gone);
         Ok(())
     }
-
-    /// Removes sandboxes that no recorded agent owns. Sandboxes are listed before the work list is read, and an agent
-    /// is on the work list before its sandbox is made: what is missing there has no owner. Gives what runs at each
-    /// provider that answered.
-    async fn orphans(&self, outcome: &mut Outcome) -> Result<Running, ApiError> {
-        let mut running = Running::new();
-        for provider in self.sandboxes.all() {
-            let account = (provider.kind().as_str().to_owned(), None);
-            self.orphans_at(provider, account, &mut running, outcome).await?;
-        }
-        for item in self.work.list().await? {
-            let WorkItem::Provider(platform, mode, name) = item else { continue };
-            let scope = self.work.operator().tenant(&platform, mode);
-            match self.sandboxes.provider(&scope, &name).await {
-                Ok(provider) => {
-                    self.orphans_at(provider.as_ref(), (name, Some(platform)), &mut running, outcome).await?;
-                }
-                Err(error) if error.code() == ErrorCode::NoProvidersAvailable => {}
-                Err(error) => {
-                    tracing::warn!(%platform, provider = name, ?error, "a provider cannot be used");
-                    outcome.postponed += 1;
-                }
-            }
-        }
-        if outcome.orphans > 0 {
-            // The deployment's alarm counts these lines.
-            tracing::warn!(orphans = outcome.orphans, "orphans were removed");
-        }
-        Ok(running)
-    }
-
-    /// The same for one account. Agents of all platforms are known: two may share an account.
-    async fn orphans_at(
-        &self,
-        provider: &dyn Provider,
-        account: (String, Option<PlatformId>),
-        running: &mut Running,
-        outcome: &mut Outcome,
-    ) -> Result<(), ApiError> {
-        let Ok(sandboxes) = provider.list_mine().await else {
-            tracing::warn!(provider = account.0, "the provider does not list its sandboxes");
-            outcome.postponed += 1;
-            return Ok(());
-        };
-        let known: HashSet<String> = self
-            .work
-            .list()
-            .await?
-            .into_iter()
-            .filter_map(|item| match item {
-                WorkItem::Agent(work) => Some(work.agent.to_string()),
-                WorkItem::Session(..) | WorkItem::Provider(..) | WorkItem::Platform(_) => None,
-            })
-            .collect();
-        let alive = sandboxes.iter().filter(|sandbox| sandbox.running).map(|sandbox| sandbox.agent.clone());
-        running.insert(account, alive.collect());
-        let orphans = sandboxes.into_iter().filter(|sandbox| !known.contains(&sandbox.agent));
-        for sandbox in orphans.take(MAX_ORPHANS) {
-            match provider.destroy(&AgentRef { agent: sandbox.agent.clone() }).await {
-                Ok(()) => outcome.orphans += 1,
-                Err(error) => {
-                    tracing::warn!(agent = sandbox.agent, %error, "an orphan could not be removed yet");
-                    outcome.postponed += 1;
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 /// What runs in the account that an agent of a platform is in, where it was listed.
 fn running_at<'a>(running: &'a Running, provider: &str, platform: &PlatformId) -> Option<&'a HashSet<String>> {
     let of_deployment = running.get(&(provider.to_owned(), None));
     of_deployment.or_else(|| running.get(&(provider.to_owned(), Some(platform.clone()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use theazo_tenancy::{AgentId, Mode};
+
+    #[test]
+    fn every_platform_and_every_thing_of_one_is_first_at_times_and_none_is_left_out() {
+        let platforms: Vec<PlatformId> = (0..5).map(|_| PlatformId::make()).collect();
+        let item = |platform: &PlatformId| {
+            WorkItem::Agent(WorkRef { platform: platform.clone(), mode: Mode::Live, agent: AgentId::make() })
+        };
+        let items: Vec<WorkItem> = platforms
+            .iter()
+            .enumerate()
+            .flat_map(|(index, platform)| (0..=index).map(move |_| item(platform)))
+            .collect();
+        let (mut first, mut first_of_last) = (HashSet::new(), HashSet::new());
+        for turn in 0..30 {
+            let by_platform = by_platform(items.clone(), turn);
+            assert_eq!(by_platform.len(), platforms.len());
+            for items in &by_platform {
+                assert!(items.iter().all(|item| platform_of(item) == platform_of(&items[0])), "one platform's only");
+            }
+            let all: Vec<_> = by_platform.iter().flatten().collect();
+            assert!(all.len() == items.len() && items.iter().all(|item| all.contains(&item)));
+            first.insert(platform_of(&by_platform[0][0]).clone());
+            let last = by_platform.iter().find(|items| platform_of(&items[0]) == &platforms[4]).unwrap();
+            first_of_last.insert(format!("{:?}", last[0]));
+        }
+        assert_eq!((first.len(), first_of_last.len()), (5, 5));
+        assert!(by_platform(Vec::new(), 3).is_empty());
+    }
 }

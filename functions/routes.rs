@@ -148,7 +148,7 @@ routes! {
     AGENTS_RESUME = "agents-resume" POST "/v1/agents/{id}/resume"
         by [Platform, Session] needs [Sessions, Agents, SecretOpener, AgentCopies, AgentTokens, Sandboxes] => agents::resume;
     AGENTS_RESTART = "agents-restart" POST "/v1/agents/{id}/restart"
-        by [Platform, Session] needs [Sessions, Agents, SecretOpener, AgentCopies, AgentTokens, Sandboxes] => agents::restart;
+        by [Platform, Session] needs [Sessions, Agents, SecretOpener, AgentCopies, AgentTokens, Sandboxes] repeats Again => agents::restart;
     AGENTS_TERMINATE = "agents-terminate" POST "/v1/agents/{id}/terminate"
         by [Platform, Session] needs [Agents, Sandboxes] => agents::terminate;
 

@@ -40,7 +40,7 @@ pub(crate) async fn boot_again(
         }
         let opened = opener.open(scope, &sealed, &selection(&agent)?, now_ms()).await?;
         match boot.agents().begin_again(scope, &session, &agent, intent, booted_with(&opened)).await {
-            Ok(agent) => return boot.finish(scope, agent, &sealed, opened).await,
+            Ok(agent) => return boot.finish(scope, agent, opener, &sealed, opened).await,
             Err(StoreError::Conflict(_)) => {
                 agent = boot.agents().get(scope, &agent.id).await?.ok_or_else(ApiError::not_found)?;
             }

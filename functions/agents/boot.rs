@@ -10,7 +10,7 @@ use theazo_http::{ApiError, ErrorCode};
 use theazo_providers::{AgentRef, Environment, Provider, ProviderError, ProviderKind, Sandbox, SandboxSpec};
 use theazo_store::{
     Agent, AgentCopies, AgentStatus, AgentToken, AgentTokens, Agents, BootedSecret, ENDPOINT_VARIABLE, Intent,
-    OpenedSecret, SealedSecrets,
+    OpenedSecret, SealedSecrets, SecretOpener,
 };
 use theazo_tenancy::TenantScope;
 use theazo_vault::SecretValue;
@@ -92,17 +92,18 @@ impl Boot {
     /// Boots an agent whose row says `booting` with the names of `opened`, and gives it as it then is: ready.
     ///
     /// # Errors
-    /// `provider_error`; `conflict` when somebody ended the agent meanwhile. The boot is taken back by then, or that is
+    /// `provider_error`; `conflict` when somebody ended the agent meanwhile, or removed a secret of it. The boot is taken back by then, or that is
     /// left on the work list.
     pub(super) async fn finish(
         &self,
         scope: &TenantScope,
         agent: Agent,
+        opener: &SecretOpener,
         sealed: &SealedSecrets,
         opened: Vec<OpenedSecret>,
     ) -> Result<Agent, ApiError> {
         let token = self.tokens.make(scope, &agent);
-        let ready = match self.make(scope, &agent, sealed, opened, token.as_ref()).await {
+        let ready = match self.make(scope, &agent, opener, sealed, opened, token.as_ref()).await {
             Ok(sandbox) => {
                 let this_boot = |now: &Agent| now.boots == agent.boots;
                 let ready = self.agents.become_ready(scope, &agent.id, token.as_ref(), this_boot, |agent| {
@@ -128,11 +129,13 @@ impl Boot {
         &self,
         scope: &TenantScope,
         agent: &Agent,
+        opener: &SecretOpener,
         sealed: &SealedSecrets,
         mut opened: Vec<OpenedSecret>,
         token: Option<&AgentToken>,
     ) -> Result<Sandbox, ApiError> {
-        let provider = self.provider(scope, &agent.provider).await?;
+        let stands = async { Ok(opener.confirm(scope, &agent.session, &agent.secrets).await?) };
+        let (provider, ()) = try_join(self.provider(scope, &agent.provider), stands).await?;
         let spec = SandboxSpec {
             agent: agent.id.to_string(),
             session: agent.session.to_string(),

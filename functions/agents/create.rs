@@ -78,7 +78,7 @@ pub async fn handle(
                 let (provider, secrets) = (provider.as_str().to_owned(), booted_with(&opened));
                 let new = NewAgent { provider, secrets, ..wanted.new.clone() };
                 let agent = begin(&scope, session.clone(), new, &sessions, boot.agents()).await?;
-                boot.finish(&scope, agent, &sealed, opened).await
+                boot.finish(&scope, agent, &opener, &sealed, opened).await
             };
             match attempt.await {
                 Ok(agent) => return Answer::json(201, &show(&agent)),

@@ -71,7 +71,7 @@ async fn answer(
         return Err(failure);
     }
     // First of all, whether it takes calls: an agent that is over has no copies any more, one that boots has none yet.
-    let sandbox = usable(&scope, &agent, &sandboxes).await?;
+    let sandbox = usable(&principal, &agent, &sandboxes).await?;
     // Before anything runs: what cannot be masked is not run.
     let redactor = mask::redactor(&scope, &agent, &agents, &copies, &sealed).await?;
     let record = ExecRecord::begin(&request, &redactor);

@@ -19,7 +19,7 @@ pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<
     };
     let (principal, agent, dir) = authenticate(&call, &agents, parse).await?;
     let scope = principal.scope();
-    let (provider, sandbox) = usable(&scope, &agent, &sandboxes).await?;
+    let (provider, sandbox) = usable(&principal, &agent, &sandboxes).await?;
     let entries = noted(&scope, &agent, &agents, Duration::ZERO, provider.list_files(&sandbox, &dir)).await;
     let entries = match entries {
         Ok(entries) => entries,

@@ -22,7 +22,7 @@ struct Read {
 pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<Answer, ApiError> {
     let (principal, agent, read) = authenticate(&call, &agents, || parse(&call)).await?;
     let scope = principal.scope();
-    let (provider, sandbox) = usable(&scope, &agent, &sandboxes).await?;
+    let (provider, sandbox) = usable(&principal, &agent, &sandboxes).await?;
     let piece = noted(
         &scope,
         &agent,

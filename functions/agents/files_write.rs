@@ -25,7 +25,7 @@ struct Write {
 pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<Answer, ApiError> {
     let (principal, agent, write) = authenticate(&call, &agents, || parse(&call)).await?;
     let scope = principal.scope();
-    let (provider, sandbox) = usable(&scope, &agent, &sandboxes).await?;
+    let (provider, sandbox) = usable(&principal, &agent, &sandboxes).await?;
     let written = noted(
         &scope,
         &agent,

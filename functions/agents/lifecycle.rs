@@ -39,7 +39,17 @@ pub async fn end(
 /// Ends an agent whose sandbox turned out to be gone in the run that `agent` was read in, and tells what its caller
 /// learns. A sandbox ends by itself when the agent's time is over, and that is no failure; nor is it one that somebody
 /// stopped it meanwhile.
+///
+/// One that its own clock has stopped on account of a limit that was in force when it booted is paused as by the limit
+/// itself: its files stay, and it can be resumed once the limit allows it.
 pub async fn lost(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: &Sandboxes) -> ApiError {
+    let now = now_ms() + CLOCK_SLACK_MS;
+    if (agent.sandbox_ends_ms()..agent.deadline_ms()).contains(&now) {
+        return match pause(scope, agent, PausedBy::Limit, agents, sandboxes).await {
+            Ok(paused) => not_usable(&paused),
+            Err(refusal) => refusal,
+        };
+    }
     let over = now_ms() + CLOCK_SLACK_MS >= agent.sandbox_ends_ms();
     let status = if over { AgentStatus::Completed } else { AgentStatus::Failed };
     let same_run = |now: &Agent| {
@@ -107,7 +117,12 @@ pub async fn finish_pause(
         Ok(kept) => kept,
         Err(ProviderError::SandboxGone) => {
             let holds = |now: &Agent| now.intent == Some(Intent::Pausing);
-            return Err(without_files(scope, agent, holds, agents, sandboxes).await);
+            // What a limit has stopped has not failed, even where its provider keeps no files of it.
+            let status = match agent.paused_by {
+                Some(PausedBy::Limit) => AgentStatus::Completed,
+                _ => AgentStatus::Failed,
+            };
+            return Err(without_files(scope, agent, status, holds, agents, sandboxes).await);
         }
         Err(error @ ProviderError::CannotPause) => {
             let refusal = failure::to_api(&agent.provider, &error);
@@ -159,7 +174,7 @@ pub async fn take_back(
         Ok(_) => {}
         // Nor can the files be kept of one that does not stop without its memory.
         Err(ProviderError::SandboxGone | ProviderError::CannotPause) => {
-            let _ = without_files(scope, agent, is_this, agents, sandboxes).await;
+            let _ = without_files(scope, agent, AgentStatus::Failed, is_this, agents, sandboxes).await;
             return agents.get(scope, &agent.id).await?.ok_or_else(ApiError::not_found);
         }
         Err(error) => return Err(failure::to_api(&agent.provider, &error)),
@@ -178,7 +193,11 @@ async fn after_the_end(
     sandboxes: &Sandboxes,
 ) -> Result<Agent, ApiError> {
     let now = agents.get(scope, &agent.id).await?.ok_or_else(ApiError::not_found)?;
-    if now.status.is_over() { remove(scope, &now, agents, sandboxes).await } else { Ok(now) }
+    if !now.status.is_over() {
+        return Ok(now);
+    }
+    destroy(scope, &now, sandboxes).await?;
+    Ok(agents.settle_own_boot(scope, &agent.id).await?)
 }
 
 /// Stops the agent's sandbox. The provider's own refusal is given as it is.
@@ -197,11 +216,12 @@ async fn stop(
 async fn without_files(
     scope: &TenantScope,
     agent: &Agent,
+    status: AgentStatus,
     holds: impl Fn(&Agent) -> bool,
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> ApiError {
-    match agents.transition_if(scope, &agent.id, AgentStatus::Failed, holds, |_| {}).await {
+    match agents.transition_if(scope, &agent.id, status, holds, |_| {}).await {
         Ok(failed) => {
             if let Err(error) = remove(scope, &failed, agents, sandboxes).await {
                 tracing::warn!(agent = %agent.id, ?error, "a lost sandbox is not cleaned up yet");
@@ -218,8 +238,12 @@ async fn without_files(
 }
 
 async fn remove(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: &Sandboxes) -> Result<Agent, ApiError> {
+    destroy(scope, agent, sandboxes).await?;
+    Ok(agents.settle(scope, &agent.id).await?)
+}
+
+async fn destroy(scope: &TenantScope, agent: &Agent, sandboxes: &Sandboxes) -> Result<(), ApiError> {
     let sandbox = AgentRef { agent: agent.id.to_string() };
     let destroyed = sandboxes.provider(scope, &agent.provider).await?.destroy(&sandbox).await;
-    destroyed.map_err(|error| failure::to_api(&agent.provider, &error))?;
-    Ok(agents.settle(scope, &agent.id).await?)
+    destroyed.map_err(|error| failure::to_api(&agent.provider, &error))
 }

@@ -94,16 +94,21 @@ where
     Ok((principal, agent.ok_or_else(ApiError::not_found)?, parsed))
 }
 
-/// The provider of an agent whose sandbox takes calls.
+/// The provider of an agent whose sandbox takes calls. In a session that is paused none takes its user's, even where it
+/// still runs because its provider cannot pause it, or because it is being paused.
 async fn usable(
-    scope: &TenantScope,
+    principal: &Principal,
     agent: &Agent,
     sandboxes: &Sandboxes,
 ) -> Result<(Arc<dyn Provider>, AgentRef), ApiError> {
     if !agent.takes_calls() {
         return Err(not_usable(agent));
     }
-    Ok((sandboxes.provider(scope, &agent.provider).await?, AgentRef { agent: agent.id.to_string() }))
+    if principal.session_is_paused() {
+        return Err(ApiError::new(ErrorCode::Conflict, "the session is paused"));
+    }
+    let scope = principal.scope();
+    Ok((sandboxes.provider(&scope, &agent.provider).await?, AgentRef { agent: agent.id.to_string() }))
 }
 
 /// Makes a call to a sandbox that may take so long, and notes side by side that the agent has something to do. The note

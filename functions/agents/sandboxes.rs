@@ -103,8 +103,8 @@ impl Sandboxes {
     }
 
     /// All of the deployment's own that really run something, whoever it belongs to.
-    pub fn all(&self) -> impl Iterator<Item = &dyn Provider> {
-        self.docker.iter().map(|provider| provider.as_ref())
+    pub fn own(&self) -> impl Iterator<Item = Arc<dyn Provider>> {
+        self.docker.iter().cloned()
     }
 
     fn simulated(&self, scope: &TenantScope) -> Arc<dyn Provider> {

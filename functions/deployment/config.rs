@@ -202,7 +202,7 @@ pub fn rate_limits_from_env() -> Result<RateLimits, ConfigError> {
 fn rate_limits(variable: &dyn Fn(&str) -> Option<String>) -> Result<RateLimits, ConfigError> {
     let usual = RateLimits::default();
     let key = number(variable, KEY_RATE)?.unwrap_or(usual.key);
-    Ok(RateLimits { key, token: number(variable, TOKEN_RATE)?.unwrap_or(usual.token) })
+    Ok(RateLimits { key, token: number(variable, TOKEN_RATE)?.unwrap_or(usual.token), ..usual })
 }
 
 /// What running costs, as the environment says: the usual prices, with those of the variable in their place.

@@ -30,7 +30,7 @@ async fn manage(method: reqwest::Method, path: &str, body: Value) -> Value {
 }
 
 /// The ids of an agent's sandboxes, running or paused.
-async fn sandboxes_of(agent: &str) -> Vec<String> {
+pub async fn sandboxes_of(agent: &str) -> Vec<String> {
     let listed =
         manage(reqwest::Method::GET, &format!("/v2/sandboxes?metadata=theazo.agent%3D{agent}"), json!({})).await;
     listed.as_array().unwrap().iter().map(|shown| shown["sandboxID"].as_str().unwrap().to_owned()).collect()

@@ -5,10 +5,14 @@ use serde_json::{Value, json};
 use theazo_functions::routes::ROUTES;
 use theazo_http::Caller;
 use theazo_store::MAX_UNPROVEN_CALLS;
-use theazo_tenancy::{Mode, PlatformId, SessionId, make_api_key, make_session_token};
+use theazo_tenancy::{
+    AgentId, IssuedKey, Mode, PlatformId, SessionId, make_agent_token, make_api_key, make_session_token,
+};
 
 /// More rows than one query of a filtered list goes through.
 const MANY: usize = 600;
+/// Where a path has a credential.
+const TOKEN: &str = "TOKEN";
 
 fn count(answer: &Answer, header: &str) -> usize {
     answer.headers[header].parse().unwrap()
@@ -48,7 +52,7 @@ impl Victim {
     /// The route's path with ids of this platform's, and with a filter that nothing passes where there is one.
     fn path(&self, name: &str, pattern: &str) -> String {
         let mut path = pattern.replace("{userId}", "user").replace("{name}", "A").replace("{provider}", "e2b");
-        path = path.replace("{path*}", "data/a").replace("{path}", "data/a");
+        path = path.replace("{token}", TOKEN).replace("{path*}", "data/a").replace("{path}", "data/a");
         for (of, id) in [("sessions", self.session.as_str()), ("agents", self.agent.as_str())] {
             path = path.replace(&format!("/{of}/{{id}}"), &format!("/{of}/{id}"));
         }
@@ -99,32 +103,44 @@ async fn a_forged_credential_costs_one_round_of_few_reads_on_every_route_whateve
     let nowhere = PlatformId::make();
     let session = SessionId::parse(&victim.session).unwrap();
     let forged = [
-        (make_api_key(id, Mode::Test), make_api_key(&nowhere, Mode::Test), 1),
+        // Whether its platform is suspended is looked up with every credential.
+        (make_api_key(id, Mode::Test), make_api_key(&nowhere, Mode::Test), 2),
         // A token's own validity depends on its session's row as well.
-        (make_session_token(id, Mode::Test, &session), make_session_token(&nowhere, Mode::Test, &session), 2),
+        (make_session_token(id, Mode::Test, &session), make_session_token(&nowhere, Mode::Test, &session), 3),
     ];
+    let agent = AgentId::parse(&victim.agent).unwrap();
+    let agents = |platform: &PlatformId| make_agent_token(platform, Mode::Test, &session, &agent);
+    // And an agent's on the agent's.
+    let in_path = [(agents(id), agents(&nowhere), 4)];
+    let body_of_report = json!({ "agentId": victim.agent, "sessionId": victim.session, "message": "m" });
     let body =
         json!({ "name": "n", "environment": "test", "language": "bash", "code": ":", "path": "/data/a", "data": "" });
     let mut cut = 0;
-    // Reports carry their credential in the path, and look at nothing before it has proven good: `reports` tests them.
     let routes = ROUTES.iter().map(|route| &route.info);
-    let routes = routes.filter(|route| !route.callers.contains(&Caller::Anyone) && !route.has_credential_in_path());
-    for route in routes {
+    for route in routes.filter(|route| !route.callers.contains(&Caller::Anyone)) {
+        let is_report = route.has_credential_in_path();
+        let forged: &[(IssuedKey, IssuedKey, usize)] = if is_report { &in_path } else { &forged };
         let path = victim.path(route.name, route.pattern.0);
         let body = match route.name {
             name if name.ends_with("secrets-set") => json!({ "D": "4" }),
             "providers-set" => json!({ "credentialRef": "C" }),
+            _ if is_report => body_of_report.clone(),
             _ => body.clone(),
         };
         let body = (route.method != "GET").then_some(&body);
-        for (of_victim, of_nobody, lookup) in &forged {
-            let answer = client.with_key(Some(&of_victim.text)).call(route.method, &path, body).await;
+        for (of_victim, of_nobody, lookup) in forged {
+            let call = async |token: &IssuedKey| {
+                let path = path.replace(TOKEN, &token.text);
+                let key = (!is_report).then_some(token.text.as_str());
+                client.with_key(key).call(route.method, &path, body).await
+            };
+            let answer = call(of_victim).await;
             let (sequential, calls) = trips(&answer);
             assert_eq!(answer.status, 401, "{}: {answer:?}", route.name);
             assert_eq!(sequential, 1, "{}", route.name);
             assert!(calls <= lookup + MAX_UNPROVEN_CALLS, "{}: {calls} calls", route.name);
             // Neither cost nor answer tells whether the platform exists.
-            let absent = client.with_key(Some(&of_nobody.text)).call(route.method, &path, body).await;
+            let absent = call(of_nobody).await;
             assert_eq!(trips(&absent), (sequential, calls), "{}", route.name);
             assert_eq!(absent.without_request_id(), answer.without_request_id());
         }
@@ -135,7 +151,7 @@ async fn a_forged_credential_costs_one_round_of_few_reads_on_every_route_whateve
         }
     }
     assert!(cut >= 3, "the lists are too short for this test to tell anything: {cut}");
-    for (of_victim, ..) in &forged {
+    for (of_victim, ..) in forged.iter().chain(&in_path) {
         let hash: String = of_victim.hash.iter().map(|byte| format!("{byte:02x}")).collect();
         let key = json!({ "pk": { "S": format!("credential#{hash}") }, "sk": { "S": "credential" } });
         let row = dynamodb(&stack().dynamodb_url(), "GetItem", json!({ "TableName": "theazo", "Key": key })).await;

@@ -106,7 +106,7 @@ async fn a_key_ends_when_it_was_said_to_on_every_instance() {
 async fn instances_share_a_limit_and_say_when_to_come_back() {
     let platform = Platform::make("rates").await;
     let key = platform.live_key.as_str();
-    let instances = [(); 2].map(|()| Instance::start(RateLimits { key: 5, token: 2 }));
+    let instances = [(); 2].map(|()| Instance::start(RateLimits { key: 5, token: 2, agent: 2 }));
     let mut refused = None;
     for _ in 0..50 {
         let burst = (0..12).map(|request| instances[request % 2].call("GET", "/v1/sessions", key, Value::Null));

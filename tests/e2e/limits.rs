@@ -1,6 +1,6 @@
 //! Limits of money, minutes and age, and what agents cost: on the simulated provider, at prices of the test's own.
 
-use crate::harness::{Platform, stack};
+use crate::harness::{Platform, container_name, docker, dynamodb, stack};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use theazo_functions::deployment::{Deployment, DeploymentConfig};
 use theazo_functions::reconcile::{Boots, reconcile};
 use theazo_functions::routes::ROUTES;
 use theazo_functions::{Incoming, serve};
-use theazo_store::{Aws, AwsEndpoints};
+use theazo_store::{Aws, AwsEndpoints, now_ms};
 
 /// A minute, which is what a start claims, costs a cent.
 const CENT_A_MINUTE: u64 = 60_000_000;
@@ -40,6 +40,14 @@ impl Priced {
         let config = DeploymentConfig { prices, ..stack.deployment().config().clone() };
         let key = platform.live_key.clone();
         Self { deployment: Deployment::new(&Aws::local(&endpoints), config).unwrap(), platform, key }
+    }
+
+    /// The same once more, for another caller.
+    fn again(&self) -> Self {
+        let Platform { id, live_key, test_key, client } = &self.platform;
+        let (live_key, test_key) = (live_key.clone(), test_key.clone());
+        let platform = Platform { id: id.clone(), live_key, test_key, client: client.with_key(None) };
+        Self { deployment: self.deployment.clone(), platform, key: self.key.clone() }
     }
 
     async fn call(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
@@ -96,6 +104,19 @@ impl Priced {
         }
     }
 
+    /// Changes all rows of an agent, as if time had passed.
+    async fn change(&self, mode: &str, session: &str, agent: &str, update: &str, values: Value) {
+        let tenant = format!("{}#{mode}", self.platform.id);
+        for partition in ["agents", "live-agents", &format!("{session}#agents"), &format!("{session}#live-agents")] {
+            let key = json!({ "pk": { "S": format!("{tenant}#{partition}") }, "sk": { "S": agent } });
+            let change = json!({
+                "TableName": "theazo", "Key": key, "UpdateExpression": update, "ExpressionAttributeValues": values,
+                "ConditionExpression": "attribute_exists(pk)",
+            });
+            dynamodb(&stack().dynamodb_url(), "UpdateItem", change).await;
+        }
+    }
+
     async fn terminate(&self, session: &str) {
         let (status, _) = self.call("POST", &format!("/v1/sessions/{session}/terminate"), Value::Null).await;
         assert_eq!(status, 200);
@@ -131,7 +152,18 @@ async fn a_session_that_has_spent_its_money_is_stopped_and_gets_no_agent_until_t
     let bed = Priced::make("spent", CENT_A_MOMENT).await;
     let session = bed.session(day(20)).await;
     let (first, limits) = (bed.agent(&session, json!({})).await, format!("/v1/sessions/{session}/limits"));
+    let file = json!({ "path": "/data/kept", "data": "kept" });
+    assert_eq!(bed.call("POST", &format!("/v1/agents/{first}/files"), file).await.0, 204);
     bed.until_stopped(&first).await;
+    assert_eq!(bed.status(&first).await, "paused");
+    let (_, minted) = bed.call("POST", &format!("/v1/sessions/{session}/tokens"), json!({})).await;
+    let token = Priced { key: minted["token"].as_str().unwrap().to_owned(), ..bed.again() };
+    // Nobody resumes it, the session's user neither, while the limit stands; and that is what both are told.
+    let resume = format!("/v1/agents/{first}/resume");
+    for caller in [&bed, &token] {
+        let (status, refused) = caller.call("POST", &resume, Value::Null).await;
+        assert_eq!((status, &refused["error"]["details"]["limit"]), (402, &json!("maxCost")), "{refused}");
+    }
     let shown = bed.get(&limits).await["maxCost"].clone();
     assert!(shown["used"].as_u64().unwrap() >= 20 && shown["percentage"].as_f64().unwrap() >= 100.0, "{shown}");
     assert_eq!(
@@ -145,6 +177,9 @@ async fn a_session_that_has_spent_its_money_is_stopped_and_gets_no_agent_until_t
     let raised = bed.call("PATCH", &limits, day(100_000)).await;
     assert_eq!((raised.0, &raised.1["maxCost"]["limit"]), (200, &json!(100_000)));
     let second = bed.agent(&session, json!({})).await;
+    assert_eq!(token.call("POST", &resume, Value::Null).await.0, 200, "the limit allows it, and so may its user");
+    assert_eq!(bed.get(&format!("/v1/agents/{first}/files/data/kept")).await["data"], "kept");
+    assert_eq!(bed.call("POST", &format!("/v1/agents/{first}/terminate"), Value::Null).await.0, 200);
     reconcile(&bed.deployment, Boots::UnderWay).await.unwrap();
     assert_eq!(bed.status(&second).await, "ready");
     let lifted = bed.call("PATCH", &limits, json!({ "maxCost": null, "maxAgents": 1 })).await;
@@ -162,7 +197,61 @@ async fn an_agent_stops_at_its_own_cost_cap_and_its_neighbours_go_on() {
     let capped = bed.agent(&session, json!({ "costCap": { "amount": 5, "currency": "usd" } })).await;
     let other = bed.agent(&session, json!({})).await;
     bed.until_stopped(&capped).await;
-    assert_eq!(bed.status(&other).await, "ready");
+    assert_eq!((bed.status(&capped).await, bed.status(&other).await), (json!("paused"), json!("ready")));
+    let (status, refused) = bed.call("POST", &format!("/v1/agents/{capped}/resume"), Value::Null).await;
+    assert_eq!((status, &refused["error"]["details"]["limit"]), (402, &json!("costCap")), "{refused}");
+    bed.terminate(&session).await;
+}
+
+#[tokio::test]
+async fn minutes_and_a_months_money_pause_agents_that_run_as_well() {
+    let bed = Priced::make("minutes", CENT_A_MOMENT).await;
+    let session = bed.session(json!({ "maxCost": { "amount": 20, "currency": "usd", "period": "month" } })).await;
+    let agent = bed.agent(&session, json!({})).await;
+    bed.until_stopped(&agent).await;
+    assert_eq!(bed.status(&agent).await, "paused");
+    bed.terminate(&session).await;
+
+    let session = bed.session(json!({ "maxComputeMinutes": 1 })).await;
+    let agent = bed.agent(&session, json!({})).await;
+    let ago = json!({ ":at": { "N": (now_ms() - 61_000).to_string() } });
+    let update = "SET meter.run.started_ms = :at, meter.run.booked_to_ms = :at";
+    bed.change("test", &session, &agent, update, ago).await;
+    bed.until_stopped(&agent).await;
+    assert_eq!(bed.status(&agent).await, "paused");
+    let (status, refused) = bed.call("POST", &format!("/v1/agents/{agent}/resume"), Value::Null).await;
+    assert_eq!((status, &refused["error"]["details"]["limit"]), (402, &json!("maxComputeMinutes")), "{refused}");
+    bed.terminate(&session).await;
+}
+
+#[tokio::test]
+async fn a_sandbox_that_its_own_clock_stopped_for_a_limit_that_was_raised_since_is_paused_with_its_files() {
+    let bed = Priced::live("raised meanwhile", 0).await;
+    let session = bed.session(json!({ "maxDuration": { "hours": 1 } })).await;
+    let [by_call, by_cleanup] = [bed.agent(&session, json!({})).await, bed.agent(&session, json!({})).await];
+    let docker = docker().await;
+    for agent in [&by_call, &by_cleanup] {
+        let file = json!({ "path": "/data/kept", "data": "kept" });
+        assert_eq!(bed.call("POST", &format!("/v1/agents/{agent}/files"), file).await.0, 204);
+        // The time that the limit left is over for the sandbox, whose clock was set when it booted.
+        bed.change("live", &session, agent, "SET allowed_ms = :ms", json!({ ":ms": { "N": "1" } })).await;
+        docker.kill_container(&container_name(agent), None).await.unwrap();
+        while docker.inspect_container(&container_name(agent), None).await.unwrap().state.unwrap().running == Some(true)
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    let (status, refused) = bed.call("GET", &format!("/v1/agents/{by_call}/files/data/kept"), Value::Null).await;
+    assert_eq!((status, &refused["error"]["details"]["status"]), (409, &json!("paused")), "{refused}");
+    let outcome = reconcile(&bed.deployment, Boots::UnderWay).await.unwrap();
+    for agent in [&by_call, &by_cleanup] {
+        assert_eq!(bed.status(agent).await, "paused", "{outcome:?}");
+        let logs = bed.get(&format!("/v1/logs?agentId={agent}&level=warn")).await;
+        assert_eq!(logs["data"][0]["message"], "agent has reached a limit that held when its run began", "{logs}");
+        let (status, resumed) = bed.call("POST", &format!("/v1/agents/{agent}/resume"), Value::Null).await;
+        assert_eq!(status, 200, "{resumed}");
+        assert_eq!(bed.get(&format!("/v1/agents/{agent}/files/data/kept")).await["data"], "kept");
+    }
     bed.terminate(&session).await;
 }
 
@@ -172,6 +261,9 @@ async fn a_session_that_is_too_old_is_stopped_whatever_it_cost() {
     let session = bed.session(json!({ "maxDuration": { "seconds": 2 } })).await;
     let agent = bed.agent(&session, json!({})).await;
     bed.until_stopped(&agent).await;
+    assert_eq!(bed.status(&agent).await, "paused");
+    let resume = format!("/v1/agents/{agent}/resume");
+    assert_eq!(bed.call("POST", &resume, Value::Null).await.0, 402);
     let logs = bed.get(&format!("/v1/logs?agentId={agent}&level=warn")).await;
     let entry = &logs["data"][0];
     assert_eq!(entry["message"], "agent has reached a limit: maxDuration", "{logs}");

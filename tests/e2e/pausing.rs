@@ -1,6 +1,6 @@
 //! Pausing, resuming and restarting: files stay, secrets are the vault's of now, and who may.
 
-use crate::harness::{Answer, Client, Platform, container_name, docker, make_canary, sha256};
+use crate::harness::{Answer, Client, Platform, container_name, docker, dynamodb, make_canary, sha256, stack};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -273,5 +273,34 @@ async fn a_pause_in_the_middle_of_an_exec_ends_the_exec_and_not_the_agent() {
     assert_eq!(status(client, &agent).await, "paused");
     act(client, &agent, "resume").await.expect(200);
     assert_eq!(read(client, &agent, "/data/mark").await, "begun\n");
+    client.terminate(&session).await;
+}
+
+#[tokio::test]
+async fn in_a_paused_session_nothing_that_still_runs_takes_its_users_calls() {
+    let platform = Platform::make("paused around").await;
+    let client = platform.client.with_key(Some(&platform.test_key));
+    let session = client.session("u").await;
+    let agent = client.boot(&session, json!({})).await;
+    let minted = client.post(&format!("/v1/sessions/{session}/tokens"), json!({})).await.expect(201);
+    let token = client.with_key(minted["token"].as_str());
+    let file = format!("/v1/agents/{agent}/files/data/a");
+    write(&token, &agent, "/data/a", "before").await;
+    // As where its provider could not pause it, or has not done so yet.
+    let key = json!({ "pk": { "S": format!("{}#test#sessions", platform.id) }, "sk": { "S": session } });
+    let change = json!({
+        "TableName": "theazo", "Key": key, "UpdateExpression": "SET #s = :paused",
+        "ExpressionAttributeNames": { "#s": "status" }, "ExpressionAttributeValues": { ":paused": { "S": "paused" } },
+    });
+    dynamodb(&stack().dynamodb_url(), "UpdateItem", change).await;
+    let code = json!({ "language": "bash", "code": ":" });
+    token.post(&format!("/v1/agents/{agent}/exec"), code.clone()).await.expect_error(409, "conflict");
+    let write = json!({ "path": "/data/a", "data": "after" });
+    token.post(&format!("/v1/agents/{agent}/files"), write).await.expect_error(409, "conflict");
+    token.get(&file).await.expect_error(409, "conflict");
+    token.get(&format!("/v1/agents/{agent}/files?dir=/data")).await.expect_error(409, "conflict");
+    // It is the platform's own pause, and it may look inside.
+    assert_eq!(client.get(&file).await.expect(200)["data"], "before");
+    client.post(&format!("/v1/agents/{agent}/exec"), code).await.expect(200);
     client.terminate(&session).await;
 }

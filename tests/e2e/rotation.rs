@@ -128,7 +128,7 @@ async fn headers(own: &OwnStack) -> Vec<(u32, u32)> {
 async fn retire_in_time(own: &OwnStack, version: &str) {
     let mut refusal = String::new();
     for _ in 0..20 {
-        match admin(own, &["root-key", "retire", version, "--backup-days", "0"]).await {
+        match admin(own, &["root-key", "retire", version, "--backup-days", "0", "--yes"]).await {
             Ok(_) => return,
             Err(told) => refusal = told,
         }

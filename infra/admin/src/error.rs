@@ -26,8 +26,8 @@ pub(crate) enum AdminError {
     #[error("the answer cannot be written: {0}")]
     Output(#[from] std::io::Error),
     /// What cannot be undone was not asked for twice.
-    #[error("this deletes {0} for good, with its keys, sessions, agents and secrets: say --yes if that is meant")]
-    Unconfirmed(PlatformId),
+    #[error("this {0}: say --yes if that is meant")]
+    Unconfirmed(String),
     /// The ledger that was named, or is named by the table's name, is not there.
     #[error("the ledger's table is not there: name the one that was in use with --ledger")]
     NoLedger,

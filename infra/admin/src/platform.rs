@@ -9,8 +9,8 @@ use clap::Subcommand;
 use serde::{Serialize, Serializer};
 use theazo_http::format_time;
 use theazo_store::{
-    DeletionState, NewPlatform, PageRequest, Platform, PlatformDeletion, PlatformRotation, Platforms, StoreError,
-    Table, now_ms,
+    DeletionState, NewPlatform, PageRequest, Platform, PlatformDeletion, PlatformRotation, PlatformSuspension,
+    Platforms, StoreError, Table, now_ms,
 };
 use theazo_tenancy::{Operator, PlatformId};
 
@@ -27,6 +27,18 @@ pub(crate) enum Verb {
     },
     /// Lists the deployment's platforms, newest first, with those whose deletion is not finished.
     List,
+    /// Refuses all requests of a platform and has its agents paused, until it is resumed. Nothing is lost.
+    Suspend {
+        /// The platform's id
+        #[arg(value_parser = key::platform_id)]
+        platform: PlatformId,
+    },
+    /// Serves a suspended platform again. It resumes its agents itself.
+    Resume {
+        /// The platform's id
+        #[arg(value_parser = key::platform_id)]
+        platform: PlatformId,
+    },
     /// Deletes a platform for good: its keys are refused at once, then everything of it goes.
     ///
     /// Its sessions end and their secrets are removed now; the deployment's scheduled clean-up ends its agents and removes
@@ -69,6 +81,17 @@ struct Line {
     /// When its deletion began.
     #[serde(skip_serializing_if = "Option::is_none")]
     deleted_at: Option<String>,
+    /// Since when it is suspended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    suspended_at: Option<String>,
+}
+
+/// What `suspend` and `resume` answer.
+#[derive(Serialize)]
+struct Standing {
+    id: String,
+    /// `suspended` or `active`.
+    status: &'static str,
 }
 
 /// What `delete` answers.
@@ -105,12 +128,32 @@ pub(crate) fn platforms(table: Table) -> Platforms {
     Platforms::new(table, Operator::assume())
 }
 
+#[expect(clippy::disallowed_methods, reason = "this is the operator's tool; whoever reaches the table is the operator")]
+fn suspension(table: Table) -> PlatformSuspension {
+    PlatformSuspension::new(table, Operator::assume())
+}
+
+fn unknown(error: StoreError, platform: &PlatformId) -> AdminError {
+    match error {
+        StoreError::NotFound => AdminError::UnknownPlatform(platform.clone()),
+        other => other.into(),
+    }
+}
+
 pub(crate) async fn run(verb: &Verb, target: &Target, table: Table, output: &Output) -> Result<(), AdminError> {
     match verb {
         Verb::RotateKey { platform, vault } => {
             output.show(&rotate_key(vault.open(target).await?, platform).await?)?;
         }
         Verb::Create { name } => output.show(&Created(platforms(table).create(name).await?))?,
+        Verb::Suspend { platform } => {
+            suspension(table).suspend(platform).await.map_err(|error| unknown(error, platform))?;
+            output.show(&Standing { id: platform.to_string(), status: "suspended" })?;
+        }
+        Verb::Resume { platform } => {
+            suspension(table).resume(platform).await.map_err(|error| unknown(error, platform))?;
+            output.show(&Standing { id: platform.to_string(), status: "active" })?;
+        }
         Verb::List => output.show(&list(&platforms(table)).await?)?,
         Verb::Delete { platform, yes } => output.show(&delete(table, platform, *yes).await?)?,
     }
@@ -120,10 +163,7 @@ pub(crate) async fn run(verb: &Verb, target: &Target, table: Table, output: &Out
 /// Begins a rotation, or goes on with the one under way, and walks until no value needs the old key.
 async fn rotate_key(vault: Vault, platform: &PlatformId) -> Result<Rotated, AdminError> {
     let rotation = PlatformRotation::new(vault.table, vault.keys, operator());
-    let key_version = rotation.begin(platform).await.map_err(|error| match error {
-        StoreError::NotFound => AdminError::UnknownPlatform(platform.clone()),
-        other => other.into(),
-    })?;
+    let key_version = rotation.begin(platform).await.map_err(|error| unknown(error, platform))?;
     note(&format!(
         "Version {key_version} of its key is in use. Interrupting this is safe: run it again and it goes on."
     ));
@@ -145,17 +185,15 @@ async fn rotate_key(vault: Vault, platform: &PlatformId) -> Result<Rotated, Admi
 
 async fn delete(table: Table, platform: &PlatformId, yes: bool) -> Result<Deletion, AdminError> {
     if !yes {
-        return Err(AdminError::Unconfirmed(platform.clone()));
+        let what = format!("deletes {platform} for good, with its keys, sessions, agents and secrets");
+        return Err(AdminError::Unconfirmed(what));
     }
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the operator's tool; whoever reaches the table is the operator"
     )]
     let deletion = PlatformDeletion::new(table, Operator::assume());
-    deletion.begin(platform).await.map_err(|error| match error {
-        StoreError::NotFound => AdminError::UnknownPlatform(platform.clone()),
-        other => other.into(),
-    })?;
+    deletion.begin(platform).await.map_err(|error| unknown(error, platform))?;
     let (status, agents, not_before) = match deletion.advance(platform, now_ms()).await? {
         DeletionState::UnderWay { agents, until_ms } => ("deleting", agents, Some(format_time(until_ms))),
         DeletionState::Gone => ("deleted", 0, None),
@@ -180,7 +218,8 @@ impl From<Platform> for Line {
     fn from(platform: Platform) -> Self {
         let created_at = format_time(platform.created_at_ms);
         let deleted_at = platform.deleted_at_ms.map(format_time);
-        Self { id: platform.id.to_string(), name: platform.name, created_at, deleted_at }
+        let suspended_at = platform.suspended_at_ms.map(format_time);
+        Self { id: platform.id.to_string(), name: platform.name, created_at, deleted_at, suspended_at }
     }
 }
 
@@ -218,8 +257,30 @@ impl Show for Listed {
     const HEADER: &'static [&'static str] = &["PLATFORM", "CREATED", "STATUS", "NAME"];
 
     fn rows(&self) -> Vec<Vec<&str>> {
-        let status = |line: &Line| if line.deleted_at.is_some() { "deleting" } else { "active" };
+        let status = |line: &Line| match (&line.deleted_at, &line.suspended_at) {
+            (Some(_), _) => "deleting",
+            (None, Some(_)) => "suspended",
+            (None, None) => "active",
+        };
         self.0.iter().map(|line| vec![&*line.id, &*line.created_at, status(line), &*line.name]).collect()
+    }
+}
+
+impl Show for Standing {
+    const HEADER: &'static [&'static str] = &["PLATFORM", "STATUS"];
+
+    fn rows(&self) -> Vec<Vec<&str>> {
+        vec![vec![&self.id, self.status]]
+    }
+
+    fn note(&self) -> Option<&'static str> {
+        Some(match self.status {
+            "suspended" => {
+                "Its requests are refused as of now. Its agents are paused within two minutes, where their provider can; \
+                 others run until their time is over."
+            }
+            _ => "Its requests are served again. Agents that the suspension has paused stay so until it resumes them.",
+        })
     }
 }
 

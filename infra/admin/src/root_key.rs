@@ -52,6 +52,9 @@ pub(crate) enum Verb {
         /// How many days backups are kept; two cache lives are waited for in any case
         #[arg(long, value_name = "N", default_value_t = DEFAULT_BACKUP_WINDOW.as_secs() / DAY_SECONDS)]
         backup_days: u64,
+        /// That it is meant
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -139,7 +142,10 @@ impl RootKey {
         match self.verb {
             Verb::Rotate => rotate(&rotation).await?,
             Verb::Init | Verb::Status => {}
-            Verb::Retire { version, backup_days } => {
+            Verb::Retire { version, yes: false, .. } => {
+                return Err(AdminError::Unconfirmed(format!("deletes version {version} of the root key for good")));
+            }
+            Verb::Retire { version, backup_days, yes: true } => {
                 let window = Duration::from_secs(backup_days.saturating_mul(DAY_SECONDS));
                 return retire(&rotation, version, window, output).await;
             }

@@ -164,6 +164,41 @@ async fn the_list_shows_every_platform_once_newest_first_and_no_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_platform_is_refused_and_shown_as_such_until_it_is_resumed() {
+    let local = Local::start().await;
+    let made = local.json(&["platform", "create", "acme"]).await;
+    let (id, key) = (text(&made["id"]), text(&made["liveKey"]));
+    let listed = async || {
+        let listed = local.json(&["platform", "list"]).await;
+        listed.as_array().unwrap().iter().find(|platform| platform["id"] == id).unwrap().clone()
+    };
+    for _ in 0..2 {
+        let answer = local.json(&["platform", "suspend", id]).await;
+        assert_eq!(answer, serde_json::json!({ "id": id, "status": "suspended" }));
+        assert_eq!(local.whoami(key).await.0, 403);
+        assert!(listed().await["suspendedAt"].is_string());
+    }
+    let output = local.admin(&["platform", "list"]).await;
+    let line = stdout(&output).lines().find(|line| line.starts_with(id)).unwrap().to_owned();
+    assert!(line.contains("suspended"), "{line}");
+    for _ in 0..2 {
+        assert_eq!(local.json(&["platform", "resume", id]).await["status"], "active");
+        assert_eq!(local.whoami(key).await.0, 200);
+        assert!(listed().await.get("suspendedAt").is_none());
+    }
+    // One that is deleted is neither suspended nor resumed, and one that is suspended can be deleted.
+    local.json(&["platform", "suspend", id]).await;
+    local.json(&["platform", "delete", id, "--yes"]).await;
+    for verb in ["suspend", "resume"] {
+        let output = local.admin(&["platform", verb, id]).await;
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(&format!("there is no platform {id}")), "{}", stderr(&output));
+    }
+    assert_eq!(local.whoami(key).await.0, 401);
+    local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn keys_are_printed_once_with_a_sentence_that_says_so_and_nowhere_else() {
     let local = Local::start().await;
     let output = local.admin(&["platform", "create", "acme"]).await;

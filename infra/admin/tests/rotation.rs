@@ -175,9 +175,9 @@ async fn a_rotation_that_was_killed_goes_on_where_it_was() {
     let status = local.status().await;
     assert_eq!(versions(&status), [(1, "active", 3), (2, "published", 0)]);
     assert_eq!(text(&status["rotation"]["phase"]), "published");
-    let output = local.with_folder(&["root-key", "retire", "1"]).await;
+    let output = local.with_folder(&["root-key", "retire", "1", "--yes"]).await;
     assert!(stderr(&output).contains("values are sealed with it now"), "{}", stderr(&output));
-    let output = local.with_folder(&["root-key", "retire", "2"]).await;
+    let output = local.with_folder(&["root-key", "retire", "2", "--yes"]).await;
     assert!(stderr(&output).contains("a rotation is under way"), "{}", stderr(&output));
 
     let output = local.with_folder(&["root-key", "rotate", "--cache-seconds", "1"]).await;
@@ -198,15 +198,17 @@ async fn retiring_says_why_it_is_refused_and_what_it_costs() {
         (&["3"], "there is no such version"),
     ];
     for (args, why) in refusals {
-        let output = local.with_folder(&[&["root-key", "retire"], args].concat()).await;
+        let output = local.with_folder(&[&["root-key", "retire", "--yes"], args].concat()).await;
         assert_eq!(output.status.code(), Some(1));
         assert!(output.stdout.is_empty() && stderr(&output).contains(why), "{args:?}: {}", stderr(&output));
     }
+    let unconfirmed = local.with_folder(&["root-key", "retire", "1", "--backup-days", "0"]).await;
+    assert!(unconfirmed.status.code() == Some(1) && stderr(&unconfirmed).contains("say --yes if that is meant"));
     // Writers are given their time, two cache lives, whatever is said of backups.
-    let output = local.with_folder(&["root-key", "retire", "1", "--backup-days", "0"]).await;
+    let output = local.with_folder(&["root-key", "retire", "1", "--backup-days", "0", "--yes"]).await;
     assert_eq!(output.status.code(), Some(1));
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
-    let args = ["root-key", "retire", "1", "--backup-days", "0", "--cache-seconds", "1", "--json"];
+    let args = ["root-key", "retire", "1", "--backup-days", "0", "--cache-seconds", "1", "--yes", "--json"];
     let output = local.with_folder(&args).await;
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), json!({ "version": 1, "status": "retired" }));

@@ -178,9 +178,14 @@ impl Call {
         let origin =
             Origin { request: self.request.id.clone(), source_ip: self.request.source_ip, trace: self.request.trace() };
         let principal = claim.prove(admission.record.as_ref(), now_ms())?.in_request(origin);
+        let principal = principal.in_session(admission.session_is_paused);
         let span = tracing::Span::current();
         span.record("platform", principal.platform().as_str());
         span.record("credential", principal.credential_id().as_str());
+        if admission.suspended {
+            let refusal = ApiError::new(ErrorCode::Forbidden, "the platform is suspended");
+            return Err(refusal.detail("reason", "platform_suspended"));
+        }
         if admission.over_limit {
             return Err(ApiError::rate_limited(RETRY_AFTER_S));
         }

@@ -24,6 +24,8 @@ use theazo_tenancy::{AgentId, KeyId, ReadScope, SessionId, SessionScope, Snapsho
 
 /// How long an ended agent stays readable, milliseconds.
 const RETENTION_MS: i64 = 30 * 24 * 60 * 60 * 1000;
+/// How long a boot may be under way before its process counts as dead, milliseconds. Its request gives up earlier.
+pub const BOOT_GRACE_MS: i64 = 60_000;
 
 /// Reading and changing agents' rows. No way to a secret, and none to a sandbox.
 #[derive(Clone)]
@@ -187,6 +189,9 @@ pub struct Agent {
     /// SHA-256 of that token, hexadecimal, by which its own row is found.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub token_hash: Option<String>,
+    /// Until when the boot in which it was ended may still be writing beside it, Unix milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub boot_writes_until_ms: Option<i64>,
     /// Whether the provider is known to hold nothing of it any more.
     pub sandbox_gone: bool,
     /// Changes with every write, for optimistic locking.
@@ -246,6 +251,9 @@ impl Agent {
         }
         if status.is_over() {
             self.ended_at_ms = Some(now_ms);
+        }
+        if (self.status, status) == (AgentStatus::Booting, AgentStatus::Completed) {
+            self.boot_writes_until_ms = Some(self.since_ms.saturating_add(BOOT_GRACE_MS));
         }
         if runs {
             self.paused_by = None;
@@ -390,6 +398,7 @@ impl Agents {
             run_started_ms: None,
             ran_before_ms: 0,
             ended_at_ms: None,
+            boot_writes_until_ms: None,
             token: None,
             token_hash: None,
             sandbox_gone: false,

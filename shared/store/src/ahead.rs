@@ -13,6 +13,8 @@ use tokio::sync::Semaphore;
 pub const MAX_UNPROVEN_CALLS: usize = 4;
 /// Rows that one of them may go through for a filter.
 pub(crate) const MAX_UNPROVEN_ROWS: usize = 128;
+/// Rows of one that reads a whole partition, values among them. With a proof the rest follows.
+pub(crate) const MAX_UNPROVEN_WHOLE: i32 = 32;
 
 tokio::task_local! {
     static AHEAD: Arc<Semaphore>;

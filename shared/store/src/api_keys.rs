@@ -286,7 +286,9 @@ impl ApiKeys {
             let terms = RowFilter::default().compare("mode", "=", live.clone());
             let page: Page<ApiKey> = self.0.page(&scope.platform_wide()?.api_keys(), &request, terms).await?;
             let now = now_ms();
-            if let Some(key) = page.rows.into_iter().find(|key| key.id != *id && key.is_good(now)) {
+            if let Some(key) =
+                page.rows.into_iter().find(|key| key.id != *id && key.successor.is_none() && key.is_good(now))
+            {
                 return Ok(Some(key.id));
             }
             match page.next {
@@ -297,9 +299,9 @@ impl ApiKeys {
     }
 }
 
-/// Holds for a key that is good at that moment: neither revoked nor over.
+/// Holds for a key that is good at that moment and stays so: neither revoked nor over, nor rotated and about to be.
 fn good_at(now_ms: i64) -> Expression {
-    let good = "attribute_exists(pk) AND attribute_not_exists(revoked_at_ms) \
+    let good = "attribute_exists(pk) AND attribute_not_exists(revoked_at_ms) AND attribute_not_exists(successor) \
                 AND (attribute_not_exists(expires_at_ms) OR expires_at_ms > :now)";
     Expression::new(good).value(":now", number(now_ms))
 }

@@ -75,6 +75,12 @@ pub enum AuditAction {
     /// A platform's vault key was replaced.
     #[serde(rename = "platform.rotate")]
     PlatformRotate,
+    /// A platform was suspended.
+    #[serde(rename = "platform.suspend")]
+    PlatformSuspend,
+    /// A suspended platform was resumed.
+    #[serde(rename = "platform.resume")]
+    PlatformResume,
     /// A platform was deleted.
     #[serde(rename = "platform.delete")]
     PlatformDelete,

@@ -9,12 +9,13 @@
 use crate::agents::AgentStatus;
 use crate::error::table_error;
 use crate::sessions::SessionStatus;
+use crate::suspension::Standing;
 use crate::table::{Item, TTL, from_item, number, to_item, ttl_seconds};
 use crate::transaction::{Expression, back_off};
 use crate::{StoreError, Table, now_ms};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
-use futures_util::future::try_join3;
+use futures_util::future::try_join4;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -34,13 +35,15 @@ const ATTEMPTS: u32 = 8;
 pub struct RateLimits {
     /// An API key.
     pub key: u32,
-    /// A session's or an agent's token.
+    /// A session's token.
     pub token: u32,
+    /// An agent's token. Each of its reports is up to two log entries' worth of writes, and its holder may be hostile.
+    pub agent: u32,
 }
 
 impl Default for RateLimits {
     fn default() -> Self {
-        Self { key: 1000, token: 100 }
+        Self { key: 1000, token: 100, agent: 20 }
     }
 }
 
@@ -60,6 +63,10 @@ pub struct Admission {
     pub record: Option<CredentialRecord>,
     /// Whether it has used up what it may do now. To be told only to a credential that proves good.
     pub over_limit: bool,
+    /// Whether its platform is suspended. To be told only to a credential that proves good.
+    pub suspended: bool,
+    /// Whether the session of a token is paused.
+    pub session_is_paused: bool,
 }
 
 /// A credential's row. `window` and `hits`, which count its requests, change without it.
@@ -244,16 +251,20 @@ impl Credentials {
         let key = claim.credential_key();
         let limit = match claim.kind() {
             CredentialKind::ApiKey => self.limits.key,
-            CredentialKind::Session(_) | CredentialKind::Agent(..) => self.limits.token,
+            CredentialKind::Session(_) => self.limits.token,
+            CredentialKind::Agent(..) => self.limits.agent,
         };
         let session = claim.session_key();
         let agent = claim.agent_key();
-        let ((row, over_limit), session, agent) = try_join3(
+        let standing = claim.standing_key();
+        let ((row, over_limit), session, agent, standing) = try_join4(
             self.count(&key, limit),
             self.guard::<SessionGuard>(session.as_ref()),
             self.guard::<AgentGuard>(agent.as_ref()),
+            self.guard::<Standing>(Some(&standing)),
         )
         .await?;
+        let session_is_paused = session.as_ref().is_some_and(|session| session.status == SessionStatus::Paused);
         let record = row.map(|row| self.table.verified(row)).transpose()?.flatten();
         let record = record.filter(|record| match claim.kind() {
             CredentialKind::ApiKey => true,
@@ -264,7 +275,7 @@ impl Credentials {
                     && agent_lives(record, agent.as_ref())
             }
         });
-        Ok(Admission { record, over_limit })
+        Ok(Admission { record, over_limit, suspended: standing.is_some(), session_is_paused })
     }
 
     async fn guard<T: serde::de::DeserializeOwned>(&self, key: Option<&TableKey>) -> Result<Option<T>, StoreError> {

@@ -11,7 +11,7 @@ use crate::audit::Deed;
 use crate::credentials::revocation;
 use crate::logs::LogPlace;
 use crate::page::{RowFilter, Span};
-use crate::platforms::DELETED_AT;
+use crate::platforms::{DELETED_AT, RETIRED_SALT};
 use crate::secrets::{ScopeNames, copies_of};
 use crate::sessions::session_key;
 use crate::table::{Item, from_item, number};
@@ -102,9 +102,8 @@ impl PlatformDeletion {
         let now = now_ms();
         // The salt leaves the attribute under which writes of sealed values expect it, and stays in the row until the
         // last agent has ended: a provider's credential may be needed for that.
-        let mark =
-            Expression::new("SET deleted_at_ms = :now, retired_vault_salt = vault_salt REMOVE vault_salt, cursor_key")
-                .value(":now", number(now));
+        let change = format!("SET {DELETED_AT} = :now, {RETIRED_SALT} = vault_salt REMOVE vault_salt, cursor_key");
+        let mark = Expression::new(&change).value(":now", number(now));
         let show = Expression::new("SET deletedAtMs = :now").value(":now", number(now));
         let unmarked = format!("attribute_exists(pk) AND attribute_not_exists({DELETED_AT})");
         let mut transaction = Transaction::default()
@@ -278,6 +277,7 @@ impl PlatformDeletion {
         let transaction = Transaction::default()
             .put(&self.table, &self.operator.platform_key(platform), &tombstone, Expression::default())?
             .delete(&self.table, &self.directory_key(platform), Expression::default())
+            .delete(&self.table, &self.operator.standing_key(platform), Expression::default())
             .delete(&self.table, &self.work_key(platform), Expression::default());
         let (Committed::Yes | Committed::Refused { .. }) = transaction.commit(&self.table).await?;
         Ok(())

@@ -31,6 +31,7 @@ mod secrets;
 mod session_tokens;
 mod sessions;
 mod simulated_disk;
+mod suspension;
 mod table;
 mod transaction;
 mod trips;
@@ -43,8 +44,8 @@ pub use agent_reports::{
 };
 pub use agent_tokens::{AgentToken, AgentTokens, ENDPOINT_VARIABLE, TokenSealing};
 pub use agents::{
-    Agent, AgentFilter, AgentStatus, Agents, BootedSecret, Intent, NewAgent, PauseReason, PausedBy, SecretOrigin,
-    Snapshot,
+    Agent, AgentFilter, AgentStatus, Agents, BOOT_GRACE_MS, BootedSecret, Intent, NewAgent, PauseReason, PausedBy,
+    SecretOrigin, Snapshot,
 };
 pub use ahead::{Ahead, MAX_UNPROVEN_CALLS};
 pub use api_keys::{ApiKey, ApiKeys, NewApiKey};
@@ -79,6 +80,7 @@ pub use secrets::{
 pub use session_tokens::SessionTokens;
 pub use sessions::{NewSession, Session, SessionChanges, SessionEnvironment, SessionFilter, SessionStatus, Sessions};
 pub use simulated_disk::{DiskIndex, SimulatedDisks};
+pub use suspension::PlatformSuspension;
 pub use table::{Clock, DEFAULT_AUDIT_DAYS, LOG_RETENTION_DAYS, Table};
 pub use trips::{RoundTrips, count_round_trips};
 pub use usage::{Days, Payer, Sum, Usage, unbooked};

@@ -6,6 +6,7 @@ use crate::page::RowFilter;
 use crate::table::from_item;
 use crate::transaction::{Committed, Transaction};
 use crate::{ApiKey, AuditAction, NewApiKey, Page, PageRequest, StoreError, Table, api_keys, now_ms};
+use aws_sdk_dynamodb::types::AttributeValue;
 use serde::{Deserialize, Serialize};
 use theazo_tenancy::{IssuedKey, KeyId, Mode, Operator, PlatformId, ReadScope, make_api_key, make_random_bytes};
 
@@ -28,6 +29,9 @@ pub struct Platform {
     /// When its deletion began, which is not finished yet, Unix milliseconds.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub deleted_at_ms: Option<i64>,
+    /// Since when it is suspended, Unix milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub suspended_at_ms: Option<i64>,
 }
 
 /// A platform that was just made, with its first keys.
@@ -77,12 +81,28 @@ impl PlatformRow {
 
 /// The attribute that marks a platform's row from the moment its deletion begins.
 pub(crate) const DELETED_AT: &str = "deleted_at_ms";
+/// Where the salt of its vault key is from then on, out of the way of whoever would seal with it.
+pub(crate) const RETIRED_SALT: &str = "retired_vault_salt";
 
 impl Table {
     pub(crate) async fn platform_row(&self, scope: &ReadScope) -> Result<PlatformRow, StoreError> {
         let row = self.get_raw(&scope.platform_key()).await?;
         // Of a platform that is being deleted nothing is opened or written any more.
         let row = row.filter(|row| !row.contains_key(DELETED_AT)).ok_or(StoreError::NotFound)?;
+        from_item(row)
+    }
+
+    /// The same also of a platform that is being deleted, for opening the one thing that is still needed of it: the
+    /// credential of the provider where its last agents are to be ended.
+    pub(crate) async fn platform_row_until_gone(&self, scope: &ReadScope) -> Result<PlatformRow, StoreError> {
+        let mut row = self.get_raw(&scope.platform_key()).await?.ok_or(StoreError::NotFound)?;
+        if row.contains_key(DELETED_AT) {
+            let salt = row.remove(RETIRED_SALT).ok_or(StoreError::NotFound)?;
+            row.insert("vault_salt".into(), salt);
+            // Its own is gone, and no cursor is good with this one.
+            let unusable = hex::encode(make_random_bytes::<32>());
+            row.insert("cursor_key".into(), AttributeValue::S(unusable));
+        }
         from_item(row)
     }
 }
@@ -98,8 +118,13 @@ impl Platforms {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn create(&self, name: &str) -> Result<NewPlatform, StoreError> {
-        let platform =
-            Platform { id: PlatformId::make(), name: name.to_owned(), created_at_ms: now_ms(), deleted_at_ms: None };
+        let platform = Platform {
+            id: PlatformId::make(),
+            name: name.to_owned(),
+            created_at_ms: now_ms(),
+            deleted_at_ms: None,
+            suspended_at_ms: None,
+        };
         let row = PlatformRow {
             id: platform.id.clone(),
             name: platform.name.clone(),

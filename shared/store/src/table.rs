@@ -1,5 +1,6 @@
 //! The table itself: typed rows in and out, strongly consistent, and its creation for a local stack.
 
+use crate::ahead::{self, MAX_UNPROVEN_WHOLE};
 use crate::error::table_error;
 use crate::transaction::back_off;
 use crate::{Aws, StoreError, now_ms};
@@ -223,26 +224,7 @@ impl Table {
 
     /// Every row of a partition. For partitions whose size is bounded by a rule of ours.
     pub(crate) async fn query_all(&self, partition: &Partition) -> Result<Vec<Item>, StoreError> {
-        let mut items = Vec::new();
-        let mut start = None;
-        loop {
-            let answer = self
-                .client
-                .query()
-                .table_name(&self.name)
-                .key_condition_expression("pk = :pk")
-                .expression_attribute_values(":pk", AttributeValue::S(partition.pk().into()))
-                .consistent_read(true)
-                .set_exclusive_start_key(start)
-                .send()
-                .await
-                .map_err(table_error("Query"))?;
-            items.extend(answer.items.unwrap_or_default());
-            start = answer.last_evaluated_key;
-            if start.is_none() {
-                return Ok(items);
-            }
-        }
+        self.query_whole(partition, None, None).await
     }
 
     /// Every row of a partition whose sort key lies between two, both included. For stretches like those of
@@ -253,52 +235,47 @@ impl Table {
         from: &str,
         to: &str,
     ) -> Result<Vec<Item>, StoreError> {
-        let mut items = Vec::new();
-        let mut start = None;
-        loop {
-            let answer = self
-                .client
-                .query()
-                .table_name(&self.name)
-                .key_condition_expression("pk = :pk AND sk BETWEEN :from AND :to")
-                .expression_attribute_values(":pk", AttributeValue::S(partition.pk().into()))
-                .expression_attribute_values(":from", AttributeValue::S(from.into()))
-                .expression_attribute_values(":to", AttributeValue::S(to.into()))
-                .consistent_read(true)
-                .set_exclusive_start_key(start)
-                .send()
-                .await
-                .map_err(table_error("Query"))?;
-            items.extend(answer.items.unwrap_or_default());
-            start = answer.last_evaluated_key;
-            if start.is_none() {
-                return Ok(items);
-            }
-        }
+        self.query_whole(partition, Some((from, to)), None).await
     }
 
     /// The sort keys of every row of a partition, without the rows. For partitions like those of [`Table::query_all`].
     pub(crate) async fn sort_keys(&self, partition: &Partition) -> Result<Vec<String>, StoreError> {
-        let mut keys = Vec::new();
+        let rows = self.query_whole(partition, None, Some("sk")).await?;
+        Ok(rows.iter().filter_map(|row| Some(row.get("sk")?.as_s().ok()?.clone())).collect())
+    }
+
+    /// Page after page. The one that a caller without proof may cause is short.
+    async fn query_whole(
+        &self,
+        partition: &Partition,
+        between: Option<(&str, &str)>,
+        only: Option<&str>,
+    ) -> Result<Vec<Item>, StoreError> {
+        let (condition, ends) = match between {
+            None => ("pk = :pk", Vec::new()),
+            Some((from, to)) => ("pk = :pk AND sk BETWEEN :from AND :to", vec![(":from", from), (":to", to)]),
+        };
+        let mut items = Vec::new();
         let mut start = None;
         loop {
-            let answer = self
+            let mut request = self
                 .client
                 .query()
                 .table_name(&self.name)
-                .key_condition_expression("pk = :pk")
+                .key_condition_expression(condition)
                 .expression_attribute_values(":pk", AttributeValue::S(partition.pk().into()))
-                .projection_expression("sk")
+                .set_projection_expression(only.map(str::to_owned))
                 .consistent_read(true)
-                .set_exclusive_start_key(start)
-                .send()
-                .await
-                .map_err(table_error("Query"))?;
-            let rows = answer.items.unwrap_or_default();
-            keys.extend(rows.iter().filter_map(|row| Some(row.get("sk")?.as_s().ok()?.clone())));
+                .set_limit(ahead::is_unproven().then_some(MAX_UNPROVEN_WHOLE))
+                .set_exclusive_start_key(start);
+            for (name, end) in &ends {
+                request = request.expression_attribute_values(*name, AttributeValue::S((*end).to_owned()));
+            }
+            let answer = request.send().await.map_err(table_error("Query"))?;
+            items.extend(answer.items.unwrap_or_default());
             start = answer.last_evaluated_key;
             if start.is_none() {
-                return Ok(keys);
+                return Ok(items);
             }
         }
     }

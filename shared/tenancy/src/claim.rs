@@ -102,6 +102,11 @@ impl Claim {
         Some(SessionScope::claimed(&self.platform, self.mode, session).key())
     }
 
+    /// The row that is there while the platform that the credential names is suspended, likewise.
+    pub fn standing_key(&self) -> TableKey {
+        TableKey::standing(&self.platform)
+    }
+
     /// The row of the agent that the credential names, likewise.
     pub fn agent_key(&self) -> Option<TableKey> {
         let CredentialKind::Agent(_, agent) = &self.kind else { return None };
@@ -143,6 +148,7 @@ impl Claim {
             permissions: record.permissions,
             expires_at_ms: record.expires_at_ms,
             cursor_key: record.cursor_key,
+            session_is_paused: false,
             origin: None,
         })
     }

@@ -79,6 +79,7 @@ pub struct Principal {
     pub(crate) permissions: Permissions,
     pub(crate) expires_at_ms: Option<i64>,
     pub(crate) cursor_key: [u8; 32],
+    pub(crate) session_is_paused: bool,
     pub(crate) origin: Option<Origin>,
 }
 
@@ -98,6 +99,17 @@ impl Principal {
     #[must_use]
     pub fn in_request(self, origin: Origin) -> Self {
         Self { origin: Some(origin), ..self }
+    }
+
+    /// The same caller, whose credential's session is paused or not.
+    #[must_use]
+    pub fn in_session(self, is_paused: bool) -> Self {
+        Self { session_is_paused: is_paused, ..self }
+    }
+
+    /// Whether the session that the credential is for is paused. Never for a platform's own key.
+    pub fn session_is_paused(&self) -> bool {
+        self.session_is_paused
     }
 
     /// The credential's public id, for logs and the audit trail.

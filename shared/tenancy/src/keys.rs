@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `credential#<SHA-256, hex>` | `credential` | an API key, a session's or an agent's token |
 //! | `<platform>` | `platform` | a platform |
+//! | `<platform>#standing` | `standing` | that a platform is suspended, while it is |
 //! | `<platform>#keys` | `key_…` | what may be shown of an API key |
 //! | `<platform>#<mode>#sessions` | `ses_…` | a session |
 //! | `<platform>#<mode>#users` | the user id | the user's live session |
@@ -45,7 +46,8 @@ pub const WORK_SHARDS: u8 = 16;
 
 /// How many partitions a platform's log entries of one day are spread over. One takes about 1,000 entries a second
 /// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html>); reading newest
-/// first asks all of them.
+/// first asks all of them. Half of them take what agents report of themselves, so that agents that flood theirs do not
+/// hold up the entries that changes of state write in their transactions.
 pub const LOG_SHARDS: u8 = 4;
 
 /// How many partitions a platform's usage of a month is spread over.
@@ -117,8 +119,9 @@ fn shard_of(id: &str) -> u32 {
 }
 
 /// Which of a day's partitions that log entry is in.
-pub(crate) fn log_shard_of(entry: &crate::LogId) -> u8 {
-    u8::try_from(crc32fast::hash(entry.as_str().as_bytes()) % u32::from(LOG_SHARDS)).unwrap_or(0)
+pub(crate) fn log_shard_of(entry: &crate::LogId, from_agent: bool) -> u8 {
+    let shard = u8::try_from(crc32fast::hash(entry.as_str().as_bytes()) % u32::from(LOG_SHARDS / 2)).unwrap_or(0);
+    if from_agent { LOG_SHARDS / 2 + shard } else { shard }
 }
 
 /// Which of a month's partitions the usage of that payer is in.
@@ -147,6 +150,11 @@ impl TableKey {
 
     pub(crate) fn platform(platform: &PlatformId) -> Self {
         Self::new(platform.to_string(), "platform".into())
+    }
+
+    /// A partition of its own: every function may read it, and of the platform's row few.
+    pub(crate) fn standing(platform: &PlatformId) -> Self {
+        Self::new(format!("{platform}#standing"), "standing".into())
     }
 
     pub(crate) fn api_keys(platform: &PlatformId) -> Partition {
@@ -210,6 +218,11 @@ impl Operator {
     /// A platform's own row.
     pub fn platform_key(&self, platform: &PlatformId) -> TableKey {
         TableKey::platform(platform)
+    }
+
+    /// That a platform is suspended.
+    pub fn standing_key(&self, platform: &PlatformId) -> TableKey {
+        TableKey::standing(platform)
     }
 
     /// What may be shown of a platform's API key.
@@ -411,8 +424,10 @@ mod tests {
         let months: Vec<_> = wide.all_usage("2026-11").map(|partition| partition.pk().to_owned()).collect();
         assert_eq!((months.len(), &months[15]), (16, &own("usage#2026-11#f")));
         // Entries, payers and live agents are spread over all of them.
-        let shards: HashSet<u8> = (0..200).map(|at_ms| log_shard_of(&LogId::make_at(at_ms))).collect();
-        assert_eq!(shards, (0..LOG_SHARDS).collect());
+        for (from_agent, expected) in [(false, [0, 1]), (true, [2, 3])] {
+            let shards = (0..200).map(|at_ms| log_shard_of(&LogId::make_at(at_ms), from_agent));
+            assert_eq!(shards.collect::<HashSet<u8>>(), HashSet::from(expected));
+        }
         let shards: HashSet<u8> = (0..500).map(|user| usage_shard_of(&format!("u#{user}"))).collect();
         assert_eq!(shards, (0..USAGE_SHARDS).collect());
         let shards: HashSet<u32> = (0..500).map(|_| shard_of(AgentId::make().as_str())).collect();

@@ -119,13 +119,15 @@ impl TenantScope {
     }
 
     /// The rows of a log entry that is being written: among its session's of that day, and among all the platform's.
-    /// Nothing for another session. An agent writes to its session's log, which it cannot read.
+    /// Nothing for another session. An agent writes to its session's log, which it cannot read, and to partitions of the
+    /// platform's to which nobody else does.
     pub fn log_keys(&self, session: &SessionId, day: &str, entry: &LogId) -> Option<[TableKey; 2]> {
         let may_write = match &self.reach {
             Reach::Platform => true,
             Reach::Session(own) | Reach::Agent(own, _) => own == session,
         };
-        let shard = self.partition(&logs_suffix(day, log_shard_of(entry)));
+        let from_agent = matches!(self.reach, Reach::Agent(..));
+        let shard = self.partition(&logs_suffix(day, log_shard_of(entry, from_agent)));
         let own = self.any_session(session).logs(day);
         may_write.then(|| [own, shard].map(|partition| partition.row(entry.as_str())))
     }

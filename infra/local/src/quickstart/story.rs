@@ -190,7 +190,7 @@ async fn compare(client: &Client, agent: &str, expected: &Value) -> Result<(), F
 /// What the engine itself still lists as this stack's, whatever the table says.
 async fn left_on_engine(stack: &Stack) -> Result<Vec<String>, Failure> {
     let mut left = Vec::new();
-    for provider in Sandboxes::of(stack.deployment()).all() {
+    for provider in Sandboxes::of(stack.deployment()).own() {
         left.extend(provider.list_mine().await?.into_iter().map(|sandbox| sandbox.agent));
     }
     Ok(left)
@@ -198,7 +198,7 @@ async fn left_on_engine(stack: &Stack) -> Result<Vec<String>, Failure> {
 
 pub(super) async fn clean_up(stack: &Stack) {
     let Ok(left) = left_on_engine(stack).await else { return };
-    for provider in Sandboxes::of(stack.deployment()).all() {
+    for provider in Sandboxes::of(stack.deployment()).own() {
         for agent in &left {
             let _ = provider.destroy(&AgentRef { agent: agent.clone() }).await;
         }

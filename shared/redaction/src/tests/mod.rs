@@ -2,6 +2,7 @@
 
 mod ends;
 mod exhaustive;
+mod parts;
 mod properties;
 mod scale;
 
@@ -223,6 +224,13 @@ fn a_key_is_masked_whole_and_line_by_line() {
     let masked = "> -----BEGIN PRIVATE KEY-----\r\n> [secret:A]\r\n> [secret:A]\r\n> -----END PRIVATE KEY-----\r\n";
     assert_eq!(shown(&redactor, quoted.as_bytes()), masked);
     assert_eq!(shown(&redactor, STANDARD.encode("AQEFAASCBKcwggSjAgEA").as_bytes()), "[secret:A]");
+}
+
+#[test]
+fn a_line_that_only_looks_like_a_keys_frame_at_one_end_is_masked() {
+    let redactor = redactor(&[b"-----BEGIN with this\nand this-----\n-----END with that"]);
+    let text = b"-----BEGIN with this, and this-----, -----END with that";
+    assert_eq!(shown(&redactor, text), "[secret:A], [secret:A], [secret:A]");
 }
 
 #[test]

@@ -24,31 +24,35 @@ pub(super) struct Change {
     pub(super) after: Agent,
     /// What its meter gave with that.
     pub(super) metered: Changes,
-    pub(super) deed: Option<(AuditAction, AuditOutcome)>,
+    pub(super) deeds: Vec<(AuditAction, AuditOutcome)>,
     /// The row of a token that becomes good with it.
     pub(super) token: Option<Item>,
     /// What the log says beside a new status.
     pub(super) news: Option<NewLog>,
 }
 
-/// What the trail says of an agent's new status.
-fn outcome(before: &Agent, after: &Agent) -> Option<(AuditAction, AuditOutcome)> {
-    let booted = before.status == AgentStatus::Booting;
-    let boot = match before.intent {
-        Some(Intent::Resuming) => AuditAction::AgentResume,
-        Some(Intent::Restarting) => AuditAction::AgentRestart,
-        _ => AuditAction::AgentBoot,
+/// What the trail says of an agent's new status. A boot or a pause that an end has overtaken has not succeeded, whatever
+/// came of it in its sandbox.
+fn outcomes(before: &Agent, after: &Agent) -> Vec<(AuditAction, AuditOutcome)> {
+    let begun = match (before.status, before.intent) {
+        (AgentStatus::Booting, Some(Intent::Resuming)) => Some(AuditAction::AgentResume),
+        (AgentStatus::Booting, Some(Intent::Restarting)) => Some(AuditAction::AgentRestart),
+        (AgentStatus::Booting, _) => Some(AuditAction::AgentBoot),
+        (_, Some(Intent::Pausing)) => Some(AuditAction::AgentPause),
+        _ => None,
     };
-    Some(match after.status {
-        AgentStatus::Ready if booted => (boot, AuditOutcome::Succeeded),
-        AgentStatus::Failed | AgentStatus::Paused if booted => (boot, AuditOutcome::Failed),
-        AgentStatus::Paused if before.intent == Some(Intent::Pausing) => {
-            (AuditAction::AgentPause, AuditOutcome::Succeeded)
-        }
-        AgentStatus::Completed => (AuditAction::AgentEnd, AuditOutcome::Succeeded),
-        AgentStatus::Failed => (AuditAction::AgentEnd, AuditOutcome::Failed),
-        _ => return None,
-    })
+    let is_pause = begun == Some(AuditAction::AgentPause);
+    let (outcome, end) = match after.status {
+        AgentStatus::Ready => (AuditOutcome::Succeeded, None),
+        AgentStatus::Paused if is_pause => (AuditOutcome::Succeeded, None),
+        AgentStatus::Paused => (AuditOutcome::Failed, None),
+        AgentStatus::Failed if begun.is_some() && !is_pause => (AuditOutcome::Failed, None),
+        AgentStatus::Failed => (AuditOutcome::Failed, Some(AuditOutcome::Failed)),
+        AgentStatus::Completed => (AuditOutcome::Failed, Some(AuditOutcome::Succeeded)),
+        AgentStatus::Booting | AgentStatus::Running => return Vec::new(),
+    };
+    let end = end.map(|outcome| (AuditAction::AgentEnd, outcome));
+    begun.map(|action| (action, outcome)).into_iter().chain(end).collect()
 }
 
 /// What the log says of an agent's new status.
@@ -114,7 +118,7 @@ impl Agents {
         let step = |before: &Agent| {
             let entered = entering(before, to, self.0.now_ms(), &holds, &change)?;
             Ok(entered.map(|(after, metered)| Change {
-                deed: outcome(before, &after),
+                deeds: outcomes(before, &after),
                 after,
                 metered,
                 token: None,
@@ -141,7 +145,7 @@ impl Agents {
             let entered = entering(before, AgentStatus::Ready, self.0.now_ms(), &holds, &change)?;
             let Some((mut after, metered)) = entered else { return Ok(None) };
             let token = token.map(|token| token.issue(&self.0, scope, &mut after)).transpose()?;
-            Ok(Some(Change { deed: outcome(before, &after), after, metered, token, news: None }))
+            Ok(Some(Change { deeds: outcomes(before, &after), after, metered, token, news: None }))
         };
         self.apply(scope, id, step).await
     }
@@ -156,7 +160,7 @@ impl Agents {
     ) -> Result<Agent, StoreError> {
         for attempt in 0..ATTEMPTS {
             let before = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
-            let Some(Change { mut after, metered, deed: entry, token, news }) = step(&before)? else {
+            let Some(Change { mut after, metered, deeds, token, news }) = step(&before)? else {
                 return Ok(before);
             };
             let mut transaction = self.rewrite(scope, &mut after)?;
@@ -164,7 +168,7 @@ impl Agents {
                 transaction = transaction.put_item(&self.0, row, Expression::new("attribute_not_exists(pk)"));
             }
             transaction = self.book(transaction, scope, &before, &after, &metered)?;
-            if let Some((action, outcome)) = entry {
+            for (action, outcome) in deeds {
                 transaction = transaction.audit(&self.0, scope, deed(&after, action).with(outcome))?;
             }
             let status = (after.status != before.status).then(|| status_log(&after, Some(before.status)));
@@ -177,15 +181,33 @@ impl Agents {
         Err(StoreError::Contended(ATTEMPTS))
     }
 
-    /// Notes that the provider holds nothing of an ended agent any more.
+    /// Notes that the provider holds nothing of an ended agent any more, and removes the copies of what it booted with. One
+    /// that was ended while it booted stays on the work list as long as that boot may still be writing copies.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Conflict`] for an agent that has not ended; [`StoreError::Contended`].
     pub async fn settle(&self, scope: &TenantScope, id: &AgentId) -> Result<Agent, StoreError> {
+        self.settle_if(scope, id, |agent| agent.boot_writes_until_ms.is_none_or(|until| until <= self.0.now_ms())).await
+    }
+
+    /// The same in the name of the boot itself, which has written all that it will.
+    ///
+    /// # Errors
+    /// As [`Agents::settle`].
+    pub async fn settle_own_boot(&self, scope: &TenantScope, id: &AgentId) -> Result<Agent, StoreError> {
+        self.settle_if(scope, id, |_| true).await
+    }
+
+    async fn settle_if(
+        &self,
+        scope: &TenantScope,
+        id: &AgentId,
+        nobody_writes: impl Fn(&Agent) -> bool,
+    ) -> Result<Agent, StoreError> {
         for attempt in 0..ATTEMPTS {
             let mut agent = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
             self.remove_copies(scope, &agent).await?;
-            if agent.sandbox_gone {
+            if agent.sandbox_gone || (agent.status.is_over() && !nobody_writes(&agent)) {
                 return Ok(agent);
             }
             if !agent.status.is_over() {
@@ -216,9 +238,13 @@ impl Agents {
         self.count(transaction, scope, after, update, metered)
     }
 
-    /// Removes the copies of what an agent booted with.
+    /// Removes the copies of what an agent booted with. The row of one that has booted again names only what its last boot
+    /// was to get: what an earlier one got may still lie there.
     async fn remove_copies(&self, scope: &TenantScope, agent: &Agent) -> Result<(), StoreError> {
-        self.0.delete_all(copies_of(scope, agent)?.into_iter()).await
+        match agent.boots {
+            0 | 1 => self.0.delete_all(copies_of(scope, agent)?.into_iter()).await,
+            _ => self.drop_copies(scope, &agent.id).await,
+        }
     }
 
     /// All of an agent's rows, on condition that nobody else has written them. The token of one that does not run ends.

@@ -41,10 +41,15 @@ impl PauseReason {
             let details = json!({ "event": "agent.limit", "limit": limit, "used": used, "max": max });
             return Some(NewLog::of_agent(agent, LogLevel::Warn, LogSource::System, message).metadata(&details));
         }
-        (self.by == PausedBy::Idle).then(|| {
-            NewLog::of_agent(agent, LogLevel::Info, LogSource::System, "agent has had nothing to do")
-                .metadata(&json!({ "event": "agent.idle" }))
-        })
+        let (level, message, event) = match self.by {
+            PausedBy::Idle => (LogLevel::Info, "agent has had nothing to do", "agent.idle"),
+            PausedBy::Limit => {
+                (LogLevel::Warn, "agent has reached a limit that held when its run began", "agent.limit")
+            }
+            PausedBy::Operator => (LogLevel::Warn, "the operator has suspended the platform", "platform.suspended"),
+            PausedBy::Platform | PausedBy::Session | PausedBy::Suspension | PausedBy::Upkeep => return None,
+        };
+        Some(NewLog::of_agent(agent, level, LogSource::System, message).metadata(&json!({ "event": event })))
     }
 }
 
@@ -74,7 +79,7 @@ impl Agents {
                     Ok(Some(Change {
                         after,
                         metered: Changes::default(),
-                        deed: Some((AuditAction::AgentPause, AuditOutcome::Started)),
+                        deeds: vec![(AuditAction::AgentPause, AuditOutcome::Started)],
                         token: None,
                         news,
                     }))
@@ -87,7 +92,7 @@ impl Agents {
                     Ok(Some(Change {
                         after,
                         metered: Changes::default(),
-                        deed: Some((AuditAction::AgentPause, AuditOutcome::Succeeded)),
+                        deeds: vec![(AuditAction::AgentPause, AuditOutcome::Succeeded)],
                         token: None,
                         news: None,
                     }))
@@ -112,7 +117,7 @@ impl Agents {
             Ok(Some(Change {
                 after,
                 metered: Changes::default(),
-                deed: Some((AuditAction::AgentPause, AuditOutcome::Failed)),
+                deeds: vec![(AuditAction::AgentPause, AuditOutcome::Failed)],
                 token: None,
                 news: None,
             }))

@@ -100,12 +100,15 @@ pub enum PausedBy {
     Idle,
     /// A restart was interrupted.
     Upkeep,
+    /// The operator has suspended the platform.
+    Operator,
 }
 
 impl PausedBy {
-    /// Whether the holder of the session's token cannot undo it.
+    /// Whether the holder of the session's token cannot undo it. What a limit has paused they may resume as soon as the
+    /// limit allows it; until then the boot itself is refused.
     pub const fn binds_session(self) -> bool {
-        matches!(self, Self::Platform | Self::Suspension | Self::Limit)
+        matches!(self, Self::Platform | Self::Suspension | Self::Operator)
     }
 }
 

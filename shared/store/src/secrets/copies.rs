@@ -16,7 +16,7 @@ use crate::{Agent, KeyRing, StoreError, Table};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::try_join;
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use theazo_tenancy::{AgentId, Partition, ReadScope, TableKey, TenantScope};
 use theazo_vault::{Context, Flags, Purpose, RecordHeader, Scope, SecretValue};
@@ -149,7 +149,7 @@ impl AgentCopies {
         scope: &TenantScope,
         agent: &Agent,
         sealed: &SealedCopies,
-    ) -> Result<HashMap<String, SecretValue>, StoreError> {
+    ) -> Result<BTreeMap<String, SecretValue>, StoreError> {
         let mut outcome = self.open_once(scope, agent, sealed).await;
         for attempt in 0..OUT_OF_DATE_ATTEMPTS {
             if !outcome.as_ref().is_err_and(is_out_of_date) {
@@ -168,11 +168,11 @@ impl AgentCopies {
         scope: &TenantScope,
         agent: &Agent,
         sealed: &SealedCopies,
-    ) -> Result<HashMap<String, SecretValue>, StoreError> {
+    ) -> Result<BTreeMap<String, SecretValue>, StoreError> {
         let listed = agent.listed();
         let vouched = self.open_row(scope, &agent.id, sealed, &list_name(&listed), LIST_VERSION).await?;
         vouched.ok_or(StoreError::Corrupt("what an agent booted with is not what its row lists"))?;
-        let mut opened = HashMap::with_capacity(sealed.rows.len());
+        let mut opened = BTreeMap::new();
         for booted in listed.iter().filter(|booted| booted.masked) {
             let value = self.open_row(scope, &agent.id, sealed, &booted.name, booted.version).await?;
             opened.insert(booted.name.clone(), value.ok_or(StoreError::Corrupt("a copy beside an agent is missing"))?);

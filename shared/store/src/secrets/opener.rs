@@ -101,6 +101,34 @@ impl SecretOpener {
         outcome
     }
 
+    /// Looks again, once an agent's row says what it boots with: whoever removes a secret from then on sees that row, and
+    /// whoever did so before is seen here. A value that was only replaced since is delivered as to an agent that booted
+    /// a moment earlier.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when one of them was deleted meanwhile, or became a provider's credential, or is not
+    /// inherited any more; [`StoreError::Table`] when the table does not answer.
+    pub async fn confirm<'a>(
+        &self,
+        scope: &ReadScope,
+        session: &SessionId,
+        booted: impl IntoIterator<Item = &'a BootedSecret>,
+    ) -> Result<(), StoreError> {
+        let (of_session, of_platform) = (SecretTarget::Session(session.clone()), SecretTarget::Platform);
+        let own = names::load(&self.table, scope, &of_session);
+        let (own, inherited) = try_join(own, names::load(&self.table, scope, &of_platform)).await?;
+        let stands = |secret: &BootedSecret| match secret.origin {
+            SecretOrigin::Session => own.get(&secret.name).is_some_and(|entry| entry.version >= secret.version),
+            SecretOrigin::Platform => inherited
+                .get(&secret.name)
+                .is_some_and(|entry| entry.version >= secret.version && entry.inherit && !entry.provider),
+        };
+        match booted.into_iter().all(stands) {
+            true => Ok(()),
+            false => Err(StoreError::Conflict("a secret was removed while the agent booted; try again")),
+        }
+    }
+
     async fn open_once(
         &self,
         scope: &TenantScope,

@@ -90,7 +90,8 @@ impl CredentialAccess<'_> {
     async fn open_once(&self, scope: &TenantScope, name: &str) -> Result<SecretValue, StoreError> {
         let target = SecretTarget::Platform;
         let value_key = target.values(scope)?.row(name);
-        let (platform, value) = try_join(self.table.platform_row(scope), self.table.get_raw(&value_key)).await?;
+        let platform = self.table.platform_row_until_gone(scope);
+        let (platform, value) = try_join(platform, self.table.get_raw(&value_key)).await?;
         let row = ValueRow::parse(value.ok_or(StoreError::Corrupt("a provider's credential is not there"))?)?;
         if !row.provider {
             return Err(StoreError::Corrupt("a provider's credential is an ordinary secret"));

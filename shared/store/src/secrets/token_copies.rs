@@ -8,7 +8,7 @@ use super::{OpenedSecret, ValueRow, copy_context};
 use crate::table::{Item, TTL, number, ttl_seconds};
 use crate::{Agent, StoreError, Table};
 use futures_util::future::try_join;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use theazo_tenancy::{AgentId, IssuedKey, ReadScope, TenantScope};
 use theazo_vault::{Context, Flags, Purpose, SecretValue, TokenKey};
 
@@ -62,7 +62,7 @@ impl TokenCopies {
         scope: &TenantScope,
         token: &str,
         sealed: TokenSealed,
-    ) -> Result<(Agent, HashMap<String, SecretValue>), StoreError> {
+    ) -> Result<(Agent, BTreeMap<String, SecretValue>), StoreError> {
         let agent = sealed.agent.ok_or(StoreError::NotFound)?;
         let key = TokenKey::derive(token, scope.platform().as_str());
         let open = |name: &str, version: u64| {
@@ -73,7 +73,7 @@ impl TokenCopies {
         };
         let listed = agent.listed();
         open(&list_name(&listed), LIST_VERSION)?;
-        let mut opened = HashMap::with_capacity(listed.len());
+        let mut opened = BTreeMap::new();
         for booted in listed.iter().filter(|booted| booted.masked) {
             opened.insert(booted.name.clone(), open(&booted.name, booted.version)?);
         }

@@ -1,11 +1,14 @@
 //! Copies of what agents booted with: whole or not at all while an agent runs, and gone when it is over.
 
 use crate::rotation::{boot, copies, masked, open, rotate, sealed_rows, world};
-use crate::support::{Item, World, number, own, pairs, refused, secret, text};
+use crate::support::{Item, World, name, number, own, pairs, refused, secret, text};
 use crate::{agents::new_agent, proxy::Proxy, support::aws};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join;
-use theazo_store::{Agent, AgentStatus, Agents, NewAgent, SealedCopy, Session, StoreError, Table, now_ms};
+use theazo_store::{
+    Agent, AgentStatus, Agents, BOOT_GRACE_MS, Clock, Intent, NewAgent, ProviderCredentials, SealedCopy, SecretTarget,
+    Session, StoreError, Table, WorkItem, now_ms,
+};
 use theazo_tenancy::TenantScope;
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -143,6 +146,42 @@ async fn an_agent_that_is_ended_before_its_copies_are_written_keeps_none_once_it
     assert_none_beside(&world, &scope, &agent, "taken back").await;
 }
 
+#[tokio::test]
+async fn copies_that_a_boot_writes_after_its_agent_was_ended_go_even_if_the_boot_dies_of_it() {
+    let world = world().await;
+    let scope = world.tenant().await;
+    let session = session_with_secrets(&world, &scope).await;
+    let (agent, late) = half_booted(&world, &scope, &session).await;
+    end(&world.agents(), &scope, &agent, AgentStatus::Completed).await.unwrap();
+    copies(&world).keep(late).await.unwrap();
+    assert!(!beside(&world, &scope, &agent).await.is_empty());
+    // Its process is gone, and nobody takes it back. What is left to do is on the list until no boot can be writing.
+    let listed = async || {
+        let work = world.work().list().await.unwrap();
+        work.iter().any(|item| matches!(item, WorkItem::Agent(work) if work.agent == agent.id))
+    };
+    assert!(listed().await);
+    let later = Agents::new(world.table.clone().with_clock(Clock::new(|| now_ms() + BOOT_GRACE_MS)));
+    assert!(later.settle(&scope, &agent.id).await.unwrap().sandbox_gone);
+    assert_none_beside(&world, &scope, &agent, "settled once more").await;
+    assert!(!listed().await);
+}
+
+#[tokio::test]
+async fn an_agent_that_is_ended_while_it_restarts_leaves_nothing_of_its_earlier_boot() {
+    let world = world().await;
+    let scope = world.tenant().await;
+    let session = session_with_secrets(&world, &scope).await;
+    let agent = boot(&world, &scope, &session).await;
+    let running = world.agents().transition(&scope, &agent.id, AgentStatus::Ready, |_| {}).await.unwrap();
+    world.delete(&scope, &own(&session), "A").await.unwrap();
+    let (_, opened) = open(&world, &scope, &session).await;
+    let secrets = opened.iter().map(|secret| secret.booted.clone()).collect();
+    world.agents().begin_again(&scope, &session, &running, Intent::Restarting, secrets).await.unwrap();
+    end(&world.agents(), &scope, &agent, AgentStatus::Completed).await.unwrap();
+    assert_none_beside(&world, &scope, &agent, "ended while it restarts").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_end_at_any_moment_of_a_boot_leaves_no_copy_and_a_boot_that_wins_has_all() {
     let world = world().await;
@@ -193,4 +232,34 @@ async fn an_end_that_is_interrupted_at_any_write_leaves_no_copy_when_it_is_repea
     }
     assert!(interruptions > 0);
     assert_none_beside(&world, &scope, &agent, "interrupted").await;
+}
+
+#[tokio::test]
+async fn what_was_removed_between_opening_and_booting_is_not_confirmed() {
+    let world = world().await;
+    let scope = world.tenant().await;
+    let session = session_with_secrets(&world, &scope).await;
+    let inherited = [secret("KEPT", "kept value"), secret("TAKEN", "taken value")];
+    world.set(&scope, &SecretTarget::Platform, &inherited).await.unwrap();
+    let (_, opened) = open(&world, &scope, &session).await;
+    let confirm = async || {
+        let booted = opened.iter().map(|secret| &secret.booted);
+        world.opener().confirm(&scope, &session.id, booted).await
+    };
+    confirm().await.unwrap();
+    // A new value is for the next boot, and one that comes anew is no concern of this one.
+    world.set(&scope, &own(&session), &[secret("A", "another"), secret("NEW", "new")]).await.unwrap();
+    confirm().await.unwrap();
+    let credentials = ProviderCredentials::new(world.table.clone(), world.keys.clone());
+    credentials.configure(&scope, "e2b", &name("TAKEN")).await.unwrap();
+    assert!(matches!(refused(confirm().await), StoreError::Conflict(_)));
+
+    let (_, opened) = open(&world, &scope, &session).await;
+    let confirm = async || {
+        let booted = opened.iter().map(|secret| &secret.booted);
+        world.opener().confirm(&scope, &session.id, booted).await
+    };
+    confirm().await.unwrap();
+    world.delete(&scope, &own(&session), "B").await.unwrap();
+    assert!(matches!(refused(confirm().await), StoreError::Conflict(_)));
 }

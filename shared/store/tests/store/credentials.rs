@@ -250,6 +250,13 @@ async fn a_key_that_is_over_does_not_count_as_the_one_that_is_left() {
     assert!(matches!(refusal, StoreError::Conflict(_)), "{refusal}");
     assert!(matches!(refused(keys.revoke(&caller.scope(), &over.id, true).await), StoreError::NotFound));
     assert_eq!(ids(&world, &caller).await.len(), 2, "what is over is not listed");
+    // Nor does one that was rotated and is good for some time yet: its successor is the last.
+    let (rotated, _) = keys.create(&caller, &named("rotated", Mode::Live, None)).await.unwrap();
+    let (successor, _) = keys.rotate(&caller, &rotated.id, HOUR_MS).await.unwrap();
+    keys.revoke(&caller.scope(), caller.credential_id(), false).await.unwrap();
+    let refusal = refused(keys.revoke(&caller.scope(), &successor.id, false).await);
+    assert!(matches!(refusal, StoreError::Conflict(_)), "{refusal}");
+    keys.revoke(&caller.scope(), &rotated.id, false).await.unwrap();
     // A test key is nobody's last.
     let test = admitted(&world, &company.test).await.unwrap();
     keys.revoke(&caller.scope(), test.credential_id(), false).await.unwrap();

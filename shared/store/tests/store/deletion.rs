@@ -6,8 +6,9 @@ use crate::proxy::Proxy;
 use crate::support::{Item, World, aws, operator, own, refused, secret};
 use std::collections::BTreeMap;
 use theazo_store::{
-    AgentStatus, Credentials, DeletionState, NewSession, PageRequest, PlatformDeletion, Platforms, ProviderCredentials,
-    RateLimits, Replays, SecretSealer, SecretTarget, Sessions, StoreError, Table, WorkItem, now_ms,
+    AgentStatus, Credentials, DeletionState, NewSession, PageRequest, PlatformDeletion, Platforms, ProviderAccess,
+    ProviderCredentials, RateLimits, Replays, SecretSealer, SecretTarget, Sessions, StoreError, Table, WorkItem,
+    now_ms,
 };
 use theazo_tenancy::{Claim, IssuedKey, Mode, PlatformId, TenantScope, UserId};
 
@@ -262,14 +263,20 @@ async fn a_deletion_waits_for_agents_and_keeps_what_their_end_may_need() {
     assert!(row.contains_key("retired_vault_salt") && !row.contains_key("vault_salt"));
     assert!(world.row(&scope.secret_values().unwrap().row("E2B")).await.is_some());
     assert!(world.row(&scope.providers().unwrap().row("e2b")).await.is_some());
+    // Whoever ends its last agents opens the credential of the provider where they are; nothing else opens any more.
+    let access = ProviderAccess::new(world.table.clone(), world.keys.clone());
+    let (_, credential) = access.open(&scope, "e2b").await.unwrap().unwrap();
+    assert_eq!(credential.expose(), b"e");
+    assert!(matches!(refused(world.opener().load(&scope, &session.id).await), StoreError::NotFound));
     // Its session is on the list from which agents are ended.
     let work = world.work().list().await.unwrap();
     assert!(work.contains(&WorkItem::Session(gone.id.clone(), Mode::Live, session.id.clone())));
-    agents.transition(&scope, &agent.id, AgentStatus::Completed, |_| {}).await.unwrap();
+    agents.transition(&scope, &agent.id, AgentStatus::Failed, |_| {}).await.unwrap();
     agents.settle(&scope, &agent.id).await.unwrap();
     assert_eq!(deletion.advance(&gone.id, later()).await.unwrap(), DeletionState::Gone);
     assert_only_a_tombstone_is_left(&world, &gone.id).await;
     assert!(world.work().list().await.unwrap().is_empty());
+    assert!(access.open(&scope, "e2b").await.is_ok_and(|found| found.is_none()));
 }
 
 #[tokio::test]

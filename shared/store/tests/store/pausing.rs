@@ -175,9 +175,10 @@ async fn what_the_platform_pauses_stays_the_platforms_whoever_was_first() {
         assert_eq!((again.status, again.paused_by), (AgentStatus::Paused, Some(after)), "{by:?}");
         assert_eq!(again.snapshot, agent.snapshot);
     }
-    let binding = [PausedBy::Platform, PausedBy::Suspension, PausedBy::Limit];
+    let binding = [PausedBy::Platform, PausedBy::Suspension, PausedBy::Operator];
     assert!(binding.into_iter().all(PausedBy::binds_session));
-    assert!(![PausedBy::Session, PausedBy::Idle, PausedBy::Upkeep].into_iter().any(PausedBy::binds_session));
+    let others = [PausedBy::Session, PausedBy::Idle, PausedBy::Upkeep, PausedBy::Limit];
+    assert!(!others.into_iter().any(PausedBy::binds_session));
     // It is over with the pause.
     let again = agents.get(&scope, &agent.id).await.unwrap().unwrap();
     agents.begin_again(&scope, &session, &again, Intent::Resuming, Vec::new()).await.unwrap();
@@ -260,14 +261,20 @@ async fn pauses_and_later_boots_leave_their_intent_and_their_outcome_in_the_trai
     agents.begin_again(&scope, &session, &back, Intent::Resuming, secrets.clone()).await.unwrap();
     let ready = agents.transition(&scope, &first.id, AgentStatus::Ready, |_| {}).await.unwrap();
     agents.begin_again(&scope, &session, &ready, Intent::Restarting, Vec::new()).await.unwrap();
-    agents.transition(&scope, &first.id, AgentStatus::Ready, |_| {}).await.unwrap();
+    let running = agents.transition(&scope, &first.id, AgentStatus::Ready, |_| {}).await.unwrap();
+    // An end that overtakes a boot or a pause ends that as well.
+    agents.begin_again(&scope, &session, &running, Intent::Restarting, Vec::new()).await.unwrap();
+    agents.transition(&scope, &first.id, AgentStatus::Completed, |_| {}).await.unwrap();
+    let other = self::running(&world, &scope, &session).await;
+    agents.begin_pause(&scope, &other.id, PausedBy::Platform).await.unwrap();
+    agents.transition(&scope, &other.id, AgentStatus::Failed, |_| {}).await.unwrap();
 
     let page = PageRequest { limit: 100, after: None };
     let trail = AuditLog::new(world.table.clone()).list(&scope, &AuditFilter::default(), &page).await.unwrap();
     let entries = trail.rows.iter().filter(|entry| entry.agent.is_some());
     // Entries of one millisecond are in no order.
     let mut told: Vec<_> = entries.map(|entry| (entry.action, entry.outcome, entry.names.len())).collect();
-    use AuditAction::{AgentBoot, AgentPause, AgentRestart, AgentResume};
+    use AuditAction::{AgentBoot, AgentEnd, AgentPause, AgentRestart, AgentResume};
     use AuditOutcome::{Failed, Started, Succeeded};
     let mut expected = vec![
         (AgentBoot, Started, 1),
@@ -280,6 +287,14 @@ async fn pauses_and_later_boots_leave_their_intent_and_their_outcome_in_the_trai
         (AgentResume, Succeeded, 1),
         (AgentRestart, Started, 0),
         (AgentRestart, Succeeded, 0),
+        (AgentRestart, Started, 0),
+        (AgentRestart, Failed, 0),
+        (AgentEnd, Succeeded, 0),
+        (AgentBoot, Started, 1),
+        (AgentBoot, Succeeded, 1),
+        (AgentPause, Started, 1),
+        (AgentPause, Failed, 1),
+        (AgentEnd, Failed, 1),
     ];
     told.sort_by_key(|entry| format!("{entry:?}"));
     expected.sort_by_key(|entry| format!("{entry:?}"));

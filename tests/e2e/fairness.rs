@@ -1,0 +1,54 @@
+//! What one platform's provider does or does not do holds up nobody else's agents.
+
+use crate::e2b::sandboxes_of;
+use crate::harness::{E2B_KEY, Platform, e2b_emulator, stack};
+use serde_json::json;
+use std::time::{Duration, Instant};
+use theazo_e2b_emulator::{Fault, FaultKind};
+use theazo_functions::reconcile::{Boots, reconcile};
+
+/// More than are looked after side by side, each of which takes its provider's whole time.
+const AGENTS: usize = 6;
+/// Longer than a provider is given.
+const SILENCE: Duration = Duration::from_secs(40);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_whose_provider_does_not_answer_hold_up_no_other_platforms_limits() {
+    let (slow, other) = (Platform::make("slow provider").await, Platform::make("beside it").await);
+    let client = &slow.client;
+    client.post("/v1/secrets", json!({ "E2B_API_KEY": E2B_KEY })).await.expect(204);
+    client.call("PUT", "/v1/providers/e2b", Some(&json!({ "credentialRef": "E2B_API_KEY" }))).await.expect(200);
+    let session = client.session("u").await;
+    for _ in 0..AGENTS {
+        let agent = client.boot(&session, json!({ "provider": "e2b" })).await;
+        // Whoever pauses it, now or later in this test, hears nothing.
+        for sandbox in sandboxes_of(&agent).await {
+            let millis = SILENCE.as_millis() as u64;
+            let path = format!("{sandbox}/pause");
+            let fault = Fault { method: "POST".into(), path, times: 20, kind: FaultKind::Delay { millis } };
+            e2b_emulator().controls.fault(fault);
+        }
+    }
+    let with_test_key = other.client.with_key(Some(&other.test_key));
+    let short = json!({ "limits": { "maxDuration": { "seconds": 1 } } });
+    let short = with_test_key.post("/v1/sessions", short).await.expect(201)["id"].as_str().unwrap().to_owned();
+    let agent = with_test_key.boot(&short, json!({})).await;
+    let limits = json!({ "maxDuration": { "seconds": 1 } });
+    client.call("PATCH", &format!("/v1/sessions/{session}/limits"), Some(&limits)).await.expect(200);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+
+    let began = Instant::now();
+    let run = reconcile(stack().deployment(), Boots::UnderWay);
+    let paused = async {
+        while with_test_key.get(&format!("/v1/agents/{agent}/status")).await.expect(200)["status"] != "paused" {
+            assert!(began.elapsed() < Duration::from_secs(60), "it was held up");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let (outcome, ()) = futures_util::future::join(run, paused).await;
+    assert!(began.elapsed() < Duration::from_secs(110), "a run ends before its function does");
+    let outcome = outcome.unwrap();
+    assert!(outcome.postponed >= AGENTS, "they are still to be paused: {outcome:?}");
+    client.terminate(&session).await;
+    with_test_key.terminate(&short).await;
+}
