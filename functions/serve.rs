@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::time::Instant;
-use theazo_http::{Answer, ApiError, Body, Call, MAX_BODY_BYTES, Pattern, Request};
+use theazo_http::{Answer, ApiError, Body, Call, MAX_BODY_BYTES, MAX_PAYLOAD_BYTES, Pattern, Request, payload_len};
 use theazo_store::{RoundTrips, count_round_trips};
 use theazo_tenancy::RequestId;
 use tracing::Instrument;
@@ -62,9 +62,21 @@ pub async fn serve(
             if body.len() > MAX_BODY_BYTES {
                 return Err(ApiError::invalid("body", "must be at most 6 MB"));
             }
+            // The gateway would not let it through; nor does the local stack.
+            if payload_len(&body) > MAX_PAYLOAD_BYTES {
+                return Err(ApiError::invalid(
+                    "body",
+                    "must be at most 6 MB, counting what escapes it as a JSON string",
+                ));
+            }
             let request = Request { id: id.clone(), source_ip, raw_path, params, raw_query, headers, body };
             let call = Call::new(request, &route.info, deployment.credentials());
-            (route.handler)(call.with_streams(deployment.config().streams), deployment).await
+            let answer = (route.handler)(call.with_streams(deployment.config().streams), deployment).await?;
+            if !route.info.streams && !answer.fits_payload() {
+                tracing::error!("an answer is too large for Lambda");
+                return Err(ApiError::internal());
+            }
+            Ok(answer)
         };
         // A handler that panics has met a mistake of ours; the caller gets a 500 and the process goes on.
         let caught = AssertUnwindSafe(count_round_trips(handling)).catch_unwind().await;

@@ -3,11 +3,11 @@
 use super::{Sandboxes, authenticate, noted, refuse, usable};
 use serde_json::{Value, json};
 use std::time::Duration;
-use theazo_http::{Answer, ApiError, Call, ErrorCode, MAX_ANSWER_BYTES, format_time};
+use theazo_http::{Answer, ApiError, Call, ErrorCode, MAX_PAYLOAD_BYTES, format_time, payload_len};
 use theazo_store::Agents;
 
 /// What an answer holds besides its brackets.
-const MAX_LISTING: usize = MAX_ANSWER_BYTES - 2;
+const MAX_LISTING: usize = MAX_PAYLOAD_BYTES - 2;
 
 /// Lists a directory.
 pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<Answer, ApiError> {
@@ -36,7 +36,7 @@ pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<
             })
         })
         .collect();
-    let size: usize = shown.iter().map(|entry| entry.to_string().len() + 1).sum();
+    let size: usize = shown.iter().map(|entry| payload_len(entry.to_string().as_bytes()) + 1).sum();
     if size > MAX_LISTING {
         let why = "the directory has too many entries for one answer";
         return Err(ApiError::new(ErrorCode::UnprocessableEntity, why).detail("field", "dir"));

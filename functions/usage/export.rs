@@ -5,7 +5,7 @@ use futures_util::future::try_join;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use theazo_http::{Answer, ApiError, Call, ErrorCode, MAX_ANSWER_BYTES};
+use theazo_http::{Answer, ApiError, Call, ErrorCode, MAX_PAYLOAD_BYTES, payload_len};
 use theazo_metering::Day;
 use theazo_store::{Agents, Payer, Sum, Usage, now_ms, unbooked};
 use theazo_tenancy::{PlatformId, ReadScope};
@@ -55,7 +55,7 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
 }
 
 fn whole(body: String) -> Result<String, ApiError> {
-    if body.len() > MAX_ANSWER_BYTES {
+    if payload_len(body.as_bytes()) > MAX_PAYLOAD_BYTES {
         let why = "the export is larger than an answer may be: ask for a shorter period";
         return Err(ApiError::new(ErrorCode::UnprocessableEntity, why));
     }

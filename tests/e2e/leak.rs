@@ -39,6 +39,8 @@ struct Bed {
     credentials: Vec<Canary>,
     /// The id of an API key.
     key: String,
+    /// The token of the first agent.
+    token: String,
 }
 
 impl Bed {
@@ -88,6 +90,7 @@ impl Bed {
             ("{path*}", "data/kept"),
             ("{userId}", "u"),
             ("{provider}", "e2b"),
+            ("{token}", &self.token),
         ];
         let path = wrong.iter().fold(pattern.to_owned(), |path, (name, value)| path.replace(name, value));
         good.iter().fold(path, |path, (name, value)| path.replace(name, value))
@@ -143,8 +146,8 @@ async fn boot() -> Bed {
     assert!(planted.find_in(session.to_string().as_bytes()).is_some());
     let session = session["id"].as_str().unwrap().to_owned();
     let (agents, credentials) = (Vec::new(), vec![Canary::of_credential(&client_key(&process))]);
-    let key = String::new();
-    let mut bed = Bed { process, client, canary: Canary::make(), planted, session, agents, credentials, key };
+    let (key, token) = (String::new(), String::new());
+    let mut bed = Bed { process, client, canary: Canary::make(), planted, session, agents, credentials, key, token };
     let value = bed.canary.value().to_owned();
     let secrets = format!("/v1/sessions/{}/secrets", bed.session);
     for _ in 0..2 {
@@ -169,6 +172,8 @@ async fn boot() -> Bed {
         bed.agents.push(agent);
     }
     make_credentials(&mut bed).await;
+    bed.token = bed.client.steal_token(&bed.agents[0]).await;
+    bed.credentials.push(Canary::of_credential(&bed.token));
     bed
 }
 
@@ -240,6 +245,15 @@ async fn succeed_on_every_route(bed: &Bed) {
     bed.ask("DELETE", &format!("{secrets}/once"), Value::Null).await.expect(204);
     let written = json!({ "path": "/data/written", "data": "x" });
     bed.ask("POST", &format!("/v1/agents/{agent}/files"), written).await.expect(204);
+    // An agent reports its own value, in whatever place there is.
+    for route in ROUTES.iter().filter(|route| route.info.has_credential_in_path()) {
+        let report = json!({
+            "agentId": agent, "sessionId": session, "message": held, "model": held, "name": held, "error": held,
+            "output": { held: held }, "artifacts": [held], "metadata": { held: [held] }, "percentage": 5, "inputTokens": 1, "outputTokens": 2,
+        });
+        let answer = bed.ask("POST", &bed.path(route, &[]), report).await;
+        assert!(answer.status < 300, "{}: {answer:?}", route.info.name);
+    }
     let limits = json!({ "maxAgents": 9 });
     bed.ask("PATCH", &format!("/v1/sessions/{session}/limits"), limits).await.expect(200);
     let provider = json!({ "credentialRef": "KEPT_OUT" });
@@ -291,7 +305,7 @@ async fn fail_on_every_route(bed: &Bed) {
     let mut wrong_calls = 0;
     for route in ROUTES {
         let (method, name) = (route.info.method, route.info.name);
-        for parameter in ["{id}", "{name}", "{path*}", "{userId}", "{provider}"] {
+        for parameter in ["{id}", "{name}", "{path*}", "{userId}", "{provider}", "{token}"] {
             if route.info.pattern.0.contains(parameter) {
                 let path = bed.path(route, &[(parameter, &in_path)]);
                 let answer = bed.call(&bed.client, method, &path, Some("{}")).await;

@@ -3,8 +3,10 @@
 
 use crate::harness::{Answer, Client, Platform, has_firewall, scan_everything, stack};
 use bytes::Bytes;
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use theazo_functions::deployment::Capability;
 use theazo_functions::routes::{ROUTES, Route};
 use theazo_functions::{Incoming, serve};
@@ -30,9 +32,6 @@ def post(kind, body):
     except urllib.error.HTTPError as error:
         return error.code
 "#;
-
-/// Prints the endpoint as no masking recognises it.
-const STEAL: &str = "import os; print(os.environ['THEAZO_ENDPOINT'][::-1])";
 
 const VALUE: &str = "value of a secret 7c1e5";
 /// A value that is much longer when it is masked, and a twentieth of its name.
@@ -63,12 +62,9 @@ impl Bed {
         self.client().run(&self.agent, "python", &format!("{CLIENT}{code}")).await
     }
 
-    /// The agent's token, as somebody who can run code in it takes it away.
+    /// The agent's token.
     async fn steal(&self) -> String {
-        let printed = self.client().run(&self.agent, "python", STEAL).await;
-        let endpoint: String = printed.trim().chars().rev().collect();
-        let (_, token) = endpoint.split_once("/a/").expect("the address has the token");
-        token.to_owned()
+        self.client().steal_token(&self.agent).await
     }
 
     /// Reports with a token through the stack's ordinary address.
@@ -203,6 +199,28 @@ async fn call_as_agent(bed: &Bed, token: &str, route: &Route) -> Answer {
 }
 
 #[tokio::test]
+async fn an_agent_that_reports_without_end_is_held_to_its_own_rate_and_nobody_else_is() {
+    let bed = Bed::make("floods", json!({})).await;
+    let token = bed.steal().await;
+    // More in a moment than an agent may in a second, until a moment lies within one.
+    let mut refused = Vec::new();
+    for _ in 0..20 {
+        let flood = join_all((0..30).map(|_| bed.report(&token, "log", bed.own(json!({ "message": "again" }))))).await;
+        refused.extend(flood.into_iter().filter(|answer| answer.status == 429));
+        if !refused.is_empty() {
+            break;
+        }
+    }
+    assert!(!refused.is_empty(), "it may report without end");
+    for answer in refused {
+        assert_eq!(answer.headers["retry-after"], "1");
+        answer.expect_error(429, "rate_limited");
+    }
+    bed.client().get("/v1/whoami").await.expect(200);
+    bed.client().terminate(&bed.session).await;
+}
+
+#[tokio::test]
 async fn a_stolen_agent_token_reports_for_that_agent_until_it_stops_and_does_nothing_else() {
     let bed = Bed::make("stolen agent token", json!({})).await;
     let other = bed.client().boot(&bed.session, json!({})).await;
@@ -210,7 +228,11 @@ async fn a_stolen_agent_token_reports_for_that_agent_until_it_stops_and_does_not
     bed.report(&token, "progress", bed.own(json!({ "percentage": 1 }))).await.expect(204);
     let mut refused = 0;
     for route in ROUTES.iter().filter(|route| !route.info.has_credential_in_path()) {
-        let answer = call_as_agent(&bed, &token, route).await;
+        let mut answer = call_as_agent(&bed, &token, route).await;
+        while answer.status == 429 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            answer = call_as_agent(&bed, &token, route).await;
+        }
         if route.info.callers.contains(&Caller::Anyone) {
             assert_eq!(answer.status, 200, "{}", route.info.name);
         } else {

@@ -174,8 +174,11 @@ fn errors_of(route: &Route, said: &Operation) -> Vec<ErrorCode> {
     if route.info.pattern.0.contains('{') {
         codes.push(ErrorCode::NotFound);
     }
-    if route.info.repeats == Repeats::Once {
-        codes.push(ErrorCode::Conflict);
+    match route.info.repeats {
+        Repeats::Once => codes.push(ErrorCode::Conflict),
+        // What cannot be done once is refused under a key that asks for it.
+        Repeats::Again => codes.push(ErrorCode::UnprocessableEntity),
+        Repeats::Harmless => {}
     }
     codes.extend(&said.errors);
     codes

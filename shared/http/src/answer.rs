@@ -7,8 +7,23 @@ use futures_util::{Stream, StreamExt};
 use serde::Serialize;
 use serde_json::Value;
 
-/// Largest buffered answer: the gateway's 6 MB.
+/// Largest answer, bytes of its body. One that is not streamed must also keep [`MAX_PAYLOAD_BYTES`].
 pub const MAX_ANSWER_BYTES: usize = 6_000_000;
+
+/// Largest body of a request, or of an answer that is not streamed, as [`payload_len`] counts it. Lambda takes and gives
+/// 6,291,556 bytes (<https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>) of JSON, in which the body
+/// is one string; what is left is for the rest of the event.
+pub const MAX_PAYLOAD_BYTES: usize = 6_200_000;
+
+/// Bytes of a body as a string in JSON, which escapes quotes, backslashes and control characters.
+pub fn payload_len(body: &[u8]) -> usize {
+    let escapes = body.iter().map(|byte| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 8 | 12 => 1,
+        0..=0x1f => 5,
+        _ => 0,
+    });
+    body.len() + escapes.sum::<usize>()
+}
 
 /// An answer: whole, or a stream.
 #[derive(Debug)]
@@ -41,6 +56,11 @@ impl Answer {
             return Err(ApiError::internal());
         }
         Ok(Self::of(status, body.into()))
+    }
+
+    /// Whether Lambda could give it to a gateway that waits for all of it.
+    pub fn fits_payload(&self) -> bool {
+        self.stream.is_some() || payload_len(&self.body) <= MAX_PAYLOAD_BYTES
     }
 
     /// A JSON answer of a value that is known to be small.
@@ -126,5 +146,22 @@ impl Answer {
             headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_is_as_long_as_json_makes_of_its_body() {
+        let every: String = (0..128).map(char::from).chain("h\u{e9}llo \u{1f600}".chars()).collect();
+        for text in ["", "plain", "{\"a\":\"b\\n\"}", &every] {
+            let quoted = serde_json::to_string(text).expect("a string is JSON");
+            assert_eq!(payload_len(text.as_bytes()) + 2, quoted.len(), "{text:?}");
+        }
+        let whole = |len: usize| Answer::of(200, "x".repeat(len).into());
+        assert!(whole(MAX_PAYLOAD_BYTES).fits_payload() && !whole(MAX_PAYLOAD_BYTES + 1).fits_payload());
+        assert!(!Answer::of(200, "\"".repeat(MAX_PAYLOAD_BYTES / 2 + 1).into()).fits_payload());
     }
 }

@@ -17,7 +17,7 @@ mod stream;
 mod support;
 mod times;
 
-pub use answer::{Answer, MAX_ANSWER_BYTES};
+pub use answer::{Answer, MAX_ANSWER_BYTES, MAX_PAYLOAD_BYTES, payload_len};
 pub use body::{Fields, MAX_CENTS};
 pub use call::{Call, Caller, Repeats, RouteInfo};
 pub use cursor::{PageQuery, list_answer};

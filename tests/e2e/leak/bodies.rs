@@ -90,6 +90,12 @@ pub(super) fn wrong_bodies(route: &str, value: &str) -> Vec<String> {
             json!({ "permissions": [value] }),
             json!({ "permissions": ["read", value] }),
         ],
+        "sandbox-log" | "sandbox-model" | "sandbox-span" | "sandbox-progress" | "sandbox-complete" => vec![
+            json!({ "agentId": value, "sessionId": value, "message": value }),
+            json!({ "agentId": [value], "message": value }),
+            json!({ "agentId": "agt_00000000000000000000000000", "sessionId": value, "message": value }),
+            json!({ "message": value, "level": value, "model": value, "percentage": value }),
+        ],
         // Their bodies are not read.
         _ => return Vec::new(),
     };

@@ -2,7 +2,7 @@
 //! makes of it: broken connections, and answers that are well-formed failures, whose words have the value in them.
 
 use super::{Request, Tapped};
-use crate::harness::{Break, Tap};
+use crate::harness::{Break, Canary, Tap};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::join_all;
@@ -26,6 +26,8 @@ struct Bed {
     service: Service,
     session: String,
     agent: Option<String>,
+    /// The agent's token.
+    token: String,
     round: usize,
     /// For each call that failed with 5xx, the service that had failed it.
     failed: Vec<Service>,
@@ -64,7 +66,8 @@ impl Bed {
         let tapped = Tapped::start(name).await;
         let session = tapped.client.session("u").await;
         let service = Service::Table;
-        let mut bed = Self { tapped, service, session, agent: None, round: 0, failed: Vec::new() };
+        let mut bed =
+            Self { tapped, service, session, agent: None, token: String::new(), round: 0, failed: Vec::new() };
         let value = bed.tapped.canary.value().to_owned();
         bed.tapped.client.set_secrets(&bed.session, bed.secrets()).await;
         let of_platform = json!({ "SHARED": value, "CREDENTIAL": value });
@@ -84,6 +87,8 @@ impl Bed {
         let agent = self.tapped.client.boot(&self.session, json!({})).await;
         let kept = json!({ "path": "/data/kept", "data": "kept" });
         self.tapped.client.post(&format!("/v1/agents/{agent}/files"), kept).await.expect(204);
+        self.token = self.tapped.client.steal_token(&agent).await;
+        self.tapped.credentials.push(Canary::of_credential(&self.token));
         self.agent = Some(agent);
     }
 
@@ -93,7 +98,7 @@ impl Bed {
         let name = route.info.name;
         let client = &self.tapped.client;
         let mut id = self.session.clone();
-        if route.info.pattern.0.starts_with("/v1/agents/{id}") {
+        if needs_agent(route) {
             let current = self.agent.clone().expect("an agent was booted");
             let status = client.get(&format!("/v1/agents/{current}")).await.expect(200)["status"].clone();
             if status != "ready" {
@@ -113,7 +118,13 @@ impl Bed {
         } else if name == "platform-secrets-delete" {
             client.post("/v1/secrets", json!({ "GONE": self.tapped.canary.value() })).await.expect(204);
         }
-        let path = [("{id}", id.as_str()), ("{name}", "GONE"), ("{path*}", "data/kept"), ("{provider}", "e2b")];
+        let path = [
+            ("{id}", id.as_str()),
+            ("{name}", "GONE"),
+            ("{path*}", "data/kept"),
+            ("{provider}", "e2b"),
+            ("{token}", self.token.as_str()),
+        ];
         let path = path.iter().fold(route.info.pattern.0.to_owned(), |path, (name, good)| path.replace(name, good));
         let body = match name {
             "secrets-set" | "platform-secrets-set" => self.secrets(),
@@ -125,6 +136,13 @@ impl Bed {
             "agents-exec" => {
                 let code = format!("echo \"$TOKEN\"; echo \"$TOKEN\" >&2 # {}", self.round);
                 json!({ "language": "bash", "code": code })
+            }
+            _ if route.info.has_credential_in_path() => {
+                let value = self.tapped.canary.value();
+                json!({
+                    "agentId": self.agent, "sessionId": self.session, "message": value, "model": value, "name": value,
+                    "output": value, "percentage": 5, "inputTokens": 1, "outputTokens": 2,
+                })
             }
             _ if route.info.method == "GET" => Value::Null,
             _ => json!({}),
@@ -195,6 +213,10 @@ impl Bed {
     }
 }
 
+fn needs_agent(route: &Route) -> bool {
+    route.info.pattern.0.starts_with("/v1/agents/{id}") || route.info.has_credential_in_path()
+}
+
 fn carries_values(route: &Route) -> bool {
     ["secrets-set", "platform-secrets-set", "agents-create", "agents-exec", "providers-set"].contains(&route.info.name)
 }
@@ -213,8 +235,7 @@ fn boots(route: &Route) -> bool {
 fn parts() -> Vec<(String, Vec<&'static Route>)> {
     let (alone, others): (Vec<&Route>, Vec<&Route>) =
         ROUTES.iter().copied().partition(|route| ["agents-create", "agents-exec"].contains(&route.info.name));
-    let (of_agents, others): (Vec<&Route>, Vec<&Route>) =
-        others.into_iter().partition(|route| route.info.pattern.0.starts_with("/v1/agents/{id}"));
+    let (of_agents, others): (Vec<&Route>, Vec<&Route>) = others.into_iter().partition(|route| needs_agent(route));
     let mut parts: Vec<Vec<&Route>> = alone.into_iter().map(|route| vec![route]).collect();
     parts.push(of_agents);
     parts.extend(others.chunks(6).map(<[_]>::to_vec));
@@ -227,7 +248,7 @@ async fn a_secrets_value_gets_nowhere_while_the_table_the_key_service_or_the_eng
     assert_eq!(parts.iter().map(|(_, routes)| routes.len()).sum::<usize>(), ROUTES.len());
     // Side by side, because most of the time goes by waiting for the SDK to try again; few of the parts boot agents.
     let failing = parts.iter().map(|(name, routes)| async move {
-        let with_agent = routes.iter().any(|route| route.info.pattern.0.starts_with("/v1/agents/{id}"));
+        let with_agent = routes.iter().any(|route| needs_agent(route));
         let mut bed = Bed::make(name, with_agent).await;
         for service in [Service::Table, Service::Kms, Service::Engine] {
             bed.service = service;
