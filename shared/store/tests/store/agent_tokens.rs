@@ -53,6 +53,22 @@ async fn boot(world: &World, scope: &TenantScope) -> Booted {
     Booted { agent, token: secret }
 }
 
+#[tokio::test]
+async fn a_token_of_an_agent_has_a_rate_of_its_own() {
+    let world = World::start().await;
+    let scope = world.tenant().await;
+    let booted = boot(&world, &scope).await;
+    let limits = RateLimits { key: 1000, token: 1000, agent: 2 };
+    let credentials = Credentials::new(world.table.clone(), limits);
+    let claim = Claim::parse(&booted.token).unwrap();
+    // Of three within a second the last is one too many; a second may end in between.
+    let mut over = false;
+    for _ in 0..20 {
+        over |= credentials.admit(&claim).await.unwrap().over_limit;
+    }
+    assert!(over);
+}
+
 /// What a token is found to be.
 async fn admitted(world: &World, token: &str) -> Option<CredentialKind> {
     let claim = Claim::parse(token).unwrap();

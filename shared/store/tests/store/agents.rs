@@ -59,10 +59,21 @@ async fn work(world: &World) -> Vec<AgentId> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifty_concurrent_boots_against_a_limit_of_three_give_exactly_three() {
+async fn in_a_hundred_rounds_fifty_concurrent_boots_against_a_limit_of_three_give_exactly_three() {
     let world = Arc::new(World::start().await);
-    let scope = world.tenant().await;
-    let session = limited(&world, &scope, 3).await;
+    for _ in 0..100 {
+        let scope = world.tenant().await;
+        let session = limited(&world, &scope, 3).await;
+        let made = fifty_boots(&world, &scope, &session).await;
+        assert_eq!(made.len(), 3);
+        assert_eq!(counters(&world, &scope, &session).await, (3, 3, 0));
+        let own = scope.session(&session.id).unwrap();
+        assert_eq!(world.agents().unsettled_of_session(&own).await.unwrap().len(), 3);
+    }
+    assert_eq!(work(&world).await.len(), 300);
+}
+
+async fn fifty_boots(world: &Arc<World>, scope: &TenantScope, session: &Session) -> Vec<Agent> {
     let boots = (0..50).map(|_| {
         let (world, scope, session) = (world.clone(), scope.clone(), session.clone());
         tokio::spawn(async move { world.agents().begin_boot(&scope, &session, new_agent()).await })
@@ -75,13 +86,15 @@ async fn fifty_concurrent_boots_against_a_limit_of_three_give_exactly_three() {
             Err(error) => panic!("{error:?}"),
         }
     }
-    assert_eq!(made.len(), 3);
-    assert_eq!(counters(&world, &scope, &session).await, (3, 3, 0));
-    assert_eq!(work(&world).await.len(), 3);
-    let own = scope.session(&session.id).unwrap();
-    assert_eq!(world.agents().unsettled_of_session(&own).await.unwrap().len(), 3);
+    made
+}
 
-    // A place that is given back is a place for exactly one more.
+#[tokio::test]
+async fn a_place_that_is_given_back_is_a_place_for_exactly_one_more() {
+    let world = Arc::new(World::start().await);
+    let scope = world.tenant().await;
+    let session = limited(&world, &scope, 3).await;
+    let made = fifty_boots(&world, &scope, &session).await;
     world.agents().transition(&scope, &made[0].id, AgentStatus::Failed, |_| {}).await.unwrap();
     world.agents().begin_boot(&scope, &session, new_agent()).await.unwrap();
     let error = refused(world.agents().begin_boot(&scope, &session, new_agent()).await);
