@@ -22,12 +22,23 @@ const MAX_FAILURES: usize = 20;
 pub struct Rotated {
     /// Pieces of a rotation of the root key.
     pub root_pieces: usize,
+    /// Where a rotation of the root key stands, if one is under way: `published`, `switched`, `resealing` or `finished`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root_phase: Option<&'static str>,
+    /// Values that it has sealed anew so far, in all its runs.
+    pub root_resealed: u64,
+    /// Values that did not open in this pass of it so far. They stay under the old version.
+    pub root_unopened: u64,
     /// Whether a rotation of the root key was finished.
     pub root_finished: bool,
     /// Pieces of walks over platforms whose key is being rotated.
     pub platform_pieces: usize,
+    /// Values that these sealed anew.
+    pub platforms_resealed: u64,
     /// Platforms whose rotation was finished.
     pub platforms_finished: usize,
+    /// Platforms of which only values that do not open keep the old key; `cargo admin platform rotate-key` tells which.
+    pub platforms_stuck: usize,
     /// Rotations that could not go on now. The next run tries again.
     pub failed: usize,
     /// Which, and why: the first of them.
@@ -35,6 +46,22 @@ pub struct Rotated {
 }
 
 impl Rotated {
+    /// How far the root key's rotation is.
+    fn note(&mut self, progress: &RootProgress) {
+        self.root_phase = match progress {
+            RootProgress::Idle => None,
+            RootProgress::Published { .. } => Some("published"),
+            RootProgress::Switched { .. } => Some("switched"),
+            RootProgress::Resealing { .. } => Some("resealing"),
+            RootProgress::Finished { .. } => Some("finished"),
+        };
+        if let RootProgress::Resealing { resealed, unopened, .. } | RootProgress::Finished { resealed, unopened, .. } =
+            progress
+        {
+            (self.root_resealed, self.root_unopened) = (*resealed, *unopened);
+        }
+    }
+
     fn fail(&mut self, what: impl Display, error: &StoreError) {
         tracing::error!(rotation = %what, %error, "a rotation could not go on");
         self.failed += 1;
@@ -72,9 +99,16 @@ pub async fn advance_rotations(deployment: &Deployment) -> Result<Rotated, Store
             }
             rotated.platform_pieces += 1;
             match platforms.walk(&platform, now_ms()).await {
-                Ok(walk) if walk.finished => rotated.platforms_finished += 1,
-                Ok(walk) if walk.stuck => {}
-                Ok(_) => go_on.push(platform),
+                Ok(walk) => {
+                    rotated.platforms_resealed += walk.resealed;
+                    rotated.platforms_finished += usize::from(walk.finished);
+                    rotated.platforms_stuck += usize::from(walk.stuck);
+                    if walk.stuck {
+                        tracing::error!(%platform, values = walk.unopened, "values do not open and keep an old key");
+                    } else if !walk.finished {
+                        go_on.push(platform);
+                    }
+                }
                 Err(error) => rotated.fail(platform, &error),
             }
         }
@@ -85,8 +119,10 @@ pub async fn advance_rotations(deployment: &Deployment) -> Result<Rotated, Store
 
 async fn advance_root(root: &RootRotation, stop_at: Instant, rotated: &mut Rotated) -> Result<(), StoreError> {
     let mut before = root.progressed(now_ms()).await?;
+    rotated.note(&before);
     while before != RootProgress::Idle && Instant::now() < stop_at {
         let now = root.advance(now_ms()).await?;
+        rotated.note(&now);
         if now == before && !matches!(now, RootProgress::Resealing { .. }) {
             // It waits.
             break;

@@ -1,6 +1,6 @@
 //! What the schedule runs: upkeep of rotations, and reconciling.
 
-use crate::harness::{Client, Platform, built, dynamodb, make_canary, stack};
+use crate::harness::{Client, OwnStack, Platform, built, dynamodb, make_canary, stack};
 use axum::Router;
 use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use theazo_functions::schedule::{RECONCILE, SCHEDULED, UPKEEP};
-use theazo_store::PlatformRotation;
-use theazo_tenancy::Operator;
+use theazo_store::{PlatformRotation, RootRotation, now_ms};
+use theazo_tenancy::{Operator, PlatformId};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -185,6 +185,50 @@ async fn a_rotation_that_was_abandoned_is_finished_and_what_cannot_go_on_is_in_n
 }
 
 #[tokio::test]
+async fn a_run_tells_how_far_rotations_are_and_of_values_that_hold_one_up() {
+    // A stack of its own: others' upkeep would take the steps before these runs do.
+    let (own, client) = OwnStack::start_with(None, Some(Duration::ZERO)).await;
+    let deployment = own.stack.deployment();
+    let session = client.session("u").await;
+    client.set_secrets(&session, json!({ "KEPT": "a", "DAMAGED": "b" })).await;
+    let platform = client.get("/v1/whoami").await.expect(200)["platformId"].as_str().unwrap().to_owned();
+    let platform = PlatformId::parse(&platform).unwrap();
+
+    #[expect(clippy::disallowed_methods, reason = "a test takes every part")]
+    let operator = || Operator::assume();
+    let (table, keys) = (deployment.table().clone(), deployment.keys().clone());
+    RootRotation::new(table.clone(), keys.clone(), operator(), keys.cache_ttl()).begin(now_ms()).await.unwrap();
+    let mut phases = Vec::new();
+    for _ in 0..20 {
+        let told = (UPKEEP.run)(deployment).await.unwrap();
+        phases.extend(told["rootPhase"].as_str().map(str::to_owned));
+        if told["rootFinished"] == true {
+            assert_eq!((&told["rootResealed"], &told["rootUnopened"]), (&json!(2), &json!(0)), "{told}");
+            break;
+        }
+    }
+    assert_eq!(phases.last().map(String::as_str), Some("finished"), "{phases:?}");
+
+    let key = json!({ "pk": { "S": format!("{platform}#live#{session}#values") }, "sk": { "S": "DAMAGED" } });
+    let url = own.stack.dynamodb_url();
+    let mut damaged = dynamodb(&url, "GetItem", json!({ "TableName": TABLE, "Key": key })).await["Item"].clone();
+    damaged["version"] = json!({ "N": "7" });
+    dynamodb(&url, "PutItem", json!({ "TableName": TABLE, "Item": damaged })).await;
+    PlatformRotation::new(table, keys, operator()).begin(&platform).await.unwrap();
+    let mut resealed = 0;
+    for _ in 0..20 {
+        let told = (UPKEEP.run)(deployment).await.unwrap();
+        resealed += told["platformsResealed"].as_u64().unwrap();
+        if told["platformsStuck"] == 1 {
+            break;
+        }
+        assert_eq!(told["platformsFinished"], 0, "{told}");
+    }
+    assert_eq!(resealed, 1, "the other value is under the new key");
+    own.stop().await;
+}
+
+#[tokio::test]
 async fn a_scheduled_run_tells_in_json_what_it_did() {
     assert_eq!(SCHEDULED.iter().map(|function| function.name).collect::<Vec<_>>(), ["reconcile", "upkeep"]);
     let told = (RECONCILE.run)(stack().deployment()).await.unwrap();
@@ -192,7 +236,7 @@ async fn a_scheduled_run_tells_in_json_what_it_did() {
         assert!(told[field].is_u64(), "{field}: {told}");
     }
     let told = (UPKEEP.run)(stack().deployment()).await.unwrap();
-    for field in ["rootPieces", "platformPieces", "platformsFinished", "failed"] {
+    for field in ["rootPieces", "rootResealed", "platformPieces", "platformsFinished", "platformsStuck", "failed"] {
         assert!(told[field].is_u64(), "{field}: {told}");
     }
     assert!(told["rootFinished"].is_boolean() && told["failures"].is_array(), "{told}");
