@@ -12,8 +12,8 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
 use std::time::{Duration, Instant};
 use theazo_store::{
-    Aws, KeyRing, KmsFailure, ProviderCredentials, SecretOpener, SecretSealer, SecretSelection, SecretTarget, Session,
-    StoreError, now_ms,
+    Aws, KeyRing, KmsFailure, ProviderCredentials, RootRotation, SecretOpener, SecretSealer, SecretSelection,
+    SecretTarget, Session, StoreError, now_ms,
 };
 use theazo_tenancy::{TableKey, TenantScope};
 
@@ -157,6 +157,11 @@ async fn another_context_a_damaged_key_and_another_kms_key_are_told_apart() {
     let good = bed.edit_rows(|row| drop(row.insert("kms_key_arn".into(), text(&other)))).await;
     let direct = aws(&bed.world.dynamodb_url, &bed.world.kms_url);
     bed.assert_closed(&bed.keys_of(&direct, &other, HOUR), KmsFailure::IncorrectKey).await;
+    // Nor is a row of another KMS key wrapped anew or vouched for, though KMS could tell by itself which key that is.
+    let rotation =
+        RootRotation::new(bed.world.table.clone(), bed.keys_of(&direct, &other, HOUR), operator(), Duration::ZERO);
+    let refusal = refused(rotation.begin(now_ms()).await);
+    assert!(matches!(&refusal, StoreError::Kms { code, .. } if code == "IncorrectKeyException"), "{refusal:?}");
     let absent = other.rsplit_once('/').unwrap().0.to_owned() + "/00000000-0000-0000-0000-000000000000";
     bed.edit_rows(|row| drop(row.insert("kms_key_arn".into(), text(&absent)))).await;
     bed.assert_closed(&bed.keys_of(&direct, &absent, HOUR), KmsFailure::NoSuchKey).await;
