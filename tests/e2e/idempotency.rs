@@ -5,6 +5,8 @@ use futures_util::future::join_all;
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use theazo_functions::routes::ROUTES;
+use theazo_http::Repeats;
 
 #[tokio::test]
 async fn the_same_request_is_answered_again_and_done_once() {
@@ -205,4 +207,70 @@ async fn the_note_of_a_request_is_no_oracle_for_a_secrets_value() {
     let spare = client.post("/v1/api-keys", json!({ "name": "spare", "environment": "live" })).await.expect(201);
     let spare = client.with_key(spare["key"].as_str());
     spare.post_once(&path, json!({ "PIN": "0000" }), "set").await.expect(204);
+}
+
+#[tokio::test]
+async fn every_route_that_creates_is_done_once_under_a_key_and_none_that_may_not_takes_one() {
+    let platform = Platform::make("once everywhere").await;
+    let client = platform.client.with_key(Some(&platform.test_key));
+    let session = client.session("u").await;
+    let agent = client.boot(&session, json!({})).await;
+    let key =
+        client.post("/v1/api-keys", json!({ "name": "k", "environment": "test" })).await.expect(201)["id"].clone();
+    let mut once = 0;
+    for (number, route) in ROUTES.iter().filter(|route| route.info.method == "POST").enumerate() {
+        let (name, pattern) = (route.info.name, route.info.pattern.0);
+        if route.info.has_credential_in_path() {
+            continue;
+        }
+        let id = match pattern.split('/').nth(2) {
+            Some("agents") => agent.as_str(),
+            Some("api-keys") => key.as_str().unwrap(),
+            _ => session.as_str(),
+        };
+        let path = pattern.replace("{id}", id).replace("{userId}", "somebody");
+        let (body, other) = match name {
+            "api-keys-create" => {
+                (json!({ "name": "n", "environment": "test" }), json!({ "name": "o", "environment": "test" }))
+            }
+            "secrets-set" | "platform-secrets-set" => (json!({ "A": "1" }), json!({ "A": "2" })),
+            "api-keys-rotate" => (json!({ "overlap": "1h" }), json!({ "overlap": "2h" })),
+            "sessions-tokens-create" => (json!({ "expiresIn": "1h" }), json!({ "expiresIn": "2h" })),
+            _ => (json!({ "metadata": { "k": "v" } }), json!({ "metadata": { "k": "other" } })),
+        };
+        match route.info.repeats {
+            Repeats::Once => {
+                once += 1;
+                let key = format!("once-{number}");
+                let first = client.post_once(&path, body.clone(), &key).await;
+                assert!((200..300).contains(&first.status), "{name}: {first:?}");
+                let again = client.post_once(&path, body, &key).await;
+                let without_credential = |text: &str| {
+                    let mut answer: Value = serde_json::from_str(text).unwrap_or(Value::Null);
+                    if let Some(fields) = answer.as_object_mut() {
+                        fields.remove("key");
+                        fields.remove("token");
+                    }
+                    answer
+                };
+                assert_eq!(again.status, first.status, "{name}: {again:?}");
+                assert_eq!(without_credential(&again.text), without_credential(&first.text), "{name}");
+                if let Ok(Value::Object(made)) = serde_json::from_str(&first.text) {
+                    let shown = ["key", "token"].into_iter().filter_map(|field| made.get(field)?.as_str());
+                    shown.for_each(|text| assert!(!again.text.contains(text), "{name} shows a credential again"));
+                }
+                let refused = client.post_once(&path, other, &key).await;
+                assert_eq!(refused.status, 409, "{name}: {refused:?}");
+            }
+            Repeats::Again => {
+                let refused = client.post_once(&path, body, "not-here").await.expect_error(422, "unprocessable_entity");
+                assert_eq!(refused["details"]["feature"], "idempotency-key", "{name}");
+            }
+            Repeats::Harmless => {}
+        }
+    }
+    assert!(once >= 8, "{once}");
+    let versions = client.get(&format!("/v1/sessions/{session}/secrets?details=true")).await.expect(200);
+    assert_eq!(versions[0]["version"], 1, "it was set once");
+    client.terminate(&session).await;
 }
