@@ -69,6 +69,17 @@ pub(crate) enum AdminError {
         /// Where some of them lie.
         places: Vec<String>,
     },
+    /// Agents have something at the provider.
+    #[error("{0} agents have something there still, and nobody could end them any more: end them first")]
+    ProviderInUse(usize),
+    /// The platform has not configured that provider.
+    #[error("{platform} has not configured {provider}")]
+    NotConfigured {
+        /// Whose.
+        platform: PlatformId,
+        /// Which.
+        provider: &'static str,
+    },
     /// No answer in time.
     #[error("no answer within {} s", .0.as_secs())]
     TimedOut(Duration),

@@ -30,6 +30,15 @@ pub(crate) enum Environment {
     Test,
 }
 
+impl From<Environment> for Mode {
+    fn from(environment: Environment) -> Self {
+        match environment {
+            Environment::Live => Self::Live,
+            Environment::Test => Self::Test,
+        }
+    }
+}
+
 /// What `create` answers.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -49,10 +58,7 @@ pub(crate) async fn run(verb: &Verb, table: Table, output: &Output) -> Result<()
     let platforms = platform::platforms(table);
     match verb {
         Verb::Create { platform, environment, name } => {
-            let mode = match environment {
-                Environment::Live => Mode::Live,
-                Environment::Test => Mode::Test,
-            };
+            let mode = Mode::from(*environment);
             let (id, key) = platforms.create_key(platform, mode, name).await.map_err(|error| match error {
                 StoreError::NotFound => AdminError::UnknownPlatform(platform.clone()),
                 other => other.into(),

@@ -8,6 +8,7 @@ mod error;
 mod key;
 mod output;
 mod platform;
+mod provider;
 mod reconcile;
 mod restore;
 mod root_key;
@@ -52,6 +53,8 @@ enum Noun {
     Restore(restore::Verb),
     /// The deployment's root key, which everything is sealed under in the end.
     RootKey(root_key::RootKey),
+    /// What platforms have configured at compute providers.
+    Provider(provider::Provider),
     /// What the schedule does every minute.
     Reconcile(reconcile::Reconcile),
     /// Looks whether tables, backups, keys, clock and providers are as they should be; exits with 1 when one is not.
@@ -65,7 +68,7 @@ impl Noun {
             Self::RootKey(root_key::RootKey { verb: root_key::Verb::Rotate, .. }) => None,
             Self::RootKey(_) | Self::Restore(_) => Some(LONG_TIMEOUT),
             Self::Platform(platform::Verb::Delete { .. } | platform::Verb::RotateKey { .. }) => Some(LONG_TIMEOUT),
-            Self::Reconcile(_) => Some(LONG_TIMEOUT),
+            Self::Reconcile(_) | Self::Provider(_) => Some(LONG_TIMEOUT),
             Self::Platform(_) | Self::Key(_) | Self::Doctor(_) => Some(TIMEOUT),
         }
     }
@@ -94,6 +97,7 @@ async fn run(cli: &Cli) -> Result<(), AdminError> {
         Noun::Key(verb) => key::run(verb, table, &cli.output).await,
         Noun::Restore(verb) => restore::run(verb, table, &cli.output).await,
         Noun::RootKey(command) => command.run(&cli.target, &cli.output).await,
+        Noun::Provider(command) => command.run(&cli.target, &cli.output).await,
         Noun::Reconcile(command) => command.run(&cli.target, &cli.output).await,
         Noun::Doctor(command) => command.run(&cli.target, &cli.output).await,
     }

@@ -364,3 +364,57 @@ async fn reconciling_can_be_asked_for_and_says_what_it_did() {
     assert!(stderr(&output).contains("THEAZO_DEPLOYMENT"), "{}", stderr(&output));
     local.stop().await;
 }
+
+#[tokio::test]
+async fn what_platforms_have_configured_at_providers_is_listed_with_its_health_and_can_be_removed() {
+    let local = Local::start().await;
+    let made = local.json(&["platform", "create", "acme"]).await;
+    let id = text(&made["id"]);
+    let call = async |method: reqwest::Method, path: &str, key: &str, body: Value| {
+        let url = format!("{}{path}", local.stack().base_url());
+        let answer = reqwest::Client::new().request(method, url).bearer_auth(key).json(&body).send().await.unwrap();
+        assert!(answer.status().is_success(), "{path}: {answer:?}");
+    };
+    for key in [text(&made["liveKey"]), text(&made["testKey"])] {
+        call(reqwest::Method::POST, "/v1/secrets", key, serde_json::json!({ "E2B_KEY": "e2b_x" })).await;
+        let config = serde_json::json!({ "credentialRef": "E2B_KEY" });
+        call(reqwest::Method::PUT, "/v1/providers/e2b", key, config).await;
+    }
+    let endpoint = local.stack().dynamodb_url();
+    let folder = local.folder.to_str().unwrap();
+    let credential_key = local.credential_key();
+    // An account at an address where nobody answers.
+    let environment = [
+        ("THEAZO_CREDENTIAL_KEY", credential_key.as_str()),
+        ("THEAZO_E2B_API_URL", "http://127.0.0.1:9"),
+        ("THEAZO_E2B_SANDBOX_URL", "http://127.0.0.1:9"),
+    ];
+    let provider = async |args: &[&str]| {
+        let all = ["--endpoint", &endpoint, "--data-dir", folder, "--json", "provider"];
+        admin(&[&all, args].concat(), &environment).await
+    };
+    let listed = async |args: &[&str]| {
+        let output = provider(&[&["list"], args].concat()).await;
+        assert!(output.status.success(), "{}", stderr(&output));
+        let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let shown = |line: &Value| {
+            assert_eq!((text(&line["platform"]), text(&line["provider"])), (id, "e2b"));
+            (text(&line["environment"]).to_owned(), line["healthy"].as_bool().unwrap())
+        };
+        let mut lines: Vec<_> = listed.as_array().unwrap().iter().map(shown).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(listed(&[id]).await, [("live".to_owned(), false), ("test".to_owned(), true)]);
+    assert_eq!(listed(&[]).await.len(), 2);
+
+    let unconfirmed = provider(&["remove", id, "e2b"]).await;
+    assert!(unconfirmed.status.code() == Some(1) && stderr(&unconfirmed).contains("say --yes if that is meant"));
+    let removed = provider(&["remove", id, "e2b", "--yes"]).await;
+    assert!(removed.status.success(), "{}", stderr(&removed));
+    assert_eq!(listed(&[]).await, [("test".to_owned(), true)]);
+    let again = provider(&["remove", id, "e2b", "--yes"]).await;
+    assert!(stderr(&again).contains(&format!("{id} has not configured e2b")), "{}", stderr(&again));
+    assert_eq!(provider(&["remove", id, "abacus", "--yes"]).await.status.code(), Some(2));
+    local.stop().await;
+}
