@@ -12,7 +12,7 @@ mod role;
 mod template;
 mod watch;
 
-pub use permissions::{Access, Call, Permissions, PermissionsError, Service, Use, key_pattern};
+pub use permissions::{Access, CREDENTIALS, Call, Permissions, PermissionsError, Service, key_pattern};
 pub use template::template;
 pub use watch::{watch_router, with_watch_router};
 
