@@ -61,7 +61,6 @@ fn of(function: &str, permissions: &Permissions) -> Vec<&'static Counted> {
 mod tests {
     use super::*;
     use serde_json::Value;
-    use std::io::Write as _;
     use std::sync::{Arc, Mutex};
     use theazo_http::{ApiError, LogFormat, make_subscriber};
     use theazo_store::StoreError;
