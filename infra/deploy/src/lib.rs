@@ -5,6 +5,8 @@
 //! directions; this crate makes the roles of it. The frame around the functions (tables, key, API, alarms) is plain
 //! YAML in `src/frame/`.
 
+#[cfg(test)]
+mod capabilities;
 mod counted;
 mod function;
 mod permissions;
