@@ -200,7 +200,7 @@ fn only_what_makes_credentials_or_takes_one_back_may_change_what_they_say() {
             let counts = |name: &&str| grant.ends_with(&format!(" {name}"));
             grant.contains(CREDENTIALS)
                 && ["Put", "Update", "BatchWrite"].iter().any(|action| grant.starts_with(&format!("Data {action}")))
-                && !(grant.starts_with(COUNTED) && COUNTING.iter().any(|name| counts(&name)))
+                && !(grant.starts_with(COUNTED) && COUNTING.iter().any(counts))
         };
         if recorded.grants(route.info.name).iter().any(writes) {
             changing.push(route.info.name);
