@@ -77,6 +77,8 @@ pub async fn run(route: &'static Route) -> Result<(), Error> {
     .await
 }
 
+/// Of a header that a REST API's event has twice, `lambda_http` keeps the last value: what refuses a credential that is sent
+/// twice sees it twice only locally, or joined by a comma in an HTTP API's event.
 async fn answer(deployment: &Deployment, route: &'static Route, event: lambda_http::Request) -> http::Response<Body> {
     let raw_path = event.raw_http_path().to_owned();
     let source_ip = source_ip(&event.request_context());

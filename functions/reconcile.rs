@@ -7,6 +7,7 @@ use crate::agents::{Sandboxes, lifecycle};
 use crate::deployment::{Capability, Deployment};
 use crate::limits::Watch;
 use crate::sessions::{pause, terminate};
+use futures_util::future::join;
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -30,8 +31,9 @@ const PLATFORMS_AT_ONCE: usize = 16;
 const ITEMS_AT_ONCE: usize = 4;
 /// How often the order in which things are looked at changes, milliseconds.
 const TURN_MS: i64 = 60_000;
-/// By how many places. Prime, so that every place is first at times.
-const TURN_STEP: usize = 127;
+/// Spreads consecutive turns, and every second one, over all places (Knuth's multiplicative hashing: 2^64 over the golden
+/// ratio).
+const TURN_SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The agents whose sandboxes run, by account: a provider's name, and the platform whose account it is.
 type Running = HashMap<(String, Option<PlatformId>), HashSet<String>>;
@@ -133,13 +135,14 @@ pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome,
     let accounts = accounts::ask(&run.sandboxes, &run.work, turn).await?;
     // An agent is on the list before its sandbox is made, so what was listed before this and is missing here has no owner.
     let items = run.work.list().await?;
-    let mut outcome = accounts.remove_orphans(&items, run.until).await;
     let running = accounts.running();
-    let platforms = by_platform(items, turn);
+    let platforms = by_platform(items.clone(), turn);
     let visits = stream::iter(platforms).map(|items| run.platform_items(items, &running, listed_at_ms));
-    outcome += visits.buffer_unordered(PLATFORMS_AT_ONCE).fold(Outcome::default(), sum).await;
+    let visits = visits.buffer_unordered(PLATFORMS_AT_ONCE).fold(Outcome::default(), sum);
+    // Side by side: accounts that do not let go of orphans take no time of anybody's agents.
+    let (mut outcome, visited) = join(accounts.remove_orphans(&items, turn, run.until), visits).await;
+    outcome += visited;
     if outcome.skipped > 0 {
-        // The deployment's alarm counts these lines.
         tracing::warn!(skipped = outcome.skipped, "a run did not come to the end of its list");
     }
     Ok(outcome)
@@ -172,7 +175,8 @@ fn platform_of(item: &WorkItem) -> &PlatformId {
 
 /// The same things, beginning elsewhere each turn.
 fn in_turn<T>(things: &mut [T], turn: usize) {
-    let first = turn.wrapping_mul(TURN_STEP) % things.len().max(1);
+    let spread = (turn as u64).wrapping_mul(TURN_SPREAD) >> 32;
+    let first = usize::try_from(spread).unwrap_or(0) % things.len().max(1);
     things.rotate_left(first);
 }
 
@@ -298,26 +302,25 @@ impl Run {
                 outcome.lost += 1;
                 return Ok(());
             }
-            AgentStatus::Ready | AgentStatus::Running if look.suspended => {
-                lifecycle::pause(&scope, &agent, PausedBy::Operator, &self.agents, &self.sandboxes).await?;
-                outcome.suspended += 1;
-                return Ok(());
-            }
-            AgentStatus::Ready | AgentStatus::Running if agent.is_idle(now) => {
-                lifecycle::pause(&scope, &agent, PausedBy::Idle, &self.agents, &self.sandboxes).await?;
-                outcome.idle += 1;
-                return Ok(());
-            }
             AgentStatus::Ready | AgentStatus::Running => {
                 let Self { sessions, agents, sandboxes, watch, .. } = self;
                 let stopped = watch.visit(&scope, &agent, sessions, agents, sandboxes).await?;
                 outcome.over_limit += usize::from(stopped);
+                // Limits first: they also end what cannot be paused.
+                let pause = async |by| lifecycle::pause(&scope, &agent, by, agents, sandboxes).await;
+                if !stopped && look.suspended {
+                    pause(PausedBy::Operator).await?;
+                    outcome.suspended += 1;
+                } else if !stopped && agent.is_idle(now) {
+                    pause(PausedBy::Idle).await?;
+                    outcome.idle += 1;
+                }
                 return Ok(());
             }
             _ => return Ok(()),
         };
-        lifecycle::end(&scope, &agent, status, &self.agents, &self.sandboxes).await?;
-        *count += 1;
+        let ended = lifecycle::end(&scope, &agent, status, &self.agents, &self.sandboxes).await?;
+        *count += usize::from(ended.sandbox_gone);
         Ok(())
     }
 
@@ -383,5 +386,19 @@ mod tests {
         }
         assert_eq!((first.len(), first_of_last.len()), (5, 5));
         assert!(by_platform(Vec::new(), 3).is_empty());
+    }
+
+    #[test]
+    fn every_place_of_any_number_is_first_at_times_even_where_only_every_second_turn_comes() {
+        for count in [2, 5, 64, 127, 254, 300] {
+            for step in [1, 2] {
+                let first = (0..count * 40).map(|turn| {
+                    let mut things: Vec<usize> = (0..count).collect();
+                    in_turn(&mut things, turn * step);
+                    things[0]
+                });
+                assert_eq!(first.collect::<HashSet<_>>().len(), count, "{count} by {step}");
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! failed, nothing of it stays.
 
 use super::{Sandboxes, failure, lifecycle};
-use futures_util::future::{join, try_join};
+use futures_util::future::{join, try_join, try_join3};
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
@@ -92,8 +92,8 @@ impl Boot {
     /// Boots an agent whose row says `booting` with the names of `opened`, and gives it as it then is: ready.
     ///
     /// # Errors
-    /// `provider_error`; `conflict` when somebody ended the agent meanwhile, or removed a secret of it. The boot is taken back by then, or that is
-    /// left on the work list.
+    /// `provider_error`; `conflict` when somebody ended the agent meanwhile, or removed a secret of it. The boot is taken
+    /// back by then, or that is left on the work list.
     pub(super) async fn finish(
         &self,
         scope: &TenantScope,
@@ -134,8 +134,6 @@ impl Boot {
         mut opened: Vec<OpenedSecret>,
         token: Option<&AgentToken>,
     ) -> Result<Sandbox, ApiError> {
-        let stands = async { Ok(opener.confirm(scope, &agent.session, &agent.secrets).await?) };
-        let (provider, ()) = try_join(self.provider(scope, &agent.provider), stands).await?;
         let spec = SandboxSpec {
             agent: agent.id.to_string(),
             session: agent.session.to_string(),
@@ -145,7 +143,10 @@ impl Boot {
         };
         let gone_by_ms = agent.deadline_ms().saturating_add(COPIES_OUTLIVE_MS);
         opened.extend(token.into_iter().flat_map(AgentToken::values));
-        let copies = self.copies.seal(scope, &agent.id, sealed, &opened, gone_by_ms).await?;
+        // Before anything is stopped or made, all side by side.
+        let stands = async { Ok(opener.confirm(scope, &agent.session, &agent.secrets).await?) };
+        let copies = async { Ok(self.copies.seal(scope, &agent.id, sealed, &opened, gone_by_ms).await?) };
+        let (provider, (), copies) = try_join3(self.provider(scope, &agent.provider), stands, copies).await?;
         let for_token = match token {
             Some(token) => Some(self.tokens.seal(scope, &agent.id, token, &opened, gone_by_ms)?),
             None => None,

@@ -41,20 +41,21 @@ pub async fn end(
 /// stopped it meanwhile.
 ///
 /// One that its own clock has stopped on account of a limit that was in force when it booted is paused as by the limit
-/// itself: its files stay, and it can be resumed once the limit allows it.
+/// itself: where the provider keeps its files, it can be resumed once the limit allows it; elsewhere it is completed.
 pub async fn lost(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: &Sandboxes) -> ApiError {
-    let now = now_ms() + CLOCK_SLACK_MS;
-    if (agent.sandbox_ends_ms()..agent.deadline_ms()).contains(&now) {
-        return match pause(scope, agent, PausedBy::Limit, agents, sandboxes).await {
-            Ok(paused) => not_usable(&paused),
-            Err(refusal) => refusal,
-        };
-    }
     let over = now_ms() + CLOCK_SLACK_MS >= agent.sandbox_ends_ms();
     let status = if over { AgentStatus::Completed } else { AgentStatus::Failed };
     let same_run = |now: &Agent| {
         now.intent.is_none() && now.run_started_ms.is_some() && now.run_started_ms == agent.run_started_ms
     };
+    let now = now_ms() + CLOCK_SLACK_MS;
+    if (agent.sandbox_ends_ms()..agent.deadline_ms()).contains(&now) {
+        let pausing = agents.begin_pause_if(scope, &agent.id, PausedBy::Limit, same_run).await;
+        return match go_on_pausing(scope, agent, pausing, agents, sandboxes).await {
+            Ok(paused) => not_usable(&paused),
+            Err(refusal) => refusal,
+        };
+    }
     let gone = || failure::to_api(&agent.provider, &ProviderError::SandboxGone);
     let ended = match agents.transition_if(scope, &agent.id, status, same_run, |_| {}).await {
         Err(StoreError::Conflict(_)) => agents.get(scope, &agent.id).await.map_err(ApiError::from),
@@ -90,7 +91,19 @@ pub async fn pause(
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<Agent, ApiError> {
-    let pausing = match agents.begin_pause(scope, &agent.id, reason).await {
+    let pausing = agents.begin_pause(scope, &agent.id, reason).await;
+    go_on_pausing(scope, agent, pausing, agents, sandboxes).await
+}
+
+/// Stops an agent whose row says that it is to be paused, if it does.
+async fn go_on_pausing(
+    scope: &TenantScope,
+    agent: &Agent,
+    pausing: Result<Agent, StoreError>,
+    agents: &Agents,
+    sandboxes: &Sandboxes,
+) -> Result<Agent, ApiError> {
+    let pausing = match pausing {
         Err(StoreError::Conflict(_)) => {
             let now = agents.get(scope, &agent.id).await?.ok_or_else(ApiError::not_found)?;
             return Err(not_usable(&now));
@@ -197,7 +210,12 @@ async fn after_the_end(
         return Ok(now);
     }
     destroy(scope, &now, sandboxes).await?;
-    Ok(agents.settle_own_boot(scope, &agent.id).await?)
+    // Another boot that has followed may still be writing.
+    let settled = match now.boots == agent.boots {
+        true => agents.settle_own_boot(scope, &agent.id).await,
+        false => agents.settle(scope, &agent.id).await,
+    };
+    Ok(settled?)
 }
 
 /// Stops the agent's sandbox. The provider's own refusal is given as it is.
@@ -222,11 +240,14 @@ async fn without_files(
     sandboxes: &Sandboxes,
 ) -> ApiError {
     match agents.transition_if(scope, &agent.id, status, holds, |_| {}).await {
-        Ok(failed) => {
-            if let Err(error) = remove(scope, &failed, agents, sandboxes).await {
+        Ok(ended) => {
+            if let Err(error) = remove(scope, &ended, agents, sandboxes).await {
                 tracing::warn!(agent = %agent.id, ?error, "a lost sandbox is not cleaned up yet");
             }
-            failure::to_api(&agent.provider, &ProviderError::SandboxGone)
+            match status {
+                AgentStatus::Completed => not_usable(&ended),
+                _ => failure::to_api(&agent.provider, &ProviderError::SandboxGone),
+            }
         }
         Err(StoreError::Conflict(_)) => match agents.get(scope, &agent.id).await {
             Ok(Some(now)) => not_usable(&now),

@@ -84,13 +84,20 @@ impl Accounts {
     }
 
     /// Removes sandboxes that no recorded agent owns. Agents of all platforms are known: two may share an account.
-    pub(super) async fn remove_orphans(&self, items: &[WorkItem], until: Instant) -> Outcome {
+    pub(super) async fn remove_orphans(&self, items: &[WorkItem], turn: usize, until: Instant) -> Outcome {
         let known: HashSet<&str> = items.iter().filter_map(agent_of).collect();
         let mut removals = Vec::new();
         for account in &self.listed {
             let orphans = account.sandboxes.iter().filter(|sandbox| !known.contains(sandbox.agent.as_str()));
-            let orphans = orphans.take(MAX_ORPHANS);
-            removals.extend(orphans.map(|orphan| remove(account.provider.clone(), orphan.agent.clone(), until)));
+            // Those that cannot be removed are not for ever the first that are tried.
+            let mut orphans: Vec<_> = orphans.collect();
+            in_turn(&mut orphans, turn);
+            removals.extend(
+                orphans
+                    .into_iter()
+                    .take(MAX_ORPHANS)
+                    .map(|orphan| remove(account.provider.clone(), orphan.agent.clone(), until)),
+            );
         }
         let removals = stream::iter(removals).buffer_unordered(ACCOUNTS_AT_ONCE);
         let outcome = removals.fold(self.outcome, sum).await;

@@ -44,14 +44,17 @@ async fn agents_whose_provider_does_not_answer_hold_up_no_other_platforms_limits
     let run = reconcile(own.stack.deployment(), Boots::UnderWay);
     let paused = async {
         while with_test_key.get(&format!("/v1/agents/{agent}/status")).await.expect(200)["status"] != "paused" {
-            assert!(began.elapsed() < Duration::from_secs(60), "it was held up");
+            assert!(began.elapsed() < Duration::from_secs(25), "it was held up");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     };
     let (outcome, ()) = futures_util::future::join(run, paused).await;
     assert!(began.elapsed() < Duration::from_secs(110), "a run ends before its function does");
     let outcome = outcome.unwrap();
-    assert!(outcome.postponed > 0, "some are still to be paused: {outcome:?}");
+    // By this run, or by the stack's own, which may have begun them.
+    let listed = client.get(&format!("/v1/sessions/{session}/agents?status=ready")).await.expect(200);
+    let left = listed["data"].as_array().unwrap().len();
+    assert!(left > 0 && outcome.over_limit < AGENTS, "some are still to be paused: {left}, {outcome:?}");
     client.terminate(&session).await;
     with_test_key.terminate(&short).await;
     own.stop().await;

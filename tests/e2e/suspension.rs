@@ -2,8 +2,9 @@
 
 use crate::harness::{Client, Platform, stack};
 use serde_json::{Value, json};
+use std::time::Duration;
 use theazo_functions::reconcile::{Boots, reconcile};
-use theazo_store::{Agents, PausedBy, PlatformSuspension};
+use theazo_store::{AgentStatus, Agents, PausedBy, PlatformSuspension};
 use theazo_tenancy::{AgentId, Mode, Operator, make_api_key};
 
 #[expect(clippy::disallowed_methods, reason = "a test suspends as the operator does")]
@@ -51,10 +52,20 @@ async fn a_suspended_platform_is_refused_whoever_calls_and_its_agents_keep_their
     client.with_key(Some(&unknown.text)).get("/v1/whoami").await.expect_error(401, "unauthorized");
     other.client.get("/v1/whoami").await.expect(200);
 
-    reconcile(stack().deployment(), Boots::UnderWay).await.unwrap();
     let agents = Agents::new(stack().deployment().table().clone());
     let scope = operator().tenant(&platform.id, Mode::Test);
-    let paused = agents.get(&scope, &AgentId::parse(&agent).unwrap()).await.unwrap().unwrap();
+    let mut paused = None;
+    // The stack's own clean-up may have begun it.
+    for _ in 0..50 {
+        reconcile(stack().deployment(), Boots::UnderWay).await.unwrap();
+        let agent = agents.get(&scope, &AgentId::parse(&agent).unwrap()).await.unwrap().unwrap();
+        if agent.status == AgentStatus::Paused {
+            paused = Some(agent);
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let paused = paused.expect("reconciling pauses it");
     assert_eq!((paused.status.as_str(), paused.paused_by), ("paused", Some(PausedBy::Operator)));
 
     suspension().resume(&platform.id).await.unwrap();

@@ -106,9 +106,8 @@ async fn list(deployment: &Deployment, only: Option<&PlatformId>) -> Result<List
     let sandboxes = Sandboxes::of(deployment);
     let mut lines = Vec::new();
     for provider in sandboxes.own().filter(|_| only.is_none()) {
-        let health = provider.health().await;
         let name = provider.kind().as_str().to_owned();
-        let (healthy, message) = (health.healthy, health.message);
+        let Health { healthy, message } = in_time(provider.health()).await;
         lines.push(Line { platform: None, environment: None, provider: name, healthy, message });
     }
     let items = Work::new(deployment.table().clone(), operator()).list().await?;
@@ -125,6 +124,11 @@ async fn list(deployment: &Deployment, only: Option<&PlatformId>) -> Result<List
     Ok(Listed(lines))
 }
 
+async fn in_time(health: impl Future<Output = Health>) -> Health {
+    let late = || Health { healthy: false, message: "no answer".into() };
+    tokio::time::timeout(PATIENCE, health).await.unwrap_or_else(|_| late())
+}
+
 /// Whether an account can be used. What is wrong with it is told in our own words.
 async fn ask(sandboxes: &Sandboxes, platform: PlatformId, mode: Mode, name: String) -> Line {
     let scope = operator().tenant(&platform, mode);
@@ -137,8 +141,7 @@ async fn ask(sandboxes: &Sandboxes, platform: PlatformId, mode: Mode, name: Stri
             }
         }
     };
-    let late = || Health { healthy: false, message: "no answer".into() };
-    let health = tokio::time::timeout(PATIENCE, health).await.unwrap_or_else(|_| late());
+    let health = in_time(health).await;
     Line {
         platform: Some(platform.to_string()),
         environment: Some(mode.as_str()),

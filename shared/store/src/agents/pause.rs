@@ -65,11 +65,28 @@ impl Agents {
         id: &AgentId,
         reason: impl Into<PauseReason>,
     ) -> Result<Agent, StoreError> {
+        self.begin_pause_if(scope, id, reason, |_| true).await
+    }
+
+    /// The same, as long as `holds` says so of an agent that runs.
+    ///
+    /// # Errors
+    /// As [`Agents::begin_pause`]; [`StoreError::Conflict`] when it does not hold.
+    pub async fn begin_pause_if(
+        &self,
+        scope: &TenantScope,
+        id: &AgentId,
+        reason: impl Into<PauseReason>,
+        holds: impl Fn(&Agent) -> bool,
+    ) -> Result<Agent, StoreError> {
         let reason = reason.into();
         let by = reason.by;
         let step = |before: &Agent| {
             let mut after = before.clone();
             match (before.status, before.intent) {
+                (AgentStatus::Ready | AgentStatus::Running, None) if !holds(before) => {
+                    Err(StoreError::Conflict("the agent has changed"))
+                }
                 (AgentStatus::Ready | AgentStatus::Running, None) => {
                     after.intent = Some(Intent::Pausing);
                     after.paused_by = Some(by);

@@ -125,7 +125,9 @@ impl SecretOpener {
         };
         match booted.into_iter().all(stands) {
             true => Ok(()),
-            false => Err(StoreError::Conflict("a secret was removed while the agent booted; try again")),
+            false => Err(StoreError::Conflict(
+                "a secret was removed while the agent booted: boot it again (one that was restarted is paused now)",
+            )),
         }
     }
 

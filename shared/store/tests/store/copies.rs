@@ -6,8 +6,8 @@ use crate::{agents::new_agent, proxy::Proxy, support::aws};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join;
 use theazo_store::{
-    Agent, AgentStatus, Agents, BOOT_GRACE_MS, Clock, Intent, NewAgent, ProviderCredentials, SealedCopy, SecretTarget,
-    Session, StoreError, Table, WorkItem, now_ms,
+    Agent, AgentStatus, Agents, BOOT_GRACE_MS, Clock, Intent, NewAgent, OpenedSecret, ProviderCredentials, SealedCopy,
+    SecretTarget, Session, StoreError, Table, WorkItem, now_ms,
 };
 use theazo_tenancy::TenantScope;
 
@@ -234,6 +234,15 @@ async fn an_end_that_is_interrupted_at_any_write_leaves_no_copy_when_it_is_repea
     assert_none_beside(&world, &scope, &agent, "interrupted").await;
 }
 
+async fn confirmed(
+    world: &World,
+    scope: &TenantScope,
+    session: &Session,
+    opened: &[OpenedSecret],
+) -> Result<(), StoreError> {
+    world.opener().confirm(scope, &session.id, opened.iter().map(|secret| &secret.booted)).await
+}
+
 #[tokio::test]
 async fn what_was_removed_between_opening_and_booting_is_not_confirmed() {
     let world = world().await;
@@ -242,10 +251,7 @@ async fn what_was_removed_between_opening_and_booting_is_not_confirmed() {
     let inherited = [secret("KEPT", "kept value"), secret("TAKEN", "taken value")];
     world.set(&scope, &SecretTarget::Platform, &inherited).await.unwrap();
     let (_, opened) = open(&world, &scope, &session).await;
-    let confirm = async || {
-        let booted = opened.iter().map(|secret| &secret.booted);
-        world.opener().confirm(&scope, &session.id, booted).await
-    };
+    let confirm = async || confirmed(&world, &scope, &session, &opened).await;
     confirm().await.unwrap();
     // A new value is for the next boot, and one that comes anew is no concern of this one.
     world.set(&scope, &own(&session), &[secret("A", "another"), secret("NEW", "new")]).await.unwrap();
@@ -255,10 +261,7 @@ async fn what_was_removed_between_opening_and_booting_is_not_confirmed() {
     assert!(matches!(refused(confirm().await), StoreError::Conflict(_)));
 
     let (_, opened) = open(&world, &scope, &session).await;
-    let confirm = async || {
-        let booted = opened.iter().map(|secret| &secret.booted);
-        world.opener().confirm(&scope, &session.id, booted).await
-    };
+    let confirm = async || confirmed(&world, &scope, &session, &opened).await;
     confirm().await.unwrap();
     world.delete(&scope, &own(&session), "B").await.unwrap();
     assert!(matches!(refused(confirm().await), StoreError::Conflict(_)));
