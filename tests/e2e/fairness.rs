@@ -1,13 +1,11 @@
 //! What one platform's provider does or does not do holds up nobody else's agents.
 
 use crate::e2b::sandboxes_of;
-use crate::harness::{E2B_KEY, OwnStack, e2b_emulator};
+use crate::harness::{E2B_KEY, OwnStack, Platform, e2b_emulator};
 use serde_json::json;
 use std::time::{Duration, Instant};
 use theazo_e2b_emulator::{Fault, FaultKind};
 use theazo_functions::reconcile::{Boots, reconcile};
-use theazo_store::Platforms;
-use theazo_tenancy::Operator;
 
 /// More than are looked after side by side, each of which takes its provider's whole time.
 const AGENTS: usize = 6;
@@ -31,7 +29,7 @@ async fn agents_whose_provider_does_not_answer_hold_up_no_other_platforms_limits
             e2b_emulator().controls.fault(fault);
         }
     }
-    let other = another_platform(&own).await;
+    let other = Platform::make_on(&own.stack, "beside it").await.test_key;
     let with_test_key = client.with_key(Some(&other));
     let short = json!({ "limits": { "maxDuration": { "seconds": 1 } } });
     let short = with_test_key.post("/v1/sessions", short).await.expect(201)["id"].as_str().unwrap().to_owned();
@@ -58,11 +56,4 @@ async fn agents_whose_provider_does_not_answer_hold_up_no_other_platforms_limits
     client.terminate(&session).await;
     with_test_key.terminate(&short).await;
     own.stop().await;
-}
-
-/// The test key of another platform of that stack.
-#[expect(clippy::disallowed_methods, reason = "a test makes its platform as the operator does")]
-async fn another_platform(own: &OwnStack) -> String {
-    let platforms = Platforms::new(own.stack.deployment().table().clone(), Operator::assume());
-    platforms.create("beside it").await.unwrap().test.text.to_string()
 }

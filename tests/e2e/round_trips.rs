@@ -1,11 +1,7 @@
 //! Sequential round trips to AWS services, which is what a caller waits for. The local stack counts them.
 
-use crate::harness::{Answer, Platform};
+use crate::harness::Platform;
 use serde_json::json;
-
-fn trips(answer: &Answer) -> u32 {
-    answer.headers["x-theazo-round-trips"].parse().unwrap()
-}
 
 #[tokio::test]
 async fn a_read_answers_after_one_round_trip_and_a_write_after_two() {
@@ -55,7 +51,7 @@ async fn a_read_answers_after_one_round_trip_and_a_write_after_two() {
     ] {
         let answer = client.call(method, &path, body.as_ref()).await;
         assert!(answer.status < 300, "{answer:?}");
-        assert_eq!(trips(&answer), expected, "{method} {path}");
+        assert_eq!(answer.round_trips(), expected, "{method} {path}");
     }
     // What is refused writes nothing.
     for (method, path, body, status, expected) in [
@@ -66,7 +62,7 @@ async fn a_read_answers_after_one_round_trip_and_a_write_after_two() {
         ("GET", "/v1/nothing".to_owned(), None, 404, 0),
     ] {
         let answer = client.call(method, &path, body.as_ref()).await;
-        assert_eq!((answer.status, trips(&answer)), (status, expected), "{method} {path}");
+        assert_eq!((answer.status, answer.round_trips()), (status, expected), "{method} {path}");
     }
     client.terminate(&session).await;
 }
@@ -78,7 +74,7 @@ async fn a_credential_that_cannot_be_good_costs_no_round_trip_and_an_unknown_one
     for (key, expected) in [(None, 0), (Some("nonsense"), 0), (Some(unknown.text.as_str()), 1)] {
         for path in ["/v1/whoami", "/v1/sessions", "/v1/secrets?details=true", "/v1/agents/x"] {
             let answer = platform.client.with_key(key).get(path).await;
-            assert_eq!((answer.status, trips(&answer)), (401, expected), "{path}");
+            assert_eq!((answer.status, answer.round_trips()), (401, expected), "{path}");
         }
     }
 }

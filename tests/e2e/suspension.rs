@@ -19,7 +19,7 @@ fn suspension() -> PlatformSuspension {
 /// Every kind of call is refused by that name, and by one round trip.
 async fn assert_refused(client: &Client, path: &str) {
     let answer = client.get(path).await;
-    assert_eq!(answer.headers["x-theazo-round-trips"], "1");
+    assert_eq!(answer.round_trips(), 1);
     let refused = answer.expect_error(403, "forbidden");
     assert_eq!(refused["details"], json!({ "reason": "platform_suspended" }), "{path}");
 }

@@ -101,6 +101,8 @@ fn stands_for(capability: CapabilityName) -> &'static [Grant] {
         CapabilityName::LogWriter => &[("Data", "*#logs#*", &["BatchWriteItem"])],
         CapabilityName::Logs => &[("Data", "*#agents", &["GetItem"]), ("Data", "*#logs#*", &["Query"])],
         CapabilityName::Usage => &[("Data", "*#usage#*", &["BatchGetItem", "Query"])],
+        CapabilityName::Measurements => &[("Data", "*#usage#*", &["UpdateItem"])],
+        CapabilityName::Metrics => &[("Data", "*#usage#*", &["Query"])],
         CapabilityName::Sandboxes => &[
             ("Data", "*#disk", &["BatchGetItem", "BatchWriteItem", "DeleteItem", "GetItem", "PutItem", "Query"]),
             ("Data", "*#providers", &["GetItem", "Query"]),

@@ -25,6 +25,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// The sequential round trips that it took.
+    pub fn round_trips(&self) -> u32 {
+        self.headers["x-theazo-round-trips"].parse().unwrap()
+    }
+
     /// The body as JSON.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("not JSON: {self:?}"))

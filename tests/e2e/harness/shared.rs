@@ -160,10 +160,14 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// Makes one.
-    #[expect(clippy::disallowed_methods, reason = "a test makes its platform as the operator does")]
+    /// Makes one on the shared stack.
     pub async fn make(name: &str) -> Self {
-        let stack = tokio::task::spawn_blocking(stack).await.unwrap();
+        Self::make_on(tokio::task::spawn_blocking(stack).await.unwrap(), name).await
+    }
+
+    /// Makes one on that stack.
+    #[expect(clippy::disallowed_methods, reason = "a test makes its platform as the operator does")]
+    pub async fn make_on(stack: &Stack, name: &str) -> Self {
         let platforms = Platforms::new(stack.deployment().table().clone(), Operator::assume());
         let made = platforms.create(name).await.unwrap();
         let client = Client::new(stack.base_url(), Some(&made.live.text));
