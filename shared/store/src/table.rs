@@ -272,7 +272,7 @@ impl Table {
             for (name, end) in &ends {
                 request = request.expression_attribute_values(*name, AttributeValue::S((*end).to_owned()));
             }
-            let answer = turn.spend(request.send()).await.map_err(table_error("Query"))?;
+            let answer = turn.spend(Box::pin(request.send())).await.map_err(table_error("Query"))?;
             items.extend(answer.items.unwrap_or_default());
             start = answer.last_evaluated_key;
             if start.is_none() {
