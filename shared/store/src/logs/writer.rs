@@ -2,6 +2,7 @@
 
 use super::{NewLog, next_id, rows_of};
 use crate::table::Item;
+use crate::transaction::Transaction;
 use crate::{StoreError, Table, now_ms};
 use theazo_tenancy::TenantScope;
 use tokio::sync::watch;
@@ -112,6 +113,20 @@ impl LogWriter {
     fn rows(&self, scope: &TenantScope, entries: Vec<NewLog>) -> Result<Vec<Item>, StoreError> {
         let mut rows = Vec::with_capacity(entries.len() * 2);
         for entry in entries {
+    /// The same for one entry, and with no other permission than to put rows, which whoever changes an agent has.
+    pub fn later_as_change(&self, scope: &TenantScope, entry: NewLog) {
+        let written = match Transaction::default().log(&self.table, scope, [entry]) {
+            Ok(written) => written,
+            Err(error) => return tracing::error!(%error, "a log entry is lost"),
+        };
+        let table = self.table.clone();
+        self.queue.run(async move {
+            if let Err(error) = written.commit(&table).await {
+                tracing::error!(%error, "a log entry is lost");
+            }
+        });
+    }
+
             let mut id = next_id(now_ms());
             if self.clock_offset_ms != 0 {
                 id = theazo_tenancy::LogId::make_at(id.at_ms().saturating_add(self.clock_offset_ms));
