@@ -391,6 +391,12 @@ async fn a_stream_outlives_that_its_credential_has_made_too_many_requests() {
     assert!(refused > 0, "its credential was never refused");
     assert_eq!((event.name.as_str(), &event.json()["reason"]), ("reconnect", &json!("time_limit")));
     platform.client.terminate(&session).await;
+    // Although it was given no entry, it knows where to go on.
+    let reached = stream.last_id.clone().expect("a place to go on from");
+    let lines = Lines::of(stack(), &platform.id, Mode::Live, &session).await;
+    lines.write(["meanwhile".to_owned()]).await;
+    let mut next = EventStream::open(&platform.client, "/v1/logs/stream?search=meanwhile", Some(&reached)).await;
+    assert_eq!(next.next().await.unwrap().json()["message"], "meanwhile");
 }
 
 #[tokio::test]

@@ -173,22 +173,28 @@ impl Answer {
 /// An event of a stream. `id` is what a reader that comes back names as the last it was given.
 pub fn sse_event(name: &str, id: Option<&str>, data: &serde_json::Value) -> String {
     // JSON text has no line breaks outside its strings, and inside them they are escaped.
-    let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
-    format!("event: {name}\n{id}data: {data}\n\n")
+    format!("event: {name}\n{}data: {data}\n\n", id_line(id))
+}
+
+fn id_line(id: Option<&str>) -> String {
+    id.map(|id| format!("id: {id}\n")).unwrap_or_default()
 }
 
 /// What a stream begins with: when a reader that was cut off comes back, milliseconds.
 pub const SSE_BEGIN: &str = "retry: 1000\n\n";
 
-/// What keeps a silent stream alive.
-pub const SSE_HEARTBEAT: &str = ": alive\n\n";
+/// What keeps a silent stream alive: a comment, and the id from which a reader that comes back goes on. An id without data
+/// is no event, and is remembered all the same.
+pub fn sse_heartbeat(id: Option<&str>) -> String {
+    format!(": alive\n{}\n", id_line(id))
+}
 
 /// The end of a stream whose subject has ended.
 pub const SSE_DONE: &str = "data: [DONE]\n\n";
 
-/// The end of a stream whose reader is to come back, with why.
-pub fn sse_reconnect(why: &str) -> String {
-    sse_event("reconnect", None, &serde_json::json!({ "reason": why }))
+/// The end of a stream whose reader is to come back, with why, and the id from which it then goes on.
+pub fn sse_reconnect(why: &str, id: Option<&str>) -> String {
+    sse_event("reconnect", id, &serde_json::json!({ "reason": why }))
 }
 
 #[cfg(test)]
