@@ -42,8 +42,8 @@ pub async fn handle(
     log: LogWriter,
     measurements: Measurements,
 ) -> Result<Answer, ApiError> {
-    let (limits, id) = (call.streams(), call.request().id.clone());
-    Answer::kept_alive(limits, id, answer(call, agents, replays, copies, sandboxes, log, measurements)).await
+    let (limits, id, late) = (call.streams(), call.request().id.clone(), call.late());
+    Answer::kept_alive(limits, id, late, answer(call, agents, replays, copies, sandboxes, log, measurements)).await
 }
 
 async fn answer(
