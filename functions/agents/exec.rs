@@ -1,6 +1,6 @@
 //! `POST /v1/agents/{id}/exec`
 
-use super::exec_record::{ExecRecord, MaskedOutput};
+use super::exec_record::{ExecRecord, MaskedOutput, within_escaped};
 use super::{Sandboxes, mask, noted, refuse, usable};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -183,19 +183,10 @@ fn encode(bytes: &[u8], encoding: Encoding, budget: usize) -> (String, bool) {
         },
         Encoding::Utf8 => {
             let text = String::from_utf8_lossy(bytes);
-            let mut escaped = 0;
-            for (index, letter) in text.char_indices() {
-                escaped += match letter {
-                    '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
-                    letter if u32::from(letter) < 0x20 => 6,
-                    letter => letter.len_utf8(),
-                };
-                if escaped > budget {
-                    let (kept, _) = text.split_at(index);
-                    return (kept.to_owned(), true);
-                }
+            match within_escaped(&text, budget) {
+                kept if kept.len() < text.len() => (kept.to_owned(), true),
+                _ => (text.into_owned(), false),
             }
-            (text.into_owned(), false)
         }
     }
 }
