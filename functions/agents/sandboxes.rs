@@ -8,16 +8,17 @@ use theazo_http::{ApiError, ErrorCode};
 use theazo_providers::e2b::{E2bEndpoints, E2bProvider, E2bService};
 use theazo_providers::simulated::SimulatedProvider;
 use theazo_providers::{Provider, ProviderKind};
-use theazo_store::{ProviderAccess, SimulatedDisks};
+use theazo_store::{LogWriter, NewLog, ProviderAccess, SimulatedDisks};
 use theazo_tenancy::{Mode, TenantScope};
 
-/// Calling compute providers.
+/// Calling compute providers, and telling what they refuse.
 #[derive(Clone)]
 pub struct Sandboxes {
     docker: Option<Arc<dyn Provider>>,
     e2b: E2b,
     access: ProviderAccess,
     simulated: SimulatedDisks,
+    log: LogWriter,
 }
 
 /// E2B for one deployment. The client is made when the first agent needs it: most functions never do.
@@ -53,8 +54,19 @@ fn not_configured(name: &str) -> ApiError {
 
 impl Sandboxes {
     /// Those providers, and a simulated one on these disks for every tenant.
-    pub fn new(docker: Option<Arc<dyn Provider>>, e2b: E2b, access: ProviderAccess, simulated: SimulatedDisks) -> Self {
-        Self { docker, e2b, access, simulated }
+    pub fn new(
+        docker: Option<Arc<dyn Provider>>,
+        e2b: E2b,
+        access: ProviderAccess,
+        simulated: SimulatedDisks,
+        log: LogWriter,
+    ) -> Self {
+        Self { docker, e2b, access, simulated, log }
+    }
+
+    /// Has the log say what a provider did to an agent where no change says it. Nobody waits for that.
+    pub(super) fn note(&self, scope: &TenantScope, entry: NewLog) {
+        self.log.later_as_change(scope, entry);
     }
 
     /// The provider of that name, for a tenant. In test mode every name is the simulated one's.

@@ -1,6 +1,6 @@
 //! A call: one request on its way through authentication.
 
-use crate::{ApiError, ErrorCode, Pattern, Request, StreamLimits};
+use crate::{ApiError, ErrorCode, LateOutcome, Pattern, Request, StreamLimits};
 use futures_util::future::{Either, select};
 use std::future::Future;
 use std::pin::pin;
@@ -74,18 +74,30 @@ pub struct Call {
     route: &'static RouteInfo,
     credentials: Credentials,
     streams: StreamLimits,
+    late: LateOutcome,
 }
 
 impl Call {
     /// A call of that route.
     pub fn new(request: Request, route: &'static RouteInfo, credentials: Credentials) -> Self {
-        Self { request, route, credentials, streams: StreamLimits::default() }
+        Self { request, route, credentials, streams: StreamLimits::default(), late: LateOutcome::default() }
     }
 
     /// The same with other limits of streams.
     #[must_use]
     pub fn with_streams(self, streams: StreamLimits) -> Self {
         Self { streams, ..self }
+    }
+
+    /// The same with someone to be told how its work ended, should that be after its answer has begun.
+    #[must_use]
+    pub fn with_late(self, late: LateOutcome) -> Self {
+        Self { late, ..self }
+    }
+
+    /// Who is to be told how its work ended, should that be after its answer has begun.
+    pub fn late(&self) -> LateOutcome {
+        self.late.clone()
     }
 
     /// How long streams last.
