@@ -7,6 +7,7 @@ use crate::index::Index;
 use crate::lane::{Lane, Text, is_armour, settle};
 use crate::matcher::Matcher;
 use crate::needle::PREFIX;
+use crate::steps::Steps;
 use zeroize::Zeroizing;
 
 /// Input is taken in blocks of this many bytes, so that a large chunk is not copied whole.
@@ -49,8 +50,7 @@ pub struct Stream<'r> {
     /// By needle, a bit for each lane in which a matcher follows it.
     followed: Vec<u8>,
     cover: Cover,
-    #[cfg(test)]
-    pub(crate) steps: u64,
+    pub(crate) steps: Steps,
 }
 
 impl<'r> Stream<'r> {
@@ -65,8 +65,7 @@ impl<'r> Stream<'r> {
             lanes: redactor.readings.iter().map(|reading| Lane::new(*reading, start)).collect(),
             followed: vec![0; redactor.needles.len()],
             cover: Cover::default(),
-            #[cfg(test)]
-            steps: 0,
+            steps: Steps::default(),
         }
     }
 
@@ -208,10 +207,7 @@ impl<'r> Stream<'r> {
         self.lanes[0].state = state;
         self.lanes[ARMOUR].run = run;
         self.at += read;
-        #[cfg(test)]
-        {
-            self.steps += read as u64;
-        }
+        self.steps.add(read);
     }
 
     /// Gives a lane that read the same as the literal one its own state.
@@ -332,10 +328,7 @@ impl<'r> Stream<'r> {
             let bit = 1 << lane_number;
             lane.matchers.retain_mut(|matcher| {
                 let step = matcher.step(&text, byte, end);
-                #[cfg(test)]
-                {
-                    self.steps += matcher.take_steps();
-                }
+                self.steps.collect(&mut matcher.steps);
                 let kept = settle(step, &mut self.cover, &mut lane.tails);
                 if !kept {
                     self.followed[matcher.needle] &= !bit;
@@ -343,18 +336,12 @@ impl<'r> Stream<'r> {
                 kept
             });
             lane.state = index.next(lane.state, byte);
-            #[cfg(test)]
-            {
-                self.steps += 1;
-            }
+            self.steps.add(1);
             if !index.is_match(lane.state) {
                 continue;
             }
             for needle in index.matches(lane.state) {
-                #[cfg(test)]
-                {
-                    self.steps += 1;
-                }
+                self.steps.add(1);
                 if self.followed[needle] & bit != 0 || !self.redactor.needles[needle].form.is_read_in(lane.reading) {
                     continue;
                 }

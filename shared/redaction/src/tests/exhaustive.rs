@@ -130,6 +130,8 @@ fn what_begins_no_value_is_given_out_at_once() {
     for (text, out) in [
         ("see secre", "see "),
         ("see.secret-valu", "see."),
+        // As base64 the letter before could hold the first bits of the value, but what follows is no base64 of it.
+        ("nsecre", "n"),
         ("see p%40s", "see "),
         ("<p%4", "<"),
         ("<%", "<"),
@@ -203,4 +205,22 @@ fn lines_of_any_width_are_joined_where_a_value_has_begun() {
             assert_eq!(shown(&redactor, wrap(&text, width, "\n").as_bytes()), "[secret:A]", "{width}");
         }
     }
+}
+
+#[test]
+fn lines_of_prose_are_not_joined_however_long_they_are() {
+    let value = b"hunter2hunter2";
+    let redactor = redactor(&[value]);
+    let hex = hex::encode(value);
+    let (left, right) = hex.split_at(3);
+    let line = "words of a line, and more of them, up to the end of it: ";
+    assert!(line.len() > 44);
+    for text in [format!("{line}{left}\n{right}."), format!("{line}%41 {left}\n{right}.")] {
+        assert_eq!(shown(&redactor, text.as_bytes()), text);
+    }
+    let line = "Z".repeat(41);
+    assert_eq!(shown(&redactor, format!("{line}{left}\n{right}.").as_bytes()), format!("{line}[secret:A]."));
+    let line = "Z".repeat(40);
+    let text = format!("{line}{left}\n{right}.");
+    assert_eq!(shown(&redactor, text.as_bytes()), text);
 }

@@ -2,9 +2,11 @@
 
 mod ends;
 mod exhaustive;
+mod needles;
 mod parts;
 mod properties;
 mod scale;
+mod search;
 
 use crate::{Masked, Redactor};
 use base64::Engine as _;
