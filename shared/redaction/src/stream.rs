@@ -157,6 +157,7 @@ impl<'r> Stream<'r> {
         let gone = self.written - self.base;
         if gone > self.input.len() / 2 {
             self.input.drain(..gone);
+            self.steps.add(self.input.len());
             self.base += gone;
         }
     }
@@ -219,7 +220,7 @@ impl<'r> Stream<'r> {
         lane.apart = true;
         lane.state = state;
         lane.next = self.at;
-        lane.plain = depth + 1;
+        lane.plain = depth;
         lane.broken = 0;
     }
 
@@ -253,6 +254,7 @@ impl<'r> Stream<'r> {
     /// Reads one byte in every lane that is not past it. False if the input ends, or its end is not yet enough.
     fn step(&mut self, index: &Index, last: bool) -> bool {
         let Some(&byte) = self.input.get(self.at - self.base) else { return false };
+        self.steps.add(1);
         let begins = index.is_match(index.next(self.lanes[0].state, byte));
         for lane in 1..self.lanes.len() {
             let (apart, reading) = (self.lanes[lane].apart, self.lanes[lane].reading);

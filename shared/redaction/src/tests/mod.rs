@@ -176,6 +176,13 @@ fn an_escape_that_ends_in_the_character_it_stands_for_belongs_to_the_value() {
 }
 
 #[test]
+fn an_escape_of_one_kind_may_stand_before_what_would_be_one_of_another() {
+    let redactor = redactor(&[br"A\x41bcdefgh", b"B%41bcdefgh"]);
+    assert_eq!(shown(&redactor, br"<%41\x41bcdefgh>"), "<[secret:A]>");
+    assert_eq!(shown(&redactor, br"<\u0042%41bcdefgh>"), "<[secret:B]>");
+}
+
+#[test]
 fn an_escaped_apostrophe_is_masked_and_half_a_surrogate_pair_is_kept() {
     let redactor = redactor(&[b"it's-me"]);
     assert_eq!(shown(&redactor, br"'it\'s-me'"), "'[secret:A]'");
