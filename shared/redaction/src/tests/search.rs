@@ -126,6 +126,18 @@ fn of_two_occurrences_the_characters_between_them_are_kept() {
 }
 
 #[test]
+fn an_occurrence_that_went_on_within_a_character_begins_where_it_does() {
+    let again = b"\xa9begin-234";
+    let between = [&b"a\xc3"[..], b"b\xc3", b"c\xc3", b"a\xc3"].map(|between| [between, again].concat());
+    let value = [&again[..], &between.concat()].concat();
+    // The first time the beginnings within it are halves of characters, the second time it is written byte by byte.
+    let tokens = [json(&value), json(b"b\xc3"), json(&value), plain(b".")].concat();
+    let text: String = tokens.iter().map(|(text, _)| text.as_str()).collect();
+    assert_eq!(masked(&value, &tokens), r"[secret:A]\x62\xc3[secret:A].");
+    assert_eq!(shown(&redactor(&[&value]), text.as_bytes()), masked(&value, &tokens));
+}
+
+#[test]
 fn a_line_break_before_an_occurrence_is_kept() {
     let value = repeating();
     let redactor = redactor(&[&value]);
