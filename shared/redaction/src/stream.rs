@@ -235,10 +235,10 @@ impl<'r> Stream<'r> {
         }
     }
 
-    /// Whether all that has begun in a lane are the same plain bytes that have begun in the literal one.
+    /// Whether all that has begun in a lane are plain bytes, of which the literal one knows as well, and may know more.
     fn may_join(&self, index: &Index, lane: usize) -> bool {
         let lane = &self.lanes[lane];
-        if lane.state != self.lanes[0].state || lane.next != self.at || !lane.is_idle() {
+        if lane.next != self.at || !lane.is_idle() {
             return false;
         }
         let depth = usize::from(index.progress(lane.state).depth);

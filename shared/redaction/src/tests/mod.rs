@@ -183,6 +183,25 @@ fn an_escape_of_one_kind_may_stand_before_what_would_be_one_of_another() {
 }
 
 #[test]
+fn the_end_of_an_escape_begins_no_other() {
+    let redactor = redactor(&[b"\tabcdef"]);
+    assert_eq!(shown(&redactor, br"<\tabcdef>"), "<[secret:A]>");
+    assert_eq!(shown(&redactor, br"<\\tabcdef>"), r"<\\tabcdef>");
+}
+
+#[test]
+fn the_end_of_an_escaped_line_break_belongs_to_no_base64_after_it() {
+    let value = b"zebra-value-123";
+    let redactor = redactor(&[value]);
+    let text = STANDARD.encode([b"?", &value[..]].concat());
+    // The character before has the first bits of the value, as the letter `n` has.
+    let (lead, rest) = text.split_at(2);
+    assert_eq!(shown(&redactor, format!("?{lead}{rest}").as_bytes()), "?P[secret:A]");
+    assert_eq!(shown(&redactor, format!("n{rest}").as_bytes()), "[secret:A]");
+    assert_eq!(shown(&redactor, format!("line\\n{rest}").as_bytes()), r"line\n[secret:A]");
+}
+
+#[test]
 fn an_escaped_apostrophe_is_masked_and_half_a_surrogate_pair_is_kept() {
     let redactor = redactor(&[b"it's-me"]);
     assert_eq!(shown(&redactor, br"'it\'s-me'"), "'[secret:A]'");
