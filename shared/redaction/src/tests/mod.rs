@@ -287,6 +287,10 @@ fn base64_broken_by_more_than_indentation_is_not_joined() {
     let (left, right) = text.split_at(9);
     let apart = format!("{left}\n{}{right}", " ".repeat(70));
     assert_eq!(shown(&redactor, apart.as_bytes()), apart);
+    for (left, right) in [(left, right), text.split_at(13)] {
+        let apart = format!("{left} {right}");
+        assert_eq!(shown(&redactor, apart.as_bytes()), apart, "a blank alone is no line break");
+    }
     let near = format!("{left}\n{}{right}", " ".repeat(60));
     assert_eq!(shown(&redactor, near.as_bytes()), "[secret:A]");
 }
