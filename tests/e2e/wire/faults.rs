@@ -147,7 +147,8 @@ impl Bed {
             _ if route.info.method == "GET" => Value::Null,
             _ => json!({}),
         };
-        (path.replace("{userId}", "u"), body)
+        let query = if name == "metrics-series" { "?metric=error_rate" } else { "" };
+        (path.replace("{userId}", "u") + query, body)
     }
 
     /// A call by somebody who also has the value in the key of a request that is to be done once.
