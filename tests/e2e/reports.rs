@@ -1,16 +1,15 @@
 //! What agents report of themselves, from inside their sandboxes with the plain client, and what a stolen token or hostile
 //! code can do with it.
 
-use crate::harness::{Answer, Client, Platform, has_firewall, scan_everything, stack};
+use crate::harness::{Answer, CapturedLog, Client, Platform, has_firewall, scan_everything, stack};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use theazo_functions::deployment::Capability;
 use theazo_functions::routes::{ROUTES, Route};
 use theazo_functions::{Incoming, serve};
-use theazo_http::{Caller, LogFormat, make_subscriber};
+use theazo_http::{Caller, LogFormat};
 use theazo_store::{AgentReports, ReportedModels, Reports};
 use theazo_tenancy::{AgentId, Mode, Operator, PlatformId, SessionId, make_agent_token};
 use tracing::instrument::WithSubscriber;
@@ -347,25 +346,11 @@ async fn hostile_reports_are_refused_by_name_and_change_nothing() {
     bed.client().terminate(&bed.session).await;
 }
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn an_agents_token_in_a_path_is_in_no_log_at_the_finest_level_and_in_no_answer() {
     let bed = Bed::make("logged token", json!({})).await;
     let token = bed.steal().await;
-    let log = Log::default();
+    let log = CapturedLog::default();
     let good = bed.own(json!({ "level": "info", "message": "x", "percentage": 1 })).to_string();
     let unknown = token.replace("th_agent_", "th_agent_x");
     let mut statuses = Vec::new();
@@ -385,15 +370,14 @@ async fn an_agents_token_in_a_path_is_in_no_log_at_the_finest_level_and_in_no_an
             headers: http::HeaderMap::new(),
             body: Bytes::from(body),
         };
-        let writer = log.clone();
-        let subscriber = make_subscriber(LogFormat::Json, "trace".parse().unwrap(), move || writer.clone());
+        let subscriber = log.subscriber(LogFormat::Json, "trace");
         let (response, _) = serve(stack().deployment(), ROUTES, incoming).with_subscriber(subscriber).await;
         statuses.push(response.status().as_u16());
         let answer = String::from_utf8_lossy(&response.into_body().collect().await).into_owned();
         assert!(!answer.contains(&token[12..40]), "{answer}");
     }
     assert_eq!(statuses, [204, 400, 400, 404, 404, 401]);
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = log.text();
     assert!(log.contains("sandbox-log") && log.contains("answered"), "the log was captured");
     assert!(!log.contains(&token[12..40]), "the token is in the log");
     bed.client().terminate(&bed.session).await;

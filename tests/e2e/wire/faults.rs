@@ -200,7 +200,7 @@ impl Bed {
 
     /// Searches what there is since the last search, and forgets it.
     fn search(&self, place: &str, route: &Route) {
-        let log = std::mem::take(&mut *self.tapped.log.0.lock().unwrap());
+        let log = self.tapped.log.take();
         self.tapped.is_not_in(&format!("the log of {place}"), &log);
         for tap in [&self.tapped.table, &self.tapped.kms] {
             for wire in tap.take_ended() {
