@@ -66,8 +66,13 @@ impl Bed {
         self.client().steal_token(&self.agent).await
     }
 
-    /// Reports with a token through the stack's ordinary address.
+    /// Reports with a token through the stack's ordinary address, at the rate that it may report with.
     async fn report(&self, token: &str, kind: &str, body: Value) -> Answer {
+        in_time(async || self.report_at_once(token, kind, body.clone()).await).await
+    }
+
+    /// The same, however often.
+    async fn report_at_once(&self, token: &str, kind: &str, body: Value) -> Answer {
         let nobody = self.client().with_key(None);
         nobody.post(&format!("/a/{token}/v1/sandbox/{kind}"), body).await
     }
@@ -204,7 +209,8 @@ async fn an_agent_that_reports_without_end_is_held_to_its_own_rate_and_nobody_el
     // More in a moment than an agent may in a second, until a moment lies within one.
     let mut refused = Vec::new();
     for _ in 0..20 {
-        let flood = join_all((0..30).map(|_| bed.report(&token, "log", bed.own(json!({ "message": "again" }))))).await;
+        let flood =
+            join_all((0..30).map(|_| bed.report_at_once(&token, "log", bed.own(json!({ "message": "again" }))))).await;
         refused.extend(flood.into_iter().filter(|answer| answer.status == 429));
         if !refused.is_empty() {
             break;
@@ -219,6 +225,18 @@ async fn an_agent_that_reports_without_end_is_held_to_its_own_rate_and_nobody_el
     bed.client().terminate(&bed.session).await;
 }
 
+/// A call that is made again when it comes too soon after others with the same token.
+async fn in_time(call: impl AsyncFn() -> Answer) -> Answer {
+    for _ in 0..10 {
+        let answer = call().await;
+        if answer.status != 429 {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    panic!("it is always too soon");
+}
+
 #[tokio::test]
 async fn a_stolen_agent_token_reports_for_that_agent_until_it_stops_and_does_nothing_else() {
     let bed = Bed::make("stolen agent token", json!({})).await;
@@ -227,11 +245,7 @@ async fn a_stolen_agent_token_reports_for_that_agent_until_it_stops_and_does_not
     bed.report(&token, "progress", bed.own(json!({ "percentage": 1 }))).await.expect(204);
     let mut refused = 0;
     for route in ROUTES.iter().filter(|route| !route.info.has_credential_in_path()) {
-        let mut answer = call_as_agent(&bed, &token, route).await;
-        while answer.status == 429 {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            answer = call_as_agent(&bed, &token, route).await;
-        }
+        let answer = in_time(async || call_as_agent(&bed, &token, route).await).await;
         if route.info.callers.contains(&Caller::Anyone) {
             assert_eq!(answer.status, 200, "{}", route.info.name);
         } else {
