@@ -6,7 +6,6 @@ mod story;
 use crate::lambda::watch::Watch;
 use crate::terminal::{TerminalProgress, interrupted, say};
 use crate::{Stack, StackConfig};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +13,6 @@ use theazo_e2b_emulator::{Controls, Emulator};
 use theazo_functions::deployment::DockerEngine;
 use theazo_providers::e2b::E2bEndpoints;
 use theazo_setup::{SetupError, ensure_agent_image, ensure_engine, ensure_firewall};
-use theazo_store::RateLimits;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -64,15 +62,10 @@ pub async fn run(on: On, through: Through) -> Result<(), Failure> {
             stopping.store(true, Ordering::Relaxed);
         }
     });
-    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     let stack = Stack::start(StackConfig {
-        data_dir: folder.path().join("stack"),
-        listen: loopback,
-        dynamodb_listen: loopback,
         docker,
         e2b: e2b.as_ref().map_or_else(E2bEndpoints::default, |e2b| e2b.endpoints.clone()),
-        key_cache: None,
-        rate_limits: RateLimits::default(),
+        ..StackConfig::on_loopback(folder.path().join("stack"))
     })
     .await?;
     say(&format!("    the API listens on {}/v1, its state is thrown away at the end", stack.base_url()));
