@@ -38,9 +38,12 @@ impl Deployment {
     /// [`ConfigError::Docker`] when the engine's address cannot be used.
     pub fn new(aws: &Aws, config: DeploymentConfig) -> Result<Self, ConfigError> {
         let table = Table::new(aws, &config.table)
-            .with_credential_key(config.credential_key.clone())
             .with_audit_days(config.audit_days)
             .with_log_retention(config.log_retention_days);
+        let table = match &config.credential_key {
+            Some(key) => table.with_credential_key(key.clone()),
+            None => table,
+        };
         let table = match &config.ledger {
             Some(ledger) => table.with_ledger(ledger),
             None => table,

@@ -56,7 +56,9 @@ pub async fn run_scheduled(function: &'static Scheduled) -> Result<(), Error> {
 /// When the function's environment is incomplete, or the runtime cannot be reached.
 pub async fn run(route: &'static Route) -> Result<(), Error> {
     init_logging(LogFormat::Json)?;
-    let deployment = Deployment::new(&Aws::from_env().await, DeploymentConfig::from_env()?)?;
+    let config = DeploymentConfig::from_env()?;
+    let config = if route.info.authenticates() { config.authenticating()? } else { config };
+    let deployment = Deployment::new(&Aws::from_env().await, config)?;
     let deployment = &deployment;
     if route.info.streams {
         return lambda_http::run_with_streaming_response(service_fn(move |event: lambda_http::Request| async move {

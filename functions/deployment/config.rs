@@ -38,8 +38,9 @@ pub struct DeploymentConfig {
     pub fly: FlyEndpoints,
     /// Where agents reach this API from inside their sandboxes, `http://host:port`. Without one they are given no token.
     pub agent_endpoint: Option<String>,
-    /// The key that its credentials' rows are sealed with. The same for all functions, and nowhere in the table.
-    pub credential_key: Arc<CredentialKey>,
+    /// The key that its credentials' rows are sealed with. The same wherever it is, and nowhere in the table. Functions
+    /// that look no credential up have none.
+    pub credential_key: Option<Arc<CredentialKey>>,
     /// How many requests a credential may make in a second.
     pub rate_limits: RateLimits,
     /// How long an unwrapped key may be used before KMS is asked again. Rotations wait that long twice; all functions
@@ -115,11 +116,13 @@ const LOG_RETENTION: &str = "THEAZO_LOG_RETENTION_DAYS";
 const AUDIT_DAYS: &str = "THEAZO_AUDIT_RETENTION_DAYS";
 
 /// All variables that a function reads, those of an engine of the machine's own apart: deployments have none.
-pub const VARIABLES: [&str; 13] = [
+pub const VARIABLES: [&str; 15] = [
     NAME,
     TABLE,
     LEDGER,
     KMS_KEY,
+    E2B_API,
+    E2B_SANDBOX,
     AGENT_ENDPOINT,
     CREDENTIAL_KEY,
     KEY_RATE,
@@ -265,9 +268,10 @@ impl DeploymentConfig {
         if !is_kms_key_arn(&kms_key_arn) {
             return Err(ConfigError::NotAKeyArn(KMS_KEY));
         }
-        let credential_key = Zeroizing::new(get(CREDENTIAL_KEY)?);
-        let credential_key = CredentialKey::parse(&credential_key).ok_or(ConfigError::NotAKey(CREDENTIAL_KEY))?;
-        let credential_key = Arc::new(credential_key);
+        let credential_key = variable(CREDENTIAL_KEY).map(Zeroizing::new);
+        let credential_key = credential_key
+            .map(|text| CredentialKey::parse(&text).map(Arc::new).ok_or(ConfigError::NotAKey(CREDENTIAL_KEY)))
+            .transpose()?;
         let (ledger, audit_days, key_cache) = (variable(LEDGER), audit_days(variable)?, key_cache(variable)?);
         let agent_endpoint = variable(AGENT_ENDPOINT);
         let (log_retention_days, streams) = (log_retention(variable)?, StreamLimits::default());
@@ -291,11 +295,21 @@ impl DeploymentConfig {
         })
     }
 
+    /// The same, if it has what it takes to look credentials up.
+    ///
+    /// # Errors
+    /// [`ConfigError::Missing`].
+    pub fn authenticating(self) -> Result<Self, ConfigError> {
+        if self.credential_key.is_some() { Ok(self) } else { Err(ConfigError::Missing(CREDENTIAL_KEY)) }
+    }
+
     /// The same as variables for another process, the credential key among them.
     pub fn to_env(&self) -> Vec<(&'static str, String)> {
         let mut variables =
             vec![(NAME, self.name.clone()), (TABLE, self.table.clone()), (KMS_KEY, self.kms_key_arn.clone())];
-        variables.push((CREDENTIAL_KEY, self.credential_key.to_text().to_string()));
+        if let Some(key) = &self.credential_key {
+            variables.push((CREDENTIAL_KEY, key.to_text().to_string()));
+        }
         variables.push((KEY_RATE, self.rate_limits.key.to_string()));
         variables.push((TOKEN_RATE, self.rate_limits.token.to_string()));
         variables.push((KEY_CACHE_SECONDS, self.key_cache.as_secs().to_string()));
@@ -375,13 +389,28 @@ mod tests {
         expected.extend([(NAME, "prod"), (TABLE, "data"), (KMS_KEY, ARN), (CREDENTIAL_KEY, SEALING)]);
         expected.sort_unstable();
         let mut names: Vec<_> = handed_on.iter().map(|(name, _)| *name).collect();
-        // The template leaves those to local stacks, to tests, and to who runs an E2B of their own.
-        let left = ["THEAZO_DOCKER_", "THEAZO_E2B_", "THEAZO_FLY_"];
+        // The template leaves those to local stacks, to tests, and to who runs a Fly of their own.
+        let left = ["THEAZO_DOCKER_", "THEAZO_FLY_"];
         names.retain(|name| !left.iter().any(|prefix| name.starts_with(prefix)));
         let mut known = VARIABLES;
         known.sort_unstable();
         assert_eq!(names, known);
         assert_eq!(handed_on, expected.into_iter().map(|(name, value)| (name, value.to_owned())).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn only_what_looks_credentials_up_must_have_their_key() {
+        let must = [(NAME, "prod"), (TABLE, "data"), (KMS_KEY, ARN)];
+        let read = |more: Option<&'static str>| {
+            let more = more.map(|key| (CREDENTIAL_KEY, key));
+            let variables: HashMap<_, _> = must.into_iter().chain(more).collect();
+            DeploymentConfig::read(&|name| variables.get(name).map(|value| (*value).to_owned()))
+        };
+        let without = read(None).unwrap();
+        assert!(without.to_env().iter().all(|(name, _)| *name != CREDENTIAL_KEY));
+        assert!(matches!(without.authenticating(), Err(ConfigError::Missing(CREDENTIAL_KEY))));
+        assert!(read(Some(SEALING)).unwrap().authenticating().is_ok());
+        assert!(matches!(read(Some("")), Err(ConfigError::NotAKey(CREDENTIAL_KEY))));
     }
 
     #[test]

@@ -29,9 +29,6 @@ pub(crate) enum Verb {
     /// interrupted and repeated.
     #[command(after_help = ORDER)]
     ReplayDeletions {
-        /// The ledger's table, when it is not the table's name and `-ledger`
-        #[arg(long, value_name = "NAME")]
-        ledger: Option<String>,
         /// Only count what would be deleted
         #[arg(long)]
         dry_run: bool,
@@ -72,11 +69,7 @@ struct Provider {
 }
 
 pub(crate) async fn run(verb: &Verb, table: Table, output: &Output) -> Result<(), AdminError> {
-    let Verb::ReplayDeletions { ledger, dry_run } = verb;
-    let table = match ledger {
-        Some(name) => table.with_ledger(name),
-        None => table,
-    };
+    let Verb::ReplayDeletions { dry_run } = verb;
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the operator's tool; whoever reaches the table is the operator"

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use theazo_store::{Aws, AwsEndpoints, DEFAULT_AUDIT_DAYS, Table};
+use theazo_store::{Aws, AwsEndpoints, DEFAULT_AUDIT_DAYS, LOG_RETENTION_DAYS, Table};
 use theazo_tenancy::CredentialKey;
 use zeroize::Zeroizing;
 
@@ -17,6 +17,9 @@ const LOCAL_STACK: &str = "http://127.0.0.1:9001";
 const ENVIRONMENT_FILE: &str = "lambda.env";
 /// The variable with the key that credentials are sealed with.
 const CREDENTIAL_KEY: &str = "THEAZO_CREDENTIAL_KEY";
+
+/// The variable with the ledger's name.
+pub(crate) const LEDGER: &str = "THEAZO_LEDGER";
 
 /// Options that name the deployment's table.
 #[derive(Args)]
@@ -30,6 +33,9 @@ pub(crate) struct Target {
     /// The table's name
     #[arg(long, global = true, value_name = "NAME", default_value = "theazo")]
     table: String,
+    /// The ledger's table, as the functions have it, when it is not the table's name and `-ledger`
+    #[arg(long, global = true, value_name = "NAME", env = LEDGER)]
+    ledger: Option<String>,
     /// The local stack's data folder, where its keys are looked up
     #[arg(long, global = true, value_name = "FOLDER", default_value = ".theazo", conflicts_with = "aws")]
     data_dir: PathBuf,
@@ -37,6 +43,10 @@ pub(crate) struct Target {
     #[arg(long, global = true, value_name = "N", env = "THEAZO_AUDIT_RETENTION_DAYS", default_value_t = DEFAULT_AUDIT_DAYS,
           value_parser = clap::value_parser!(u32).range(1..=3653))]
     audit_days: u32,
+    /// How many days a log entry of what this command does is kept, as the functions have it
+    #[arg(long, global = true, value_name = "N", env = "THEAZO_LOG_RETENTION_DAYS", default_value_t = LOG_RETENTION_DAYS,
+          value_parser = clap::value_parser!(u32).range(1..=3653))]
+    log_days: u32,
 }
 
 /// Only plain HTTP: what is not AWS itself is a stack on this machine or beside it.
@@ -95,7 +105,16 @@ impl Target {
 
     /// The table as those clients reach it, without the key of its credentials.
     pub(crate) fn table_of(&self, aws: &Aws) -> Table {
-        Table::new(aws, &self.table).with_audit_days(self.audit_days)
+        let table = Table::new(aws, &self.table).with_audit_days(self.audit_days).with_log_retention(self.log_days);
+        match self.ledger() {
+            Some(ledger) => table.with_ledger(ledger),
+            None => table,
+        }
+    }
+
+    /// The ledger's name, where it is said or the local stack says it.
+    pub(crate) fn ledger(&self) -> Option<String> {
+        self.ledger.clone().or_else(|| self.of_stack().remove(LEDGER))
     }
 
     /// Whether AWS itself is meant.

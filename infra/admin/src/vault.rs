@@ -3,7 +3,7 @@
 //! A local stack says it all by itself, in its data folder.
 
 use crate::error::AdminError;
-use crate::target::{Target, endpoint};
+use crate::target::{LEDGER, Target, endpoint};
 use clap::Args;
 use std::time::Duration;
 use theazo_functions::deployment::{Deployment, DeploymentConfig};
@@ -76,6 +76,7 @@ impl VaultArgs {
         let found = target.of_stack();
         let given = |name: &str| match name {
             "THEAZO_TABLE" => Some(target.table_name().to_owned()),
+            LEDGER => target.ledger(),
             "THEAZO_DEPLOYMENT" => self.deployment.clone(),
             "THEAZO_KMS_KEY_ARN" => self.kms_key.clone(),
             "THEAZO_KEY_CACHE_SECONDS" => self.cache_seconds.map(|seconds| seconds.to_string()),

@@ -43,10 +43,16 @@ impl Local {
 
     /// Runs the command against this stack, with nothing of this process's environment.
     async fn admin(&self, args: &[&str]) -> Output {
+        self.admin_with(args, &[]).await
+    }
+
+    /// The same, with those variables.
+    async fn admin_with(&self, args: &[&str], environment: &[(&str, &str)]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_theazo-admin"));
         command.args(["--endpoint", &self.stack().dynamodb_url()]).args(args).env_clear();
         command
-            .env("THEAZO_CREDENTIAL_KEY", std::fs::read_to_string(self.folder.join("credential-key")).unwrap().trim());
+            .env("THEAZO_CREDENTIAL_KEY", std::fs::read_to_string(self.folder.join("credential-key")).unwrap().trim())
+            .envs(environment.iter().copied());
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
     }
 
@@ -91,6 +97,16 @@ impl Local {
         let (status, text) = (answer.status(), answer.text().await.unwrap());
         assert!(status.is_success(), "{operation}: {text}");
         serde_json::from_str(&text).unwrap()
+    }
+
+    async fn make_table(&self, name: &str) {
+        let key = json!([{ "AttributeName": "pk", "KeyType": "HASH" }, { "AttributeName": "sk", "KeyType": "RANGE" }]);
+        let attributes =
+            json!([{ "AttributeName": "pk", "AttributeType": "S" }, { "AttributeName": "sk", "AttributeType": "S" }]);
+        let table = json!({
+            "TableName": name, "KeySchema": key, "AttributeDefinitions": attributes, "BillingMode": "PAY_PER_REQUEST",
+        });
+        self.dynamodb("CreateTable", table).await;
     }
 
     async fn rows(&self, table: &str) -> Vec<Value> {
@@ -217,13 +233,7 @@ async fn deletions_are_replayed_on_a_restored_table() {
     local.done(&kept.key, "DELETE", &format!("/sessions/{live}/secrets/A"), None).await;
     local.done(&kept.key, "POST", &format!("/sessions/{over}/terminate"), None).await;
     local.json(&["platform", "delete", &gone.id, "--yes"]).await;
-    let key = json!([{ "AttributeName": "pk", "KeyType": "HASH" }, { "AttributeName": "sk", "KeyType": "RANGE" }]);
-    let attributes =
-        json!([{ "AttributeName": "pk", "AttributeType": "S" }, { "AttributeName": "sk", "AttributeType": "S" }]);
-    let table = json!({
-        "TableName": "restored", "KeySchema": key, "AttributeDefinitions": attributes, "BillingMode": "PAY_PER_REQUEST",
-    });
-    local.dynamodb("CreateTable", table).await;
+    local.make_table("restored").await;
     for row in &backup {
         local.dynamodb("PutItem", json!({ "TableName": "restored", "Item": row })).await;
     }
@@ -267,5 +277,25 @@ async fn deletions_are_replayed_on_a_restored_table() {
     for kind in ["secrets", "sessions", "tokens", "keys", "platforms"] {
         assert_eq!(again[kind]["deleted"], 0, "{kind}");
     }
+    local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_is_noted_in_the_ledger_that_is_named_whatever_the_table_is_called() {
+    let local = Local::start().await;
+    // On AWS they are `<deployment>-data` and `<deployment>-ledger`.
+    local.make_table("prod-ledger").await;
+    let before = local.rows("theazo-ledger").await.len();
+    for (by_option, by_variable) in
+        [(&["--ledger", "prod-ledger"][..], &[][..]), (&[], &[("THEAZO_LEDGER", "prod-ledger")])]
+    {
+        let platform = local.json(&["platform", "create", "acme"]).await["id"].clone();
+        let noted = local.rows("prod-ledger").await.len();
+        let delete = ["platform", "delete", text(&platform), "--yes"];
+        let output = local.admin_with(&[&delete[..], by_option].concat(), by_variable).await;
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(local.rows("prod-ledger").await.len() > noted, "{by_option:?} {by_variable:?}");
+    }
+    assert_eq!(local.rows("theazo-ledger").await.len(), before);
     local.stop().await;
 }

@@ -2,7 +2,7 @@
 
 use crate::permissions::{Permissions, Service};
 use std::fmt::Write;
-use theazo_functions::schedule::RECONCILE;
+use theazo_functions::schedule::{RECONCILE, UPKEEP};
 
 /// A metric, the messages of the lines that it counts, and what each line counts for.
 struct Counted {
@@ -14,6 +14,9 @@ struct Counted {
 const STORE_ERRORS: Counted =
     Counted { metric: "StoreErrors", messages: &["the store failed", "log entries are lost"], value: "1" };
 const KMS_ERRORS: Counted = Counted { metric: "KmsErrors", messages: &["the key service refused"], value: "1" };
+const RUN: &[&str] = &["a scheduled run is done"];
+const RECONCILE_RUNS: Counted = Counted { metric: "ReconcileRuns", messages: RUN, value: "1" };
+const UPKEEP_RUNS: Counted = Counted { metric: "UpkeepRuns", messages: RUN, value: "1" };
 const ORPHANS: Counted = Counted { metric: "Orphans", messages: &["orphans were removed"], value: "$.orphans" };
 
 /// The metric filters on a function's log group, as YAML at the indentation of a resource.
@@ -21,14 +24,19 @@ pub(crate) fn filters(function: &str, resource_name: &str, permissions: &Permiss
     let mut out = String::new();
     for counted in of(function, permissions) {
         let Counted { metric, messages, value } = counted;
-        let terms: Vec<_> = messages.iter().map(|message| format!("($.message = \"{message}\")")).collect();
         let _ = writeln!(out, "{resource_name}{metric}:\n  Type: AWS::Logs::MetricFilter\n  Properties:");
         let _ = writeln!(out, "    LogGroupName: !Ref {resource_name}Log");
-        let _ = writeln!(out, "    FilterPattern: '{{ {} }}'", terms.join(" || "));
+        let _ = writeln!(out, "    FilterPattern: '{}'", pattern(messages));
         let _ = writeln!(out, "    MetricTransformations:\n      - MetricNamespace: !Sub 'Theazo/${{Deployment}}'");
         let _ = writeln!(out, "        MetricName: {metric}\n        MetricValue: '{value}'");
     }
     out
+}
+
+/// The filter of lines that say one of these, which are JSON.
+fn pattern(messages: &[&str]) -> String {
+    let terms: Vec<_> = messages.iter().map(|message| format!("($.message = \"{message}\")")).collect();
+    format!("{{ {} }}", terms.join(" || "))
 }
 
 fn of(function: &str, permissions: &Permissions) -> Vec<&'static Counted> {
@@ -41,7 +49,10 @@ fn of(function: &str, permissions: &Permissions) -> Vec<&'static Counted> {
         counted.push(&KMS_ERRORS);
     }
     if function == RECONCILE.name {
-        counted.push(&ORPHANS);
+        counted.extend([&RECONCILE_RUNS, &ORPHANS]);
+    }
+    if function == UPKEEP.name {
+        counted.push(&UPKEEP_RUNS);
     }
     counted
 }
@@ -49,6 +60,66 @@ fn of(function: &str, permissions: &Permissions) -> Vec<&'static Counted> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
+    use std::sync::{Arc, Mutex};
+    use theazo_http::{ApiError, LogFormat, make_subscriber};
+    use theazo_store::StoreError;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The line that a function writes for that, in the middle of a request.
+    fn line(log: impl FnOnce()) -> Value {
+        let (lines, wanted) = (Lines::default(), tracing_subscriber::EnvFilter::new("info"));
+        let writer = {
+            let lines = lines.clone();
+            move || lines.clone()
+        };
+        tracing::subscriber::with_default(make_subscriber(LogFormat::Json, wanted, writer), || {
+            let _request = tracing::info_span!("request", id = "req_1", message = "of the span").entered();
+            log();
+        });
+        let written = lines.0.lock().unwrap().clone();
+        serde_json::from_slice(&written).unwrap()
+    }
+
+    /// Whether a line passes a filter, as CloudWatch reads those of JSON: `{ ($.a = "b") || ($.a = "c") }`.
+    fn passes(pattern: &str, line: &Value) -> bool {
+        let terms = pattern.trim_start_matches("{ ").trim_end_matches(" }").split(" || ");
+        let term = |term: &str| {
+            let (name, wanted) = term.strip_prefix("($.")?.strip_suffix("\")")?.split_once(" = \"")?;
+            Some(line[name] == wanted)
+        };
+        terms.map(|text| term(text).unwrap_or_else(|| panic!("{text}"))).any(|passes| passes)
+    }
+
+    #[test]
+    fn a_line_as_functions_write_it_is_counted_once_and_with_its_figure() {
+        let store = line(|| drop(ApiError::from(StoreError::Contended(1))));
+        let orphans = line(|| tracing::warn!(orphans = 3, "orphans were removed"));
+        let run = line(|| tracing::info!(function = "reconcile", "a scheduled run is done"));
+        let kms = line(|| tracing::error!(operation = "Decrypt", "the key service refused"));
+        let other = line(|| tracing::info!(status = 200, "answered"));
+        let all = [&STORE_ERRORS, &ORPHANS, &RECONCILE_RUNS, &KMS_ERRORS];
+        for (index, line) in [&store, &orphans, &run, &kms].into_iter().enumerate() {
+            for (other, counted) in all.iter().enumerate() {
+                assert_eq!(passes(&pattern(counted.messages), line), index == other, "{} {line}", counted.metric);
+            }
+        }
+        assert!(all.iter().all(|counted| !passes(&pattern(counted.messages), &other)), "{other}");
+        let figure = ORPHANS.value.strip_prefix("$.").unwrap();
+        assert_eq!(orphans[figure], 3, "{orphans}");
+    }
 
     #[test]
     fn every_line_that_is_counted_is_one_that_is_written() {
@@ -56,9 +127,10 @@ mod tests {
             include_str!("../../../shared/http/src/error.rs"),
             include_str!("../../../shared/store/src/logs/writer.rs"),
             include_str!("../../../shared/store/src/root_keys/rows.rs"),
-            include_str!("../../../functions/reconcile.rs"),
+            include_str!("../../../functions/reconcile/accounts.rs"),
+            include_str!("../../../functions/schedule.rs"),
         ];
-        for message in [STORE_ERRORS, KMS_ERRORS, ORPHANS].iter().flat_map(|counted| counted.messages) {
+        for message in [STORE_ERRORS, KMS_ERRORS, ORPHANS, RECONCILE_RUNS].iter().flat_map(|counted| counted.messages) {
             assert!(sources.iter().any(|source| source.contains(&format!("\"{message}\")"))), "{message}");
         }
         assert!(sources[3].contains("orphans = outcome.orphans"));

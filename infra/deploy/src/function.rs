@@ -62,7 +62,7 @@ impl Function {
         let _ = writeln!(out, "{id}Function:\n  Type: AWS::Serverless::Function");
         let _ =
             writeln!(out, "  Metadata:\n    BuildMethod: rust-cargolambda\n    BuildProperties: {{Binary: {name}}}");
-        let _ = writeln!(out, "  Properties:\n    FunctionName: !Sub '${{Deployment}}-{name}'");
+        let _ = writeln!(out, "  Properties:\n    FunctionName: !Sub '${{Deployment}}_{name}'");
         let _ = writeln!(out, "    Role: !GetAtt {id}Role.Arn");
         let _ = writeln!(out, "    LoggingConfig: {{LogGroup: !Ref {id}Log}}");
         match self.route {
@@ -81,6 +81,11 @@ impl Function {
         if self.uses(CapabilityName::Sandboxes) {
             out.push_str("    VpcConfig: !If\n      - HasVpc\n      - {SubnetIds: !Ref ProviderSubnets, ");
             out.push_str("SecurityGroupIds: !Ref ProviderSecurityGroups}\n      - !Ref AWS::NoValue\n");
+        }
+        if self.route.is_some_and(|route| route.info.authenticates()) {
+            // Resolved when the function is updated; neither the template nor the stack's parameters ever hold it.
+            out.push_str("    Environment:\n      Variables:\n        THEAZO_CREDENTIAL_KEY: ");
+            out.push_str("!Sub '{{resolve:secretsmanager:${CredentialKey}:SecretString}}'\n");
         }
         out.push_str("    Events:\n");
         out.push_str(&indented(&self.events(), 6));
@@ -122,7 +127,7 @@ impl Function {
             out.push_str("  Metadata:\n    checkov:\n      skip:\n        - id: CKV_AWS_111\n");
             out.push_str("          comment: EC2 has no narrower form for a function's network interfaces.\n");
         }
-        let _ = writeln!(out, "  Properties:\n    RoleName: !Sub '${{Deployment}}-{}'", self.name);
+        let _ = writeln!(out, "  Properties:\n    RoleName: !Sub '${{Deployment}}_{}'", self.name);
         out.push_str("    AssumeRolePolicyDocument:\n      Version: '2012-10-17'\n      Statement:\n");
         out.push_str("        - Effect: Allow\n          Principal: {Service: lambda.amazonaws.com}\n");
         out.push_str("          Action: sts:AssumeRole\n");
@@ -148,7 +153,14 @@ const VPC_POLICY: &str = "\
       Statement:
         - Sid: NetworkInterfaces
           Effect: Allow
-          Action: [ec2:CreateNetworkInterface, ec2:DeleteNetworkInterface, ec2:DescribeNetworkInterfaces]
+          # As Lambda's guide lists them for functions in a VPC.
+          Action:
+            - ec2:AssignPrivateIpAddresses
+            - ec2:CreateNetworkInterface
+            - ec2:DeleteNetworkInterface
+            - ec2:DescribeNetworkInterfaces
+            - ec2:DescribeSubnets
+            - ec2:UnassignPrivateIpAddresses
           Resource: '*'
   - !Ref AWS::NoValue
 ";

@@ -5,6 +5,8 @@
 //! directions; this crate makes the roles of it. The frame around the functions (tables, key, API, alarms) is plain
 //! YAML in `src/frame/`.
 
+#[cfg(test)]
+mod capabilities;
 mod counted;
 mod function;
 mod permissions;
@@ -12,7 +14,7 @@ mod role;
 mod template;
 mod watch;
 
-pub use permissions::{Access, Call, Permissions, PermissionsError, Service, Use, key_pattern};
+pub use permissions::{Access, CREDENTIALS, Call, Permissions, PermissionsError, Service, key_pattern};
 pub use template::template;
 pub use watch::{watch_router, with_watch_router};
 

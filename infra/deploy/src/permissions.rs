@@ -25,34 +25,29 @@ pub struct Call {
     pub action: String,
     /// The pattern of the partition keys it names; nothing for KMS.
     pub keys: Option<String>,
+    /// The attributes that it names, its key's among them. They count for an update of [`CREDENTIALS`] only.
+    pub attributes: BTreeSet<String>,
 }
 
-/// Actions and the partition keys that they may name. IAM is asked about all keys of a request together, so reading and
-/// writing are told apart, and not each action from its neighbour in one transaction.
+/// The partitions of credentials' rows. Every request counts in one of them, so almost every function may change them: in
+/// the counters alone, or it could make a credential.
+pub const CREDENTIALS: &str = "credential#*";
+
+/// What an action may be done to. Keys are kept for each action by itself: who may delete one kind of row and read another
+/// may not delete the other. In a transaction, IAM is asked about each of its parts under the part's own action.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Access {
-    /// Names of actions.
-    pub actions: BTreeSet<String>,
     /// Patterns of partition keys; empty where there are none.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub keys: BTreeSet<String>,
+    /// Patterns of partition keys with the only attributes that may be named there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, BTreeSet<String>>,
 }
 
-/// How a call uses its service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Use {
-    /// It goes through a whole table, and names no key that a condition could ask for.
-    Scans,
-    /// It changes nothing.
-    Reads,
-    /// It changes something, or is a condition of a change.
-    Writes,
-}
-
-/// Of every function, by name.
+/// Of every function, by name: of each service, each action with what it may be done to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Permissions(BTreeMap<String, BTreeMap<Service, BTreeMap<Use, Access>>>);
+pub struct Permissions(BTreeMap<String, BTreeMap<Service, BTreeMap<String, Access>>>);
 
 /// The record cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -68,14 +63,6 @@ pub enum PermissionsError {
     /// It is not what this crate writes.
     #[error("the recorded permissions cannot be read: {0}")]
     Format(#[from] serde_json::Error),
-}
-
-fn use_of(action: &str) -> Use {
-    match action {
-        "Scan" => Use::Scans,
-        "GetItem" | "BatchGetItem" | "Query" | "Decrypt" => Use::Reads,
-        _ => Use::Writes,
-    }
 }
 
 impl Permissions {
@@ -105,18 +92,27 @@ impl Permissions {
     /// Notes a call of a function.
     pub fn add(&mut self, function: &str, call: Call) {
         let services = self.0.entry(function.to_owned()).or_default();
-        let access = services.entry(call.service).or_default().entry(use_of(&call.action)).or_default();
-        access.actions.insert(call.action);
-        access.keys.extend(call.keys);
+        let is_narrow = call.action == "UpdateItem" && call.keys.as_deref() == Some(CREDENTIALS);
+        let access = services.entry(call.service).or_default().entry(call.action).or_default();
+        match call.keys {
+            Some(keys) if is_narrow => access.attributes.entry(keys).or_default().extend(call.attributes),
+            keys => access.keys.extend(keys),
+        }
     }
 
-    /// All that a function may do, a line each: service, use, and an action or a pattern of keys.
+    /// All that a function may do, a line each: service, action, and a pattern of keys if it names any, with an attribute
+    /// where it may not name all.
     pub fn grants(&self, function: &str) -> BTreeSet<String> {
         let mut grants = BTreeSet::new();
         for service in [Service::Data, Service::Ledger, Service::Kms] {
-            for (kind, access) in self.of(function, service) {
-                let each = access.actions.iter().chain(&access.keys);
-                grants.extend(each.map(|grant| format!("{service:?} {kind:?} {grant}")));
+            for (action, access) in self.of(function, service) {
+                if access.keys.is_empty() && access.attributes.is_empty() {
+                    grants.insert(format!("{service:?} {action}"));
+                }
+                grants.extend(access.keys.iter().map(|keys| format!("{service:?} {action} {keys}")));
+                for (keys, attributes) in &access.attributes {
+                    grants.extend(attributes.iter().map(|name| format!("{service:?} {action} {keys} {name}")));
+                }
             }
         }
         grants
@@ -127,10 +123,10 @@ impl Permissions {
         self.0.keys().map(String::as_str)
     }
 
-    /// What a function may do with a service, reading and writing apart.
-    pub fn of(&self, function: &str, service: Service) -> impl Iterator<Item = (Use, &Access)> {
-        let uses = self.0.get(function).and_then(|services| services.get(&service));
-        uses.into_iter().flatten().map(|(kind, access)| (*kind, access))
+    /// What a function may do with a service: actions, each with what it may be done to.
+    pub fn of(&self, function: &str, service: Service) -> impl Iterator<Item = (&str, &Access)> {
+        let actions = self.0.get(function).and_then(|services| services.get(&service));
+        actions.into_iter().flatten().map(|(action, access)| (action.as_str(), access))
     }
 }
 
@@ -187,21 +183,47 @@ mod tests {
         }
     }
 
+    fn call(service: Service, action: &str, keys: Option<&str>, attributes: &[&str]) -> Call {
+        let attributes = attributes.iter().map(|name| (*name).to_owned()).collect();
+        Call { service, action: action.into(), keys: keys.map(str::to_owned), attributes }
+    }
+
     #[test]
     fn a_record_is_read_back_as_it_was_written() {
         let mut permissions = Permissions::default();
         permissions.add_function("health");
-        let call = |service, action: &str, keys: Option<&str>| Call {
-            service,
-            action: action.into(),
-            keys: keys.map(str::to_owned),
-        };
-        permissions.add("secrets-list", call(Service::Data, "GetItem", Some("*#names")));
-        permissions.add("secrets-list", call(Service::Data, "UpdateItem", Some("credential#*")));
-        permissions.add("secrets-set", call(Service::Kms, "Decrypt", None));
+        permissions.add("secrets-list", call(Service::Data, "GetItem", Some("*#names"), &["pk", "sk"]));
+        permissions.add("secrets-list", call(Service::Data, "UpdateItem", Some(CREDENTIALS), &["pk", "hits"]));
+        permissions.add("secrets-set", call(Service::Kms, "Decrypt", None, &[]));
         let back: Permissions = serde_json::from_str(&permissions.to_text().unwrap()).unwrap();
         assert_eq!(back, permissions);
         assert_eq!(back.of("secrets-list", Service::Data).count(), 2);
         assert_eq!(back.functions().collect::<Vec<_>>(), ["health", "secrets-list", "secrets-set"]);
+    }
+
+    #[test]
+    fn what_is_granted_is_pairs_of_action_and_keys_and_of_a_credential_single_attributes() {
+        let mut permissions = Permissions::default();
+        for (action, keys, attributes) in [
+            ("GetItem", "*#names", &["pk"][..]),
+            ("DeleteItem", "*#values", &[]),
+            ("UpdateItem", "*#sessions", &["status"]),
+            ("UpdateItem", CREDENTIALS, &["hits", "window"]),
+            ("PutItem", CREDENTIALS, &["mac"]),
+        ] {
+            permissions.add("f", call(Service::Data, action, Some(keys), attributes));
+        }
+        permissions.add("f", call(Service::Kms, "Decrypt", None, &[]));
+        let grants: Vec<_> = permissions.grants("f").into_iter().collect();
+        let expected = [
+            "Data DeleteItem *#values",
+            "Data GetItem *#names",
+            "Data PutItem credential#*",
+            "Data UpdateItem *#sessions",
+            "Data UpdateItem credential#* hits",
+            "Data UpdateItem credential#* window",
+            "Kms Decrypt",
+        ];
+        assert_eq!(grants, expected);
     }
 }

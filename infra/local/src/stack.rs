@@ -176,7 +176,7 @@ impl Stack {
         let door = if config.docker.is_some() { Door::open(&data_dir).await? } else { None };
         let config_of = DeploymentConfig {
             agent_endpoint: door.as_ref().map(Door::endpoint),
-            credential_key: Arc::new(credential_key),
+            credential_key: Some(Arc::new(credential_key)),
             rate_limits: config.rate_limits,
             name: deployment_name(&data_dir)?,
             table: TABLE.into(),

@@ -57,6 +57,11 @@ pub struct RouteInfo {
 const TOKEN: &str = "token";
 
 impl RouteInfo {
+    /// Whether its callers are looked up by a credential.
+    pub fn authenticates(&self) -> bool {
+        self.callers.iter().any(|caller| *caller != Caller::Anyone)
+    }
+
     /// Whether the caller's credential is a part of the path, and not in a header. Such a path is never to be logged.
     pub fn has_credential_in_path(&self) -> bool {
         self.pattern.has_parameter(TOKEN)

@@ -33,9 +33,10 @@ pub struct Request {
 pub struct QueryParams(BTreeMap<String, String>);
 
 impl Request {
-    /// The bearer token.
+    /// The bearer token; none where the header is there twice, of which gateways show the one or the other.
     pub(crate) fn bearer(&self) -> Option<&str> {
-        let value = self.headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
+        let mut values = self.headers.get_all(http::header::AUTHORIZATION).iter();
+        let value = values.next().filter(|_| values.next().is_none())?.to_str().ok()?;
         let (scheme, token) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     }
@@ -195,6 +196,9 @@ mod tests {
         }
         assert_eq!(with_authorization(b"Bearer \xff").bearer(), None);
         assert_eq!(make_request("/", "", b"").bearer(), None);
+        let mut twice = with_authorization(b"Bearer key");
+        twice.headers.append(http::header::AUTHORIZATION, http::HeaderValue::from_static("Bearer key"));
+        assert_eq!(twice.bearer(), None);
     }
 
     #[test]

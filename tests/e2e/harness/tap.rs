@@ -48,8 +48,12 @@ struct Shared {
 /// Which requests fail, and how.
 struct Plan {
     how: Break,
+    /// Only requests count in whose head this stands, in lowercase.
+    kind: String,
     /// So many requests go through before.
     spared: usize,
+    /// So many fail then.
+    failing: usize,
     /// Requests since it was made.
     seen: usize,
 }
@@ -100,7 +104,7 @@ impl Tap {
     }
 
     fn new(listens: Listens) -> Self {
-        let plan = Plan { how: Break::Never, spared: 0, seen: 0 };
+        let plan = Plan { how: Break::Never, kind: String::new(), spared: 0, failing: 0, seen: 0 };
         Self { shared: Shared { wires: Arc::default(), plan: Arc::new(Mutex::new(plan)) }, listens }
     }
 
@@ -114,7 +118,13 @@ impl Tap {
 
     /// From now on so many requests go through, and all that follow fail like this. Starts counting anew.
     pub fn fail_after(&self, spared: usize, how: Break) {
-        *self.shared.plan.lock().unwrap() = Plan { how, spared, seen: 0 };
+        self.fail_some("", spared, usize::MAX, how);
+    }
+
+    /// From now on, of the requests with that word in their head so many go through, those that follow fail like this, and
+    /// after so many failures all go through again. Starts counting anew.
+    pub fn fail_some(&self, kind: &str, spared: usize, failing: usize, how: Break) {
+        *self.shared.plan.lock().unwrap() = Plan { how, kind: kind.to_lowercase(), spared, failing, seen: 0 };
     }
 
     /// Lets everything through from now on. Starts counting anew.
@@ -152,10 +162,14 @@ impl Drop for Tap {
 }
 
 impl Plan {
-    /// How the request fails that has just come.
-    fn next(&mut self) -> Break {
+    /// How the request fails that has just come, with that head in lowercase.
+    fn next(&mut self, head: &str) -> Break {
+        if !head.contains(&self.kind) {
+            return Break::Never;
+        }
         self.seen += 1;
-        if self.seen > self.spared { self.how.clone() } else { Break::Never }
+        let fails = self.seen > self.spared && self.seen - self.spared <= self.failing;
+        if fails { self.how.clone() } else { Break::Never }
     }
 }
 
@@ -228,7 +242,7 @@ impl Relay {
             Reading::Head => {
                 let end = memmem::find(waiting, b"\r\n\r\n")? + 4;
                 let head = String::from_utf8_lossy(&waiting[..end]).to_lowercase();
-                *self.now.lock().unwrap() = self.plan.lock().unwrap().next();
+                *self.now.lock().unwrap() = self.plan.lock().unwrap().next(&head);
                 *self.answered.lock().unwrap() = 0;
                 let field = |name: &str| Some(head.split(&format!("\r\n{name}: ")).nth(1)?.lines().next()?.to_owned());
                 let left = field("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);

@@ -203,7 +203,7 @@ pub async fn agent_token(platform: &PlatformId, session: &str, agent: &str) -> S
         permissions: Permissions { exec: true },
         epoch: 0,
     };
-    let mac = deployment.config().credential_key.seal(&record);
+    let mac = deployment.config().credential_key.as_ref().unwrap().seal(&record);
     let (id, hash, url) = (&record.id, hex::encode(record.hash), stack().dynamodb_url());
     let row = json!({
         "pk": { "S": format!("credential#{hash}") }, "sk": { "S": "credential" },

@@ -1,7 +1,7 @@
 //! What the functions are made to do while their calls are recorded: every route in both modes, by key and by token,
 //! done, repeated and refused, and the scheduled functions with something of each kind to look after.
 
-use super::Recorder;
+use super::{Recorder, mishaps};
 use crate::harness::{E2B_KEY, provider_of};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -21,11 +21,12 @@ pub(super) async fn of_every_function(recorder: &mut Recorder) {
     on_e2b(recorder).await;
     recorder.key = recorder.test_key.clone();
     in_a_mode(recorder, "test").await;
+    mishaps::of_every_kind(recorder).await;
     reconciling(recorder).await;
     upkeep(recorder).await;
 }
 
-fn id(answer: &Value) -> String {
+pub(super) fn id(answer: &Value) -> String {
     answer["id"].as_str().unwrap_or("none").to_owned()
 }
 
@@ -75,6 +76,8 @@ async fn in_a_mode(recorder: &mut Recorder, mode: &str) {
     recorder.ok("providers-set", &["e2b"], json!({ "credentialRef": "B" })).await;
     recorder.ok("providers-list", &[], none.clone()).await;
     recorder.refused("providers-set", &["e2b"], json!({ "credentialRef": "NO_SUCH" })).await;
+    // A provider's credential is looked for in the configurations before it is deleted.
+    recorder.refused("platform-secrets-delete", &["B"], none.clone()).await;
     recorder.ok("providers-delete", &["e2b"], none.clone()).await;
     recorder.refused("providers-delete", &["nobody"], none.clone()).await;
 
@@ -100,6 +103,11 @@ async fn on_e2b(recorder: &mut Recorder) {
     let session = id(&recorder.ok("sessions-by-user", &["e2b"], json!({})).await);
     recorder.ok("secrets-set", &[&session], json!({ "A": "value of a" })).await;
     let agent = id(&recorder.ok("agents-create", &[&session], json!({ "provider": "e2b" })).await);
+    // Without an engine of the deployment's own, as on AWS, it is the platform's account that is usual.
+    let docker = recorder.config.docker.take();
+    let usual = id(&recorder.ok("agents-create", &[&session], json!({})).await);
+    recorder.ok("agents-terminate", &[&usual], none.clone()).await;
+    recorder.config.docker = docker;
     working(recorder, &agent).await;
     for name in ["agents-pause", "agents-resume", "agents-restart"] {
         recorder.ok(name, &[&agent], none.clone()).await;
@@ -326,7 +334,7 @@ fn crc32(text: &str) -> u32 {
 fn table_of(recorder: &Recorder) -> Table {
     let endpoints = theazo_store::AwsEndpoints { dynamodb: format!("http://{}", recorder.dynamodb), kms: None };
     let aws = theazo_store::Aws::local(&endpoints);
-    Table::new(&aws, super::DATA).with_credential_key(recorder.config.credential_key.clone())
+    Table::new(&aws, super::DATA).with_credential_key(recorder.config.credential_key.clone().unwrap())
 }
 
 /// A platform with something of everything, deleted.

@@ -1,0 +1,278 @@
+//! What goes wrong, so that functions are seen to do what they do then: sandboxes that are gone, boots that fail, pauses
+//! that were interrupted, changes that somebody else was quicker with, and requests that failed after they were noted.
+
+use super::Recorder;
+use super::scenario::id;
+use crate::harness::{Break, provider_of};
+use serde_json::{Value, json};
+use theazo_functions::deployment::DockerEngine;
+use theazo_functions::routes::ROUTES;
+use theazo_http::Repeats;
+use theazo_providers::docker::Endpoint;
+use theazo_providers::{AgentRef, Provider};
+
+/// A call to an agent: the function, what follows the agent's id in its path, its query and its body.
+type AgentCall = (&'static str, &'static [&'static str], &'static str, Value);
+
+fn calls() -> [AgentCall; 4] {
+    [
+        ("agents-exec", &[], "", json!({ "language": "bash", "code": "true" })),
+        ("agents-files-write", &[], "", json!({ "path": "/data/a", "data": "a" })),
+        ("agents-files-list", &[], "dir=/data", Value::Null),
+        ("agents-files-read", &["data/a"], "", Value::Null),
+    ]
+}
+
+pub(super) async fn of_every_kind(recorder: &mut Recorder) {
+    for (mode, key) in [("live", recorder.live_key.clone()), ("test", recorder.test_key.clone())] {
+        recorder.key = key;
+        noted_calls(recorder, mode).await;
+    }
+    recorder.key = recorder.live_key.clone();
+    lost(recorder).await;
+    failing_boots(recorder).await;
+    interrupted_pauses(recorder).await;
+    recorder.key = recorder.test_key.clone();
+    large_answer(recorder).await;
+    forgotten_notes(recorder).await;
+    contended(recorder).await;
+    expected(recorder);
+}
+
+async fn session_of(recorder: &mut Recorder, user: &str) -> String {
+    id(&recorder.ok("sessions-by-user", &[user], json!({})).await)
+}
+
+async fn boot(recorder: &mut Recorder, session: &str) -> String {
+    id(&recorder.ok("agents-create", &[session], json!({})).await)
+}
+
+/// Calls to an agent that is paused when it has none: that it has one is noted, each time as if for the first time.
+async fn noted_calls(recorder: &mut Recorder, mode: &str) {
+    let platform = recorder.ok("whoami", &[], Value::Null).await["platformId"].as_str().unwrap().to_owned();
+    let session = session_of(recorder, "noted").await;
+    let agent = id(&recorder.ok("agents-create", &[&session], json!({ "lifecycle": { "autoPause": "1h" } })).await);
+    for (name, rest, query, body) in calls() {
+        let agents = format!("{platform}#{mode}#agents");
+        recorder.edit(&agents, &agent, "SET busy_until_ms = :t", json!({ ":t": { "N": "1" } })).await;
+        let params: Vec<&str> = [agent.as_str()].into_iter().chain(rest.iter().copied()).collect();
+        let (status, answer) = recorder.call(name, &params, query, body).await;
+        recorder.expect(status < 300, || format!("{name} of one that is paused when idle: {status} {answer}"));
+    }
+    recorder.ok("agents-terminate", &[&agent], Value::Null).await;
+}
+
+async fn destroy(recorder: &Recorder, agent: &str) {
+    provider_of(&recorder.config.name).destroy(&AgentRef { agent: agent.to_owned() }).await.unwrap();
+}
+
+/// What is asked of agents whose sandboxes are gone. The stack looks for those now and then as well, and may come first.
+async fn lost(recorder: &mut Recorder) {
+    let session = session_of(recorder, "lost").await;
+    let more: [AgentCall; 3] = [
+        ("agents-pause", &[], "", Value::Null),
+        ("agents-restart", &[], "", Value::Null),
+        ("agents-resume", &[], "", Value::Null),
+    ];
+    for (name, rest, query, body) in calls().into_iter().chain(more) {
+        let mut answer = (0, Value::Null);
+        for _ in 0..3 {
+            let agent = boot(recorder, &session).await;
+            if name == "agents-resume" {
+                recorder.ok("agents-pause", &[&agent], Value::Null).await;
+            }
+            destroy(recorder, &agent).await;
+            let params: Vec<&str> = [agent.as_str()].into_iter().chain(rest.iter().copied()).collect();
+            answer = recorder.call(name, &params, query, body.clone()).await;
+            if answer.0 == 502 {
+                break;
+            }
+        }
+        recorder.expect(answer.0 == 502, || format!("{name} of a lost one: {} {}", answer.0, answer.1));
+    }
+    for name in ["sessions-pause", "sessions-resume", "sessions-terminate"] {
+        let session = session_of(recorder, "lost-too").await;
+        let agent = boot(recorder, &session).await;
+        if name == "sessions-resume" {
+            recorder.ok("sessions-pause", &[&session], Value::Null).await;
+        }
+        destroy(recorder, &agent).await;
+        recorder.call(name, &[&session], "", Value::Null).await;
+        recorder.ok("sessions-terminate", &[&session], Value::Null).await;
+    }
+}
+
+/// Boots that fail at the provider, and are taken back; and boots that no provider is there for.
+async fn failing_boots(recorder: &mut Recorder) {
+    let good = recorder.config.docker.clone();
+    let absent = good.clone().map(|engine| DockerEngine { image: "theazo.invalid/absent:none".into(), ..engine });
+    let session = session_of(recorder, "failing").await;
+    let running = boot(recorder, &session).await;
+    let paused = boot(recorder, &session).await;
+    recorder.ok("agents-pause", &[&paused], Value::Null).await;
+    let other = session_of(recorder, "failing-too").await;
+    boot(recorder, &other).await;
+    recorder.ok("sessions-pause", &[&other], Value::Null).await;
+    for docker in [None, absent] {
+        recorder.config.docker = docker;
+        for (name, param) in [
+            ("agents-create", session.as_str()),
+            ("agents-resume", &paused),
+            ("agents-restart", &running),
+            ("sessions-resume", &other),
+        ] {
+            let (status, answer) = recorder.call(name, &[param], "", json!({})).await;
+            recorder.expect(status >= 400, || format!("{name} of an image that there is not: {status} {answer}"));
+        }
+    }
+    recorder.config.docker = good;
+    for session in [session, other] {
+        recorder.ok("sessions-terminate", &[&session], Value::Null).await;
+    }
+}
+
+/// Pauses that the engine did not carry out. Whoever pauses or resumes the session next finishes them, with the sandbox
+/// there and with the sandbox gone.
+async fn interrupted_pauses(recorder: &mut Recorder) {
+    let good = recorder.config.docker.clone();
+    let nowhere = Endpoint::parse("unix:///nonexistent/engine.sock").unwrap();
+    let dead = good.clone().map(|engine| DockerEngine { endpoint: nowhere, ..engine });
+    for name in ["sessions-resume", "sessions-pause", "sessions-terminate"] {
+        for is_gone in [false, true] {
+            let session = session_of(recorder, "interrupted").await;
+            let agent = boot(recorder, &session).await;
+            recorder.config.docker.clone_from(&dead);
+            let (status, answer) = recorder.call("sessions-pause", &[&session], "", Value::Null).await;
+            recorder.expect(status == 502, || format!("sessions-pause without an engine: {status} {answer}"));
+            recorder.config.docker.clone_from(&good);
+            if is_gone {
+                destroy(recorder, &agent).await;
+            }
+            let (status, answer) = recorder.call(name, &[&session], "", Value::Null).await;
+            let is_as_expected = status < 300 || is_gone;
+            recorder.expect(is_as_expected, || format!("{name} after an interrupted pause: {status} {answer}"));
+            recorder.ok("sessions-terminate", &[&session], Value::Null).await;
+        }
+    }
+}
+
+/// An answer that takes more than one row, given again. Each of these letters takes six in JSON.
+async fn large_answer(recorder: &mut Recorder) {
+    let session = session_of(recorder, "large").await;
+    let agent = json!({ "instructions": "\u{1}".repeat(60 * 1024) });
+    recorder.ok("agents-create", &[&session], agent).await;
+    recorder.ok("sessions-terminate", &[&session], Value::Null).await;
+}
+
+/// A change that the table refuses, as when the condition of its first write does not hold.
+fn quicker() -> Break {
+    let reasons = json!([{ "Code": "ConditionalCheckFailed" }]);
+    let kind = "com.amazonaws.dynamodb.v20120810#TransactionCanceledException";
+    Break::Answer(400, json!({ "__type": kind, "Message": "m", "CancellationReasons": reasons }).to_string())
+}
+
+/// Something for every function that changes something, in a fresh session: names, parameters and bodies.
+async fn changes(recorder: &mut Recorder, user: &str) -> (String, Vec<(&'static str, Vec<String>, Value)>) {
+    let refusing = recorder.refusing.take();
+    let none = Value::Null;
+    let session = session_of(recorder, user).await;
+    let secrets = json!({ "A": "value of a", "B": "value of b" });
+    recorder.ok("secrets-set", &[&session], secrets.clone()).await;
+    recorder.ok("platform-secrets-set", &[], json!({ "P": "value of p", "Q": "value of q" })).await;
+    recorder.ok("providers-set", &["e2b"], json!({ "credentialRef": "P" })).await;
+    let [running, other] = [boot(recorder, &session).await, boot(recorder, &session).await];
+    let paused = boot(recorder, &session).await;
+    recorder.ok("agents-pause", &[&paused], none.clone()).await;
+    let key = json!({ "name": "n", "environment": "test" });
+    let old = id(&recorder.ok("api-keys-create", &[], key.clone()).await);
+    recorder.refusing = refusing;
+    let one = |name: &'static str, params: &[&str], body: &Value| {
+        (name, params.iter().map(|param| (*param).to_owned()).collect(), body.clone())
+    };
+    let new = json!({ "userId": format!("{user}-other") });
+    let calls = vec![
+        one("api-keys-create", &[], &key),
+        one("api-keys-rotate", &[&old], &json!({})),
+        one("api-keys-delete", &[&old], &none),
+        one("sessions-create", &[], &new),
+        one("sessions-by-user", &[&format!("{user}-third")], &json!({})),
+        one("sessions-by-user", &[user], &json!({ "metadata": { "a": "b" } })),
+        one("sessions-limits-set", &[&session], &json!({ "maxAgents": 50 })),
+        one("sessions-tokens-create", &[&session], &json!({})),
+        one("sessions-tokens-delete", &[&session], &none),
+        one("secrets-set", &[&session], &secrets),
+        one("secrets-delete", &[&session, "B"], &none),
+        one("platform-secrets-set", &[], &json!({ "P": "value of p" })),
+        one("platform-secrets-delete", &["Q"], &none),
+        one("providers-set", &["e2b"], &json!({ "credentialRef": "P" })),
+        one("providers-delete", &["e2b"], &none),
+        one("agents-create", &[&session], &json!({})),
+        one("agents-restart", &[&running], &json!({})),
+        one("agents-pause", &[&running], &none),
+        one("agents-resume", &[&paused], &json!({})),
+        one("agents-terminate", &[&other], &none),
+        one("sessions-pause", &[&session], &none),
+        one("sessions-resume", &[&session], &json!({})),
+        one("sessions-terminate", &[&session], &none),
+    ];
+    (session, calls)
+}
+
+fn is_once(name: &str) -> bool {
+    ROUTES.iter().any(|route| route.info.name == name && route.info.repeats == Repeats::Once)
+}
+
+/// Requests that fail for good after they were noted, and take their note back.
+async fn forgotten_notes(recorder: &mut Recorder) {
+    let kind = "com.amazonaws.dynamodb.v20120810#ValidationException";
+    let refused = Break::Answer(400, json!({ "__type": kind, "message": "m" }).to_string());
+    let (session, changes) = changes(recorder, "forgotten").await;
+    // The note is a transaction as well.
+    recorder.refusing = Some((1, usize::MAX, refused));
+    for (name, params, body) in changes.into_iter().filter(|(name, ..)| is_once(name)) {
+        let params: Vec<&str> = params.iter().map(String::as_str).collect();
+        let (status, answer) = recorder.call(name, &params, "", body).await;
+        recorder.expect(status == 500, || format!("{name} without a table: {status} {answer}"));
+    }
+    recorder.refusing = None;
+    recorder.ok("sessions-terminate", &[&session], Value::Null).await;
+}
+
+/// Changes that somebody else is quicker with: the first, the second, or a later one of a request.
+async fn contended(recorder: &mut Recorder) {
+    for spared in 0..3 {
+        recorder.refusing = Some((spared, 1, quicker()));
+        let (session, changes) = changes(recorder, "contended").await;
+        for (name, params, body) in changes {
+            let params: Vec<&str> = params.iter().map(String::as_str).collect();
+            if let Some((before, ..)) = &mut recorder.refusing {
+                *before = spared + usize::from(is_once(name));
+            }
+            recorder.call(name, &params, "", body).await;
+        }
+        recorder.refusing = None;
+        recorder.ok("sessions-terminate", &[&session], Value::Null).await;
+    }
+}
+
+/// What functions do only then. It was missing from their roles once.
+fn expected(recorder: &mut Recorder) {
+    for (name, ..) in calls() {
+        for grant in ["Data UpdateItem *#agents", "Data PutItem *#audit#*"] {
+            recorder.expect_recorded(name, grant);
+        }
+    }
+    for route in ROUTES.iter().filter(|route| route.info.repeats == Repeats::Once) {
+        recorder.expect_recorded(route.info.name, "Data DeleteItem *#replays");
+    }
+    for (name, grant) in [
+        ("agents-create", "Data BatchGetItem *#replays"),
+        ("agents-create", "Data Query *#providers"),
+        ("platform-secrets-delete", "Data Query *#providers"),
+        ("sessions-resume", "Data Query *#copies"),
+        ("sessions-resume", "Data Query *#token-copies"),
+        ("sessions-resume", "Data UpdateItem *#usage#*"),
+    ] {
+        recorder.expect_recorded(name, grant);
+    }
+}
