@@ -13,8 +13,8 @@ use theazo_providers::Provider;
 use theazo_providers::docker::{DockerConfig, DockerProvider};
 use theazo_store::{
     AgentCopies, AgentReports, AgentTokens, Agents, ApiKeys, AuditLog, Aws, Credentials, KeyRing, KeyRingConfig,
-    LogQueue, LogWriter, Logs, ProviderAccess, ProviderConfigs, ProviderCredentials, Replays, SecretNames,
-    SecretOpener, SecretSealer, SessionTokens, Sessions, SimulatedDisks, Table, TokenCopies, Usage,
+    LogQueue, LogWriter, Logs, Measurements, Metrics, ProviderAccess, ProviderConfigs, ProviderCredentials, Replays,
+    SecretNames, SecretOpener, SecretSealer, SessionTokens, Sessions, SimulatedDisks, Table, TokenCopies, Usage,
 };
 use theazo_tenancy::Operator;
 
@@ -132,6 +132,10 @@ pub enum CapabilityName {
     Logs,
     /// Read what was used.
     Usage,
+    /// Record how long something took.
+    Measurements,
+    /// Read what was measured.
+    Metrics,
     /// Call compute providers.
     Sandboxes,
 }
@@ -180,6 +184,8 @@ capabilities! {
         Self::new(deployment.table.clone()).settling(i64::try_from(settle).unwrap_or(i64::MAX))
     };
     Usage: deployment => Self::new(deployment.table.clone());
+    Measurements: deployment => Self::new(deployment.table.clone(), deployment.log_queue.clone());
+    Metrics: deployment => Self::new(deployment.table.clone());
     Sandboxes: deployment => Self::new(
         deployment.docker.clone(), (deployment.e2b.clone(), deployment.fly.clone()),
         ProviderAccess::new(deployment.table.clone(), deployment.keys.clone()),

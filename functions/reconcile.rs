@@ -5,19 +5,21 @@ mod accounts;
 
 use crate::agents::{Sandboxes, lifecycle};
 use crate::deployment::{Capability, Deployment};
+use crate::emf;
 use crate::limits::Watch;
 use crate::sessions::{pause, terminate};
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::AddAssign;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
 use theazo_store::{
-    AgentStatus, Agents, BOOT_GRACE_MS, DeletionState, Intent, PausedBy, PlatformDeletion, PlatformSuspension,
-    SecretSealer, SessionStatus, Sessions, Table, Work, WorkItem, now_ms,
+    AgentStatus, Agents, BOOT_GRACE_MS, DeletionState, Intent, Measurements, PausedBy, PlatformDeletion,
+    PlatformSuspension, SecretSealer, SessionStatus, Sessions, Table, Work, WorkItem, now_ms,
 };
-use theazo_tenancy::{Operator, PlatformId, SessionId, TenantScope, WorkRef};
+use theazo_tenancy::{Mode, Operator, PlatformId, SessionId, TenantScope, WorkRef};
 use tokio::time::Instant;
 
 /// How long a run begins new work. Its function ends after two minutes, and a thing that was begun has [`ITEM_TIME`].
@@ -66,6 +68,8 @@ pub struct Outcome {
     pub postponed: usize,
     /// Things that the run had no time left for. The next run begins elsewhere.
     pub skipped: usize,
+    /// How long after its time the latest of the expired agents was ended, milliseconds.
+    pub lag_ms: u64,
 }
 
 impl AddAssign for Outcome {
@@ -84,6 +88,7 @@ impl AddAssign for Outcome {
             orphans,
             postponed,
             skipped,
+            lag_ms,
         } = more;
         self.failed_boots += failed_boots;
         self.pauses += pauses;
@@ -98,6 +103,7 @@ impl AddAssign for Outcome {
         self.orphans += orphans;
         self.postponed += postponed;
         self.skipped += skipped;
+        self.lag_ms = self.lag_ms.max(lag_ms);
     }
 }
 
@@ -115,18 +121,20 @@ pub enum Boots {
 /// # Errors
 /// `internal_error` when the work list cannot be read. A provider that does not answer postpones its items instead.
 pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome, ApiError> {
+    let started = Instant::now();
     let Upkeep { work, platforms, suspension } = Upkeep::of(deployment.table());
     let run = Run {
         sandboxes: Sandboxes::of(deployment),
         agents: Agents::of(deployment),
         sessions: Sessions::of(deployment),
         sealer: SecretSealer::of(deployment),
+        measurements: Measurements::of(deployment),
         work,
         platforms,
         suspension,
         boots,
         watch: Watch::default(),
-        until: Instant::now() + RUN_TIME,
+        until: started + RUN_TIME,
     };
     let listed_at_ms = now_ms();
     let turn = usize::try_from(listed_at_ms.div_euclid(TURN_MS)).unwrap_or(0);
@@ -139,9 +147,9 @@ pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome,
     let visits = stream::iter(platforms).map(|items| run.platform_items(items, &running, listed_at_ms));
     outcome += visits.buffer_unordered(PLATFORMS_AT_ONCE).fold(Outcome::default(), sum).await;
     if outcome.skipped > 0 {
-        // The deployment's alarm counts these lines.
         tracing::warn!(skipped = outcome.skipped, "a run did not come to the end of its list");
     }
+    emf::reconciled(deployment, &outcome, u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
     Ok(outcome)
 }
 
@@ -202,6 +210,18 @@ struct Look<'a> {
     listed_at_ms: i64,
     /// Whether the platform is suspended.
     suspended: bool,
+    /// Agents that boot or run, as they are come by: live ones and test ones.
+    active: [AtomicU64; 2],
+}
+
+impl Look<'_> {
+    fn active(&self, mode: Mode) -> &AtomicU64 {
+        let [live, test] = &self.active;
+        match mode {
+            Mode::Live => live,
+            Mode::Test => test,
+        }
+    }
 }
 
 struct Run {
@@ -209,6 +229,7 @@ struct Run {
     agents: Agents,
     sessions: Sessions,
     sealer: SecretSealer,
+    measurements: Measurements,
     work: Work,
     platforms: PlatformDeletion,
     suspension: PlatformSuspension,
@@ -221,17 +242,20 @@ struct Run {
 impl Run {
     /// What is to be done for one platform, a few things side by side.
     async fn platform_items(&self, items: Vec<WorkItem>, running: &Running, listed_at_ms: i64) -> Outcome {
-        let suspended = match items.first().map(platform_of) {
-            Some(platform) => self.suspension.is_suspended(platform).await,
-            None => Ok(false),
-        };
+        let Some(platform) = items.first().map(|item| platform_of(item).clone()) else { return Outcome::default() };
+        let suspended = self.suspension.is_suspended(&platform).await;
         let suspended = suspended.unwrap_or_else(|error| {
             tracing::warn!(%error, "whether a platform is suspended is not known");
             false
         });
-        let look = Look { running, listed_at_ms, suspended };
+        let look = Look { running, listed_at_ms, suspended, active: Default::default() };
         let visits = stream::iter(items).map(|item| self.item(item, &look));
-        visits.buffer_unordered(ITEMS_AT_ONCE).fold(Outcome::default(), sum).await
+        let outcome = visits.buffer_unordered(ITEMS_AT_ONCE).fold(Outcome::default(), sum).await;
+        // Who was not come by is not counted, and half a figure is none.
+        if outcome.skipped == 0 {
+            self.note_active(&platform, &look).await;
+        }
+        outcome
     }
 
     /// One thing of the list, which takes no longer than [`ITEM_TIME`], whatever its provider does.
@@ -268,6 +292,9 @@ impl Run {
         let Some(agent) = self.agents.get(&scope, &work.agent).await? else {
             return Ok(self.work.forget(work).await?);
         };
+        if agent.status.takes_place() {
+            look.active(work.mode).fetch_add(1, Ordering::Relaxed);
+        }
         let now = now_ms();
         // Only of an agent that ran before its provider was asked can the answer be that its sandbox is gone.
         let was_ready = agent.run_started_ms.is_some_and(|started| started < look.listed_at_ms);
@@ -278,7 +305,7 @@ impl Run {
         let is_interrupted = now - agent.since_ms >= grace;
         let (status, count) = match agent.status {
             AgentStatus::Booting if is_interrupted => {
-                lifecycle::take_back(&scope, &agent, &self.agents, &self.sandboxes).await?;
+                lifecycle::take_back(&scope, &agent, None, &self.agents, &self.sandboxes).await?;
                 outcome.failed_boots += 1;
                 return Ok(());
             }
@@ -291,6 +318,7 @@ impl Run {
             }
             status if status.is_over() => (status, &mut outcome.settled),
             AgentStatus::Ready | AgentStatus::Running if now >= agent.deadline_ms() => {
+                outcome.lag_ms = outcome.lag_ms.max(u64::try_from(now - agent.deadline_ms()).unwrap_or(0));
                 (AgentStatus::Completed, &mut outcome.expired)
             }
             AgentStatus::Ready | AgentStatus::Running if is_lost => {
@@ -319,6 +347,19 @@ impl Run {
         lifecycle::end(&scope, &agent, status, &self.agents, &self.sandboxes).await?;
         *count += 1;
         Ok(())
+    }
+
+    /// Notes how many of a platform's agents were active when this run came by. Minutes without a note count as none.
+    async fn note_active(&self, platform: &PlatformId, look: &Look<'_>) {
+        for mode in [Mode::Live, Mode::Test] {
+            let agents = look.active(mode).load(Ordering::Relaxed);
+            let scope = self.work.operator().tenant(platform, mode);
+            if agents > 0
+                && let Err(error) = self.measurements.active(&scope, agents, now_ms()).await
+            {
+                tracing::error!(%error, "a measurement is lost");
+            }
+        }
     }
 
     /// Goes on with what a session's agents are still to do.

@@ -4,13 +4,14 @@
 //! call it, which capabilities it is handed, whether its answer is a stream (`streams true`), and its handler. The local server and the Lambda binaries come from it.
 
 use crate::deployment::{Capability, CapabilityName, Deployment};
-use crate::{account, agents, audit, keys, logs, providers, sandbox, secrets, sessions, usage};
+use crate::{account, agents, audit, keys, logs, metrics, providers, sandbox, secrets, sessions, usage};
 use std::future::Future;
 use std::pin::Pin;
 use theazo_http::{Answer, ApiError, Call, Caller, Pattern, Repeats, RouteInfo};
 use theazo_store::{
-    AgentCopies, AgentReports, AgentTokens, Agents, ApiKeys, AuditLog, LogWriter, Logs, ProviderConfigs,
-    ProviderCredentials, Replays, SecretNames, SecretOpener, SecretSealer, SessionTokens, Sessions, TokenCopies, Usage,
+    AgentCopies, AgentReports, AgentTokens, Agents, ApiKeys, AuditLog, LogWriter, Logs, Measurements, Metrics,
+    ProviderConfigs, ProviderCredentials, Replays, SecretNames, SecretOpener, SecretSealer, SessionTokens, Sessions,
+    TokenCopies, Usage,
 };
 
 use crate::agents::Sandboxes;
@@ -132,7 +133,7 @@ routes! {
     AGENTS_STATUS = "agents-status" GET "/v1/agents/{id}/status"
         by [Platform, Session] needs [Agents] => agents::status;
     AGENTS_EXEC = "agents-exec" POST "/v1/agents/{id}/exec"
-        by [Platform, Session] needs [Agents, Replays, AgentCopies, Sandboxes, LogWriter] streams true repeats Again => agents::exec;
+        by [Platform, Session] needs [Agents, Replays, AgentCopies, Sandboxes, LogWriter, Measurements] streams true repeats Again => agents::exec;
     AGENTS_FILES_WRITE = "agents-files-write" POST "/v1/agents/{id}/files"
         by [Platform, Session] needs [Agents, Sandboxes] repeats Again => agents::files_write;
     AGENTS_FILES_LIST = "agents-files-list" GET "/v1/agents/{id}/files"
@@ -180,6 +181,11 @@ routes! {
         by [Platform] needs [Usage, Agents] => usage::by_provider;
     USAGE_EXPORT = "usage-export" GET "/v1/usage/export"
         by [Platform] needs [Usage, Agents] => usage::export;
+
+    METRICS_SUMMARY = "metrics-summary" GET "/v1/metrics/summary"
+        by [Platform] needs [Metrics, Usage, Agents] => metrics::summary;
+    METRICS_SERIES = "metrics-series" GET "/v1/metrics"
+        by [Platform] needs [Metrics, Usage, Agents] => metrics::series;
 
     AUDIT_LIST = "audit-list" GET "/v1/audit"
         by [Platform] needs [AuditLog] => audit::list;

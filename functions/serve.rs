@@ -1,6 +1,7 @@
 //! From a raw request to a whole response, for the local server and for Lambda alike.
 
 use crate::deployment::Deployment;
+use crate::emf;
 use crate::routes::Route;
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -40,7 +41,8 @@ pub async fn serve(
     let id = RequestId::make();
     let started = Instant::now();
     let route = find(routes, &incoming);
-    let name = route.as_ref().map_or("none", |(route, _)| route.info.name);
+    let found = route.as_ref().map(|(route, _)| *route);
+    let name = found.map_or("none", |route| route.info.name);
     let trace = Request::trace_of(&incoming.headers);
     let span = tracing::info_span!(
         "request",
@@ -83,13 +85,9 @@ pub async fn serve(
         let (outcome, trips) =
             caught.unwrap_or_else(|_| (Err(ApiError::internal()), RoundTrips { total: 0, sequential: 0 }));
         let answer: Answer = outcome.unwrap_or_else(|error| error.into_answer(&id));
-        tracing::info!(
-            status = answer.status(),
-            ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            round_trips = trips.sequential,
-            calls = trips.total,
-            "answered"
-        );
+        let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        emf::request(deployment, found, answer.status(), ms, trips);
+        tracing::info!(status = answer.status(), ms, round_trips = trips.sequential, calls = trips.total, "answered");
         (answer, trips)
     }
     .instrument(span)

@@ -116,7 +116,7 @@ impl Boot {
         match ready {
             Ok(agent) => Ok(agent),
             Err(failure) => {
-                let ended = self.undo(scope, &agent).await;
+                let ended = self.undo(scope, &agent, &failure).await;
                 // Someone who ended the agent took its sandbox away; that is no fault of the provider's.
                 Err(if ended { ended_meanwhile() } else { failure })
             }
@@ -179,8 +179,8 @@ impl Boot {
 
     /// Takes a failed boot back: the caller's answer is an error, so nothing of it may stay. What cannot be removed now
     /// stays on the work list. Whether it failed because somebody else had ended the agent.
-    async fn undo(&self, scope: &TenantScope, agent: &Agent) -> bool {
-        let undone = lifecycle::take_back(scope, agent, &self.agents, &self.sandboxes);
+    async fn undo(&self, scope: &TenantScope, agent: &Agent, failure: &ApiError) -> bool {
+        let undone = lifecycle::take_back(scope, agent, Some(failure), &self.agents, &self.sandboxes);
         match tokio::time::timeout_at(self.answer_by, undone).await {
             Ok(Ok(agent)) => agent.status == AgentStatus::Completed,
             Err(_) => {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use theazo_http::{Answer, ApiError, Call, ErrorCode, MAX_ANSWER_BYTES};
 use theazo_providers::{AgentRef, ExecRequest, Language, Provider};
 use theazo_redaction::Redactor;
-use theazo_store::{Agent, AgentCopies, Agents, LogWriter, Replays};
+use theazo_store::{Agent, AgentCopies, Agents, LogWriter, Measurements, Replays};
 use theazo_tenancy::{Principal, ReadScope};
 
 const MAX_CODE: usize = 1024 * 1024;
@@ -40,9 +40,10 @@ pub async fn handle(
     copies: AgentCopies,
     sandboxes: Sandboxes,
     log: LogWriter,
+    measurements: Measurements,
 ) -> Result<Answer, ApiError> {
     let (limits, id) = (call.streams(), call.request().id.clone());
-    Answer::kept_alive(limits, id, answer(call, agents, replays, copies, sandboxes, log)).await
+    Answer::kept_alive(limits, id, answer(call, agents, replays, copies, sandboxes, log, measurements)).await
 }
 
 async fn answer(
@@ -52,6 +53,7 @@ async fn answer(
     copies: AgentCopies,
     sandboxes: Sandboxes,
     log: LogWriter,
+    measurements: Measurements,
 ) -> Result<Answer, ApiError> {
     let digest = digest(&call);
     let read = |scope: ReadScope| {
@@ -76,7 +78,10 @@ async fn answer(
     let redactor = mask::redactor(&scope, &agent, &agents, &copies, &sealed).await?;
     let record = ExecRecord::begin(&request, &redactor);
     let ran = run(request, &redactor, sandbox, &principal, &agent, &agents, &sandboxes).await;
-    // An exec changes no row, so there is no write for its entry to go with.
+    // An exec changes no row, so there is no write for its entry and its figures to go with.
+    if let Some(measured) = record.measured(&ran) {
+        measurements.exec(&scope, &agent, measured);
+    }
     log.later(&scope, record.end(&agent, &ran).into_iter().collect());
     let outcome = ran.and_then(|output| Answer::json(200, &show(output, encoding)));
     if let Err(failure) = &outcome

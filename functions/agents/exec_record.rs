@@ -7,7 +7,7 @@ use std::time::Instant;
 use theazo_http::ApiError;
 use theazo_providers::{ExecOutput, ExecRequest, Language};
 use theazo_redaction::Redactor;
-use theazo_store::{Agent, LogLevel, LogSource, NewLog};
+use theazo_store::{Agent, LogLevel, LogSource, Measurement, NewLog};
 
 /// How much of the code an entry shows, bytes.
 const CODE_SHOWN: usize = 256;
@@ -59,6 +59,14 @@ impl ExecRecord {
             None => redactor.redact(code),
         };
         Self { began: Instant::now(), language, code: beginning(&code, CODE_SHOWN) }
+    }
+
+    /// How it went until now, unless it was refused before anything ran. An exit code is a result like any other.
+    pub(super) fn measured(&self, ran: &Result<MaskedOutput, ApiError>) -> Option<Measurement> {
+        match ran {
+            Ok(_) => Some(Measurement::Took(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX))),
+            Err(error) => (error.code().status() >= 500).then_some(Measurement::Failed),
+        }
     }
 
     /// The entry, unless it was refused before anything ran.

@@ -1,10 +1,13 @@
 //! Ending and pausing agents: one way for callers, failed boots, sessions and the scheduled clean-up.
 
 use super::{Sandboxes, failure, not_usable};
+use serde_json::json;
 use std::time::Duration;
-use theazo_http::ApiError;
+use theazo_http::{ApiError, ErrorCode};
 use theazo_providers::{AgentRef, Kept, ProviderError};
-use theazo_store::{Agent, AgentStatus, Agents, Intent, PauseReason, PausedBy, StoreError, now_ms};
+use theazo_store::{
+    Agent, AgentStatus, Agents, Intent, LogLevel, LogSource, NewLog, PauseReason, PausedBy, StoreError, now_ms,
+};
 use theazo_tenancy::TenantScope;
 
 /// A sandbox's own clock starts before the agent is ready, so it ends somewhat before the agent's time is over.
@@ -36,6 +39,23 @@ pub async fn end(
     remove(scope, agent, agents, sandboxes).await
 }
 
+/// What the log says of a sandbox that its provider has no more.
+fn sandbox_gone(agent: &Agent) -> NewLog {
+    NewLog::of_agent(agent, LogLevel::Error, LogSource::Provider, "the sandbox is gone at its provider")
+        .metadata(&json!({ "event": "provider.sandbox_gone" }))
+}
+
+/// What the log says of a boot that failed for that reason, where a provider had a part in it.
+fn boot_failed(agent: &Agent, failure: &ApiError) -> Option<NewLog> {
+    let by_provider =
+        matches!(failure.code(), ErrorCode::Provider | ErrorCode::NoProvidersAvailable | ErrorCode::Timeout);
+    let code = failure.code().as_str();
+    by_provider.then(|| {
+        NewLog::of_agent(agent, LogLevel::Error, LogSource::Provider, format!("the sandbox did not boot: {code}"))
+            .metadata(&json!({ "event": "provider.boot_failed", "error": code }))
+    })
+}
+
 /// Ends an agent whose sandbox turned out to be gone in the run that `agent` was read in, and tells what its caller
 /// learns. A sandbox ends by itself when the agent's time is over, and that is no failure; nor is it one that somebody
 /// stopped it meanwhile.
@@ -56,7 +76,8 @@ pub async fn lost(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes
         now.intent.is_none() && now.run_started_ms.is_some() && now.run_started_ms == agent.run_started_ms
     };
     let gone = || failure::to_api(&agent.provider, &ProviderError::SandboxGone);
-    let ended = match agents.transition_if(scope, &agent.id, status, same_run, |_| {}).await {
+    let cause = (status == AgentStatus::Failed).then(|| sandbox_gone(agent));
+    let ended = match agents.transition_because(scope, &agent.id, status, cause, same_run, |_| {}).await {
         Err(StoreError::Conflict(_)) => agents.get(scope, &agent.id).await.map_err(ApiError::from),
         other => other.map(Some).map_err(ApiError::from),
     };
@@ -148,19 +169,21 @@ pub async fn finish_pause(
 /// Takes a boot back that did not come to its end: what was made goes, files that were there before stay. Its row may be
 /// over already, and its sandbox counted as removed, by someone who ended it while it was still being made; so the
 /// provider is asked again in any case. If another boot has followed, nothing is done: a sandbox that is there is that
-/// one's.
+/// one's. `failure` is why, where that is known.
 ///
 /// # Errors
 /// As [`end`].
 pub async fn take_back(
     scope: &TenantScope,
     agent: &Agent,
+    failure: Option<&ApiError>,
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<Agent, ApiError> {
+    let cause = failure.and_then(|failure| boot_failed(agent, failure));
     let is_this = |now: &Agent| now.boots == agent.boots && now.status == AgentStatus::Booting;
     if agent.intent.is_none() {
-        return match agents.transition_if(scope, &agent.id, AgentStatus::Failed, is_this, |_| {}).await {
+        return match agents.transition_because(scope, &agent.id, AgentStatus::Failed, cause, is_this, |_| {}).await {
             Ok(_) => remove(scope, agent, agents, sandboxes).await,
             Err(StoreError::Conflict(_)) => after_the_end(scope, agent, agents, sandboxes).await,
             Err(error) => Err(error.into()),
@@ -179,7 +202,7 @@ pub async fn take_back(
         }
         Err(error) => return Err(failure::to_api(&agent.provider, &error)),
     }
-    match agents.back_to_paused(scope, &agent.id, agent.boots).await {
+    match agents.back_to_paused(scope, &agent.id, agent.boots, cause).await {
         Err(StoreError::Conflict(_)) => after_the_end(scope, agent, agents, sandboxes).await,
         other => Ok(other?),
     }
@@ -221,7 +244,8 @@ async fn without_files(
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> ApiError {
-    match agents.transition_if(scope, &agent.id, status, holds, |_| {}).await {
+    let cause = (status == AgentStatus::Failed).then(|| sandbox_gone(agent));
+    match agents.transition_because(scope, &agent.id, status, cause, holds, |_| {}).await {
         Ok(failed) => {
             if let Err(error) = remove(scope, &failed, agents, sandboxes).await {
                 tracing::warn!(agent = %agent.id, ?error, "a lost sandbox is not cleaned up yet");

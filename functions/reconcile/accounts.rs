@@ -95,7 +95,6 @@ impl Accounts {
         let removals = stream::iter(removals).buffer_unordered(ACCOUNTS_AT_ONCE);
         let outcome = removals.fold(self.outcome, sum).await;
         if outcome.orphans > 0 {
-            // The deployment's alarm counts these lines.
             tracing::warn!(orphans = outcome.orphans, "orphans were removed");
         }
         outcome

@@ -1,6 +1,6 @@
 //! `GET /v1/usage/by-provider`
 
-use super::{live, money, read_period};
+use super::{money, read_live, read_period};
 use futures_util::future::try_join;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
         let (call, usage, agents) = (&call, &usage, &agents);
         async move {
             let days = read_period(&call.request().query()?, now)?;
-            let (sums, live) = try_join(usage.by_provider(&scope, days), live(agents, &scope)).await?;
+            let (sums, live) = try_join(usage.by_provider(&scope, days), read_live(agents, &scope)).await?;
             Ok((days, sums, live))
         }
     };

@@ -1,6 +1,6 @@
 //! `GET /v1/usage/daily`
 
-use super::{live, money};
+use super::{money, read_live};
 use crate::sessions::minutes;
 use futures_util::future::try_join3;
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
             })?;
             let days = days.unwrap_or(Days::last(30, now));
             let (sums, claims) = (usage.by_provider(&scope, days), usage.models_by_day(&scope, days));
-            let (sums, claims, live) = try_join3(sums, claims, live(agents, &scope)).await?;
+            let (sums, claims, live) = try_join3(sums, claims, read_live(agents, &scope)).await?;
             Ok((days, sums, claims, live))
         }
     };

@@ -1,12 +1,12 @@
 //! `GET /v1/usage/export`
 
-use super::{live, money, read_period};
+use super::{money, read_live, read_period};
 use futures_util::future::try_join;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use theazo_http::{Answer, ApiError, Call, ErrorCode, MAX_PAYLOAD_BYTES, payload_len};
-use theazo_metering::Day;
+use theazo_metering::{Day, to_gb_hours};
 use theazo_store::{Agents, Payer, Sum, Usage, now_ms, unbooked};
 use theazo_tenancy::{PlatformId, ReadScope};
 
@@ -36,7 +36,7 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
                 "stripe" => Some(Format::Stripe),
                 _ => None,
             })?;
-            let (sums, live) = try_join(usage.by_payer(&scope, days), live(agents, &scope)).await?;
+            let (sums, live) = try_join(usage.by_payer(&scope, days), read_live(agents, &scope)).await?;
             Ok((format.unwrap_or(Format::Csv), days, sums, live))
         }
     };
@@ -72,7 +72,7 @@ fn names(payer: &Payer) -> (Option<&str>, Option<&str>) {
 
 /// RFC 4180. A cell that a spreadsheet would take for a formula gets an apostrophe in front.
 fn csv(rows: &Rows) -> String {
-    let mut text = String::from("date,userId,sessionId,computeSeconds,costUsd\r\n");
+    let mut text = String::from("date,userId,sessionId,computeSeconds,costUsd,storageGbHours\r\n");
     for ((day, payer), sum) in rows {
         let (user, session) = names(payer);
         let cells = [
@@ -81,6 +81,7 @@ fn csv(rows: &Rows) -> String {
             cell(session.unwrap_or_default()),
             format!("{}.{:03}", sum.compute_ms / 1000, sum.compute_ms % 1000),
             format!("{}.{:08}", sum.cost / 100_000_000, sum.cost % 100_000_000),
+            format!("{:.6}", to_gb_hours(sum.storage)),
         ];
         text += &cells.join(",");
         text += "\r\n";
@@ -108,6 +109,7 @@ fn json_rows(rows: &Rows) -> Vec<Value> {
             "computeMs": sum.compute_ms,
             "cost": money(sum.cost),
             "costMicrocents": sum.cost,
+            "storageGbHours": to_gb_hours(sum.storage),
         })
     };
     rows.iter().map(row).collect()
@@ -138,11 +140,11 @@ mod tests {
 
     fn rows() -> Rows {
         let day = Day::of(1_795_564_800_000);
-        let sum = Sum { cost: 123_456_789_012, compute_ms: 61_005 };
+        let sum = Sum { cost: 123_456_789_012, compute_ms: 61_005, storage: 5_400_000_000_000_000 };
         let user = |name: &str| Payer::User(name.to_owned());
         Rows::from([
             ((day, user("=cmd|'/c calc'!A0")), sum),
-            ((day, user("a,\"b\"")), Sum { cost: 5, compute_ms: 1 }),
+            ((day, user("a,\"b\"")), Sum { cost: 5, compute_ms: 1, storage: 0 }),
             ((day, Payer::Session("ses_1".into())), sum),
             ((day.plus(1), user("plain")), sum),
         ])
@@ -155,11 +157,11 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "date,userId,sessionId,computeSeconds,costUsd",
-                "2026-11-25,\"'=cmd|'/c calc'!A0\",,61.005,1234.56789012",
-                "2026-11-25,\"a,\"\"b\"\"\",,0.001,0.00000005",
-                "2026-11-25,,ses_1,61.005,1234.56789012",
-                "2026-11-26,plain,,61.005,1234.56789012",
+                "date,userId,sessionId,computeSeconds,costUsd,storageGbHours",
+                "2026-11-25,\"'=cmd|'/c calc'!A0\",,61.005,1234.56789012,1.500000",
+                "2026-11-25,\"a,\"\"b\"\"\",,0.001,0.00000005,0.000000",
+                "2026-11-25,,ses_1,61.005,1234.56789012,1.500000",
+                "2026-11-26,plain,,61.005,1234.56789012,1.500000",
                 "",
             ]
         );

@@ -14,7 +14,7 @@ use theazo_store::{Agent, Agents, Days, StoreError};
 use theazo_tenancy::{Mode, ReadScope};
 
 /// Micro-cents as the API shows money.
-fn money(microcents: i64) -> Value {
+pub(crate) fn money(microcents: i64) -> Value {
     json!({ "amount": to_cents(microcents), "currency": "usd" })
 }
 
@@ -31,9 +31,17 @@ fn read_period(query: &QueryParams, now_ms: i64) -> Result<Days, ApiError> {
 }
 
 /// The agents whose running may not be booked yet.
-async fn live(agents: &Agents, scope: &ReadScope) -> Result<Vec<Agent>, StoreError> {
+pub(crate) async fn read_live(agents: &Agents, scope: &ReadScope) -> Result<Vec<Agent>, StoreError> {
     match scope.mode() {
         Mode::Live => agents.unsettled_of_platform(scope).await,
         Mode::Test => Ok(Vec::new()),
+    }
+}
+
+/// The same of agents that were read already.
+pub(crate) fn live(mode: Mode, unsettled: &[Agent]) -> &[Agent] {
+    match mode {
+        Mode::Live => unsettled,
+        Mode::Test => &[],
     }
 }

@@ -1,6 +1,6 @@
 //! `GET /v1/usage/summary`
 
-use super::{live, money, read_period};
+use super::{money, read_live, read_period};
 use futures_util::future::try_join3;
 use serde_json::json;
 use std::collections::{BTreeMap, HashSet};
@@ -16,7 +16,8 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
         async move {
             let days = read_period(&call.request().query()?, now)?;
             let sums = usage.by_provider(&scope, days);
-            let (sums, payers, live) = try_join3(sums, payers(usage, &scope, days, now), live(agents, &scope)).await?;
+            let (sums, payers, live) =
+                try_join3(sums, payers(usage, &scope, days, now), read_live(agents, &scope)).await?;
             Ok((days, sums, payers, live))
         }
     };

@@ -1,15 +1,17 @@
 //! `GET /v1/usage/users/{userId}`
 
-use super::{live, money, read_period};
+use super::{money, read_live, read_period};
 use crate::sessions::minutes;
 use futures_util::future::try_join3;
 use serde_json::{Value, json};
 use theazo_http::{Answer, ApiError, Call};
+use theazo_metering::to_gb_hours;
 use theazo_store::{Agents, Payer, ReportedModels, Sum, Usage, now_ms, unbooked};
 use theazo_tenancy::{ReadScope, UserId};
 
 /// What one end user's agents used, in all of their sessions; nothing, of a user whom nobody knows. What models cost is
-/// what agents claim of it, and no part of the total, which is metered. Storage is not metered yet.
+/// what agents claim of it, and no part of the total, which is metered. Storage is that of the files of paused agents, and
+/// costs nothing.
 pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, ApiError> {
     let now = now_ms();
     let read = |scope: ReadScope| {
@@ -20,7 +22,7 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
             let payer = Payer::User(user.to_string());
             let days = read_period(&call.request().query()?, now)?;
             let (sums, claims) = (usage.of_payer(&scope, &payer, days), usage.models_of_payer(&scope, &payer, days));
-            let (sums, claims, live) = try_join3(sums, claims, live(agents, &scope)).await?;
+            let (sums, claims, live) = try_join3(sums, claims, read_live(agents, &scope)).await?;
             Ok((payer, days, sums, claims, live))
         }
     };
@@ -43,7 +45,7 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
                 "tokens": { "input": models.input_tokens, "output": models.output_tokens },
                 "cost": money(i64::try_from(models.cost).unwrap_or(i64::MAX)),
             },
-            "storage": { "gbHours": 0.0, "cost": money(0) },
+            "storage": { "gbHours": to_gb_hours(total.storage), "cost": money(0) },
             "total": money(total.cost),
             "breakdown": breakdown,
         }),

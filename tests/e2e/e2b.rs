@@ -113,6 +113,12 @@ async fn e2b_is_refused_until_it_is_configured_and_a_fallback_takes_its_place() 
     assert!(!failed.text.contains(&wrong));
     let failed = failed.expect_error(502, "provider_error");
     assert_eq!(failed["details"], json!({ "provider": "e2b", "status": 401, "retryable": false }));
+    let told = client.get("/v1/logs?search=did%20not%20boot").await.expect(200);
+    assert_eq!(
+        (&told["data"][0]["source"], &told["data"][0]["provider"]),
+        (&json!("provider"), &json!("e2b")),
+        "{told}"
+    );
     let agent = client.post(&agents, fallback).await.expect(201);
     assert_eq!(agent["provider"], "docker");
 

@@ -1,34 +1,33 @@
-//! What alarms count of the functions' logs: lines that say the same in every function add up in one metric.
+//! What alarms count of the functions' logs: lines that say the same in every function add up in one metric. Figures that
+//! functions write for CloudWatch by themselves (`theazo_functions::emf`) are none of these.
 
 use crate::permissions::{Permissions, Service};
 use std::fmt::Write;
 use theazo_functions::schedule::{RECONCILE, UPKEEP};
 
-/// A metric, the messages of the lines that it counts, and what each line counts for.
+/// A metric, and the messages of the lines that it counts.
 struct Counted {
     metric: &'static str,
     messages: &'static [&'static str],
-    value: &'static str,
 }
 
 const STORE_ERRORS: Counted =
-    Counted { metric: "StoreErrors", messages: &["the store failed", "log entries are lost"], value: "1" };
-const KMS_ERRORS: Counted = Counted { metric: "KmsErrors", messages: &["the key service refused"], value: "1" };
+    Counted { metric: "StoreErrors", messages: &["the store failed", "log entries are lost"] };
+const KMS_ERRORS: Counted = Counted { metric: "KmsErrors", messages: &["the key service refused"] };
 const RUN: &[&str] = &["a scheduled run is done"];
-const RECONCILE_RUNS: Counted = Counted { metric: "ReconcileRuns", messages: RUN, value: "1" };
-const UPKEEP_RUNS: Counted = Counted { metric: "UpkeepRuns", messages: RUN, value: "1" };
-const ORPHANS: Counted = Counted { metric: "Orphans", messages: &["orphans were removed"], value: "$.orphans" };
+const RECONCILE_RUNS: Counted = Counted { metric: "ReconcileRuns", messages: RUN };
+const UPKEEP_RUNS: Counted = Counted { metric: "UpkeepRuns", messages: RUN };
 
 /// The metric filters on a function's log group, as YAML at the indentation of a resource.
 pub(crate) fn filters(function: &str, resource_name: &str, permissions: &Permissions) -> String {
     let mut out = String::new();
     for counted in of(function, permissions) {
-        let Counted { metric, messages, value } = counted;
+        let Counted { metric, messages } = counted;
         let _ = writeln!(out, "{resource_name}{metric}:\n  Type: AWS::Logs::MetricFilter\n  Properties:");
         let _ = writeln!(out, "    LogGroupName: !Ref {resource_name}Log");
         let _ = writeln!(out, "    FilterPattern: '{}'", pattern(messages));
         let _ = writeln!(out, "    MetricTransformations:\n      - MetricNamespace: !Sub 'Theazo/${{Deployment}}'");
-        let _ = writeln!(out, "        MetricName: {metric}\n        MetricValue: '{value}'");
+        let _ = writeln!(out, "        MetricName: {metric}\n        MetricValue: '1'");
     }
     out
 }
@@ -49,7 +48,7 @@ fn of(function: &str, permissions: &Permissions) -> Vec<&'static Counted> {
         counted.push(&KMS_ERRORS);
     }
     if function == RECONCILE.name {
-        counted.extend([&RECONCILE_RUNS, &ORPHANS]);
+        counted.push(&RECONCILE_RUNS);
     }
     if function == UPKEEP.name {
         counted.push(&UPKEEP_RUNS);
@@ -61,7 +60,9 @@ fn of(function: &str, permissions: &Permissions) -> Vec<&'static Counted> {
 mod tests {
     use super::*;
     use serde_json::Value;
+    use std::collections::BTreeSet;
     use std::sync::{Arc, Mutex};
+    use theazo_functions::emf;
     use theazo_http::{ApiError, LogFormat, make_subscriber};
     use theazo_store::StoreError;
 
@@ -104,21 +105,18 @@ mod tests {
     }
 
     #[test]
-    fn a_line_as_functions_write_it_is_counted_once_and_with_its_figure() {
+    fn a_line_as_functions_write_it_is_counted_once() {
         let store = line(|| drop(ApiError::from(StoreError::Contended(1))));
-        let orphans = line(|| tracing::warn!(orphans = 3, "orphans were removed"));
         let run = line(|| tracing::info!(function = "reconcile", "a scheduled run is done"));
         let kms = line(|| tracing::error!(operation = "Decrypt", "the key service refused"));
         let other = line(|| tracing::info!(status = 200, "answered"));
-        let all = [&STORE_ERRORS, &ORPHANS, &RECONCILE_RUNS, &KMS_ERRORS];
-        for (index, line) in [&store, &orphans, &run, &kms].into_iter().enumerate() {
+        let all = [&STORE_ERRORS, &RECONCILE_RUNS, &KMS_ERRORS];
+        for (index, line) in [&store, &run, &kms].into_iter().enumerate() {
             for (other, counted) in all.iter().enumerate() {
                 assert_eq!(passes(&pattern(counted.messages), line), index == other, "{} {line}", counted.metric);
             }
         }
         assert!(all.iter().all(|counted| !passes(&pattern(counted.messages), &other)), "{other}");
-        let figure = ORPHANS.value.strip_prefix("$.").unwrap();
-        assert_eq!(orphans[figure], 3, "{orphans}");
     }
 
     #[test]
@@ -127,12 +125,47 @@ mod tests {
             include_str!("../../../shared/http/src/error.rs"),
             include_str!("../../../shared/store/src/logs/writer.rs"),
             include_str!("../../../shared/store/src/root_keys/rows.rs"),
-            include_str!("../../../functions/reconcile/accounts.rs"),
             include_str!("../../../functions/schedule.rs"),
         ];
-        for message in [STORE_ERRORS, KMS_ERRORS, ORPHANS, RECONCILE_RUNS].iter().flat_map(|counted| counted.messages) {
+        for message in [STORE_ERRORS, KMS_ERRORS, RECONCILE_RUNS].iter().flat_map(|counted| counted.messages) {
             assert!(sources.iter().any(|source| source.contains(&format!("\"{message}\")"))), "{message}");
         }
-        assert!(sources[3].contains("orphans = outcome.orphans"));
+    }
+
+    /// The metrics of our own namespace that alarms read: the name, and the dimension if there is one.
+    fn alarmed() -> BTreeSet<(String, Option<(String, String)>)> {
+        let mut found = BTreeSet::new();
+        for alarm in include_str!("frame/alarms.yaml").split("Type: AWS::CloudWatch::Alarm").skip(1) {
+            let line = |name: &str| alarm.lines().find_map(|line| line.trim().strip_prefix(name));
+            if line("Namespace: ") != Some("!Sub 'Theazo/${Deployment}'") {
+                continue;
+            }
+            let dimension = line("Dimensions: [{Name: ").map(|rest| {
+                let (name, value) = rest.trim_end_matches("}]").split_once(", Value: ").unwrap();
+                (name.to_owned(), value.to_owned())
+            });
+            found.insert((line("MetricName: ").unwrap().to_owned(), dimension));
+        }
+        found
+    }
+
+    #[test]
+    fn every_metric_that_an_alarm_reads_is_counted_or_written_and_under_the_same_dimension() {
+        let counted =
+            [STORE_ERRORS, KMS_ERRORS, RECONCILE_RUNS, UPKEEP_RUNS].map(|counted| (counted.metric.to_owned(), None));
+        let dimension = Some((emf::RECONCILE.name.to_owned(), emf::RECONCILE.value.to_owned()));
+        let written = emf::RECONCILE_FIGURES.map(|name| (name.to_owned(), dimension.clone()));
+        let known: BTreeSet<_> = counted.into_iter().chain(written).collect();
+        let alarmed = alarmed();
+        assert!(alarmed.len() >= 3 && alarmed.is_subset(&known), "{alarmed:?} of {known:?}");
+        // The dashboard shows what requests are told apart by.
+        let dashboard = include_str!("frame/alarms.yaml");
+        for kind in emf::REQUEST_KINDS.into_iter().filter(|kind| *kind != "none") {
+            let shown = format!("\"{kind}\"]");
+            assert!(dashboard.matches(&shown).count() == 3, "{shown}");
+        }
+        for name in emf::RECONCILE_FIGURES.into_iter().chain(emf::REQUEST_FIGURES) {
+            assert!(dashboard.contains(&format!("\"{name}\"")), "{name}");
+        }
     }
 }

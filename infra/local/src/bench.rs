@@ -1,6 +1,8 @@
 //! `cargo dev bench`: what Theazo's own work costs, each figure beside a baseline that was measured in the same run,
 //! in turns with it, so that whatever else the machine does weighs on both.
 
+pub mod api;
+mod api_cases;
 pub mod cold_start;
 pub mod vault;
 mod world;
@@ -26,7 +28,7 @@ pub struct Report {
 #[derive(Serialize)]
 pub struct Row {
     /// Stable, for comparing runs.
-    pub name: &'static str,
+    pub name: String,
     /// What the figures count.
     pub unit: Unit,
     /// Theazo.
@@ -35,6 +37,9 @@ pub struct Row {
     pub baseline: Option<Figures>,
     /// How many times worse the median is than the baseline's: smaller is better, for rates and for times.
     pub ratio: Option<f64>,
+    /// How often a call waits for the table or the key service.
+    #[serde(rename = "roundTrips", skip_serializing_if = "Option::is_none")]
+    pub trips: Option<usize>,
     /// What was done, and what the baseline is.
     #[serde(skip)]
     pub what: &'static str,
@@ -107,11 +112,21 @@ impl Figures {
 }
 
 impl Row {
-    fn new(name: &'static str, unit: Unit, ours: Vec<f64>, baseline: Option<Vec<f64>>, what: &'static str) -> Self {
+    fn new(
+        name: impl Into<String>,
+        unit: Unit,
+        ours: Vec<f64>,
+        baseline: Option<Vec<f64>>,
+        what: &'static str,
+    ) -> Self {
         let ours = Figures::of(ours, unit);
         let baseline = baseline.map(|samples| Figures::of(samples, unit));
         let ratio = baseline.map(|base| if unit.is_rate() { base.p50 / ours.p50 } else { ours.p50 / base.p50 });
-        Self { name, unit, ours, baseline, ratio, what }
+        Self { name: name.into(), unit, ours, baseline, ratio, trips: None, what }
+    }
+
+    fn with_trips(self, trips: usize) -> Self {
+        Self { trips: Some(trips), ..self }
     }
 }
 
@@ -140,12 +155,12 @@ impl Report {
             lines.push("BUILT WITHOUT OPTIMISATION: these figures say nothing about Theazo.".into());
             lines.push(format!("    cargo dev-release bench {}   measures what is worth reading.\n", self.bench));
         }
-        let columns = ["", "unit", "p50", "p95", "p99", "n", "baseline", "ratio"];
+        let columns = ["", "unit", "p50", "p95", "p99", "n", "baseline", "ratio", "trips"];
         lines.push(columns.iter().zip(WIDTHS).map(|(text, width)| format!("{text:>width$}")).collect());
         for row in &self.rows {
             let optional = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), number);
             let cells = [
-                row.name.to_owned(),
+                row.name.clone(),
                 row.unit.as_str().to_owned(),
                 number(row.ours.p50),
                 number(row.ours.p95),
@@ -153,6 +168,7 @@ impl Report {
                 row.ours.n.to_string(),
                 optional(row.baseline.map(|figures| figures.p50)),
                 optional(row.ratio),
+                row.trips.map_or_else(String::new, |trips| trips.to_string()),
             ];
             lines.push(cells.iter().zip(WIDTHS).map(|(text, width)| format!("{text:>width$}")).collect());
         }
@@ -164,7 +180,7 @@ impl Report {
     }
 }
 
-const WIDTHS: [usize; 8] = [24, 7, 12, 12, 12, 6, 12, 9];
+const WIDTHS: [usize; 9] = [32, 7, 12, 12, 12, 6, 12, 9, 6];
 
 /// Three digits or more that mean something, without an exponent.
 fn number(figure: f64) -> String {

@@ -67,6 +67,15 @@ enum Bench {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// What each endpoint takes, with one caller and with many, and with few sessions and secrets and with many.
+    Api {
+        /// Sessions, and secrets, of the larger platform.
+        #[arg(long, default_value_t = bench::api::Effort::FULL.rows)]
+        rows: usize,
+        /// Also write the figures to this file.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
     /// What the start of each function's release binary takes, and its size, beside a function that does nothing.
     ///
     /// Measures the binaries that are in a folder: of `cargo lambda build --release`, unless told otherwise.
@@ -113,6 +122,7 @@ async fn main() -> ExitCode {
         Some(Command::Lambda) => quickstart::run(On::Docker, Through::LambdaWatch).await,
         Some(Command::Template) => update_template(),
         Some(Command::Bench(Bench::Vault { json })) => measure_vault(json).await,
+        Some(Command::Bench(Bench::Api { rows, json })) => measure_api(rows, json).await,
         Some(Command::Openapi) => write_openapi(),
         Some(Command::Bench(Bench::ColdStart { folder, only, json })) => measure_starts(&folder, &only, json).await,
         Some(Command::Emulator(EmulatorOf::E2b { listen })) => emulate_e2b(listen).await,
@@ -141,6 +151,11 @@ fn update_template() -> Result<(), Failure> {
 
 async fn measure_vault(json: Option<PathBuf>) -> Result<(), Failure> {
     bench::vault::run(bench::vault::Effort::FULL).await?.publish(json.as_deref())
+}
+
+async fn measure_api(rows: usize, json: Option<PathBuf>) -> Result<(), Failure> {
+    let effort = bench::api::Effort { rows, ..bench::api::Effort::FULL };
+    bench::api::run(effort).await?.publish(json.as_deref())
 }
 
 fn write_openapi() -> Result<(), Failure> {

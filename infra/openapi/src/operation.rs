@@ -42,6 +42,13 @@ impl Operation {
         self
     }
 
+    /// Takes a parameter in its query that must be there.
+    pub(crate) fn required_query(mut self, name: &str, schema: Value, about: &str) -> Self {
+        self.query
+            .push(json!({ "name": name, "in": "query", "description": about, "required": true, "schema": schema }));
+        self
+    }
+
     /// Takes the query's parameters of a list.
     pub(crate) fn paged(self) -> Self {
         self.query("limit", crate::shape::between(1, 100), "How many a page holds at most.").query(

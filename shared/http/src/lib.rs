@@ -22,7 +22,7 @@ pub use body::{Fields, MAX_CENTS};
 pub use call::{Call, Caller, Repeats, RouteInfo};
 pub use cursor::{PageQuery, list_answer};
 pub use error::{ApiError, ErrorCode};
-pub use logging::{LogFormat, LoggingError, init_logging, make_subscriber};
+pub use logging::{FIGURES, LogFormat, LoggingError, init_logging, make_subscriber};
 pub use pattern::{Params, Pattern};
 pub use request::{MAX_BODY_BYTES, QueryParams, Request};
 pub use stream::{Body, SSE_BEGIN, SSE_DONE, SSE_HEARTBEAT, StreamLimits, sse_event, sse_reconnect};

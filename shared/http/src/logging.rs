@@ -1,10 +1,12 @@
 //! The process's logging. Libraries that would print bodies are capped here, in code, whatever the configuration says.
 
+use std::io::Write;
+use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
-use tracing::{Metadata, Subscriber};
+use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
@@ -27,9 +29,40 @@ pub enum LogFormat {
 #[error("logging is set up already")]
 pub struct LoggingError;
 
+/// The target of events whose `line` is a line of the log by itself, as it is: figures that a machine reads. Where lines
+/// are for a terminal there are none.
+pub const FIGURES: &str = "theazo::figures";
+
+/// Writes such lines.
+struct Figures<W>(W);
+
+impl<S: Subscriber, W: for<'a> MakeWriter<'a> + 'static> Layer<S> for Figures<W> {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut line = Line(String::new());
+        event.record(&mut line);
+        line.0.push('\n');
+        // In one piece, so that no other line comes between. Nobody could be told of a log that cannot be written.
+        let _ = self.0.make_writer_for(event.metadata()).write_all(line.0.as_bytes());
+    }
+}
+
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "line" {
+            self.0 = format!("{value:?}");
+        }
+    }
+}
+
+fn is_figures(metadata: &Metadata<'_>) -> bool {
+    metadata.target() == FIGURES
+}
+
 fn is_allowed(metadata: &Metadata<'_>) -> bool {
     let capped = CAPPED.iter().any(|name| metadata.target().starts_with(name));
-    !capped || *metadata.level() <= LevelFilter::INFO
+    !is_figures(metadata) && (!capped || *metadata.level() <= LevelFilter::INFO)
 }
 
 /// Sets the process's logging up: to standard error, by `RUST_LOG` (default `info`), with the caps above.
@@ -44,12 +77,13 @@ pub fn init_logging(format: LogFormat) -> Result<(), LoggingError> {
 /// What [`init_logging`] sets up, for whoever wants the lines elsewhere. `wanted` chooses among what the caps allow.
 pub fn make_subscriber<W>(format: LogFormat, wanted: EnvFilter, writer: W) -> impl Subscriber + Send + Sync
 where
-    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+    W: for<'a> MakeWriter<'a> + Clone + Send + Sync + 'static,
 {
+    let figures = (format == LogFormat::Json).then(|| Figures(writer.clone()).with_filter(filter_fn(is_figures)));
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let lines = match format {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
         LogFormat::Text => lines.with_ansi(false).boxed(),
     };
-    tracing_subscriber::registry().with(lines.with_filter(filter_fn(is_allowed))).with(wanted)
+    tracing_subscriber::registry().with(lines.with_filter(filter_fn(is_allowed))).with(figures).with(wanted)
 }

@@ -101,12 +101,7 @@ impl Request {
     /// # Errors
     /// `invalid_request` when it is not percent-encoded UTF-8.
     pub fn query(&self) -> Result<QueryParams, ApiError> {
-        let mut params = BTreeMap::new();
-        for pair in self.raw_query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            params.insert(decode_query(name)?, decode_query(value)?);
-        }
-        Ok(QueryParams(params))
+        QueryParams::parse(&self.raw_query)
     }
 
     /// The body as a JSON object. An empty body is an empty object where the route says so.
@@ -131,6 +126,19 @@ fn decode_query(text: &str) -> Result<String, ApiError> {
 }
 
 impl QueryParams {
+    /// The parameters of a query that is still percent-encoded.
+    ///
+    /// # Errors
+    /// `invalid_request` when it cannot be decoded.
+    pub fn parse(raw: &str) -> Result<Self, ApiError> {
+        let mut params = BTreeMap::new();
+        for pair in raw.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            params.insert(decode_query(name)?, decode_query(value)?);
+        }
+        Ok(Self(params))
+    }
+
     /// A parameter, if it was given.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)

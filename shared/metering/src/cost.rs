@@ -45,6 +45,13 @@ pub fn to_cents(microcents: i64) -> i64 {
     microcents.saturating_add(half).div_euclid(MICROCENTS_PER_CENT)
 }
 
+/// Byte-milliseconds as gigabyte-hours (10^9 bytes), to a millionth. For showing only.
+pub fn to_gb_hours(byte_ms: i128) -> f64 {
+    const MILLIONTH: i128 = 1_000_000_000 * HOUR_MS / 1_000_000;
+    let millionths = (byte_ms.saturating_add(MILLIONTH / 2)).div_euclid(MILLIONTH);
+    millionths as f64 / 1e6
+}
+
 /// What lies between two moments of a run that began at `started_ms`, by day. Backwards, every part is negative: what
 /// was counted ahead is given back.
 pub fn parts(rate: u64, started_ms: i64, from_ms: i64, to_ms: i64) -> Vec<Part> {
@@ -91,6 +98,17 @@ mod tests {
         {
             assert_eq!(to_cents(microcents), cents, "{microcents}");
         }
+    }
+
+    #[test]
+    fn gigabyte_hours_are_of_a_thousand_million_bytes() {
+        let hour = i128::from(1_000_000_000_i64) * HOUR_MS;
+        for (byte_ms, shown) in
+            [(0, 0.0), (hour, 1.0), (hour * 744 * 10_000, 7_440_000.0), (hour / 3, 0.333_333), (1, 0.0)]
+        {
+            assert_eq!(to_gb_hours(byte_ms), shown, "{byte_ms}");
+        }
+        assert!(to_gb_hours(i128::MAX) > 0.0);
     }
 
     #[test]

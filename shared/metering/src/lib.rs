@@ -12,7 +12,7 @@ mod prices;
 #[cfg(test)]
 mod properties;
 
-pub use cost::{MICROCENTS_PER_CENT, Part, affordable_ms, cost_of, parts, to_cents};
+pub use cost::{MICROCENTS_PER_CENT, Part, affordable_ms, cost_of, parts, to_cents, to_gb_hours};
 pub use day::{DAY_MS, Day, Month};
 pub use meter::{Changes, Meter};
 pub use prices::{PriceError, Prices};

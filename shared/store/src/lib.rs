@@ -20,6 +20,7 @@ mod health;
 mod ledger;
 mod limits;
 mod logs;
+mod metrics;
 mod page;
 mod platforms;
 mod provider_configs;
@@ -62,6 +63,7 @@ pub use logs::{
     LATE_MS, LogEntry, LogFilter, LogLevel, LogQueue, LogSource, LogTail, LogWriter, Logs, MAX_MESSAGE_BYTES,
     MAX_METADATA_BYTES, NewLog, SETTLE_MS, Tailed,
 };
+pub use metrics::{HOUR_MS, METRICS_KEPT_DAYS, Measure, Measured, Measurement, Measurements, Metrics, Quantiles};
 pub use page::{Page, PageRequest, Position};
 pub use platforms::{NewPlatform, Platform, Platforms};
 pub use provider_configs::{ProviderAccess, ProviderConfig, ProviderConfigs, ProviderCredentials, ProviderSettings};

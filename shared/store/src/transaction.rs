@@ -41,6 +41,11 @@ impl Expression {
         self.values.insert(placeholder.into(), value);
         self
     }
+
+    /// The text, the names and the values that it speaks of.
+    pub(crate) fn into_parts(self) -> (String, HashMap<String, String>, HashMap<String, AttributeValue>) {
+        (self.text, self.names, self.values)
+    }
 }
 
 /// What became of a transaction that was not refused for a reason of the service's.

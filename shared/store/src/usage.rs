@@ -33,6 +33,8 @@ pub struct Sum {
     pub cost: i64,
     /// Milliseconds of compute.
     pub compute_ms: i64,
+    /// Byte-milliseconds of files that were kept of paused agents.
+    pub storage: i128,
 }
 
 /// Whose usage it is.
@@ -57,12 +59,13 @@ impl AddAssign for Sum {
     fn add_assign(&mut self, other: Self) {
         self.cost += other.cost;
         self.compute_ms += other.compute_ms;
+        self.storage += other.storage;
     }
 }
 
 impl From<Part> for Sum {
     fn from(part: Part) -> Self {
-        Self { cost: part.cost, compute_ms: part.ms }
+        Self { cost: part.cost, compute_ms: part.ms, storage: 0 }
     }
 }
 
@@ -136,12 +139,16 @@ fn of_month(day: Day) -> String {
     day.to_string().rsplit('-').next().unwrap_or_default().to_owned()
 }
 
-/// What of these agents' running is not booked yet and falls on those days.
+/// What of these agents' running, and of their files while they are paused, is not booked yet and falls on those days.
 pub fn unbooked(live: &[Agent], days: Days, now_ms: i64) -> impl Iterator<Item = (&Agent, Day, Sum)> {
     live.iter()
-        .flat_map(move |agent| agent.meter.unbooked(now_ms).into_iter().map(move |part| (agent, part)))
-        .filter(move |(_, part)| days.contains(part.day))
-        .map(|(agent, part)| (agent, part.day, part.into()))
+        .flat_map(move |agent| {
+            let ran = agent.meter.unbooked(now_ms).into_iter().map(|part| (part.day, Sum::from(part)));
+            let kept = agent.stored(now_ms).into_iter();
+            let kept = kept.map(|(day, storage)| (day, Sum { storage, ..Sum::default() }));
+            ran.chain(kept).map(move |(day, sum)| (agent, day, sum))
+        })
+        .filter(move |(_, day, _)| days.contains(*day))
 }
 
 impl Usage {
@@ -301,12 +308,16 @@ fn models(row: &Item) -> Result<ReportedModels, StoreError> {
 }
 
 fn sum(row: &Item) -> Result<Sum, StoreError> {
-    let figure = |name: &str| row.get(name).and_then(|value| value.as_n().ok()).and_then(|text| text.parse().ok());
-    let read = || Some(Sum { cost: figure("cost")?, compute_ms: figure("compute_ms")? });
+    let text = |name: &str| row.get(name).and_then(|value| value.as_n().ok());
+    let figure = |name: &str| text(name)?.parse().ok();
+    // Most rows have none.
+    let storage = || text("stored_byte_ms").map_or(Some(0), |text| text.parse().ok());
+    let read = || Some(Sum { cost: figure("cost")?, compute_ms: figure("compute_ms")?, storage: storage()? });
     read().ok_or(StoreError::Corrupt("a row of usage"))
 }
 
-/// Adds what was booked to the platform's usage. Nothing in test mode: test keys do not meter.
+/// Adds what was booked to the platform's usage, and what files took while an agent was paused, by day. Nothing in test
+/// mode: test keys do not meter.
 pub(crate) fn add_usage(
     mut transaction: Transaction,
     table: &Table,
@@ -314,25 +325,31 @@ pub(crate) fn add_usage(
     own: &SessionScope,
     agent: &Agent,
     booked: &[Part],
+    stored: &[(Day, i128)],
 ) -> Transaction {
     if mode == Mode::Test {
         return transaction;
     }
     let payer = Payer::of(agent).key();
     // A transaction may write a row once only: a month's sums come from several days.
-    let mut sums: BTreeMap<(String, String), (i64, i64)> = BTreeMap::new();
-    for Part { day, ms, cost } in booked {
+    let mut sums: BTreeMap<(String, String), Sum> = BTreeMap::new();
+    let ran = booked.iter().map(|part| (&part.day, Sum::from(*part)));
+    let kept = stored.iter().map(|(day, storage)| (day, Sum { storage: *storage, ..Sum::default() }));
+    for (day, part) in ran.chain(kept) {
         let (month, date) = (day.month().to_string(), of_month(*day));
         let rows =
             [format!("day#{date}#{}", agent.provider), format!("user#{payer}"), format!("user-day#{date}#{payer}")];
         for row in rows {
-            let sum = sums.entry((month.clone(), row)).or_default();
-            *sum = (sum.0 + ms, sum.1 + cost);
+            *sums.entry((month.clone(), row)).or_default() += part;
         }
     }
-    for ((month, row), (ms, cost)) in sums {
-        let add =
-            Expression::new("ADD compute_ms :ms, cost :cost").value(":ms", number(ms)).value(":cost", number(cost));
+    for ((month, row), Sum { cost, compute_ms, storage }) in sums {
+        let mut add = Expression::new("ADD compute_ms :ms, cost :cost")
+            .value(":ms", number(compute_ms))
+            .value(":cost", number(cost));
+        if storage != 0 {
+            add = add.text("ADD compute_ms :ms, cost :cost, stored_byte_ms :stored").value(":stored", number(storage));
+        }
         transaction = transaction.update(table, &own.usage_key_of_platform(&month, &payer, &row), add, "");
     }
     transaction

@@ -164,6 +164,9 @@ pub static TABLE: &[Row] = &[
     row("usage-by-provider", "",                     [200, 403, 403, 403, 200, 403, 200, 200, 403, 403]),
     row("usage-export", "",                          [200, 403, 403, 403, 200, 403, 200, 200, 403, 403]),
 
+    row("metrics-summary", "",                       [200, 403, 403, 403, 200, 403, 200, 200, 403, 403]),
+    row("metrics-series", "",                        [200, 403, 403, 403, 200, 403, 200, 200, 403, 403]),
+
     row("audit-list", "",                            [200, 403, 403, 403, 200, 403, 200, 200, 403, 403]),
 
     row("logs-list", "",                             [200, 200, 200, 200, 200, 200, 200, 200, 403, 403]),
@@ -224,6 +227,8 @@ impl Target {
         };
         let path = path.replace("{name}", secret).replace("{path*}", "data/kept").replace("{userId}", &self.user);
         let path = path.replace("{provider}", &self.provider);
+        // One of its parameters must be given.
+        let path = if pattern == "/v1/metrics" { format!("{path}?metric=exec.duration") } else { path };
         // The caller's own.
         let whole = path.replace("{token}", "");
         assert!(!whole.contains('{'), "{pattern}: say what its parameter stands for");

@@ -176,6 +176,15 @@ async fn reports(recorder: &mut Recorder, agent: &str) {
     recorder.ok("agents-progress", &[agent], Value::Null).await;
 }
 
+/// Each is read in its own way.
+const METRICS: [&str; 5] = [
+    "metric=agents.boot_time",
+    "metric=agents.active",
+    "metric=exec.duration",
+    "metric=cost.total",
+    "metric=error_rate&interval=6h",
+];
+
 /// Everything that only reads, with and without what can be asked for besides.
 async fn reading(recorder: &mut Recorder, session: &str, agent: &str) {
     let own = format!("sessionId={session}&agentId={agent}");
@@ -199,6 +208,8 @@ async fn reading(recorder: &mut Recorder, session: &str, agent: &str) {
         ("usage-daily", "", vec![""]),
         ("usage-by-provider", "", vec![""]),
         ("usage-export", "", vec!["", "format=csv", "groupBy=user"]),
+        ("metrics-summary", "", vec![""]),
+        ("metrics-series", "", METRICS.to_vec()),
         ("audit-list", "", vec!["", "limit=1"]),
         ("logs-list", "", vec!["", "level=info", &own, &of_agent]),
         ("logs-stream", "", vec!["", &of_agent]),

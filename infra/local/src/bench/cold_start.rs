@@ -115,7 +115,7 @@ pub fn over_the_aim(report: &Report) -> Vec<String> {
     for row in &report.rows {
         let limit = match row.unit {
             Unit::Milliseconds => {
-                function = row.name;
+                function = &row.name;
                 1.3
             }
             _ if row.name.trim() == "memory" => 1.5,

@@ -10,10 +10,17 @@ use axum::http::{HeaderMap, Response, StatusCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use theazo_functions::deployment::{Deployment, DeploymentConfig, prices_from_env};
+use theazo_http::StreamLimits;
 use theazo_kms_emulator::Emulator;
-use theazo_store::{Aws, AwsEndpoints, KeyRing, KeyRingConfig, Platforms, Table};
+use theazo_providers::e2b::E2bEndpoints;
+use theazo_store::{
+    Aws, AwsEndpoints, DEFAULT_AUDIT_DAYS, KeyRing, KeyRingConfig, LOG_RETENTION_DAYS, Platforms, RateLimits, Table,
+};
 use theazo_tenancy::{CredentialKey, Mode, Operator, TenantScope};
 use tokio::net::TcpListener;
+
+const TABLE: &str = "theazo";
 
 /// What the store needs, and one platform.
 pub(super) struct World {
@@ -22,6 +29,8 @@ pub(super) struct World {
     kms_key_arn: String,
     kms_calls: Arc<AtomicUsize>,
     pub(super) scope: TenantScope,
+    test_key: String,
+    credential_key: Arc<CredentialKey>,
     /// Holds the emulator's file.
     _folder: Throwaway,
 }
@@ -40,11 +49,13 @@ impl World {
         let (counted, kms_calls) = count_calls(kms).await?;
 
         let aws = Aws::local(&AwsEndpoints { dynamodb, kms: Some(counted) });
-        let table = Table::new(&aws, "theazo").with_credential_key(Arc::new(CredentialKey::make()));
+        let credential_key = Arc::new(CredentialKey::make());
+        let table = Table::new(&aws, TABLE).with_credential_key(credential_key.clone());
         table.ensure_exists().await?;
-        let platform = Platforms::new(table.clone(), operator()).create("bench").await?.platform.id;
-        let scope = operator().tenant(&platform, Mode::Live);
-        let world = Self { aws, table, kms_key_arn, kms_calls, scope, _folder: folder };
+        let made = Platforms::new(table.clone(), operator()).create("bench").await?;
+        let scope = operator().tenant(&made.platform.id, Mode::Live);
+        let test_key = made.test.text.to_string();
+        let world = Self { aws, table, kms_key_arn, kms_calls, scope, test_key, credential_key, _folder: folder };
         world.cold_keys().ensure_root_key().await?;
         Ok(world)
     }
@@ -57,6 +68,38 @@ impl World {
             cache_ttl: Duration::from_secs(3600),
         };
         KeyRing::new(&self.aws, self.table.clone(), config, &operator())
+    }
+
+    /// A deployment over it, which counts nobody's requests.
+    pub(super) fn deployment(&self) -> Result<Deployment, Failure> {
+        let config = DeploymentConfig {
+            name: "bench".into(),
+            table: TABLE.into(),
+            ledger: None,
+            kms_key_arn: self.kms_key_arn.clone(),
+            audit_days: DEFAULT_AUDIT_DAYS,
+            docker: None,
+            e2b: E2bEndpoints::default(),
+            agent_endpoint: None,
+            credential_key: self.credential_key.clone(),
+            rate_limits: RateLimits { key: u32::MAX, token: u32::MAX, agent: u32::MAX },
+            key_cache: Duration::from_secs(3600),
+            log_retention_days: LOG_RETENTION_DAYS,
+            streams: StreamLimits::default(),
+            prices: prices_from_env()?,
+            cors_origin: None,
+        };
+        Ok(Deployment::new(&self.aws, config)?)
+    }
+
+    /// The platform's test key.
+    pub(super) fn test_key(&self) -> String {
+        self.test_key.clone()
+    }
+
+    /// What that key reaches.
+    pub(super) fn test_scope(&self) -> TenantScope {
+        operator().tenant(self.scope.platform(), Mode::Test)
     }
 
     /// Calls to the key service so far.

@@ -2,7 +2,7 @@
 
 use super::between_times;
 use crate::operation::Operation;
-use crate::schemas::LEVELS;
+use crate::schemas::{LEVELS, METRICS};
 use crate::shape::{component, flag, id, one_of, page, pattern, text_to, time};
 use theazo_http::ErrorCode::{Conflict, NotFound, UnprocessableEntity};
 
@@ -88,6 +88,16 @@ fn report(name: &str) -> Option<Operation> {
             .query("key", id("key"), "Only what that key did.")
             .paged()
             .gives(200, page(component("AuditEntry"))),
+        "metrics-summary" => report("How the platform's agents do now, and did today")
+            .more("An agent is active while it boots or runs. Of today in UTC; the error rate is that of boots and execs.")
+            .gives(200, component("MetricsSummary")),
+        "metrics-series" => report("A metric over time")
+            .more("By interval, the earliest first, in UTC. `agents.boot_time` and `exec.duration` are milliseconds, of intervals in which there was any; `agents.active` is by minute; `cost.total` (cents) and `error_rate` (0 to 1, of boots and execs) are of the interval as a whole, so that all three figures are the same. Kept for 90 days.")
+            .required_query("metric", one_of(&METRICS), "Which.")
+            .query("since", time(), "Its interval is the first. A day before `until` unless given (`cost.total`: 30 days), at most 31 days.")
+            .query("until", time(), "The first moment that does not count any more; now unless given.")
+            .query("interval", pattern("^[0-9]+(ms|s|m|h|d)?$"), "Whole hours, `1h` unless given; of `cost.total` whole days, `1d`.")
+            .gives(200, component("MetricSeries")),
         "usage-summary" => in_period(report("The platform at a glance")).gives(200, component("UsageSummary")),
         "usage-user" => in_period(report("What one end user's agents used")).gives(200, component("UserUsage")),
         "usage-daily" => report("Usage by day, the earliest first")

@@ -6,7 +6,7 @@ mod reports;
 mod sessions;
 
 pub(crate) use agents::{computes, providers, statuses};
-pub(crate) use reports::LEVELS;
+pub(crate) use reports::{LEVELS, METRICS};
 
 use crate::shape::{about, answer, count, example, id, one_of, pattern, text, text_to};
 use serde_json::{Value, json};

@@ -6,10 +6,16 @@ use serde_json::{Value, json};
 /// The levels of log entries.
 pub(crate) const LEVELS: [&str; 4] = ["debug", "info", "warn", "error"];
 
+/// What there is over time.
+pub(crate) const METRICS: [&str; 5] =
+    ["agents.boot_time", "agents.active", "exec.duration", "cost.total", "error_rate"];
+
 pub(super) fn all() -> Vec<(&'static str, Value)> {
     vec![
         ("LogEntry", log_entry()),
         ("AuditEntry", audit_entry()),
+        ("MetricsSummary", metrics_summary()),
+        ("MetricSeries", metric_series()),
         ("UsageSummary", summary()),
         ("UserUsage", user()),
         ("DailyUsage", daily()),
@@ -74,6 +80,33 @@ fn money() -> Value {
     json!({ "amount": 250, "currency": "usd" })
 }
 
+fn metrics_summary() -> Value {
+    let schema = answer(&[
+        ("activeAgents", about(count(), "Those that boot or run.")),
+        ("activeSessions", about(count(), "Those of which an agent boots or runs.")),
+        ("costToday", component("Money")),
+        ("agentsCreatedToday", count()),
+        ("errorRate", about(amount(), "Of today's boots and execs, from 0 to 1.")),
+    ]);
+    example(
+        schema,
+        json!({
+            "activeAgents": 2, "activeSessions": 1, "costToday": money(), "agentsCreatedToday": 12, "errorRate": 0.01,
+        }),
+    )
+}
+
+fn metric_series() -> Value {
+    let point = answer(&[
+        ("timestamp", about(time(), "The beginning of the interval.")),
+        ("p50", amount()),
+        ("p95", amount()),
+        ("p99", amount()),
+    ]);
+    let shown = json!([{ "timestamp": "2026-11-26T09:00:00.000Z", "p50": 840, "p95": 1391, "p99": 2047 }]);
+    example(list(point), shown)
+}
+
 fn summary() -> Value {
     let top = answer(&[("userId", text()), ("cost", component("Money"))]);
     let schema = answer(&[
@@ -97,7 +130,13 @@ fn user() -> Value {
                 ("cost", component("Money")),
             ]),
         ),
-        ("storage", answer(&[("gbHours", amount()), ("cost", component("Money"))])),
+        (
+            "storage",
+            about(
+                answer(&[("gbHours", amount()), ("cost", component("Money"))]),
+                "Of the files of paused agents, where their provider tells how large they are.",
+            ),
+        ),
         ("total", component("Money")),
         ("breakdown", list(answer(&[("date", date()), ("total", component("Money"))]))),
     ]);
@@ -138,12 +177,13 @@ fn usage_row() -> Value {
         ("computeMs", count()),
         ("cost", component("Money")),
         ("costMicrocents", count()),
+        ("storageGbHours", about(amount(), "Of the files of paused agents.")),
     ]);
     example(
         schema,
         json!({
             "date": "2026-11-26", "userId": "user_123", "sessionId": null, "computeMs": 750_000, "cost": money(),
-            "costMicrocents": 250_000_000,
+            "costMicrocents": 250_000_000, "storageGbHours": 0.25,
         }),
     )
 }

@@ -115,6 +115,22 @@ impl Agents {
         holds: impl Fn(&Agent) -> bool,
         change: impl Fn(&mut Agent),
     ) -> Result<Agent, StoreError> {
+        self.transition_because(scope, id, to, None, holds, change).await
+    }
+
+    /// The same, with what the log says of the cause, in front of the new status.
+    ///
+    /// # Errors
+    /// As [`Agents::transition_if`].
+    pub async fn transition_because(
+        &self,
+        scope: &TenantScope,
+        id: &AgentId,
+        to: AgentStatus,
+        cause: Option<NewLog>,
+        holds: impl Fn(&Agent) -> bool,
+        change: impl Fn(&mut Agent),
+    ) -> Result<Agent, StoreError> {
         let step = |before: &Agent| {
             let entered = entering(before, to, self.0.now_ms(), &holds, &change)?;
             Ok(entered.map(|(after, metered)| Change {
@@ -122,7 +138,7 @@ impl Agents {
                 after,
                 metered,
                 token: None,
-                news: None,
+                news: cause.clone(),
             }))
         };
         self.apply(scope, id, step).await
@@ -171,6 +187,8 @@ impl Agents {
             for (action, outcome) in deeds {
                 transaction = transaction.audit(&self.0, scope, deed(&after, action).with(outcome))?;
             }
+            let own = scope.session(&after.session).ok_or(StoreError::NotFound)?;
+            transaction = transaction.measure_boot(&self.0, &own, &before, &after);
             let status = (after.status != before.status).then(|| status_log(&after, Some(before.status)));
             transaction = transaction.log(&self.0, scope, news.into_iter().chain(status))?;
             match transaction.commit(&self.0).await? {
@@ -235,7 +253,8 @@ impl Agents {
     ) -> Result<Transaction, StoreError> {
         let places = i64::from(after.status.takes_place()) - i64::from(before.status.takes_place());
         let update = CountersUpdate::of(metered, self.0.now_ms()).add("active_agents", places);
-        self.count(transaction, scope, after, update, metered)
+        let stored = if after.status == before.status { Vec::new() } else { before.stored(after.since_ms) };
+        self.count(transaction, scope, after, update, metered, &stored)
     }
 
     /// Removes the copies of what an agent booted with. The row of one that has booted again names only what its last boot

@@ -11,7 +11,7 @@ use crate::counters::CountersUpdate;
 use crate::transaction::{Committed, Transaction, back_off};
 use crate::usage::add_usage;
 use crate::{Counters, Limits, Reached, Session, StoreError};
-use theazo_metering::{Changes, Day, MICROCENTS_PER_CENT, affordable_ms};
+use theazo_metering::{Changes, Day, MICROCENTS_PER_CENT, affordable_ms, parts};
 use theazo_tenancy::{AgentId, SessionScope, TenantScope};
 
 /// How far ahead an agent claims, milliseconds: until reconciling comes by again, which is every minute.
@@ -79,6 +79,17 @@ impl Agent {
         }
     }
 
+    /// What its files have taken since it was paused, byte-milliseconds by day. It is booked when the pause ends. Nothing of
+    /// one that is not paused: nobody knows how much a running agent has written. A clock that was put back counts nothing.
+    pub fn stored(&self, now_ms: i64) -> Vec<(Day, i128)> {
+        let bytes = self.snapshot.as_ref().and_then(|snapshot| snapshot.bytes);
+        let Some(bytes) = bytes.filter(|bytes| *bytes > 0 && self.status == AgentStatus::Paused) else {
+            return Vec::new();
+        };
+        let time = parts(0, self.since_ms, self.since_ms, now_ms.max(self.since_ms));
+        time.into_iter().map(|part| (part.day, i128::from(part.ms) * i128::from(bytes))).collect()
+    }
+
     /// Whether something of it must be booked now: what limits wait for, a day that is over, or a long stretch.
     fn is_due(&self, limits: &Limits, now_ms: i64) -> bool {
         self.meter.booked_to_ms().is_some_and(|booked| {
@@ -116,7 +127,8 @@ pub(super) fn allowance(
 
 impl Agents {
     /// Adds what a change of an agent's meter moves: its session's counters, in which it also takes or gives back
-    /// places, and, for live agents, the platform's usage. Nothing of a test agent is usage.
+    /// places, and, for live agents, the platform's usage, with what its files took in a pause that ends with the change.
+    /// Nothing of a test agent is usage.
     pub(super) fn count(
         &self,
         transaction: Transaction,
@@ -124,14 +136,17 @@ impl Agents {
         agent: &Agent,
         update: CountersUpdate,
         changes: &Changes,
+        stored: &[(Day, i128)],
     ) -> Result<Transaction, StoreError> {
-        if update.is_empty() {
-            return Ok(transaction);
-        }
         let own: SessionScope = scope.session(&agent.session).ok_or(StoreError::NotFound)?;
-        let (update, condition) = update.expression();
-        let transaction = transaction.update(&self.0, &own.counters_key(), update, &condition);
-        Ok(add_usage(transaction, &self.0, scope.mode(), &own, agent, &changes.booked))
+        let transaction = match update.is_empty() {
+            true => transaction,
+            false => {
+                let (update, condition) = update.expression();
+                transaction.update(&self.0, &own.counters_key(), update, &condition)
+            }
+        };
+        Ok(add_usage(transaction, &self.0, scope.mode(), &own, agent, &changes.booked, stored))
     }
 
     /// Books what an agent has run since the last time and, where its session has limits that wait for it, claims what
@@ -160,7 +175,7 @@ impl Agents {
             let update = if claims { update.within(&session.limits) } else { update };
             let transaction = self.rewrite(scope, &mut agent)?;
             let counters_at = transaction.len();
-            let transaction = self.count(transaction, scope, &agent, update, &changes)?;
+            let transaction = self.count(transaction, scope, &agent, update, &changes, &[])?;
             match transaction.commit(&self.0).await? {
                 Committed::Yes => return Ok(agent),
                 Committed::Refused { write, row } if claims && write == counters_at => {

@@ -202,7 +202,7 @@ impl Agents {
             let update = CountersUpdate::of(&metered, now).add("active_agents", places).within(&limited.limits);
             let counts = !update.is_empty();
             let transaction = Transaction::default().check(&self.0, &own.key(), unchanged_and_active(session));
-            let transaction = self.count(transaction, scope, &after, update, &metered)?;
+            let transaction = self.count(transaction, scope, &after, update, &metered, &agent.stored(now))?;
             let transaction = transaction.and(self.rewrite(scope, &mut after)?).audit(
                 &self.0,
                 scope,
@@ -224,12 +224,18 @@ impl Agents {
     }
 
     /// Takes a boot back that kept the agent's files and did not come to its end: the agent is paused. What it was to run
-    /// with is removed before that; the caller has stopped its sandbox. `boots` tells which boot.
+    /// with is removed before that; the caller has stopped its sandbox. `boots` tells which boot, and `cause` is what the log says of it.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Conflict`] when another boot has followed or the agent is over;
     /// [`StoreError::Contended`].
-    pub async fn back_to_paused(&self, scope: &TenantScope, id: &AgentId, boots: u64) -> Result<Agent, StoreError> {
+    pub async fn back_to_paused(
+        &self,
+        scope: &TenantScope,
+        id: &AgentId,
+        boots: u64,
+        cause: Option<NewLog>,
+    ) -> Result<Agent, StoreError> {
         let is_this =
             |agent: &Agent| agent.boots == boots && matches!(agent.intent, Some(Intent::Resuming | Intent::Restarting));
         let agent = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
@@ -241,7 +247,7 @@ impl Agents {
             agent.snapshot.get_or_insert_with(|| Snapshot { id: SnapshotId::make(), bytes: None });
         };
         let holds = |agent: &Agent| is_this(agent) || (agent.boots == boots && agent.status == AgentStatus::Paused);
-        self.transition_if(scope, id, AgentStatus::Paused, holds, keep).await
+        self.transition_because(scope, id, AgentStatus::Paused, cause, holds, keep).await
     }
 
     /// Notes that an agent has a call that may be under way until then. It costs a write only for agents that are paused

@@ -34,6 +34,15 @@ impl LogQueue {
         // The sender is alive: it is ours.
         let _ = self.0.subscribe().wait_for(|pending| *pending == 0).await;
     }
+
+    /// Has something written that nobody waits for. Must be called on a Tokio runtime.
+    pub(crate) fn run(&self, write: impl Future<Output = ()> + Send + 'static) {
+        let pending = Pending::begin(self);
+        tokio::spawn(async move {
+            let _pending = pending;
+            write.await;
+        });
+    }
 }
 
 /// Counts one write for as long as it lives.
@@ -92,10 +101,8 @@ impl LogWriter {
         if rows.is_empty() {
             return;
         }
-        let pending = Pending::begin(&self.queue);
         let table = self.table.clone();
-        tokio::spawn(async move {
-            let _pending = pending;
+        self.queue.run(async move {
             if let Err(error) = put(&table, rows).await {
                 tracing::error!(%error, "log entries are lost");
             }

@@ -4,7 +4,7 @@
 //!   keeps what is logged.
 //! - `root_keys`, `secrets`, `sealed_rows`, `sessions`, `agents`, `pausing`, `pages`: a module per promise of the store.
 //! - `credentials`, `rate_limits`, `replays`: who is let in, how often, and what they are told twice.
-//! - `metering`: what agents cost, at a clock of the test's own.
+//! - `metering`, `metrics`: what agents cost, and how they do, at a clock of the test's own.
 //! - `reader` reads the rows in another language.
 //! - `audit`: the trail that every change leaves.
 //! - `conflicts` disturbs what the embedded engine never does by itself; `key_faults` and `rotation_faults` do it to the key
@@ -25,6 +25,7 @@ mod key_faults;
 mod log_entries;
 mod logs;
 mod metering;
+mod metrics;
 mod pages;
 mod pausing;
 mod proxy;

@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use theazo_metering::{Day, Prices};
 use theazo_store::{
     Agent, AgentStatus, Agents, Clock, CostPeriod, Counters, Currency, Days, Limits, MaxCost, MaxDuration, NewAgent,
-    NewSession, Payer, Session, SessionChanges, Sessions, StoreError, Sum, Table, Usage,
+    NewSession, Payer, Session, SessionChanges, Sessions, Snapshot, StoreError, Sum, Table, Usage, unbooked,
 };
-use theazo_tenancy::TenantScope;
+use theazo_tenancy::{SnapshotId, TenantScope};
 
 /// 2028-02-28T12:00Z, so that a leap day and a month's end lie ahead.
 const NOON: i64 = 1_835_352_000_000;
@@ -71,6 +71,16 @@ impl Bed {
 
     async fn become_(&self, agent: &Agent, status: AgentStatus) -> Agent {
         self.agents().transition(&self.scope, &agent.id, status, |_| {}).await.unwrap()
+    }
+
+    /// The same, with that many bytes of files where it pauses.
+    async fn become_with(&self, agent: &Agent, status: AgentStatus, bytes: u64) -> Agent {
+        let keep = |agent: &mut Agent| {
+            if status == AgentStatus::Paused {
+                agent.snapshot = Some(Snapshot { id: SnapshotId::make(), bytes: Some(bytes) });
+            }
+        };
+        self.agents().transition(&self.scope, &agent.id, status, keep).await.unwrap()
     }
 
     async fn charge(&self, session: &Session, agent: &Agent) -> Agent {
@@ -275,8 +285,16 @@ async fn days_long_gone_leave_the_counters_row() {
     assert!((2..=6).contains(&kept), "{:?}", row.keys());
 }
 
-/// What the table's rows of usage add up to, by everything before the first and after it: (milliseconds, micro-cents).
-type Sums = BTreeMap<&'static str, (i64, i64)>;
+/// What the table's rows of usage add up to, by everything before the first and after it: (milliseconds, micro-cents,
+/// byte-milliseconds).
+type Sums = BTreeMap<&'static str, (i64, i64, i128)>;
+
+/// What an agent's files take until then if it is paused, byte-milliseconds.
+fn in_pause(agent: &Agent, now_ms: i64) -> i128 {
+    let bytes = agent.snapshot.as_ref().and_then(|snapshot| snapshot.bytes).unwrap_or(0);
+    let ms = if agent.status == AgentStatus::Paused { (now_ms - agent.since_ms).max(0) } else { 0 };
+    i128::from(bytes) * i128::from(ms)
+}
 
 async fn usage_rows(bed: &Bed) -> Sums {
     let mut sums = Sums::new();
@@ -289,11 +307,13 @@ async fn usage_rows(bed: &Bed) -> Sums {
             "day" => "day",
             "user" => "user",
             "user-day" => "user-day",
+            "metric" => continue,
             other => panic!("{other}"),
         };
         let figure = |name: &str| row[name].as_n().unwrap().parse::<i64>().unwrap();
+        let storage = row.get("stored_byte_ms").map_or(0, |storage| storage.as_n().unwrap().parse().unwrap());
         let sum = sums.entry(kind).or_default();
-        *sum = (sum.0 + figure("compute_ms"), sum.1 + figure("cost"));
+        *sum = (sum.0 + figure("compute_ms"), sum.1 + figure("cost"), sum.2 + storage);
     }
     sums
 }
@@ -319,6 +339,8 @@ async fn totals_by_any_path_agree_to_the_micro_cent_with_the_sum_of_the_agents()
         }
         sessions.push(bed.session(minutes(10_000_000)).await);
         let mut agents: Vec<(usize, Agent)> = Vec::new();
+        // What files took, reckoned by this test.
+        let mut kept = 0_i128;
         for (passed, what, which) in steps.new_tree(&mut runner).unwrap().current() {
             bed.pass(passed);
             let at = usize::from(which) % agents.len().max(1);
@@ -341,11 +363,19 @@ async fn totals_by_any_path_agree_to_the_micro_cent_with_the_sum_of_the_agents()
                         (AgentStatus::Paused, _) => AgentStatus::Booting,
                         _ => continue,
                     };
-                    *agent = bed.become_(agent, to).await;
+                    kept += in_pause(agent, bed.now());
+                    *agent = bed.become_with(agent, to, u64::from(which) << 30).await;
                 }
             }
         }
+        // What is not booked yet is in reports all the same.
+        let days = Days { first: Day::of(NOON - 30 * DAY), last: Day::of(bed.now() + 60 * DAY) };
+        let live = bed.agents().unsettled_of_platform(&bed.scope).await.unwrap();
+        let not_booked: i128 = unbooked(&live, days, bed.now()).map(|(_, _, sum)| sum.storage).sum();
+        let paused: i128 = agents.iter().map(|(_, agent)| in_pause(agent, bed.now())).sum();
+        assert_eq!(not_booked, paused);
         for (_, agent) in agents.iter_mut().filter(|(_, agent)| !agent.status.is_over()) {
+            kept += in_pause(agent, bed.now());
             *agent = bed.become_(agent, AgentStatus::Completed).await;
         }
         let mut whole = (0, 0);
@@ -360,13 +390,13 @@ async fn totals_by_any_path_agree_to_the_micro_cent_with_the_sum_of_the_agents()
             whole = (whole.0 + sum.0, whole.1 + sum.1);
         }
         let sums = usage_rows(&bed).await;
-        assert_eq!(sums, Sums::from([("day", whole), ("user", whole), ("user-day", whole)]));
+        let of_all = (whole.0, whole.1, kept);
+        assert_eq!(sums, Sums::from([("day", of_all), ("user", of_all), ("user-day", of_all)]));
         assert!(whole.1 > 0);
 
         // The reports find all of these rows.
         let usage = Usage::new(bed.table.clone());
-        let days = Days { first: Day::of(NOON - 30 * DAY), last: Day::of(bed.now() + 60 * DAY) };
-        let whole = Sum { compute_ms: whole.0, cost: whole.1 };
+        let whole = Sum { compute_ms: whole.0, cost: whole.1, storage: kept };
         let total = |sums: &mut dyn Iterator<Item = Sum>| {
             let mut total = Sum::default();
             sums.for_each(|sum| total += sum);

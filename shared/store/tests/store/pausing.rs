@@ -222,13 +222,16 @@ async fn a_boot_that_is_taken_back_gives_its_place_back_and_one_that_stalled_cha
     let agents = world.agents();
     let stopped = paused(&world, &scope, &session, PausedBy::Session).await;
     let first = agents.begin_again(&scope, &session, &stopped, Intent::Resuming, Vec::new()).await.unwrap();
-    let back = agents.back_to_paused(&scope, &first.id, first.boots).await.unwrap();
+    let back = agents.back_to_paused(&scope, &first.id, first.boots, None).await.unwrap();
     assert_eq!((back.status, back.paused_by), (AgentStatus::Paused, Some(PausedBy::Session)));
     assert_eq!((back.snapshot.clone(), back.ran_before_ms), (stopped.snapshot.clone(), stopped.ran_before_ms));
     assert_eq!(counters(&world, &scope, &session).await.0, 0);
 
     let second = agents.begin_again(&scope, &session, &back, Intent::Resuming, Vec::new()).await.unwrap();
-    assert!(matches!(refused(agents.back_to_paused(&scope, &first.id, first.boots).await), StoreError::Conflict(_)));
+    assert!(matches!(
+        refused(agents.back_to_paused(&scope, &first.id, first.boots, None).await),
+        StoreError::Conflict(_)
+    ));
     let is_first = |now: &Agent| now.boots == first.boots;
     let late = agents.transition_if(&scope, &first.id, AgentStatus::Ready, is_first, |_| {}).await;
     assert!(matches!(refused(late), StoreError::Conflict(_)));
@@ -242,7 +245,7 @@ async fn a_boot_that_is_taken_back_gives_its_place_back_and_one_that_stalled_cha
     let ready = agents.get(&scope, &first.id).await.unwrap().unwrap();
     let again = agents.begin_again(&scope, &session, &ready, Intent::Restarting, Vec::new()).await.unwrap();
     assert_eq!(counters(&world, &scope, &session).await.0, 1);
-    let back = agents.back_to_paused(&scope, &again.id, again.boots).await.unwrap();
+    let back = agents.back_to_paused(&scope, &again.id, again.boots, None).await.unwrap();
     assert_eq!((back.paused_by, back.status), (Some(PausedBy::Upkeep), AgentStatus::Paused));
     assert_eq!(counters(&world, &scope, &session).await.0, 0);
 }
@@ -257,7 +260,7 @@ async fn pauses_and_later_boots_leave_their_intent_and_their_outcome_in_the_trai
     let stopped = paused(&world, &scope, &session, PausedBy::Platform).await;
     let secrets = stopped.secrets.clone();
     let first = agents.begin_again(&scope, &session, &stopped, Intent::Resuming, secrets.clone()).await.unwrap();
-    let back = agents.back_to_paused(&scope, &first.id, first.boots).await.unwrap();
+    let back = agents.back_to_paused(&scope, &first.id, first.boots, None).await.unwrap();
     agents.begin_again(&scope, &session, &back, Intent::Resuming, secrets.clone()).await.unwrap();
     let ready = agents.transition(&scope, &first.id, AgentStatus::Ready, |_| {}).await.unwrap();
     agents.begin_again(&scope, &session, &ready, Intent::Restarting, Vec::new()).await.unwrap();

@@ -1,0 +1,214 @@
+//! How a platform's agents do, over HTTP: what is measured, how it is asked for, and who sees it.
+
+use crate::harness::{Client, Platform, stack};
+use serde_json::{Value, json};
+use std::sync::{Arc, Mutex};
+use theazo_functions::emf::{RECONCILE_FIGURES, REQUEST_FIGURES, REQUEST_KINDS};
+use theazo_functions::reconcile::{Boots, reconcile};
+use theazo_functions::routes::ROUTES;
+use theazo_functions::{Incoming, serve};
+use theazo_http::{LogFormat, make_subscriber};
+use tracing::instrument::WithSubscriber;
+
+const METRICS: [&str; 5] = ["agents.boot_time", "agents.active", "exec.duration", "cost.total", "error_rate"];
+
+async fn series(client: &Client, query: &str) -> Vec<Value> {
+    let answer = client.get(&format!("/v1/metrics?{query}")).await;
+    assert_eq!(answer.headers["x-theazo-round-trips"], "1", "{query}");
+    answer.expect(200).as_array().unwrap().clone()
+}
+
+/// The last point, once it is as it should be: what costs no round trip is written a moment later.
+async fn until(client: &Client, query: &str, holds: impl Fn(&Value) -> bool) -> Value {
+    let mut last = Value::Null;
+    for _ in 0..200 {
+        last = series(client, query).await.last().cloned().unwrap_or_default();
+        if holds(&last) {
+            return last;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("{query}: {last}");
+}
+
+#[tokio::test]
+async fn boots_execs_and_failures_are_measured_and_each_mode_sees_its_own() {
+    let platform = Platform::make("metrics").await;
+    let test = platform.client.with_key(Some(&platform.test_key));
+    let session = test.session("u").await;
+    let agents = [test.boot(&session, json!({})).await, test.boot(&session, json!({})).await];
+    for n in 0..3 {
+        test.run(&agents[0], "bash", &format!("# theazo:stdout {n}")).await;
+    }
+    // A result is a result, whatever its exit code; what the caller did wrong is nobody's failure; a provider's is.
+    let exec = async |code: &str, language: &str| {
+        let body = json!({ "language": language, "code": code });
+        test.post(&format!("/v1/agents/{}/exec", agents[0]), body).await
+    };
+    exec("# theazo:exit 3", "bash").await.expect(200);
+    exec("x", "cobol").await.expect_error(400, "invalid_request");
+    exec("# theazo:fail", "bash").await.expect_error(502, "provider_error");
+    let rate = until(&test, "metric=error_rate&interval=1d", |point| point["p50"].as_f64() > Some(0.0)).await;
+    // Two boots and four execs went well.
+    assert_eq!((&rate["p50"], &rate["p95"], &rate["p99"]), (&json!(0.142_857), &json!(0.142_857), &json!(0.142_857)));
+    let took = until(&test, "metric=exec.duration", |point| point["p99"].is_u64()).await;
+    assert!(took["p50"].as_u64() <= took["p95"].as_u64() && took["p95"].as_u64() <= took["p99"].as_u64(), "{took}");
+    let boots = series(&test, "metric=agents.boot_time&interval=31d").await;
+    assert!(boots.iter().all(|point| point["p50"].as_u64() < Some(60_000)), "{boots:?}");
+    assert!(series(&test, "metric=agents.boot_time").await.len() <= 2);
+
+    reconcile(stack().deployment(), Boots::UnderWay).await.unwrap();
+    let active = until(&test, "metric=agents.active&interval=1d", |point| point["p99"].is_u64()).await;
+    assert!(active["p99"].as_u64() <= Some(2), "{active}");
+
+    let summary = test.get("/v1/metrics/summary").await;
+    assert_eq!(summary.headers["x-theazo-round-trips"], "1");
+    let nothing = json!({ "amount": 0, "currency": "usd" });
+    let expected = json!({
+        "activeAgents": 2, "activeSessions": 1, "costToday": nothing, "agentsCreatedToday": 2, "errorRate": 0.142_857,
+    });
+    assert_eq!(summary.expect(200), expected);
+    test.call("POST", &format!("/v1/agents/{}/terminate", agents[1]), None).await.expect(200);
+    let left = test.get("/v1/metrics/summary").await.expect(200);
+    assert_eq!((&left["activeAgents"], &left["agentsCreatedToday"]), (&json!(1), &json!(2)));
+    test.terminate(&session).await;
+
+    // The other mode has had nothing, nor have others.
+    let stranger = Platform::make("no metrics").await;
+    for client in [&platform.client, &stranger.client] {
+        let idle = json!({
+            "activeAgents": 0, "activeSessions": 0, "costToday": nothing, "agentsCreatedToday": 0, "errorRate": 0.0,
+        });
+        assert_eq!(client.get("/v1/metrics/summary").await.expect(200), idle);
+        for metric in ["agents.boot_time", "exec.duration", "error_rate"] {
+            assert!(series(client, &format!("metric={metric}")).await.is_empty(), "{metric}");
+        }
+        for metric in ["agents.active", "cost.total"] {
+            let points = series(client, &format!("metric={metric}")).await;
+            assert!(points.len() >= 24 && points.iter().all(|point| point["p99"].as_f64() == Some(0.0)), "{points:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_metric_is_asked_for_in_bounds_and_by_who_may_see_all_of_the_platform() {
+    let platform = Platform::make("metric queries").await;
+    let client = &platform.client;
+    for (query, field) in [
+        ("", "metric"),
+        ("metric=agents", "metric"),
+        ("metric=error_rate&interval=5m", "interval"),
+        ("metric=error_rate&interval=32d", "interval"),
+        ("metric=cost.total&interval=1h", "interval"),
+        ("metric=error_rate&since=2026-01-01T00:00:00Z", "since"),
+        ("metric=error_rate&since=2999-01-01T00:00:00Z", "since"),
+        ("metric=error_rate&until=soon", "until"),
+    ] {
+        client.get(&format!("/v1/metrics?{query}")).await.expect_invalid(field);
+    }
+    let session = client.session("u").await;
+    let minted = client.post(&format!("/v1/sessions/{session}/tokens"), json!({})).await.expect(201);
+    let token = client.with_key(minted["token"].as_str());
+    token.get("/v1/metrics/summary").await.expect_error(403, "forbidden");
+    for metric in METRICS {
+        token.get(&format!("/v1/metrics?metric={metric}")).await.expect_error(403, "forbidden");
+        series(client, &format!("metric={metric}&interval=7d")).await;
+    }
+    client.terminate(&session).await;
+}
+
+/// Log lines of one test.
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The figures that some work writes to the operator's log of that form.
+async fn figures_of<T>(format: LogFormat, work: impl AsyncFn() -> T) -> Vec<Value> {
+    // A line can be lost when another test's subscriber comes or goes at the same moment: tracing keeps one note per place
+    // in the code of who wants to know.
+    for _ in 0..5 {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let subscriber = make_subscriber(format, "info".parse().unwrap(), move || writer.clone());
+        work().with_subscriber(subscriber).await;
+        let log = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+        assert!(!log.contains("theazo::figures"), "a line is not wrapped in another: {log}");
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let found: Vec<Value> = lines.filter(|line| line.get("_aws").is_some()).collect();
+        if !found.is_empty() {
+            return found;
+        }
+    }
+    Vec::new()
+}
+
+/// Holds a line against the embedded metric format: what `_aws` names is at the top, of the right kind, and named once.
+fn check_figures(line: &Value) {
+    let about = &line["_aws"];
+    assert!(about["Timestamp"].as_i64() > Some(1_700_000_000_000), "{line}");
+    let directives = about["CloudWatchMetrics"].as_array().unwrap();
+    assert_eq!(directives.len(), 1, "{line}");
+    let namespace = format!("Theazo/{}", stack().deployment().config().name);
+    assert_eq!(directives[0]["Namespace"], namespace.as_str(), "{line}");
+    let dimensions = directives[0]["Dimensions"].as_array().unwrap();
+    for name in dimensions.iter().flat_map(|set| set.as_array().unwrap()) {
+        assert!(line[name.as_str().unwrap()].is_string(), "{line}");
+    }
+    let metrics = directives[0]["Metrics"].as_array().unwrap();
+    assert!(dimensions.len() == 1 && !metrics.is_empty(), "{line}");
+    for metric in metrics {
+        assert!(line[metric["Name"].as_str().unwrap()].is_u64(), "{line}");
+        assert!(["Milliseconds", "Count"].contains(&metric["Unit"].as_str().unwrap()), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn every_request_and_every_run_of_reconciling_writes_figures_for_the_operator_and_no_more() {
+    let platform = Platform::make("figures").await;
+    let deployment = stack().deployment();
+    let ask = async |path: &str, key: &str| {
+        let mut headers = http::HeaderMap::new();
+        headers.insert("authorization", format!("Bearer {key}").parse().unwrap());
+        let incoming = Incoming {
+            method: http::Method::GET,
+            source_ip: None,
+            raw_path: path.to_owned(),
+            raw_query: "search=private".into(),
+            headers,
+            body: bytes::Bytes::new(),
+        };
+        serve(deployment, ROUTES, incoming).await
+    };
+    for (path, route, kind, trips) in [
+        ("/v1/logs", "logs-list", "read", 1),
+        ("/v1/sessions/private", "sessions-get", "read", 1),
+        ("/v1/private", "none", "none", 0),
+    ] {
+        let lines = figures_of(LogFormat::Json, async || ask(path, &platform.live_key).await).await;
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        check_figures(&lines[0]);
+        assert_eq!((&lines[0]["Route"], &lines[0]["Kind"]), (&json!(route), &json!(kind)));
+        assert_eq!((&lines[0]["RoundTrips"], &lines[0]["Errors"]), (&json!(trips), &json!(0)));
+        assert!(REQUEST_KINDS.contains(&kind) && REQUEST_FIGURES.iter().all(|name| lines[0][name].is_u64()));
+        let text = lines[0].to_string();
+        for private in ["private", &platform.live_key[8..], platform.id.as_str()] {
+            assert!(!text.contains(private), "{text}");
+        }
+    }
+    let lines = figures_of(LogFormat::Json, async || reconcile(deployment, Boots::UnderWay).await.unwrap()).await;
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    check_figures(&lines[0]);
+    assert!(lines[0]["Function"] == "reconcile" && RECONCILE_FIGURES.iter().all(|name| lines[0][name].is_u64()));
+    // A terminal is not told.
+    let lines = figures_of(LogFormat::Text, async || ask("/v1/logs", &platform.live_key).await).await;
+    assert!(lines.is_empty(), "{lines:?}");
+}
