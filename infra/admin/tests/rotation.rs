@@ -30,6 +30,7 @@ impl Local {
             dynamodb_listen: loopback,
             docker: None,
             e2b: Default::default(),
+            fly: Default::default(),
             key_cache: None,
             rate_limits: RateLimits::default(),
         };

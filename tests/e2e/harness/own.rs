@@ -1,6 +1,6 @@
 //! A stack of a test's own, in this process, for what the shared one must not go through.
 
-use super::{Client, e2b_emulator};
+use super::{Client, e2b_emulator, fly_emulator};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -32,6 +32,7 @@ impl OwnStack {
             dynamodb_listen: loopback,
             docker,
             e2b: e2b_emulator().endpoints.clone(),
+            fly: fly_emulator().endpoints.clone(),
             key_cache,
             rate_limits: RateLimits::default(),
         };

@@ -12,8 +12,9 @@ use theazo_local::data_dir::DataDir;
 use theazo_local::{Stack, StackConfig};
 use theazo_providers::docker::{DockerConfig, DockerProvider};
 use theazo_providers::e2b::E2bEndpoints;
+use theazo_providers::fly::FlyEndpoints;
 use theazo_providers::{AgentRef, Provider};
-use theazo_setup::{ensure_agent_image, ensure_engine, ensure_firewall};
+use theazo_setup::{ensure_agent_image, ensure_engine, ensure_firewall, machine_programs};
 use theazo_store::{Platforms, RateLimits};
 use theazo_tenancy::{Operator, PlatformId};
 use tokio::net::TcpListener;
@@ -76,6 +77,34 @@ pub fn e2b_emulator() -> &'static E2bEmulator {
     })
 }
 
+/// The Fly emulator that most tests share.
+pub struct FlyEmulator {
+    pub endpoints: FlyEndpoints,
+    pub controls: theazo_fly_emulator::Controls,
+}
+
+/// The only token that the shared emulator accepts, and the organization that tests use.
+pub const FLY_TOKEN: &str = "fm2_00112233445566778899aabb";
+pub const FLY_ORGANIZATION: &str = "agents";
+
+/// An emulator of Fly for as long as this process lives. Its machines end with it.
+pub fn fly_emulator() -> &'static FlyEmulator {
+    static EMULATOR: OnceLock<FlyEmulator> = OnceLock::new();
+    EMULATOR.get_or_init(|| {
+        on_own_runtime(async {
+            let programs = machine_programs(&()).await.expect("the programs of machines");
+            let folder = folder(std::process::id()).join("fly");
+            std::fs::create_dir_all(&folder).expect("a folder for the Fly emulator");
+            let emulator = theazo_fly_emulator::Emulator::new(&folder, Some(FLY_TOKEN), programs);
+            let controls = emulator.controls();
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address for the Fly emulator");
+            let api = format!("http://{}", listener.local_addr().expect("it is bound"));
+            tokio::spawn(emulator.serve(listener, std::future::pending()));
+            FlyEmulator { endpoints: FlyEndpoints { api }, controls }
+        })
+    })
+}
+
 /// The stack that most tests share.
 pub fn stack() -> &'static Stack {
     static STACK: OnceLock<Stack> = OnceLock::new();
@@ -83,6 +112,7 @@ pub fn stack() -> &'static Stack {
         let engine = docker_engine().clone();
         has_firewall();
         e2b_emulator();
+        fly_emulator();
         on_own_runtime(async {
             remove_leftovers(&engine).await;
             let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -92,6 +122,7 @@ pub fn stack() -> &'static Stack {
                 dynamodb_listen: loopback,
                 docker: Some(engine),
                 e2b: e2b_emulator().endpoints.clone(),
+                fly: fly_emulator().endpoints.clone(),
                 key_cache: None,
                 rate_limits: RateLimits::default(),
             };

@@ -93,6 +93,13 @@ fn new_agent() -> Value {
                 "Where to try next, in this order, when that provider fails or has no room.",
             ),
         ),
+        (
+            "region?",
+            about(
+                pattern("^[a-z0-9-]{1,32}$"),
+                "Where it runs, by the provider's own code, for a provider that lets one choose: Fly.",
+            ),
+        ),
         ("timeout?", duration("1 hour", "24 hours")),
         ("costCap?", about(cost_cap, "At which it is paused.")),
         ("secrets?", about(secrets, "The names of those it boots with; all that it may have unless given.")),
