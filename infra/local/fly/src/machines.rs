@@ -248,6 +248,7 @@ impl World {
         }
         let main = main.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn();
         let mut main = main.map_err(crate::EmulatorError::Room)?;
+        room.came_through(main.id());
         let run = Run { room, main: child_of(main.id()).unwrap_or(0) };
         let started = self.in_app(app, |app| {
             let machine = app.machines.get_mut(id).ok_or_else(Refusal::no_machine)?;

@@ -12,6 +12,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,9 @@ pub(crate) struct Room {
     init: i32,
     /// Its standard input. It ends when this is closed, as it is when the emulator dies.
     _stdin: Option<ChildStdin>,
+    /// The `nsenter` of the main process, by this machine's process id; 0 before there is one. It stops itself when its
+    /// child is stopped, and only then continues and reaps it when it is continued itself.
+    door: AtomicI32,
 }
 
 impl Room {
@@ -50,7 +54,7 @@ impl Room {
             let complaint = unshare.wait_with_output().map_err(EmulatorError::Room)?;
             return Err(EmulatorError::NoRoom(String::from_utf8_lossy(&complaint.stderr).trim().to_owned()));
         };
-        Ok(Self { unshare: Mutex::new(unshare), init, _stdin: stdin })
+        Ok(Self { unshare: Mutex::new(unshare), init, _stdin: stdin, door: AtomicI32::new(0) })
     }
 
     /// The command that runs a program inside as root, with little in its environment yet.
@@ -69,11 +73,35 @@ impl Room {
         TcpStream::connect((Ipv4Addr::LOCALHOST, port))
     }
 
-    /// Stops or continues everything inside but process 1.
+    /// Says which `nsenter` the main process came through.
+    pub(crate) fn came_through(&self, door: u32) {
+        self.door.store(i32::try_from(door).unwrap_or(0), Ordering::SeqCst);
+    }
+
+    /// Stops or continues everything inside but process 1. Blocks until it is so.
     pub(crate) fn freeze(&self, frozen: bool) {
         let mut kill = self.enter();
         let signal = if frozen { "-STOP" } else { "-CONT" };
         let _ = kill.args(["/bin/bash", "-c", "kill \"$1\" -1", "kill", signal]).stderr(Stdio::null()).status();
+        let until = Instant::now() + WITHIN;
+        while self.door_stands_still().is_some_and(|still| still != frozen) && Instant::now() < until {
+            if !frozen {
+                self.continue_door();
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Whether the door is stopped; nothing when there is none any more.
+    fn door_stands_still(&self) -> Option<bool> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.door.load(Ordering::SeqCst))).ok()?;
+        // The state comes after the program's name in parentheses.
+        let (_, after) = stat.rsplit_once(") ")?;
+        Some(after.starts_with('T'))
+    }
+
+    fn continue_door(&self) {
+        send(self.door.load(Ordering::SeqCst), Signal::CONT);
     }
 
     /// Takes the room down. The kernel ends every process of it with its process 1.
@@ -86,7 +114,11 @@ impl Room {
         let until = Instant::now() + WITHIN;
         while Instant::now() < until {
             match unshare.try_wait() {
-                Ok(None) => std::thread::sleep(Duration::from_millis(2)),
+                Ok(None) => {
+                    // The kernel waits for every process of the room to be reaped.
+                    self.continue_door();
+                    std::thread::sleep(Duration::from_millis(2));
+                }
                 _ => return,
             }
         }
