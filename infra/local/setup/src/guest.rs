@@ -3,27 +3,42 @@
 //! They have a target directory of their own, so that they neither wait for an outer cargo nor throw away what that
 //! one built with other flags.
 
-use crate::cache::Cache;
+use crate::cache::{Cache, IMAGE_LOCK};
 use crate::command::{output, quiet};
 use crate::{Progress, SetupError};
 use std::path::{Path, PathBuf};
 
-/// The guest's bytes, built if the sources are newer.
-pub async fn build(progress: &dyn Progress) -> Result<Vec<u8>, SetupError> {
-    let binary = compile("theazo-guest", "Building the guest", progress).await?;
-    tokio::fs::read(&binary).await.map_err(SetupError::file(&binary))
+/// The programs, where cargo has put them.
+pub struct Programs {
+    guest: PathBuf,
+    machine: PathBuf,
+}
+
+impl Programs {
+    /// Those of this workspace, built if the sources are newer. All at once, so that whoever needs one later finds it built.
+    /// The caller holds the lock on the image.
+    pub async fn build(progress: &dyn Progress) -> Result<Self, SetupError> {
+        let guest = compile("theazo-guest", "Building the guest", progress).await?;
+        let machine = compile("theazo-machine", "Building the main process of machines", progress).await?;
+        Ok(Self { guest, machine })
+    }
+
+    /// The guest's bytes.
+    pub async fn guest(&self) -> Result<Vec<u8>, SetupError> {
+        tokio::fs::read(&self.guest).await.map_err(SetupError::file(&self.guest))
+    }
 }
 
 /// The programs that the agent image for virtual machines has of ours: the guest, and the main process that hands requests
-/// to it. Built if the sources are newer.
+/// to it. [`ensure_agent_image`](crate::ensure_agent_image) has built them as well; otherwise they are built now.
 ///
 /// # Errors
 /// [`SetupError`], whose `Display` says what to do.
 pub async fn machine_programs(progress: &dyn Progress) -> Result<Vec<PathBuf>, SetupError> {
     let cache = Cache::open()?;
-    let _turn = cache.lock("programs", progress).await?;
-    let guest = compile("theazo-guest", "Building the guest", progress).await?;
-    Ok(vec![guest, compile("theazo-machine", "Building the main process of machines", progress).await?])
+    let _turn = cache.lock(IMAGE_LOCK, progress).await?;
+    let Programs { guest, machine } = Programs::build(progress).await?;
+    Ok(vec![guest, machine])
 }
 
 async fn compile(package: &str, doing: &str, progress: &dyn Progress) -> Result<PathBuf, SetupError> {
