@@ -168,7 +168,6 @@ async fn kill_often(account: Account) {
         let what = path.rsplit('/').next().unwrap_or_default().to_owned();
         *seen.entry(format!("{what}, {}", if answer.is_some() { "answered" } else { "interrupted" })).or_default() += 1;
     }
-    println!("{seen:?}");
     process.client().terminate(&session).await;
-    assert!(account.there(&process).await.is_empty());
+    assert!(account.there(&process).await.is_empty(), "{seen:?}");
 }

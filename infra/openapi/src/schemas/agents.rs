@@ -2,7 +2,7 @@
 
 use crate::shape::{
     about, amount, answer, anything, between, component, count, duration, example, flag, id, list, nullable, one_of,
-    request, text, text_to, texts, time,
+    pattern, request, text, text_to, texts, time,
 };
 use serde_json::{Value, json};
 
