@@ -346,6 +346,10 @@ impl Run {
                 }
                 return Ok(());
             }
+            AgentStatus::Paused => {
+                self.agents.charge_storage(&scope, agent).await?;
+                return Ok(());
+            }
             _ => return Ok(()),
         };
         let ended = lifecycle::end(&scope, &agent, status, &self.agents, &self.sandboxes).await?;

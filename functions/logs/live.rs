@@ -9,7 +9,9 @@ use bytes::Bytes;
 use futures_util::stream;
 use std::collections::VecDeque;
 use std::time::Duration;
-use theazo_http::{Answer, ApiError, Call, SSE_BEGIN, SSE_DONE, SSE_HEARTBEAT, StreamLimits, sse_event, sse_reconnect};
+use theazo_http::{
+    Answer, ApiError, Call, ErrorCode, SSE_BEGIN, SSE_DONE, SSE_HEARTBEAT, StreamLimits, sse_event, sse_reconnect,
+};
 use theazo_store::{AgentStatus, Agents, LogTail, StoreError, Tailed, now_ms};
 use theazo_tenancy::{AgentId, LogId, TenantScope};
 use tokio::time::Instant;
@@ -131,8 +133,11 @@ impl Live {
             // A credential that was revoked or has expired ends its streams as well.
             if self.checked.elapsed() >= self.limits.heartbeat {
                 self.checked = Instant::now();
-                if self.call.authenticate().await.is_err() {
-                    return self.end("credential");
+                match self.call.authenticate().await.map_err(|refusal| refusal.code()) {
+                    // Whether it is still good is found out at the next heartbeat.
+                    Ok(_) | Err(ErrorCode::RateLimited) => {}
+                    Err(ErrorCode::Internal) => return self.end("unavailable"),
+                    Err(_) => return self.end("credential"),
                 }
             }
             match self.read().await {

@@ -1,6 +1,6 @@
 //! `GET /v1/metrics`
 
-use crate::usage::read_live;
+use crate::usage::with_live;
 use futures_util::future::try_join;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -151,7 +151,7 @@ async fn points(
         }
         Metric::TotalCost => {
             let days = Days { first: Day::of(wanted.from_ms), last: Day::of(wanted.to_ms - 1) };
-            let (sums, live) = try_join(usage.by_provider(scope, days), read_live(agents, scope)).await?;
+            let (sums, live) = with_live(agents, scope, || usage.by_provider(scope, days)).await?;
             let booked = sums.into_iter().map(|((day, _), sum)| (day, sum));
             let costs = booked.chain(unbooked(&live, days, now_ms).map(|(_, day, sum)| (day, sum)));
             let costs = costs.map(|(day, sum)| (day.start_ms(), sum.cost));

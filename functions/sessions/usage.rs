@@ -24,7 +24,7 @@ pub async fn handle(call: Call, sessions: Sessions, agents: Agents) -> Result<An
     }
     // What running agents have not booked yet is added here.
     let now = now_ms();
-    let unbooked = agents.iter().flat_map(|agent| agent.meter.unbooked(now));
+    let unbooked = agents.iter().flat_map(|agent| agent.unbooked(now));
     let (ms, cost) =
         unbooked.fold((counters.compute_ms, counters.cost), |(ms, cost), part| (ms + part.ms, cost + part.cost));
     let metered = Metered::of(&principal);

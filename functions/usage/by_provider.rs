@@ -1,7 +1,6 @@
 //! `GET /v1/usage/by-provider`
 
-use super::{money, read_live, read_period};
-use futures_util::future::try_join;
+use super::{money, read_period, with_live};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use theazo_http::{Answer, ApiError, Call};
@@ -15,7 +14,7 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
         let (call, usage, agents) = (&call, &usage, &agents);
         async move {
             let days = read_period(&call.request().query()?, now)?;
-            let (sums, live) = try_join(usage.by_provider(&scope, days), read_live(agents, &scope)).await?;
+            let (sums, live) = with_live(agents, &scope, || usage.by_provider(&scope, days)).await?;
             Ok((days, sums, live))
         }
     };

@@ -1,8 +1,8 @@
 //! `GET /v1/usage/daily`
 
-use super::{money, read_live};
+use super::{money, with_live};
 use crate::sessions::minutes;
-use futures_util::future::try_join3;
+use futures_util::future::try_join;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use theazo_http::{Answer, ApiError, Call};
@@ -23,8 +23,8 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
                 _ => None,
             })?;
             let days = days.unwrap_or(Days::last(30, now));
-            let (sums, claims) = (usage.by_provider(&scope, days), usage.models_by_day(&scope, days));
-            let (sums, claims, live) = try_join3(sums, claims, read_live(agents, &scope)).await?;
+            let booked = || try_join(usage.by_provider(&scope, days), usage.models_by_day(&scope, days));
+            let ((sums, claims), live) = with_live(agents, &scope, booked).await?;
             Ok((days, sums, claims, live))
         }
     };

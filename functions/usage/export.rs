@@ -1,7 +1,6 @@
 //! `GET /v1/usage/export`
 
-use super::{money, read_live, read_period};
-use futures_util::future::try_join;
+use super::{money, read_period, with_live};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -36,7 +35,7 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
                 "stripe" => Some(Format::Stripe),
                 _ => None,
             })?;
-            let (sums, live) = try_join(usage.by_payer(&scope, days), read_live(agents, &scope)).await?;
+            let (sums, live) = with_live(agents, &scope, || usage.by_payer(&scope, days)).await?;
             Ok((format.unwrap_or(Format::Csv), days, sums, live))
         }
     };
@@ -70,7 +69,8 @@ fn names(payer: &Payer) -> (Option<&str>, Option<&str>) {
     }
 }
 
-/// RFC 4180. A cell that a spreadsheet would take for a formula gets an apostrophe in front.
+/// RFC 4180. A cell that a spreadsheet would take for a formula gets an apostrophe in front, and so does what would be one
+/// where cells end at semicolons or tabs.
 fn csv(rows: &Rows) -> String {
     let mut text = String::from("date,userId,sessionId,computeSeconds,costUsd,storageGbHours\r\n");
     for ((day, payer), sum) in rows {
@@ -89,11 +89,22 @@ fn csv(rows: &Rows) -> String {
     text
 }
 
+/// What a formula may begin with.
+const FORMULA: [char; 13] =
+    ['=', '+', '-', '@', '\t', '\r', '\n', '|', '%', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}'];
+
 fn cell(text: &str) -> String {
-    let formula = text
-        .starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '|', '%', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}']);
-    let text = if formula { format!("'{text}") } else { text.to_owned() };
-    match text.contains([',', '"', '\r', '\n', '\'']) {
+    let mut shown = String::with_capacity(text.len() + 1);
+    let mut begins = true;
+    for letter in text.chars() {
+        if begins && FORMULA.contains(&letter) {
+            shown.push('\'');
+        }
+        begins = matches!(letter, ';' | '\t' | '\r' | '\n') || (begins && matches!(letter, ' ' | '"' | '\''));
+        shown.push(letter);
+    }
+    let text = shown;
+    match text.contains([',', ';', '\t', '"', '\r', '\n', '\'']) {
         true => format!("\"{}\"", text.replace('"', "\"\"")),
         false => text,
     }
@@ -116,8 +127,9 @@ fn json_rows(rows: &Rows) -> Vec<Value> {
 }
 
 /// Meter events (<https://docs.stripe.com/api/billing/meter-event/create>), one for each user and day that is over, so
-/// that an event never has to be corrected: sent again, it has the identifier that it had. The user id stands where
-/// Stripe expects its customer's.
+/// that an event never has to be corrected. The same event has the same identifier at every export, but Stripe refuses
+/// one that it has seen for about a day only, and adds up what comes later: each day is to be sent once. The user id stands
+/// where Stripe expects its customer's.
 fn stripe(platform: &PlatformId, rows: &Rows, today: Day) -> Vec<Value> {
     let over = rows.iter().filter(|((day, _), sum)| *day < today && sum.cost > 0);
     let event = |((day, payer), sum): (&(Day, Payer), &Sum)| {
@@ -168,6 +180,17 @@ mod tests {
         for first in ["=", "+", "-", "@", "\t", "\r"] {
             let shown = cell(&format!("{first}1"));
             assert!(shown.trim_start_matches('"').starts_with('\''), "{shown}");
+        }
+        // Where a list's separator is the semicolon, or the text is pasted, these are cells of their own.
+        for (text, shown) in [
+            ("a;=1+1;b", "\"a;'=1+1;b\""),
+            ("a\t@x", "\"a\t'@x\""),
+            ("a; =1", "\"a; '=1\""),
+            ("a;\"=1", "\"a;\"\"'=1\""),
+            ("it's", "\"it's\""),
+            ("a=1;b", "\"a=1;b\""),
+        ] {
+            assert_eq!(cell(text), shown);
         }
     }
 

@@ -1,7 +1,7 @@
 //! `GET /v1/usage/summary`
 
-use super::{money, read_live, read_period};
-use futures_util::future::try_join3;
+use super::{money, read_period, with_live};
+use futures_util::future::try_join;
 use serde_json::json;
 use std::collections::{BTreeMap, HashSet};
 use theazo_http::{Answer, ApiError, Call};
@@ -15,9 +15,8 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
         let (call, usage, agents) = (&call, &usage, &agents);
         async move {
             let days = read_period(&call.request().query()?, now)?;
-            let sums = usage.by_provider(&scope, days);
-            let (sums, payers, live) =
-                try_join3(sums, payers(usage, &scope, days, now), read_live(agents, &scope)).await?;
+            let booked = || try_join(usage.by_provider(&scope, days), payers(usage, &scope, days, now));
+            let ((sums, payers), live) = with_live(agents, &scope, booked).await?;
             Ok((days, sums, payers, live))
         }
     };
@@ -48,7 +47,7 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
 
 /// A month's payers have a row each; of other spans their days are added up.
 async fn payers(usage: &Usage, scope: &ReadScope, days: Days, now_ms: i64) -> Result<BTreeMap<Payer, Sum>, StoreError> {
-    if days == Days::month(now_ms) {
+    if days.is_month(now_ms) {
         return usage.of_month(scope, days.last).await;
     }
     let mut payers: BTreeMap<Payer, Sum> = BTreeMap::new();

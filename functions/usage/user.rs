@@ -1,8 +1,8 @@
 //! `GET /v1/usage/users/{userId}`
 
-use super::{money, read_live, read_period};
+use super::{money, read_period, with_live};
 use crate::sessions::minutes;
-use futures_util::future::try_join3;
+use futures_util::future::try_join;
 use serde_json::{Value, json};
 use theazo_http::{Answer, ApiError, Call};
 use theazo_metering::to_gb_hours;
@@ -21,8 +21,9 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
                 .ok_or_else(|| ApiError::invalid("userId", "cannot be a user id"))?;
             let payer = Payer::User(user.to_string());
             let days = read_period(&call.request().query()?, now)?;
-            let (sums, claims) = (usage.of_payer(&scope, &payer, days), usage.models_of_payer(&scope, &payer, days));
-            let (sums, claims, live) = try_join3(sums, claims, read_live(agents, &scope)).await?;
+            let (of, claims) =
+                (|| usage.of_payer(&scope, &payer, days), || usage.models_of_payer(&scope, &payer, days));
+            let ((sums, claims), live) = with_live(agents, &scope, || try_join(of(), claims())).await?;
             Ok((payer, days, sums, claims, live))
         }
     };

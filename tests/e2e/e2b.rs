@@ -12,12 +12,12 @@ async fn with_e2b(name: &str) -> Platform {
     platform
 }
 
-async fn configure(client: &Client, key: &str) -> Value {
+pub async fn configure(client: &Client, key: &str) -> Value {
     client.post("/v1/secrets", json!({ "E2B_API_KEY": key })).await.expect(204);
     client.call("PUT", "/v1/providers/e2b", Some(&json!({ "credentialRef": "e2b_api_key" }))).await.expect(200)
 }
 
-fn on_e2b() -> Value {
+pub fn on_e2b() -> Value {
     json!({ "provider": "e2b" })
 }
 

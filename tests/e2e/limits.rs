@@ -355,8 +355,13 @@ async fn every_report_of_usage_tells_the_same_cost() {
     assert_eq!((&rows[0]["userId"], &rows[0]["cost"], rows.as_array().unwrap().len()), (&json!("=u,1"), &cost, 1));
     let table = bed.get("/v1/usage/export").await;
     assert!(table.as_str().unwrap().contains(",\"'=u,1\",,"), "{table}");
-    // Today is not over yet.
+    // Today is not over yet, and on other days nothing ran.
     assert_eq!(bed.get("/v1/usage/export?format=stripe").await, json!([]));
+    for period in ["yesterday", "last_month"] {
+        assert_eq!(bed.get(&format!("/v1/usage/export?period={period}&format=json")).await, json!([]), "{period}");
+        let summary = bed.get(&format!("/v1/usage/summary?period={period}")).await;
+        assert_eq!(summary["totalCost"]["amount"], 0, "{period}");
+    }
     for wrong in ["summary?period=year", "daily?period=month", "export?format=xml", "by-provider?period="] {
         let (status, refused) = bed.call("GET", &format!("/v1/usage/{wrong}"), Value::Null).await;
         assert_eq!((status, &refused["error"]["code"]), (400, &json!("invalid_request")), "{wrong}");

@@ -8,7 +8,9 @@ use std::time::Duration;
 use theazo_functions::deployment::{Deployment, DeploymentConfig};
 use theazo_http::{LogFormat, StreamLimits, make_subscriber};
 use theazo_local::Stack;
-use theazo_store::{Aws, AwsEndpoints, LogLevel, LogQueue, LogSource, LogWriter, NewLog, Session, Sessions};
+use theazo_store::{
+    Aws, AwsEndpoints, LogLevel, LogQueue, LogSource, LogWriter, NewLog, RateLimits, Session, Sessions,
+};
 use theazo_tenancy::{Mode, Operator, PlatformId, SessionId, TenantScope};
 use tracing::instrument::WithSubscriber;
 
@@ -280,18 +282,18 @@ async fn a_browser_may_name_a_sessions_token_in_a_streams_address_and_nothing_el
         format!("/v1/logs/stream?token={}", platform.live_key),
         format!("/v1/logs?token={token}"),
         format!("/v1/sessions/{session}?token={token}"),
+        format!("/v1/logs/stream?token={token}&token={token}"),
         "/v1/logs/stream?token=".to_owned(),
         "/v1/logs/stream?token=x".to_owned(),
         "/v1/logs/stream".to_owned(),
     ] {
         nobody.get(&path).await.expect_error(401, "unauthorized");
     }
-    // A header counts before the address, also a bad one.
-    client
-        .with_key(Some("nonsense"))
-        .get(&format!("/v1/logs/stream?token={token}"))
-        .await
-        .expect_error(401, "unauthorized");
+    // Of a header and a token in the address neither is chosen, whatever the header.
+    for key in ["nonsense", platform.live_key.as_str(), token] {
+        let with_header = client.with_key(Some(key));
+        with_header.get(&format!("/v1/logs/stream?token={token}")).await.expect_error(401, "unauthorized");
+    }
 
     // What a request logs of itself has neither.
     let deployment = with_streams(stack(), StreamLimits::default());
@@ -360,6 +362,34 @@ async fn a_stream_has_heartbeats_and_ends_at_its_time_limit_and_with_its_credent
     let event = stream.next().await.unwrap();
     assert_eq!((event.name.as_str(), &event.json()["reason"]), ("reconnect", &json!("credential")));
     assert_eq!(stream.next().await, None);
+    platform.client.terminate(&session).await;
+}
+
+#[tokio::test]
+async fn a_stream_outlives_that_its_credential_has_made_too_many_requests() {
+    let platform = Platform::make("busy stream").await;
+    let session = platform.client.session("u").await;
+    let limits = StreamLimits {
+        heartbeat: Duration::from_millis(150),
+        lifetime: Duration::from_secs(3),
+        ..StreamLimits::default()
+    };
+    let config = with_streams(stack(), limits).config().clone();
+    let aws = Aws::local(&AwsEndpoints { dynamodb: stack().dynamodb_url(), kms: Some(stack().kms_url()) });
+    let rate_limits = RateLimits { token: 2, ..RateLimits::default() };
+    let few = Deployment::new(&aws, DeploymentConfig { rate_limits, ..config }).unwrap();
+    let client = Client::new(serve_deployment(few).await, None);
+    let own = token(&platform.client, &session).await.with_base(client.base());
+    let mut stream = EventStream::open(&own, "/v1/logs/stream?level=error", None).await;
+    let mut refused = 0;
+    let event = loop {
+        tokio::select! {
+            event = stream.next() => break event.unwrap(),
+            answer = own.get("/v1/logs") => refused += u32::from(answer.status == 429),
+        }
+    };
+    assert!(refused > 0, "its credential was never refused");
+    assert_eq!((event.name.as_str(), &event.json()["reason"]), ("reconnect", &json!("time_limit")));
     platform.client.terminate(&session).await;
 }
 

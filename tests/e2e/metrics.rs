@@ -14,7 +14,7 @@ const METRICS: [&str; 5] = ["agents.boot_time", "agents.active", "exec.duration"
 
 async fn series(client: &Client, query: &str) -> Vec<Value> {
     let answer = client.get(&format!("/v1/metrics?{query}")).await;
-    assert!(answer.round_trips() <= 2, "{query}");
+    assert!(answer.round_trips() <= 3, "{query}");
     answer.expect(200).as_array().unwrap().clone()
 }
 
@@ -54,8 +54,8 @@ async fn boots_execs_and_failures_are_measured_and_each_mode_sees_its_own() {
     let took = until(&test, "metric=exec.duration", |point| point["p99"].is_u64()).await;
     assert!(took["p50"].as_u64() <= took["p95"].as_u64() && took["p95"].as_u64() <= took["p99"].as_u64(), "{took}");
     let boots = series(&test, "metric=agents.boot_time&interval=31d").await;
-    assert!(boots.iter().all(|point| point["p50"].as_u64() < Some(60_000)), "{boots:?}");
-    assert!(series(&test, "metric=agents.boot_time").await.len() <= 2);
+    assert!(!boots.is_empty() && boots.iter().all(|point| point["p50"].as_u64() < Some(60_000)), "{boots:?}");
+    assert!((1..=2).contains(&series(&test, "metric=agents.boot_time").await.len()));
 
     reconcile(stack().deployment(), Boots::UnderWay).await.unwrap();
     let active = until(&test, "metric=agents.active&interval=1d", |point| point["p99"].is_u64()).await;

@@ -25,12 +25,13 @@ impl Chance {
     }
 }
 
-/// What the runs cost, micro-cents: in all, by user and by provider.
+/// What the runs cost, micro-cents: in all, by user, by provider and by day.
 #[derive(Default)]
 struct Costs {
     total: i64,
     users: BTreeMap<u64, i64>,
     providers: BTreeMap<&'static str, i64>,
+    days: BTreeMap<String, i64>,
     days_of_user_7: u32,
 }
 
@@ -54,6 +55,7 @@ async fn book(stack: &Stack, platform: &Platform, now: i64) -> Costs {
         let payer = format!("u#user-{user}");
         for part in parts(rate, start, start, start + length) {
             let day = part.day.to_string();
+            *costs.days.entry(day.clone()).or_default() += part.cost;
             let day = day.rsplit('-').next().unwrap();
             for row in [format!("day#{day}#{provider}"), format!("user#{payer}"), format!("user-day#{day}#{payer}")] {
                 let sum = rows.entry((payer.clone(), row)).or_default();
@@ -91,7 +93,7 @@ async fn book(stack: &Stack, platform: &Platform, now: i64) -> Costs {
 }
 
 #[tokio::test]
-async fn a_month_of_a_hundred_thousand_runs_is_reported_exactly_in_two_round_trips_at_most_by_every_path() {
+async fn a_month_of_a_hundred_thousand_runs_is_reported_exactly_in_three_round_trips_at_most_by_every_path() {
     // A table of its own: to fill it takes time that other tests would wait for.
     let (own, _) = OwnStack::start(None).await;
     let platform = Platform::make_on(&own.stack, "a busy month").await;
@@ -112,7 +114,7 @@ async fn a_month_of_a_hundred_thousand_runs_is_reported_exactly_in_two_round_tri
             let started = Instant::now();
             let answer = client.get(path).await;
             best = best.min(started.elapsed());
-            assert!(answer.round_trips() <= 2, "{path}");
+            assert!(answer.round_trips() <= 3, "{path}");
             answers.insert(path, answer.expect(200));
         }
         let line = format!("{path}: {} ms\n", best.as_millis());
@@ -136,8 +138,16 @@ async fn a_month_of_a_hundred_thousand_runs_is_reported_exactly_in_two_round_tri
     let stored: f64 = rows.iter().map(|row| row["storageGbHours"].as_f64().unwrap()).sum();
     assert_eq!(stored, f64::from(costs.days_of_user_7));
     // A month may have a day that is not among the last 30.
-    let by_day: i64 =
-        answers["/v1/usage/daily?period=last_30_days"].as_array().unwrap().iter().map(|day| cents(&day["cost"])).sum();
-    assert!(by_day > 0 && by_day <= to_cents(costs.total) + 30, "{by_day}");
+    let by_day = answers["/v1/usage/daily?period=last_30_days"].as_array().unwrap();
+    assert_eq!(by_day.len(), 30);
+    for day in by_day {
+        let cost = costs.days.get(day["date"].as_str().unwrap()).copied().unwrap_or(0);
+        assert_eq!(cents(&day["cost"]), to_cents(cost), "{day}");
+    }
+    // Intervals of 31 days are counted from 1970 on: two of them may share the month.
+    let points = answers["/v1/metrics?metric=cost.total&interval=31d"].as_array().unwrap();
+    let shown: f64 = points.iter().map(|point| point["p50"].as_f64().unwrap()).sum();
+    let of_days: i64 = costs.days.values().sum();
+    assert!((shown - of_days as f64 / 1e6).abs() < 0.01, "{shown} of {of_days}");
     own.stop().await;
 }

@@ -2,6 +2,7 @@
 //! except towards the sandbox that it is for; an API key or token is on none at all. The same while each of them fails
 //! in every way (`faults`).
 
+mod e2b;
 mod faults;
 
 use crate::harness::{Canary, Client, Platform, Tap, Wire, container_name, docker, docker_engine, sha256, stack};

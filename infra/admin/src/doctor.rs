@@ -2,6 +2,7 @@
 
 use crate::error::AdminError;
 use crate::output::{Output, Show};
+use crate::stack::Stack;
 use crate::target::Target;
 use crate::vault::VaultArgs;
 use clap::Args;
@@ -19,6 +20,10 @@ const MAX_SKEW_MS: i64 = 5_000;
 pub(crate) struct Doctor {
     #[command(flatten)]
     vault: VaultArgs,
+    /// The deployment's stack on AWS: also look at its roles and resources, and at the template that it was made of. Takes
+    /// minutes, and a caller who may read all of its resources, as whoever deploys it may
+    #[arg(long, value_name = "NAME")]
+    stack: Option<String>,
 }
 
 /// What one look found.
@@ -93,7 +98,14 @@ impl Doctor {
             let said = if health.message.is_empty() { "answers" } else { &health.message };
             found.judge(format!("provider {}", provider.kind().as_str()), health.healthy, said, said);
         }
-        template(&mut found);
+        let made = template(&mut found);
+        match &self.stack {
+            Some(name) => stack(&mut found, name, made.as_deref()).await,
+            None if target.is_aws() => {
+                found.add("roles and resources", Verdict::Unknown, "`--stack NAME` says whose to look at");
+            }
+            None => found.add("roles and resources", Verdict::Unknown, "a local stack has none"),
+        }
         output.show(&found)?;
         let bad = found.0.iter().filter(|finding| finding.verdict == Verdict::Bad).count();
         if bad == 0 { Ok(()) } else { Err(AdminError::Unwell(bad)) }
@@ -135,10 +147,41 @@ async fn keys(found: &mut Findings, deployment: &Deployment) {
     }
 }
 
-/// Whether the template beside this program's source is the one that the source makes.
-fn template(found: &mut Findings) {
+/// What a stack is made of, and whether it is still so.
+async fn stack(found: &mut Findings, name: &str, made: Option<&str>) {
+    let stack = Stack::named(name).await;
+    let what = format!("template of {name}");
+    match (stack.metadata().await, made.and_then(theazo_deploy::digest_of)) {
+        (Err(error), _) => found.add(what, Verdict::Bad, error),
+        (Ok(_), None) => found.add(what, Verdict::Unknown, "the source to compare it with is not on this machine"),
+        (Ok(metadata), Some(digest)) => {
+            found.judge(what, metadata.contains(digest), "the one beside this source", "another one: deploy");
+        }
+    }
+    match stack.drift().await {
+        Err(error) => found.add(format!("resources of {name}"), Verdict::Bad, error),
+        Ok(drift) => {
+            for (kind, changed) in [("roles", &drift.roles), ("resources", &drift.others)] {
+                let what = format!("{kind} of {name}");
+                match (&drift.incomplete, changed.is_empty()) {
+                    (_, false) => {
+                        found.add(what, Verdict::Bad, format!("not as its template has them: {}", changed.join(", ")));
+                    }
+                    (Some(reason), true) => found.add(what, Verdict::Unknown, format!("not compared: {reason}")),
+                    (None, true) => found.add(what, Verdict::Good, "as its template has them"),
+                }
+            }
+        }
+    }
+}
+
+/// Whether the template beside this program's source is the one that the source makes; gives the latter.
+fn template(found: &mut Findings) -> Option<String> {
     match theazo_deploy::made_files() {
-        Err(_) => found.add("template", Verdict::Unknown, "its source is not on this machine"),
+        Err(_) => {
+            found.add("template", Verdict::Unknown, "its source is not on this machine");
+            None
+        }
         Ok(files) => {
             let is_new =
                 files.iter().all(|(path, wanted)| std::fs::read_to_string(path).is_ok_and(|now| now == *wanted));
@@ -148,6 +191,7 @@ fn template(found: &mut Findings) {
                 "as the route table makes it",
                 "out of date: run `cargo dev template`, and deploy",
             );
+            files.into_iter().find(|(path, _)| path.ends_with("template.yaml")).map(|(_, wanted)| wanted)
         }
     }
 }

@@ -12,6 +12,7 @@ mod provider;
 mod reconcile;
 mod restore;
 mod root_key;
+mod stack;
 mod target;
 mod text;
 mod vault;

@@ -15,7 +15,7 @@ mod template;
 mod watch;
 
 pub use permissions::{Access, CREDENTIALS, Call, Permissions, PermissionsError, Service, key_pattern};
-pub use template::template;
+pub use template::{digest_of, template};
 pub use watch::{watch_router, with_watch_router};
 
 use std::path::{Path, PathBuf};

@@ -3,6 +3,7 @@
 use crate::function::functions;
 use crate::permissions::{Permissions, Service};
 use crate::role::indented;
+use sha2::{Digest, Sha256};
 
 const HEAD: &str = include_str!("frame/head.yaml");
 const TABLES: &str = include_str!("frame/tables.yaml");
@@ -10,11 +11,27 @@ const API: &str = include_str!("frame/api.yaml");
 const ALARMS: &str = include_str!("frame/alarms.yaml");
 const TAIL: &str = include_str!("frame/tail.yaml");
 
+/// What the digest is called in the template's `Metadata`.
+const DIGEST: &str = "TemplateDigest";
 /// What the operator's role is called after the deployment, beside the functions' roles.
 const OPERATOR: &str = "operator";
 
-/// The whole template.
+/// The whole template. It carries a digest of itself, by which a stack shows what it was made of: CloudFormation gives
+/// a stack's template back in another form.
 pub fn template(permissions: &Permissions) -> String {
+    let body = body(permissions);
+    let digest = hex::encode(Sha256::digest(&body));
+    format!("{body}\nMetadata:\n  Theazo:\n    {DIGEST}: {digest}\n")
+}
+
+/// The digest that a template carries, as 64 hexadecimal digits.
+pub fn digest_of(template: &str) -> Option<&str> {
+    let rest = template.rsplit_once(DIGEST)?.1;
+    let digest = rest.trim_start_matches(|letter: char| !letter.is_ascii_hexdigit()).get(..64)?;
+    digest.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(digest)
+}
+
+fn body(permissions: &Permissions) -> String {
     let mut out = HEAD.to_owned();
     for part in [&tables(permissions), "\n", API, "\n", &alarms()] {
         out.push_str(&indented(part, 2));

@@ -129,12 +129,15 @@ impl Call {
     /// What the caller claims to be. A browser cannot set headers on a stream of events: there, and nowhere else, a
     /// session's token may be the query's `token`. An API key may not: addresses end up in histories and logs.
     fn claim(&self) -> Result<Claim, Unauthorized> {
-        if let Some(credential) = self.credential() {
-            return Claim::parse(credential);
-        }
-        let takes_token = self.route.streams && self.route.method == "GET" && !self.request.has_authorization();
-        let query = self.request.query().ok().filter(|_| takes_token).ok_or(Unauthorized)?;
-        let claim = Claim::parse(query.get("token").ok_or(Unauthorized)?)?;
+        let takes_token = self.route.streams && self.route.method == "GET";
+        let query = takes_token.then(|| self.request.query().ok()).flatten();
+        let token = query.as_ref().and_then(|query| query.get(TOKEN));
+        let claim = match (self.credential(), token) {
+            (Some(credential), None) => return Claim::parse(credential),
+            (None, Some(token)) if !self.request.has_authorization() => Claim::parse(token)?,
+            // Of two it is not for us to choose.
+            _ => return Err(Unauthorized),
+        };
         match claim.kind() {
             CredentialKind::Session(_) => Ok(claim),
             CredentialKind::ApiKey | CredentialKind::Agent(..) => Err(Unauthorized),

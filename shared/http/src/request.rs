@@ -96,10 +96,10 @@ impl Request {
         AgentId::parse(self.param("id")?).map_err(|_| ApiError::not_found())
     }
 
-    /// The query's parameters; the last of several of one name counts.
+    /// The query's parameters.
     ///
     /// # Errors
-    /// `invalid_request` when it is not percent-encoded UTF-8.
+    /// As [`QueryParams::parse`].
     pub fn query(&self) -> Result<QueryParams, ApiError> {
         QueryParams::parse(&self.raw_query)
     }
@@ -129,12 +129,17 @@ impl QueryParams {
     /// The parameters of a query that is still percent-encoded.
     ///
     /// # Errors
-    /// `invalid_request` when it cannot be decoded.
+    /// `invalid_request` when it cannot be decoded, or gives a parameter twice: of those a proxy before us may have looked
+    /// at the other.
     pub fn parse(raw: &str) -> Result<Self, ApiError> {
         let mut params = BTreeMap::new();
         for pair in raw.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            params.insert(decode_query(name)?, decode_query(value)?);
+            let (name, value) = (decode_query(name)?, decode_query(value)?);
+            if params.contains_key(&name) {
+                return Err(ApiError::invalid(&name, "must be given once"));
+            }
+            params.insert(name, value);
         }
         Ok(Self(params))
     }
@@ -253,16 +258,19 @@ mod tests {
     }
 
     #[test]
-    fn a_query_is_decoded_once_and_the_last_of_a_name_counts() {
-        let query = make_request("/", "a=1&b=x%20y+z&a=2&c&=d&e=%252F&f=g=h&&%C3%BC=%C3%BC", b"").query().unwrap();
+    fn a_query_is_decoded_once_and_gives_each_name_once() {
+        let query = make_request("/", "a=1&b=x%20y+z&c&=d&e=%252F&f=g=h&&%C3%BC=%C3%BC", b"").query().unwrap();
         for (name, value) in
-            [("a", "2"), ("b", "x y z"), ("c", ""), ("", "d"), ("e", "%2F"), ("f", "g=h"), ("\u{fc}", "\u{fc}")]
+            [("a", "1"), ("b", "x y z"), ("c", ""), ("", "d"), ("e", "%2F"), ("f", "g=h"), ("\u{fc}", "\u{fc}")]
         {
             assert_eq!(query.get(name), Some(value), "{name}");
         }
         assert_eq!(query.get("absent"), None);
         for bad in ["a=%ff", "%ff=a", "a=%C3"] {
             assert_eq!(refused(make_request("/", bad, b"").query()), "query");
+        }
+        for twice in ["a=1&a=2", "b=0&a=1&a=1", "a&%61"] {
+            assert_eq!(refused(make_request("/", twice, b"").query()), "a", "{twice}");
         }
     }
 

@@ -169,6 +169,9 @@ pub struct Agent {
     /// What its last pause kept.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub snapshot: Option<Snapshot>,
+    /// Up to when what its files take in the present pause is booked, Unix milliseconds; from its beginning if absent.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub stored_to_ms: Option<i64>,
     /// Unix milliseconds.
     pub created_at_ms: i64,
     /// Since when it stands where it stands, Unix milliseconds.
@@ -212,7 +215,7 @@ pub struct AgentFilter {
 impl Agent {
     /// Milliseconds of compute up to now: its finished runs and the present one.
     pub fn compute_ms(&self, now_ms: i64) -> i64 {
-        self.meter.ran_ms(now_ms)
+        self.meter.ran_ms(self.metered_to_ms(now_ms))
     }
 
     /// What is left of its running time when its present run begins, or the next one, milliseconds.
@@ -240,6 +243,7 @@ impl Agent {
     /// Puts it into another status, and begins or ends its run with that. Only one that takes calls runs. Gives what
     /// that changes in counters.
     fn enter(&mut self, status: AgentStatus, now_ms: i64) -> Changes {
+        let metered_to_ms = self.metered_to_ms(now_ms);
         let runs = matches!(status, AgentStatus::Ready | AgentStatus::Running);
         match (runs, self.run_started_ms) {
             (true, None) => self.run_started_ms = Some(now_ms),
@@ -258,8 +262,8 @@ impl Agent {
         if runs {
             self.paused_by = None;
         }
-        (self.status, self.since_ms, self.intent) = (status, now_ms, None);
-        self.turn_meter(status, now_ms)
+        (self.status, self.since_ms, self.stored_to_ms, self.intent) = (status, now_ms, None, None);
+        self.turn_meter(status, metered_to_ms)
     }
 
     fn without_texts(&self) -> Self {
@@ -393,6 +397,7 @@ impl Agents {
             boots: 1,
             paused_by: None,
             snapshot: None,
+            stored_to_ms: None,
             created_at_ms: now,
             since_ms: now,
             run_started_ms: None,

@@ -5,6 +5,7 @@
 //! side by side, each for a page at most. What depends on an answer waits for the proof; without one it is never sent.
 //! The clients' own connector asks here, so no reader in this crate can forget to.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -18,6 +19,8 @@ pub(crate) const MAX_UNPROVEN_WHOLE: i32 = 32;
 
 tokio::task_local! {
     static AHEAD: Arc<Semaphore>;
+    /// Whether the call has its place already, which counts for its first attempt.
+    static PLACED: Cell<bool>;
 }
 
 /// A read for a caller who has proven nothing yet.
@@ -48,10 +51,37 @@ pub(crate) fn is_unproven() -> bool {
 
 /// Resolves when a call may be sent.
 pub(crate) async fn pass() {
-    let Ok(ahead) = AHEAD.try_with(Arc::clone) else { return };
+    if !PLACED.try_with(|placed| placed.replace(false)).unwrap_or(false) {
+        turn().await;
+    }
+}
+
+/// A call's place, taken before the call is made: what it may ask for depends on whether there is proof by then.
+pub(crate) struct Turn {
+    unproven: bool,
+}
+
+/// Resolves when a call may be sent, to be made of the place that it is given.
+pub(crate) async fn turn() -> Turn {
+    let Ok(ahead) = AHEAD.try_with(Arc::clone) else { return Turn { unproven: false } };
     // Closed means proven. A place that was taken is not given back.
-    if let Ok(place) = ahead.acquire().await {
+    let place = ahead.acquire().await;
+    let unproven = place.is_ok();
+    if let Ok(place) = place {
         place.forget();
+    }
+    Turn { unproven }
+}
+
+impl Turn {
+    /// Whether the caller had proven nothing when the place was taken.
+    pub(crate) const fn is_unproven(&self) -> bool {
+        self.unproven
+    }
+
+    /// Makes the call.
+    pub(crate) async fn spend<F: Future>(self, call: F) -> F::Output {
+        PLACED.scope(Cell::new(true), call).await
     }
 }
 
@@ -92,6 +122,28 @@ mod tests {
                 assert!(passes().await && passes().await && !is_unproven());
             })
             .await;
+    }
+
+    #[tokio::test]
+    async fn a_place_that_was_taken_beforehand_is_the_calls_own_once() {
+        let ahead = Ahead::default();
+        ahead
+            .hold(async {
+                for _ in 0..MAX_UNPROVEN_CALLS {
+                    let turn = turn().await;
+                    assert!(turn.is_unproven());
+                    turn.spend(async {
+                        assert!(passes().await);
+                        assert!(!PLACED.get().get(), "another attempt takes a place of its own");
+                    })
+                    .await;
+                }
+                assert!(!passes().await && turn().now_or_never().is_none(), "all places are taken");
+                ahead.proven();
+                assert!(!turn().await.is_unproven());
+            })
+            .await;
+        assert!(!turn().await.is_unproven());
     }
 
     #[tokio::test]

@@ -58,6 +58,12 @@ fn limits() -> TimeoutConfig {
         .build()
 }
 
+/// The configuration of clients for other services of AWS, as for the operator's command line: region, credentials and
+/// endpoints as the usual AWS variables say.
+pub async fn aws_config() -> aws_config::SdkConfig {
+    aws_config::defaults(BehaviorVersion::latest()).http_client(https_client()).load().await
+}
+
 impl Aws {
     /// Region, credentials and endpoints as the usual AWS variables say; inside Lambda, the function's own role.
     pub async fn from_env() -> Self {

@@ -66,7 +66,7 @@ impl Counters {
     pub fn used<'a>(&self, session: &Session, live: impl IntoIterator<Item = &'a Agent>, now_ms: i64) -> Figures {
         let mut figures = self.claimed(session, now_ms);
         let today = Day::of(now_ms);
-        for part in live.into_iter().flat_map(|agent| agent.meter.unused(now_ms)) {
+        for part in live.into_iter().flat_map(|agent| agent.unused(now_ms)) {
             figures.compute_ms += part.ms;
             if part.day == today {
                 figures.cost.day += part.cost;

@@ -51,7 +51,7 @@ pub use agents::{
 pub use ahead::{Ahead, MAX_UNPROVEN_CALLS};
 pub use api_keys::{ApiKey, ApiKeys, NewApiKey};
 pub use audit::{AuditAction, AuditEntry, AuditFilter, AuditLog, AuditOutcome};
-pub use aws::{Aws, AwsEndpoints};
+pub use aws::{Aws, AwsEndpoints, aws_config};
 pub use counters::Counters;
 pub use credentials::{Admission, Credentials, RateLimits};
 pub use deletion::{DeletionState, PlatformDeletion};

@@ -258,6 +258,7 @@ impl Table {
         let mut items = Vec::new();
         let mut start = None;
         loop {
+            let turn = ahead::turn().await;
             let mut request = self
                 .client
                 .query()
@@ -266,12 +267,12 @@ impl Table {
                 .expression_attribute_values(":pk", AttributeValue::S(partition.pk().into()))
                 .set_projection_expression(only.map(str::to_owned))
                 .consistent_read(true)
-                .set_limit(ahead::is_unproven().then_some(MAX_UNPROVEN_WHOLE))
+                .set_limit(turn.is_unproven().then_some(MAX_UNPROVEN_WHOLE))
                 .set_exclusive_start_key(start);
             for (name, end) in &ends {
                 request = request.expression_attribute_values(*name, AttributeValue::S((*end).to_owned()));
             }
-            let answer = request.send().await.map_err(table_error("Query"))?;
+            let answer = turn.spend(Box::pin(request.send())).await.map_err(table_error("Query"))?;
             items.extend(answer.items.unwrap_or_default());
             start = answer.last_evaluated_key;
             if start.is_none() {

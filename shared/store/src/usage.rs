@@ -19,8 +19,7 @@ use std::ops::AddAssign;
 use theazo_metering::{Day, Part};
 use theazo_tenancy::{Mode, Partition, ReadScope, SessionScope, TableKey};
 
-/// Reading what a platform's live agents used. Every report asks all partitions at once, those beyond
-/// [`MAX_UNPROVEN_CALLS`](crate::MAX_UNPROVEN_CALLS) after its caller's proof: two round trips.
+/// Reading what a platform's live agents used. Every report asks all partitions at once.
 #[derive(Clone)]
 pub struct Usage(Table);
 
@@ -106,6 +105,23 @@ impl Days {
         Self { first: last.month().first_day(), last }
     }
 
+    /// The day before today.
+    pub fn yesterday(now_ms: i64) -> Self {
+        let day = Day::of(now_ms).plus(-1);
+        Self { first: day, last: day }
+    }
+
+    /// The month before the present one, whole.
+    pub fn last_month(now_ms: i64) -> Self {
+        let last = Day::of(now_ms).month().first_day().plus(-1);
+        Self { first: last.month().first_day(), last }
+    }
+
+    /// Whether it is all that there is of a calendar month at that moment.
+    pub fn is_month(self, now_ms: i64) -> bool {
+        self == Self::month(now_ms) || self == Self::last_month(now_ms)
+    }
+
     /// Each of them, in order.
     pub fn each(self) -> impl Iterator<Item = Day> {
         std::iter::successors(Some(self.first), |day| Some(day.plus(1))).take_while(move |day| *day <= self.last)
@@ -144,7 +160,7 @@ fn of_month(day: Day) -> String {
 pub fn unbooked(live: &[Agent], days: Days, now_ms: i64) -> impl Iterator<Item = (&Agent, Day, Sum)> {
     live.iter()
         .flat_map(move |agent| {
-            let ran = agent.meter.unbooked(now_ms).into_iter().map(|part| (part.day, Sum::from(part)));
+            let ran = agent.unbooked(now_ms).into_iter().map(|part| (part.day, Sum::from(part)));
             let kept = agent.stored(now_ms).into_iter();
             let kept = kept.map(|(day, storage)| (day, Sum { storage, ..Sum::default() }));
             ran.chain(kept).map(move |(day, sum)| (agent, day, sum))
@@ -354,4 +370,23 @@ pub(crate) fn add_usage(
         transaction = transaction.update(table, &own.usage_key_of_platform(&month, &payer, &row), add, "");
     }
     transaction
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_month_that_is_over_is_whole_and_yesterday_may_be_in_it() {
+        let first = Day::of(1_795_564_800_000).month().first_day();
+        for now_ms in [first.start_ms(), first.plus(9).start_ms() + 5, first.plus(1).start_ms() - 1] {
+            let last = Days::last_month(now_ms);
+            assert_eq!((last.first.month(), last.last), (first.month().plus(-1), first.plus(-1)));
+            assert_eq!(last.first, last.first.month().first_day());
+            assert!(last.is_month(now_ms) && Days::month(now_ms).is_month(now_ms));
+            assert!(!Days::last(7, now_ms).is_month(now_ms));
+        }
+        let yesterday = Days::yesterday(first.start_ms());
+        assert_eq!((yesterday.first, yesterday.last), (first.plus(-1), first.plus(-1)));
+    }
 }

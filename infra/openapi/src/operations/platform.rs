@@ -6,6 +6,9 @@ use crate::schemas::{LEVELS, METRICS};
 use crate::shape::{component, flag, id, one_of, page, pattern, text_to, time};
 use theazo_http::ErrorCode::{Conflict, NotFound, UnprocessableEntity};
 
+/// The spans that usage is reported of.
+const PERIODS: [&str; 5] = ["today", "yesterday", "week", "month", "last_month"];
+
 pub(super) fn describe(name: &str) -> Option<Operation> {
     account(name).or_else(|| provider(name)).or_else(|| report(name))
 }
@@ -57,7 +60,11 @@ fn provider(name: &str) -> Option<Operation> {
 fn report(name: &str) -> Option<Operation> {
     let report = |summary| Operation::new("Observability", summary);
     let in_period = |operation: Operation| {
-        operation.query("period", one_of(&["today", "week", "month"]), "In UTC; the month so far unless given.")
+        operation.query(
+            "period",
+            one_of(&PERIODS),
+            "In UTC; the month so far unless given. `last_month` is the whole month before.",
+        )
     };
     let filtered = |operation: Operation| {
         operation
@@ -94,9 +101,9 @@ fn report(name: &str) -> Option<Operation> {
         "metrics-series" => report("A metric over time")
             .more("By interval, the earliest first, in UTC. `agents.boot_time` and `exec.duration` are milliseconds, of intervals in which there was any; `agents.active` is by minute; `cost.total` (cents) and `error_rate` (0 to 1, of boots and execs) are of the interval as a whole, so that all three figures are the same. Kept for 90 days.")
             .required_query("metric", one_of(&METRICS), "Which.")
-            .query("since", time(), "Its interval is the first. A day before `until` unless given (`cost.total`: 30 days), at most 31 days.")
-            .query("until", time(), "The first moment that does not count any more; now unless given.")
-            .query("interval", pattern("^[0-9]+(ms|s|m|h|d)?$"), "Whole hours, `1h` unless given; of `cost.total` whole days, `1d`.")
+            .query("since", time(), "The interval that it lies in is the first, and is whole. A day before `until` unless given (`cost.total`: 30 days), at most 31 days.")
+            .query("until", time(), "The hour that the moment before it lies in is the last, and is whole; of `cost.total` the day. Now unless given.")
+            .query("interval", pattern("^[0-9]+(ms|s|m|h|d)?$"), "Whole hours, `1h` unless given; of `cost.total` whole days, `1d`. Intervals are counted from 1970 on: those of `7d` begin on Thursdays.")
             .gives(200, component("MetricSeries")),
         "usage-summary" => in_period(report("The platform at a glance")).gives(200, component("UsageSummary")),
         "usage-user" => in_period(report("What one end user's agents used")).gives(200, component("UserUsage")),
@@ -105,6 +112,7 @@ fn report(name: &str) -> Option<Operation> {
             .gives(200, component("DailyUsage")),
         "usage-by-provider" => in_period(report("Cost by provider")).gives(200, component("UsageByProvider")),
         "usage-export" => in_period(report("Usage by day and end user, exactly"))
+            .more("Meter events for Stripe are of days that are over. Stripe refuses an event by its identifier for about a day, and adds up what it is sent again later: send each day once, as by `yesterday` daily.")
             .query("format", one_of(&["csv", "json", "stripe"]), "`csv` unless given.")
             .gives_or(component("UsageExport"), "text/csv")
             .refuses(&[UnprocessableEntity]),

@@ -191,7 +191,13 @@ fn usage_row() -> Value {
 fn meter_event() -> Value {
     let schema = answer(&[
         ("event_name", text()),
-        ("identifier", about(text(), "The same whenever the event is sent.")),
+        (
+            "identifier",
+            about(
+                text(),
+                "The same in every export. Stripe refuses it a second time for at least 24 hours, not for ever.",
+            ),
+        ),
         ("timestamp", count()),
         ("payload", answer(&[("stripe_customer_id", text()), ("value", about(text(), "Micro-cents."))])),
     ]);

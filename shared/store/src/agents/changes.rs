@@ -176,6 +176,7 @@ impl Agents {
     ) -> Result<Agent, StoreError> {
         for attempt in 0..ATTEMPTS {
             let before = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
+            let before = self.catch_up(scope, before).await?;
             let Some(Change { mut after, metered, deeds, token, news }) = step(&before)? else {
                 return Ok(before);
             };

@@ -11,8 +11,8 @@ use crate::counters::CountersUpdate;
 use crate::transaction::{Committed, Transaction, back_off};
 use crate::usage::add_usage;
 use crate::{Counters, Limits, Reached, Session, StoreError};
-use theazo_metering::{Changes, Day, MICROCENTS_PER_CENT, affordable_ms, parts};
-use theazo_tenancy::{AgentId, SessionScope, TenantScope};
+use theazo_metering::{Changes, Day, MICROCENTS_PER_CENT, Part, affordable_ms, parts};
+use theazo_tenancy::{AgentId, Mode, SessionScope, TenantScope};
 
 /// How far ahead an agent claims, milliseconds: until reconciling comes by again, which is every minute.
 pub(super) const CLAIM_MS: i64 = 60_000;
@@ -25,6 +25,9 @@ const BOOK_AT_LEAST_MS: i64 = 15 * 60_000;
 pub(super) const CLAIMS: u32 = 30;
 /// After so many an agent that runs goes without.
 const PATIENCE: u32 = 10;
+/// Days of a pause that are booked in one transaction at most. Each takes two writes and each month one more, beside the
+/// dozen of the change that they go with.
+const STORED_DAYS: usize = 20;
 
 /// Limits that a start must keep, and how much it may claim of them.
 pub(super) struct Allowance {
@@ -35,9 +38,24 @@ pub(super) struct Allowance {
 }
 
 impl Agent {
+    /// Up to when it is metered at a moment, Unix milliseconds: its sandbox ends by itself, whenever that is noticed.
+    pub(super) fn metered_to_ms(&self, now_ms: i64) -> i64 {
+        self.run_started_ms.map_or(now_ms, |_| now_ms.min(self.sandbox_ends_ms()))
+    }
+
     /// What it has cost by then, micro-cents.
     pub fn cost(&self, now_ms: i64) -> i64 {
-        self.meter.cost(now_ms)
+        self.meter.cost(self.metered_to_ms(now_ms))
+    }
+
+    /// What of its running is not booked by then.
+    pub fn unbooked(&self, now_ms: i64) -> Vec<Part> {
+        self.meter.unbooked(self.metered_to_ms(now_ms))
+    }
+
+    /// What is to be added to what is claimed to know what is used by then: less, as far as it has claimed ahead.
+    pub(crate) fn unused(&self, now_ms: i64) -> Vec<Part> {
+        self.meter.unused(self.metered_to_ms(now_ms))
     }
 
     /// Whether it has cost as much as it may.
@@ -79,14 +97,16 @@ impl Agent {
         }
     }
 
-    /// What its files have taken since it was paused, byte-milliseconds by day. It is booked when the pause ends. Nothing of
+    /// What its files have taken in the present pause and is not booked, byte-milliseconds by day. It is booked when the
+    /// pause ends, and before that when a day is over. Nothing of
     /// one that is not paused: nobody knows how much a running agent has written. A clock that was put back counts nothing.
     pub fn stored(&self, now_ms: i64) -> Vec<(Day, i128)> {
         let bytes = self.snapshot.as_ref().and_then(|snapshot| snapshot.bytes);
         let Some(bytes) = bytes.filter(|bytes| *bytes > 0 && self.status == AgentStatus::Paused) else {
             return Vec::new();
         };
-        let time = parts(0, self.since_ms, self.since_ms, now_ms.max(self.since_ms));
+        let from_ms = self.stored_to_ms.unwrap_or(self.since_ms);
+        let time = parts(0, self.since_ms, from_ms, now_ms.max(from_ms));
         time.into_iter().map(|part| (part.day, i128::from(part.ms) * i128::from(bytes))).collect()
     }
 
@@ -161,16 +181,17 @@ impl Agents {
         for attempt in 0..changes::ATTEMPTS {
             let mut agent = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
             let now = self.0.now_ms();
+            let metered_to = agent.metered_to_ms(now);
             let Some(claimed_to) = agent.meter.claimed_to_ms().filter(|_| agent.is_due(&session.limits, now)) else {
                 return Ok(agent);
             };
-            let claim_to = now.saturating_add(ahead_ms).min(claimed_to.saturating_add(left_ms));
-            let changes = agent.meter.advance(now, claim_to);
+            let claim_to = metered_to.saturating_add(ahead_ms).min(claimed_to.saturating_add(left_ms));
+            let changes = agent.meter.advance(metered_to, claim_to);
             if changes == Changes::default() {
                 return Ok(agent);
             }
             // What has passed is booked in any case.
-            let claims = claim_to > now.max(claimed_to);
+            let claims = claim_to > metered_to.max(claimed_to);
             let update = CountersUpdate::of(&changes, now);
             let update = if claims { update.within(&session.limits) } else { update };
             let transaction = self.rewrite(scope, &mut agent)?;
@@ -187,5 +208,43 @@ impl Agents {
             }
         }
         Err(StoreError::Contended(changes::ATTEMPTS))
+    }
+
+    /// Books what a paused agent's files have taken on days that are over, so that no pause, however long, has more left
+    /// than fits into the transaction that ends it. Whatever else an agent does, it stays as it is.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Contended`].
+    pub async fn charge_storage(&self, scope: &TenantScope, agent: Agent) -> Result<Agent, StoreError> {
+        self.book_stored(scope, agent, 1).await
+    }
+
+    /// The same, of a pause that is about to end, as far as it must be.
+    pub(super) async fn catch_up(&self, scope: &TenantScope, agent: Agent) -> Result<Agent, StoreError> {
+        self.book_stored(scope, agent, STORED_DAYS).await
+    }
+
+    /// Books the earliest days until so many are left.
+    async fn book_stored(&self, scope: &TenantScope, mut agent: Agent, left: usize) -> Result<Agent, StoreError> {
+        let mut refused = 0;
+        while scope.mode() == Mode::Live {
+            let stored = agent.stored(self.0.now_ms());
+            let Some(days) = stored.len().checked_sub(left).filter(|days| *days > 0) else { break };
+            let earliest = &stored[..days.min(STORED_DAYS)];
+            agent.stored_to_ms = earliest.last().map(|(day, _)| day.plus(1).start_ms());
+            let transaction = self.rewrite(scope, &mut agent)?;
+            let still = Changes::default();
+            let counters = CountersUpdate::of(&still, self.0.now_ms());
+            let transaction = self.count(transaction, scope, &agent, counters, &still, earliest)?;
+            if let Committed::Refused { .. } = transaction.commit(&self.0).await? {
+                refused += 1;
+                if refused == changes::ATTEMPTS {
+                    return Err(StoreError::Contended(refused));
+                }
+                back_off(refused).await;
+                agent = self.get(scope, &agent.id).await?.ok_or(StoreError::NotFound)?;
+            }
+        }
+        Ok(agent)
     }
 }

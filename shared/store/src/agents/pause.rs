@@ -194,7 +194,12 @@ impl Agents {
         if !from || agent.session != session.id {
             return Err(StoreError::Conflict("the agent's state does not allow it"));
         }
+        let from_status = agent.status;
         let own = scope.session(&session.id).ok_or(StoreError::NotFound)?;
+        let agent = &self.catch_up(scope, agent.clone()).await?;
+        if agent.status != from_status {
+            return Err(StoreError::Conflict("the session or the agent has changed"));
+        }
         let (now, rate) = (self.0.now_ms(), self.1.rate(&agent.provider));
         if let Some(reached) = agent.cost_cap_reached(now) {
             return Err(reached.into());

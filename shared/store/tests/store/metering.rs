@@ -1,7 +1,7 @@
 //! What agents run and cost: claimed from limits before they start, booked to the millisecond, and the same by every
 //! path, at a clock that tests set.
 
-use crate::agents::new_agent;
+use crate::agents;
 use crate::support::{World, refused};
 use futures_util::future::join_all;
 use proptest::prelude::*;
@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use theazo_metering::{Day, Prices};
 use theazo_store::{
-    Agent, AgentStatus, Agents, Clock, CostPeriod, Counters, Currency, Days, Limits, MaxCost, MaxDuration, NewAgent,
-    NewSession, Payer, Session, SessionChanges, Sessions, Snapshot, StoreError, Sum, Table, Usage, unbooked,
+    Agent, AgentStatus, Agents, Clock, CostPeriod, Counters, Currency, Days, Intent, Limits, MaxCost, MaxDuration,
+    NewAgent, NewSession, Payer, Session, SessionChanges, Sessions, Snapshot, StoreError, Sum, Table, Usage, unbooked,
 };
 use theazo_tenancy::{SnapshotId, TenantScope};
 
@@ -97,6 +97,11 @@ impl Bed {
             error => panic!("{error:?}"),
         }
     }
+}
+
+/// One that may run for longer than most of these tests last.
+fn new_agent() -> NewAgent {
+    NewAgent { timeout_ms: DAY, ..agents::new_agent() }
 }
 
 fn on(provider: &str) -> NewAgent {
@@ -272,6 +277,55 @@ async fn a_clock_that_is_put_back_books_nothing_until_it_has_caught_up() {
 }
 
 #[tokio::test]
+async fn a_pause_of_any_length_ends_and_is_booked_day_by_day() {
+    for (days, kept_up) in [(60, false), (60, true), (400, false)] {
+        let bed = Bed::start().await;
+        let session = bed.session(Limits::default()).await;
+        let agent = bed.run(&session, on("docker")).await;
+        let agent = bed.become_with(&agent, AgentStatus::Paused, 1 << 30).await;
+        let paused = bed.now();
+        for _ in 0..days {
+            bed.pass(DAY);
+            if kept_up {
+                let booked = bed.agents().charge_storage(&bed.scope, agent.clone()).await.unwrap();
+                let left = booked.stored(bed.now());
+                assert_eq!(left.iter().map(|(day, _)| *day).collect::<Vec<_>>(), [Day::of(bed.now())]);
+            }
+        }
+        // Whoever resumes it may have read it before it was booked.
+        let resumed = bed.agents().begin_again(&bed.scope, &session, &agent, Intent::Resuming, Vec::new()).await;
+        let agent = resumed.unwrap();
+        let expected = i128::from(bed.now() - paused) << 30;
+        assert_eq!(usage_rows(&bed).await["user-day"].2, expected, "{days} days");
+        // The next pause begins anew, and ends with the agent.
+        let agent = bed.become_(&agent, AgentStatus::Ready).await;
+        let agent = bed.become_with(&agent, AgentStatus::Paused, 1 << 30).await;
+        bed.pass(days * DAY);
+        bed.become_(&agent, AgentStatus::Completed).await;
+        assert_eq!(usage_rows(&bed).await["day"].2, 2 * expected, "{days} days");
+    }
+}
+
+#[tokio::test]
+async fn a_run_is_metered_up_to_the_end_of_its_sandbox_however_late_that_is_noticed() {
+    let bed = Bed::start().await;
+    for limits in [Limits::default(), minutes(1_000)] {
+        let session = bed.session(limits).await;
+        let agent = bed.run(&session, NewAgent { timeout_ms: HOUR, ..on("docker") }).await;
+        bed.pass(3 * HOUR);
+        assert_eq!((agent.compute_ms(bed.now()), agent.cost(bed.now())), (HOUR, 60_000_000));
+        let agent = bed.charge(&session, &agent).await;
+        assert_eq!(agent.unbooked(bed.now()), []);
+        assert_eq!(bed.counters(&session).await.compute_ms, HOUR);
+        let agent = bed.become_(&agent, AgentStatus::Completed).await;
+        assert_eq!((agent.compute_ms(bed.now()), agent.cost(bed.now())), (HOUR, 60_000_000));
+        let counters = bed.counters(&session).await;
+        assert_eq!((counters.compute_ms, counters.cost), (HOUR, 60_000_000));
+        assert_eq!(counters.used(&session, [], bed.now()).compute_ms, HOUR);
+    }
+}
+
+#[tokio::test]
 async fn days_long_gone_leave_the_counters_row() {
     let bed = Bed::start().await;
     let session = bed.session(cents(100, CostPeriod::Month)).await;
@@ -323,7 +377,13 @@ async fn totals_by_any_path_agree_to_the_micro_cent_with_the_sum_of_the_agents()
     let mut runner = TestRunner::deterministic();
     let steps = proptest::collection::vec(
         (
-            prop_oneof![3 => 0_i64..10 * MINUTE, 2 => 0_i64..2 * DAY, 1 => Just(DAY), 1 => -2 * HOUR..0],
+            prop_oneof![
+                3 => 0_i64..10 * MINUTE,
+                2 => 0_i64..2 * DAY,
+                1 => Just(DAY),
+                1 => Just(70 * DAY),
+                1 => -2 * HOUR..0,
+            ],
             any::<u8>(),
             any::<u8>(),
         ),
@@ -354,6 +414,9 @@ async fn totals_by_any_path_agree_to_the_micro_cent_with_the_sum_of_the_agents()
                 (2..=4, Some((session, agent))) if agent.status == AgentStatus::Ready => {
                     *agent = bed.charge(&sessions[*session], agent).await;
                 }
+                (4, Some((_, agent))) if agent.status == AgentStatus::Paused => {
+                    *agent = bed.agents().charge_storage(&bed.scope, agent.clone()).await.unwrap();
+                }
                 (step, Some((_, agent))) => {
                     let to = match (agent.status, step) {
                         (AgentStatus::Booting, 7) => AgentStatus::Failed,
@@ -371,9 +434,15 @@ async fn totals_by_any_path_agree_to_the_micro_cent_with_the_sum_of_the_agents()
         // What is not booked yet is in reports all the same.
         let days = Days { first: Day::of(NOON - 30 * DAY), last: Day::of(bed.now() + 60 * DAY) };
         let live = bed.agents().unsettled_of_platform(&bed.scope).await.unwrap();
-        let not_booked: i128 = unbooked(&live, days, bed.now()).map(|(_, _, sum)| sum.storage).sum();
         let paused: i128 = agents.iter().map(|(_, agent)| in_pause(agent, bed.now())).sum();
-        assert_eq!(not_booked, paused);
+        let mut reported = usage_rows(&bed).await.get("day").copied().unwrap_or_default();
+        for (_, _, sum) in unbooked(&live, days, bed.now()) {
+            reported = (reported.0 + sum.compute_ms, reported.1 + sum.cost, reported.2 + sum.storage);
+        }
+        let used = agents.iter().fold((0, 0, kept + paused), |sum, (_, agent)| {
+            (sum.0 + agent.compute_ms(bed.now()), sum.1 + agent.cost(bed.now()), sum.2)
+        });
+        assert_eq!(reported, used);
         for (_, agent) in agents.iter_mut().filter(|(_, agent)| !agent.status.is_over()) {
             kept += in_pause(agent, bed.now());
             *agent = bed.become_(agent, AgentStatus::Completed).await;

@@ -1,151 +1,31 @@
-//! Deleting a platform and replaying deletions after a restore, by the command itself, against a local stack without
-//! Docker.
+//! Deleting a platform and replaying deletions after a restore, by the command.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking; clippy does not see helpers as tests")]
-
+use crate::local::{Local, stderr, stdout, text};
 use serde_json::{Value, json};
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
-use theazo_local::{Stack, StackConfig};
-use theazo_store::RateLimits;
 
-/// A local stack of a test's own.
-struct Local {
-    stack: Option<Stack>,
-    folder: PathBuf,
-    http: reqwest::Client,
+async fn make_table(local: &Local, name: &str) {
+    let key = json!([{ "AttributeName": "pk", "KeyType": "HASH" }, { "AttributeName": "sk", "KeyType": "RANGE" }]);
+    let attributes =
+        json!([{ "AttributeName": "pk", "AttributeType": "S" }, { "AttributeName": "sk", "AttributeType": "S" }]);
+    let table = json!({
+        "TableName": name, "KeySchema": key, "AttributeDefinitions": attributes, "BillingMode": "PAY_PER_REQUEST",
+    });
+    local.dynamodb("CreateTable", table).await;
 }
 
-impl Local {
-    async fn start() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("admin-deletion-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        let config = StackConfig {
-            data_dir: folder.clone(),
-            listen: loopback,
-            dynamodb_listen: loopback,
-            docker: None,
-            e2b: Default::default(),
-            fly: Default::default(),
-            key_cache: None,
-            rate_limits: RateLimits::default(),
-        };
-        Self { stack: Some(Stack::start(config).await.unwrap()), folder, http: reqwest::Client::new() }
+/// A platform with a session and secrets of both.
+async fn platform(local: &Local) -> Platform {
+    let made = local.json(&["platform", "create", "acme"]).await;
+    let (id, key, test_key) = (made["id"].clone(), made["liveKey"].clone(), made["testKey"].clone());
+    local.done(&key, "POST", "/secrets", Some(json!({ "SHARED": "s", "OLD": "o" }))).await;
+    let mut sessions = Vec::new();
+    for _ in 0..2 {
+        let session = local.done(&key, "POST", "/sessions", Some(json!({}))).await["id"].clone();
+        let path = format!("/sessions/{}/secrets", text(&session));
+        local.done(&key, "POST", &path, Some(json!({ "A": "a", "B": "b" }))).await;
+        sessions.push(text(&session).to_owned());
     }
-
-    fn stack(&self) -> &Stack {
-        self.stack.as_ref().unwrap()
-    }
-
-    /// Runs the command against this stack, with nothing of this process's environment.
-    async fn admin(&self, args: &[&str]) -> Output {
-        self.admin_with(args, &[]).await
-    }
-
-    /// The same, with those variables.
-    async fn admin_with(&self, args: &[&str], environment: &[(&str, &str)]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_theazo-admin"));
-        command.args(["--endpoint", &self.stack().dynamodb_url()]).args(args).env_clear();
-        command
-            .env("THEAZO_CREDENTIAL_KEY", std::fs::read_to_string(self.folder.join("credential-key")).unwrap().trim())
-            .envs(environment.iter().copied());
-        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
-    }
-
-    /// The JSON that a command answers; it must succeed.
-    async fn json(&self, args: &[&str]) -> Value {
-        let output = self.admin(&[args, &["--json"]].concat()).await;
-        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    /// A call of the API: its status and answer.
-    async fn call(&self, key: &Value, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
-        let url = format!("{}/v1{path}", self.stack().base_url());
-        let request = self.http.request(method.parse().unwrap(), url).bearer_auth(text(key));
-        let request = match body {
-            Some(body) => request.json(&body),
-            None => request,
-        };
-        let answer = request.send().await.unwrap();
-        (answer.status().as_u16(), answer.json().await.unwrap_or_default())
-    }
-
-    /// The same, which must succeed.
-    async fn done(&self, key: &Value, method: &str, path: &str, body: Option<Value>) -> Value {
-        let (status, answer) = self.call(key, method, path, body).await;
-        assert!((200..300).contains(&status), "{method} {path}: {status} {answer}");
-        answer
-    }
-
-    /// What any DynamoDB tool would do with the tables.
-    async fn dynamodb(&self, operation: &str, body: Value) -> Value {
-        let credential = "Credential=local/20300101/us-east-1/dynamodb/aws4_request";
-        let request = self
-            .http
-            .post(self.stack().dynamodb_url())
-            .header("content-type", "application/x-amz-json-1.0")
-            .header("x-amz-target", format!("DynamoDB_20120810.{operation}"))
-            .header("x-amz-date", "20300101T000000Z")
-            .header("authorization", format!("AWS4-HMAC-SHA256 {credential}, SignedHeaders=host, Signature=0"))
-            .body(body.to_string());
-        let answer = request.send().await.unwrap();
-        let (status, text) = (answer.status(), answer.text().await.unwrap());
-        assert!(status.is_success(), "{operation}: {text}");
-        serde_json::from_str(&text).unwrap()
-    }
-
-    async fn make_table(&self, name: &str) {
-        let key = json!([{ "AttributeName": "pk", "KeyType": "HASH" }, { "AttributeName": "sk", "KeyType": "RANGE" }]);
-        let attributes =
-            json!([{ "AttributeName": "pk", "AttributeType": "S" }, { "AttributeName": "sk", "AttributeType": "S" }]);
-        let table = json!({
-            "TableName": name, "KeySchema": key, "AttributeDefinitions": attributes, "BillingMode": "PAY_PER_REQUEST",
-        });
-        self.dynamodb("CreateTable", table).await;
-    }
-
-    async fn rows(&self, table: &str) -> Vec<Value> {
-        let mut request = json!({ "TableName": table, "ConsistentRead": true });
-        let mut rows = Vec::new();
-        loop {
-            let page = self.dynamodb("Scan", request.clone()).await;
-            rows.extend(page["Items"].as_array().unwrap().iter().cloned());
-            match &page["LastEvaluatedKey"] {
-                Value::Null => return rows,
-                next => request["ExclusiveStartKey"] = next.clone(),
-            }
-        }
-    }
-
-    /// A platform with a session and secrets of both.
-    async fn platform(&self) -> Platform {
-        let made = self.json(&["platform", "create", "acme"]).await;
-        let (id, key, test_key) = (made["id"].clone(), made["liveKey"].clone(), made["testKey"].clone());
-        self.done(&key, "POST", "/secrets", Some(json!({ "SHARED": "s", "OLD": "o" }))).await;
-        let mut sessions = Vec::new();
-        for _ in 0..2 {
-            let session = self.done(&key, "POST", "/sessions", Some(json!({}))).await["id"].clone();
-            let path = format!("/sessions/{}/secrets", text(&session));
-            self.done(&key, "POST", &path, Some(json!({ "A": "a", "B": "b" }))).await;
-            sessions.push(text(&session).to_owned());
-        }
-        Platform { id: text(&id).to_owned(), key, test_key, sessions }
-    }
-
-    async fn stop(mut self) {
-        self.stack.take().unwrap().stop().await;
-    }
-}
-
-impl Drop for Local {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
+    Platform { id: text(&id).to_owned(), key, test_key, sessions }
 }
 
 struct Platform {
@@ -153,18 +33,6 @@ struct Platform {
     key: Value,
     test_key: Value,
     sessions: Vec<String>,
-}
-
-fn stdout(output: &Output) -> &str {
-    std::str::from_utf8(&output.stdout).unwrap()
-}
-
-fn stderr(output: &Output) -> &str {
-    std::str::from_utf8(&output.stderr).unwrap()
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap()
 }
 
 /// How many sealed values lie under partitions that begin so.
@@ -175,7 +43,7 @@ fn sealed(rows: &[Value], prefix: &str) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_platform_is_deleted_only_when_that_is_said_twice_and_then_at_once() {
     let local = Local::start().await;
-    let (gone, other) = (local.platform().await, local.platform().await);
+    let (gone, other) = (platform(&local).await, platform(&local).await);
     let before = local.rows("theazo").await;
     let output = local.admin(&["platform", "delete", &gone.id]).await;
     assert_eq!(output.status.code(), Some(1));
@@ -225,7 +93,7 @@ async fn a_platform_is_deleted_only_when_that_is_said_twice_and_then_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn deletions_are_replayed_on_a_restored_table() {
     let local = Local::start().await;
-    let (kept, gone) = (local.platform().await, local.platform().await);
+    let (kept, gone) = (platform(&local).await, platform(&local).await);
     let (live, over) = (&kept.sessions[0], &kept.sessions[1]);
 
     let backup = local.rows("theazo").await;
@@ -233,7 +101,7 @@ async fn deletions_are_replayed_on_a_restored_table() {
     local.done(&kept.key, "DELETE", &format!("/sessions/{live}/secrets/A"), None).await;
     local.done(&kept.key, "POST", &format!("/sessions/{over}/terminate"), None).await;
     local.json(&["platform", "delete", &gone.id, "--yes"]).await;
-    local.make_table("restored").await;
+    make_table(&local, "restored").await;
     for row in &backup {
         local.dynamodb("PutItem", json!({ "TableName": "restored", "Item": row })).await;
     }
@@ -284,7 +152,7 @@ async fn deletions_are_replayed_on_a_restored_table() {
 async fn what_is_deleted_is_noted_in_the_ledger_that_is_named_whatever_the_table_is_called() {
     let local = Local::start().await;
     // On AWS they are `<deployment>-data` and `<deployment>-ledger`.
-    local.make_table("prod-ledger").await;
+    make_table(&local, "prod-ledger").await;
     let before = local.rows("theazo-ledger").await.len();
     for (by_option, by_variable) in
         [(&["--ledger", "prod-ledger"][..], &[][..]), (&[], &[("THEAZO_LEDGER", "prod-ledger")])]

@@ -1,80 +1,39 @@
-//! Rotating the root key and a platform's key by the command itself, against a local stack without Docker.
+//! Rotating the root key and a platform's key by the command.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking; clippy does not see helpers as tests")]
-
+use crate::local::{Local, stderr, text};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use theazo_local::{Stack, StackConfig};
-use theazo_store::RateLimits;
+use std::ops::Deref;
+use std::process::Stdio;
 
-/// A local stack of a test's own, with a platform and three values of it.
-struct Local {
-    stack: Stack,
-    folder: PathBuf,
+/// A stack with a platform and three values of it.
+struct Filled {
+    local: Local,
     platform: Value,
 }
 
-impl Local {
+impl Deref for Filled {
+    type Target = Local;
+
+    fn deref(&self) -> &Local {
+        &self.local
+    }
+}
+
+impl Filled {
     async fn start() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("admin-rotation-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        let config = StackConfig {
-            data_dir: folder.clone(),
-            listen: loopback,
-            dynamodb_listen: loopback,
-            docker: None,
-            e2b: Default::default(),
-            fly: Default::default(),
-            key_cache: None,
-            rate_limits: RateLimits::default(),
-        };
-        let stack = Stack::start(config).await.unwrap();
-        let mut local = Self { stack, folder, platform: Value::Null };
-        local.platform = local.json(&["platform", "create", "acme"]).await;
-        local.set("liveKey", "/secrets", json!({ "SHARED": "shared value" })).await;
-        local.set("testKey", "/secrets", json!({ "TEST": "test value" })).await;
-        let session = local.set("liveKey", "/sessions", json!({})).await;
-        local.set("liveKey", &format!("/sessions/{}/secrets", text(&session["id"])), json!({ "OWN": "own" })).await;
-        local
+        let local = Local::start().await;
+        let platform = local.json(&["platform", "create", "acme"]).await;
+        let filled = Self { local, platform };
+        filled.set("liveKey", "/secrets", json!({ "SHARED": "shared value" })).await;
+        filled.set("testKey", "/secrets", json!({ "TEST": "test value" })).await;
+        let session = filled.set("liveKey", "/sessions", json!({})).await;
+        filled.set("liveKey", &format!("/sessions/{}/secrets", text(&session["id"])), json!({ "OWN": "own" })).await;
+        filled
     }
 
     async fn set(&self, key: &str, path: &str, body: Value) -> Value {
-        let url = format!("{}/v1{path}", self.stack.base_url());
-        let request = reqwest::Client::new().post(url).bearer_auth(text(&self.platform[key])).json(&body);
-        let answer = request.send().await.unwrap();
-        assert!(answer.status().is_success(), "{path}: {}", answer.status());
-        answer.json().await.unwrap_or_default()
-    }
-
-    /// The command as somebody types it who is in the folder above the stack's data.
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_theazo-admin"));
-        command.args(["--endpoint", &self.stack.dynamodb_url()]).args(args).env_clear();
-        command
-            .env("THEAZO_CREDENTIAL_KEY", std::fs::read_to_string(self.folder.join("credential-key")).unwrap().trim());
-        command
-    }
-
-    async fn admin(&self, args: &[&str]) -> Output {
-        let mut command = self.command(args);
-        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
-    }
-
-    /// With the stack's data folder at hand.
-    async fn with_folder(&self, args: &[&str]) -> Output {
-        self.admin(&[args, &["--data-dir", self.folder.to_str().unwrap()]].concat()).await
-    }
-
-    async fn json(&self, args: &[&str]) -> Value {
-        let output = self.admin(&[args, &["--json"]].concat()).await;
-        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
-        serde_json::from_slice(&output.stdout).unwrap()
+        self.done(&self.platform[key], "POST", path, Some(body)).await
     }
 
     async fn status(&self) -> Value {
@@ -83,41 +42,9 @@ impl Local {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// What any DynamoDB tool would do with the tables.
-    async fn dynamodb(&self, operation: &str, body: Value) -> Value {
-        let credential = "Credential=local/20300101/us-east-1/dynamodb/aws4_request";
-        let request = reqwest::Client::new()
-            .post(self.stack.dynamodb_url())
-            .header("content-type", "application/x-amz-json-1.0")
-            .header("x-amz-target", format!("DynamoDB_20120810.{operation}"))
-            .header("x-amz-date", "20300101T000000Z")
-            .header("authorization", format!("AWS4-HMAC-SHA256 {credential}, SignedHeaders=host, Signature=0"))
-            .body(body.to_string());
-        let answer = request.send().await.unwrap();
-        let (status, text) = (answer.status(), answer.text().await.unwrap());
-        assert!(status.is_success(), "{operation}: {text}");
-        serde_json::from_str(&text).unwrap()
-    }
-
-    /// The rows of a table that has few.
-    async fn scan(&self, table: &str) -> Vec<Value> {
-        let page = self.dynamodb("Scan", json!({ "TableName": table, "ConsistentRead": true })).await;
-        assert!(page["LastEvaluatedKey"].is_null());
-        page["Items"].as_array().unwrap().clone()
-    }
-
     async fn stop(self) {
-        self.stack.stop().await;
-        let _ = std::fs::remove_dir_all(&self.folder);
+        self.local.stop().await;
     }
-}
-
-fn stderr(output: &Output) -> &str {
-    std::str::from_utf8(&output.stderr).unwrap()
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap()
 }
 
 /// Version, state and number of values of each version.
@@ -129,7 +56,7 @@ fn versions(status: &Value) -> Vec<(u64, &str, u64)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_shows_what_it_does_and_ends_with_every_value_under_the_new_version() {
-    let local = Local::start().await;
+    let local = Filled::start().await;
     let status = local.status().await;
     assert_eq!((versions(&status), text(&status["rotation"]["phase"])), (vec![(1, "active", 3)], "idle"));
 
@@ -159,7 +86,7 @@ async fn a_rotation_shows_what_it_does_and_ends_with_every_value_under_the_new_v
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_that_was_killed_goes_on_where_it_was() {
-    let local = Local::start().await;
+    let local = Filled::start().await;
     let folder = local.folder.to_str().unwrap().to_owned();
     let mut command = local.command(&["root-key", "rotate", "--data-dir", &folder]);
     tokio::task::spawn_blocking(move || {
@@ -190,7 +117,7 @@ async fn a_rotation_that_was_killed_goes_on_where_it_was() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn retiring_says_why_it_is_refused_and_what_it_costs() {
-    let local = Local::start().await;
+    let local = Filled::start().await;
     let output = local.with_folder(&["root-key", "rotate", "--cache-seconds", "1"]).await;
     assert!(output.status.success(), "{}", stderr(&output));
     let refusals: [(&[&str], &str); 3] = [
@@ -223,7 +150,7 @@ async fn retiring_says_why_it_is_refused_and_what_it_costs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_service_that_is_not_known_or_the_wrong_deployment_is_a_clear_failure() {
-    let local = Local::start().await;
+    let local = Filled::start().await;
     let output = local.admin(&["root-key", "status"]).await;
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("--kms-endpoint is needed: .theazo says nothing"), "{}", stderr(&output));
@@ -238,8 +165,8 @@ async fn a_key_service_that_is_not_known_or_the_wrong_deployment_is_a_clear_fail
     assert_eq!(versions(&local.status().await), [(1, "active", 3)]);
 
     // Everything said, nothing is looked up.
-    let deployment = local.stack.deployment().config();
-    let kms = local.stack.kms_url();
+    let deployment = local.stack().deployment().config();
+    let kms = local.stack().kms_url();
     let said = ["--kms-endpoint", &kms, "--kms-key", &deployment.kms_key_arn, "--deployment", &deployment.name];
     let output = local.admin(&[&["root-key", "status"][..], &said].concat()).await;
     assert!(output.status.success(), "{}", stderr(&output));
@@ -253,7 +180,7 @@ async fn a_key_service_that_is_not_known_or_the_wrong_deployment_is_a_clear_fail
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_deployments_root_key_is_made_once_and_never_in_place_of_one_that_is_missing() {
-    let local = Local::start().await;
+    let local = Filled::start().await;
     let key = json!([{ "AttributeName": "pk", "KeyType": "HASH" }, { "AttributeName": "sk", "KeyType": "RANGE" }]);
     let of_type = json!([
         { "AttributeName": "pk", "AttributeType": "S" },
@@ -263,7 +190,7 @@ async fn a_new_deployments_root_key_is_made_once_and_never_in_place_of_one_that_
         "TableName": "fresh", "KeySchema": key, "AttributeDefinitions": of_type, "BillingMode": "PAY_PER_REQUEST"
     });
     local.dynamodb("CreateTable", table).await;
-    let (kms, arn) = (local.stack.kms_url(), local.stack.deployment().config().kms_key_arn.clone());
+    let (kms, arn) = (local.stack().kms_url(), local.stack().deployment().config().kms_key_arn.clone());
     let said = ["--table", "fresh", "--kms-endpoint", &kms, "--deployment", "new"];
     let init = [&["root-key", "init"][..], &said].concat();
 
@@ -274,12 +201,12 @@ async fn a_new_deployments_root_key_is_made_once_and_never_in_place_of_one_that_
 
     let init = [&init[..], &["--kms-key", &arn, "--json"]].concat();
     for (told, is_new) in [("The root key was made", true), ("There is a root key; nothing was changed", false)] {
-        let before = local.scan("fresh").await;
+        let before = local.rows("fresh").await;
         let output = local.admin(&init).await;
         assert!(output.status.success() && stderr(&output).contains(told), "{}", stderr(&output));
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(versions(&answer), [(1, "active", 0)]);
-        assert_eq!(local.scan("fresh").await == before, !is_new);
+        assert_eq!(local.rows("fresh").await == before, !is_new);
     }
     // Another deployment's name: KMS does not vouch for the row.
     let output = local.admin(&[&init[..], &["--deployment", "another"]].concat()).await;
@@ -290,25 +217,25 @@ async fn a_new_deployments_root_key_is_made_once_and_never_in_place_of_one_that_
     assert!(stderr(&output).contains("does not vouch for a root key's row"), "{}", stderr(&output));
 
     // Values whose root key is gone are not to be buried under a new one.
-    for row in local.scan("fresh").await {
+    for row in local.rows("fresh").await {
         let key = json!({ "pk": row["pk"], "sk": row["sk"] });
         local.dynamodb("DeleteItem", json!({ "TableName": "fresh", "Key": key })).await;
     }
-    let sealed = local.scan("theazo").await.into_iter().find(|row| row.get("blob").is_some()).unwrap();
+    let sealed = local.rows("theazo").await.into_iter().find(|row| row.get("blob").is_some()).unwrap();
     local.dynamodb("PutItem", json!({ "TableName": "fresh", "Item": sealed })).await;
     let output = local.admin(&init).await;
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("their root key is missing"), "{}", stderr(&output));
-    assert_eq!(local.scan("fresh").await, [sealed]);
+    assert_eq!(local.rows("fresh").await, [sealed]);
     local.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_platforms_rotation_that_is_under_way_is_shown_with_what_is_in_its_way() {
-    let local = Local::start().await;
+    let local = Filled::start().await;
     let id = text(&local.platform["id"]).to_owned();
     assert_eq!(local.status().await["platforms"], json!([]));
-    let mut stray = local.scan("theazo").await.into_iter().find(|row| row["sk"]["S"] == "SHARED").unwrap();
+    let mut stray = local.rows("theazo").await.into_iter().find(|row| row["sk"]["S"] == "SHARED").unwrap();
     stray["sk"] = json!({ "S": "STRAY" });
     local.dynamodb("PutItem", json!({ "TableName": "theazo", "Item": stray })).await;
     let output = local.with_folder(&["platform", "rotate-key", &id]).await;

@@ -1,103 +1,26 @@
-//! The operator's command line as its own process, against local stacks without Docker.
+//! Platforms, keys, providers and reconciling, by the command.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking; clippy does not see helpers as tests")]
-
+use crate::local::{Local, command, output, stderr, stdout, text};
 use serde_json::Value;
-use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
-use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
-use theazo_local::{Stack, StackConfig};
-use theazo_store::RateLimits;
+use std::net::TcpListener;
+use std::process::Output;
 
-/// A local stack of a test's own.
-struct Local {
-    stack: Option<Stack>,
-    folder: PathBuf,
-}
-
-impl Local {
-    async fn start() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("admin-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        let config = StackConfig {
-            data_dir: folder.clone(),
-            listen: loopback,
-            dynamodb_listen: loopback,
-            docker: None,
-            e2b: Default::default(),
-            fly: Default::default(),
-            key_cache: None,
-            rate_limits: RateLimits::default(),
-        };
-        Self { stack: Some(Stack::start(config).await.unwrap()), folder }
-    }
-
-    fn stack(&self) -> &Stack {
-        self.stack.as_ref().unwrap()
-    }
-
-    /// Runs the command against this stack.
-    async fn admin(&self, args: &[&str]) -> Output {
-        let endpoint = self.stack().dynamodb_url();
-        admin(&[&["--endpoint", &endpoint], args].concat(), &[("THEAZO_CREDENTIAL_KEY", &self.credential_key())]).await
-    }
-
-    /// The key that the stack's credentials are sealed with.
-    fn credential_key(&self) -> String {
-        std::fs::read_to_string(self.folder.join("credential-key")).unwrap().trim().to_owned()
-    }
-
-    /// The JSON that a command answers; it must succeed.
-    async fn json(&self, args: &[&str]) -> Value {
-        let output = self.admin(&[args, &["--json"]].concat()).await;
-        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    /// What the API says of a key.
-    async fn whoami(&self, key: &str) -> (u16, Value) {
-        let url = format!("{}/v1/whoami", self.stack().base_url());
-        let answer = reqwest::Client::new().get(url).bearer_auth(key).send().await.unwrap();
-        (answer.status().as_u16(), answer.json().await.unwrap())
-    }
-
-    async fn stop(mut self) {
-        self.stack.take().unwrap().stop().await;
-    }
-}
-
-impl Drop for Local {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-/// Runs the command with nothing of this process's environment that the AWS SDK would listen to.
+/// Runs the command with those variables and no others.
 async fn admin(args: &[&str], environment: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_theazo-admin"));
-    command.args(args).env_clear().env("AWS_EC2_METADATA_DISABLED", "true").envs(environment.iter().copied());
-    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    let mut command = command(args);
+    command.envs(environment.iter().copied());
+    output(command).await
 }
 
-fn stdout(output: &Output) -> &str {
-    std::str::from_utf8(&output.stdout).unwrap()
-}
-
-fn stderr(output: &Output) -> &str {
-    std::str::from_utf8(&output.stderr).unwrap()
+/// What the API says of a key.
+async fn whoami(local: &Local, key: &str) -> (u16, Value) {
+    local.call(&key.into(), "GET", "/whoami", None).await
 }
 
 fn names(object: &Value) -> Vec<&str> {
     let mut names: Vec<_> = object.as_object().unwrap().keys().map(String::as_str).collect();
     names.sort_unstable();
     names
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,7 +30,7 @@ async fn a_new_platform_has_a_live_and_a_test_key_that_work_over_http() {
     assert_eq!(names(&made), ["id", "liveKey", "name", "testKey"]);
     assert_eq!(made["name"], "Acme & S\u{f6}hne");
     for (field, environment) in [("liveKey", "live"), ("testKey", "test")] {
-        let (status, answer) = local.whoami(text(&made[field])).await;
+        let (status, answer) = whoami(&local, text(&made[field])).await;
         assert_eq!(status, 200);
         assert_eq!(answer["platformId"], made["id"]);
         assert_eq!(answer["environment"], environment);
@@ -128,13 +51,13 @@ async fn another_key_belongs_to_its_platform_and_says_its_environment() {
         assert_eq!(key["environment"], environment);
         assert_eq!(key["name"], "ci");
         assert!(text(&key["key"]).starts_with(&format!("th_{environment}_")));
-        let (status, answer) = local.whoami(text(&key["key"])).await;
+        let (status, answer) = whoami(&local, text(&key["key"])).await;
         assert_eq!((status, &answer["keyId"], &answer["platformId"]), (200, &key["id"], &platform["id"]));
         assert_eq!(answer["environment"], environment);
         assert!(key["key"] != platform["liveKey"] && key["key"] != platform["testKey"]);
     }
     // The first keys go on working.
-    assert_eq!(local.whoami(text(&platform["liveKey"])).await.0, 200);
+    assert_eq!(whoami(&local, text(&platform["liveKey"])).await.0, 200);
     local.stop().await;
 }
 
@@ -176,7 +99,7 @@ async fn a_suspended_platform_is_refused_and_shown_as_such_until_it_is_resumed()
     for _ in 0..2 {
         let answer = local.json(&["platform", "suspend", id]).await;
         assert_eq!(answer, serde_json::json!({ "id": id, "status": "suspended" }));
-        assert_eq!(local.whoami(key).await.0, 403);
+        assert_eq!(whoami(&local, key).await.0, 403);
         assert!(listed().await["suspendedAt"].is_string());
     }
     let output = local.admin(&["platform", "list"]).await;
@@ -184,7 +107,7 @@ async fn a_suspended_platform_is_refused_and_shown_as_such_until_it_is_resumed()
     assert!(line.contains("suspended"), "{line}");
     for _ in 0..2 {
         assert_eq!(local.json(&["platform", "resume", id]).await["status"], "active");
-        assert_eq!(local.whoami(key).await.0, 200);
+        assert_eq!(whoami(&local, key).await.0, 200);
         assert!(listed().await.get("suspendedAt").is_none());
     }
     // One that is deleted is neither suspended nor resumed, and one that is suspended can be deleted.
@@ -195,7 +118,7 @@ async fn a_suspended_platform_is_refused_and_shown_as_such_until_it_is_resumed()
         assert_eq!(output.status.code(), Some(1));
         assert!(stderr(&output).contains(&format!("there is no platform {id}")), "{}", stderr(&output));
     }
-    assert_eq!(local.whoami(key).await.0, 401);
+    assert_eq!(whoami(&local, key).await.0, 401);
     local.stop().await;
 }
 
@@ -207,7 +130,7 @@ async fn keys_are_printed_once_with_a_sentence_that_says_so_and_nowhere_else() {
     let keys: Vec<_> = stdout(&output).split_whitespace().filter(|word| word.starts_with("th_")).collect();
     assert_eq!(keys.len(), 2, "{}", stdout(&output));
     for key in &keys {
-        assert_eq!(local.whoami(key).await.0, 200);
+        assert_eq!(whoami(&local, key).await.0, 200);
     }
     assert!(stderr(&output).contains("shown this once"), "{}", stderr(&output));
     assert!(!stderr(&output).contains("th_"));
@@ -311,45 +234,6 @@ async fn aws_is_reached_as_the_usual_variables_say_and_only_when_asked() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("AWS cannot be reached"), "{}", stderr(&output));
     assert!(!stderr(&output).contains("cargo dev"));
-    local.stop().await;
-}
-
-#[tokio::test]
-async fn doctor_has_a_line_for_each_thing_and_fails_when_one_is_wrong() {
-    let local = Local::start().await;
-    let folder = local.folder.to_str().unwrap();
-    let found = local.json(&["doctor", "--data-dir", folder]).await;
-    let verdict = |found: &Value, what: &str| {
-        let lines = found.as_array().unwrap();
-        lines.iter().find(|line| line["what"] == what).unwrap_or_else(|| panic!("{what}: {found}"))["verdict"].clone()
-    };
-    for what in ["table theazo", "expiry of theazo", "table theazo-ledger", "clock", "root key", "rotation"] {
-        assert_eq!(verdict(&found, what), "good", "{found}");
-    }
-    assert_eq!(verdict(&found, "backups of theazo"), "unknown");
-
-    // A ledger that is gone, and a root key that does not open.
-    let url = local.stack().dynamodb_url();
-    let table = |operation: &'static str, body: Value| {
-        reqwest::Client::new()
-            .post(&url)
-            .header("x-amz-target", format!("DynamoDB_20120810.{operation}"))
-            .header("content-type", "application/x-amz-json-1.0")
-            .header("authorization", "AWS4-HMAC-SHA256 Credential=local/20260101/us-east-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0")
-            .header("x-amz-date", "20260101T000000Z")
-            .body(body.to_string())
-            .send()
-    };
-    let deleted = table("DeleteTable", serde_json::json!({ "TableName": "theazo-ledger" })).await.unwrap();
-    assert!(deleted.status().is_success(), "{deleted:?}");
-    let key = serde_json::json!({ "pk": { "S": "root" }, "sk": { "S": "active" } });
-    let removed = table("DeleteItem", serde_json::json!({ "TableName": "theazo", "Key": key })).await.unwrap();
-    assert!(removed.status().is_success(), "{removed:?}");
-    let output = local.admin(&["doctor", "--data-dir", folder, "--json"]).await;
-    assert_eq!(output.status.code(), Some(1));
-    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((verdict(&found, "tables"), verdict(&found, "root key")), ("bad".into(), "bad".into()), "{found}");
-    assert!(stderr(&output).contains("not as it should be"), "{}", stderr(&output));
     local.stop().await;
 }
 

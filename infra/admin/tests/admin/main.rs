@@ -1,0 +1,9 @@
+//! The operator's command line as its own process, against local stacks without Docker.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking; clippy does not see helpers as tests")]
+
+mod commands;
+mod deletion;
+mod doctor;
+mod local;
+mod rotation;

@@ -1,0 +1,175 @@
+//! The same of E2B: its management API, whose answers and log others read, and the daemons in sandboxes, of which a value
+//! reaches its own sandbox's alone, and as a file: what starts processes there is on record.
+
+use super::{Request, Tapped, address, through};
+use crate::e2b::{configure, on_e2b, sandboxes_of};
+use crate::harness::{Break, E2B_KEY, Tap, e2b_emulator, sha256};
+use memchr::memmem;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use theazo_functions::deployment::DeploymentConfig;
+use theazo_providers::e2b::E2bEndpoints;
+
+/// Of the requests that a call makes, those that are the first to fail.
+const FIRST_FAILING: [usize; 2] = [0, 3];
+
+struct OnE2b {
+    tapped: Tapped,
+    api: Tap,
+    daemons: Tap,
+    session: String,
+    /// The sandboxes of its agents, also of those that are over.
+    sandboxes: BTreeSet<String>,
+}
+
+impl OnE2b {
+    async fn make(name: &str) -> Self {
+        let mut tapped = Tapped::start(name).await;
+        let emulator = address(&e2b_emulator().endpoints.api);
+        let (api, daemons) = (Tap::tcp(emulator).await, Tap::tcp(emulator).await);
+        let e2b = E2bEndpoints { api: api.url(), sandbox: daemons.url() };
+        let config = DeploymentConfig { e2b, ..tapped.deployment.config().clone() };
+        tapped.deployment = through(&tapped.table, &tapped.kms, config);
+        configure(&tapped.client, E2B_KEY).await;
+        let session = tapped.client.session("u").await;
+        let value = tapped.canary.value();
+        tapped
+            .client
+            .set_secrets(&session, json!({ "TOKEN": value, "OTHER": { "value": value, "mask": false } }))
+            .await;
+        Self { tapped, api, daemons, session, sandboxes: BTreeSet::new() }
+    }
+
+    async fn call(&mut self, method: &str, path: &str, body: Value) -> (u16, Value) {
+        let key = self.tapped.key.clone();
+        self.tapped.ask(Request { key: &key, once: None, method, path, body }).await
+    }
+
+    /// An agent that runs, made past the taps.
+    async fn boot(&mut self) -> String {
+        let agent = self.tapped.client.boot(&self.session, on_e2b()).await;
+        self.note(&agent).await;
+        agent
+    }
+
+    async fn note(&mut self, agent: &str) {
+        self.sandboxes.extend(sandboxes_of(agent).await);
+    }
+
+    /// Takes the sandboxes for its own that E2B told it of: those of boots that failed are in no list any more.
+    fn note_told(&mut self) {
+        for wire in self.api.wires() {
+            let told = String::from_utf8_lossy(&wire.received).into_owned();
+            let ids = told.split("\"sandboxID\":\"").skip(1).filter_map(|rest| rest.split('"').next());
+            self.sandboxes.extend(ids.map(str::to_owned));
+        }
+    }
+
+    /// Fails if the value is where it must not be; gives how often it was delivered.
+    fn search(&self, place: &str) -> usize {
+        self.tapped.search(false);
+        for wire in self.api.wires() {
+            self.tapped.is_not_in(&format!("what E2B's API was asked, {place}"), &wire.sent);
+            self.tapped.is_not_in(&format!("what E2B's API answered, {place}"), &wire.received);
+        }
+        let mut deliveries = 0;
+        for wire in self.daemons.wires() {
+            let (rest, delivered) = self.without_deliveries(&wire.sent);
+            self.tapped.is_not_in(&format!("what a daemon was asked, {place}"), &rest);
+            self.tapped.is_not_in(&format!("what a daemon answered, {place}"), &wire.received);
+            deliveries += delivered;
+        }
+        deliveries
+    }
+
+    /// What was sent without the values in files of its own sandboxes, and how many of these there were.
+    fn without_deliveries(&self, sent: &[u8]) -> (Vec<u8>, usize) {
+        let value = self.tapped.canary.value().as_bytes();
+        let (mut rest, mut delivered) = (sent.to_vec(), 0);
+        for at in memmem::find_iter(sent, value) {
+            let head_end = memmem::rfind(&sent[..at], b"\r\n\r\n").expect("a request before it");
+            let head = &sent[..head_end];
+            let line = memmem::rfind(head, b" HTTP/1.1\r\n").expect("a request's first line");
+            let start = head[..line].iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            // The body before it may have no line's end after its last byte.
+            let first = String::from_utf8_lossy(&head[start..line]);
+            let fields = String::from_utf8_lossy(&head[line..]).to_lowercase();
+            let sandbox = fields.lines().find_map(|field| field.strip_prefix("e2b-sandbox-id: "));
+            if first.contains("POST /files?") && sandbox.is_some_and(|id| self.sandboxes.contains(id)) {
+                rest[at..at + value.len()].fill(b'.');
+                delivered += 1;
+            }
+        }
+        (rest, delivered)
+    }
+}
+
+fn digest() -> Value {
+    json!({ "language": "bash", "code": "printf %s \"$TOKEN\" | sha256sum | head -c 64" })
+}
+
+#[tokio::test]
+async fn a_secrets_value_goes_to_e2b_as_a_file_of_its_own_sandbox_and_no_other_way() {
+    let mut on_e2b = OnE2b::make("e2b-wires").await;
+    let value = on_e2b.tapped.canary.value().to_owned();
+    let path = format!("/v1/sessions/{}/agents", on_e2b.session);
+    let (status, agent) = on_e2b.call("POST", &path, self::on_e2b()).await;
+    assert_eq!(status, 201, "{agent}");
+    let agent = agent["id"].as_str().unwrap().to_owned();
+    on_e2b.note(&agent).await;
+    for step in ["exec", "pause", "resume", "exec", "restart", "exec", "terminate"] {
+        let body = if step == "exec" { digest() } else { Value::Null };
+        let (status, answer) = on_e2b.call("POST", &format!("/v1/agents/{agent}/{step}"), body).await;
+        assert_eq!(status, 200, "{step}: {answer}");
+        if step == "exec" {
+            assert_eq!(answer["stdout"], sha256(&value));
+        }
+        on_e2b.note(&agent).await;
+    }
+    // Two secrets have the value, and it booted three times.
+    assert_eq!(on_e2b.search("while all is well"), 6);
+    on_e2b.tapped.client.terminate(&on_e2b.session).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secrets_value_gets_nowhere_while_e2b_fails_under_whatever_asks_it() {
+    let mut on_e2b = OnE2b::make("e2b-faults").await;
+    let told = json!({ "code": 500, "message": on_e2b.tapped.canary.value() }).to_string();
+    let breaks = [Break::Answer(500, told), Break::AtOnce, Break::Nonsense, Break::AfterBytes(60)];
+    let (mut failed, mut turn) = (0, 0);
+    let mut agent = on_e2b.boot().await;
+    for step in ["agents", "exec", "files", "pause", "resume", "restart", "terminate"] {
+        for of_api in [true, false] {
+            for spared in FIRST_FAILING {
+                if on_e2b.tapped.client.get(&format!("/v1/agents/{agent}")).await.expect(200)["status"] != "ready" {
+                    agent = on_e2b.boot().await;
+                }
+                if step == "resume" {
+                    on_e2b.tapped.client.call("POST", &format!("/v1/agents/{agent}/pause"), None).await.expect(200);
+                }
+                on_e2b.tapped.renew();
+                let tap = if of_api { &on_e2b.api } else { &on_e2b.daemons };
+                tap.fail_some("", spared, 3, breaks[turn % breaks.len()].clone());
+                turn += 1;
+                let (path, body) = match step {
+                    "agents" => (format!("/v1/sessions/{}/agents", on_e2b.session), self::on_e2b()),
+                    "exec" => (format!("/v1/agents/{agent}/exec"), digest()),
+                    "files" => (format!("/v1/agents/{agent}/files"), json!({ "path": "/data/kept", "data": "kept" })),
+                    _ => (format!("/v1/agents/{agent}/{step}"), Value::Null),
+                };
+                let (status, answer) = on_e2b.call("POST", &path, body).await;
+                failed += usize::from(status >= 500);
+                on_e2b.api.mend();
+                on_e2b.daemons.mend();
+                if let Some(made) = answer["id"].as_str().filter(|id| id.starts_with("agt_")) {
+                    on_e2b.note(made).await;
+                }
+                on_e2b.note(&agent).await;
+            }
+        }
+    }
+    on_e2b.note_told();
+    on_e2b.search("while it failed");
+    assert!(failed >= 8, "only {failed} calls failed");
+    on_e2b.tapped.client.terminate(&on_e2b.session).await;
+}
