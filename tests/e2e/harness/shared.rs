@@ -1,8 +1,10 @@
 //! One stack for most tests, in this process, on a runtime of its own.
 
 use super::Client;
+use std::fs::Permissions;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use theazo_e2b_emulator::{Controls, Emulator};
@@ -65,8 +67,7 @@ pub fn e2b_emulator() -> &'static E2bEmulator {
     static EMULATOR: OnceLock<E2bEmulator> = OnceLock::new();
     EMULATOR.get_or_init(|| {
         on_own_runtime(async {
-            let folder = folder(std::process::id()).join("e2b");
-            std::fs::create_dir_all(&folder).expect("a folder for the E2B emulator");
+            let folder = emulator_folder("e2b");
             let emulator = Emulator::new(&folder, Some(E2B_KEY));
             let controls = emulator.controls();
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address for the E2B emulator");
@@ -93,8 +94,7 @@ pub fn fly_emulator() -> &'static FlyEmulator {
     EMULATOR.get_or_init(|| {
         on_own_runtime(async {
             let programs = machine_programs(&()).await.expect("the programs of machines");
-            let folder = folder(std::process::id()).join("fly");
-            std::fs::create_dir_all(&folder).expect("a folder for the Fly emulator");
+            let folder = emulator_folder("fly");
             let emulator = theazo_fly_emulator::Emulator::new(&folder, Some(FLY_TOKEN), programs);
             let controls = emulator.controls();
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address for the Fly emulator");
@@ -146,6 +146,23 @@ const FOLDER: &str = "theazo-e2e-";
 
 fn folder(id: u32) -> PathBuf {
     std::env::temp_dir().join(format!("{FOLDER}{id}"))
+}
+
+/// Where an emulator of this process keeps its files. Locked, or a stack that starts would take it for a leftover.
+fn emulator_folder(name: &str) -> PathBuf {
+    static ALL: OnceLock<DataDir> = OnceLock::new();
+    let all = ALL.get_or_init(|| {
+        let path = std::env::temp_dir().join(format!("{FOLDER}emulators-{}", std::process::id()));
+        let all = DataDir::open(&path).expect("a folder for emulators");
+        // Their users differ, and what they run is not to be kept out.
+        std::fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("the folder is this process's");
+        all
+    });
+    let folder = all.file(name);
+    // What a process of the same id has left.
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir(&folder).expect("a folder for an emulator");
+    folder
 }
 
 /// A test process cannot clean up behind itself when it is killed; the next one does, for those that are dead.
