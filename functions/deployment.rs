@@ -189,5 +189,6 @@ capabilities! {
     Sandboxes: deployment => Self::new(
         deployment.docker.clone(), (deployment.e2b.clone(), deployment.fly.clone()),
         ProviderAccess::new(deployment.table.clone(), deployment.keys.clone()),
-        SimulatedDisks::new(deployment.table.clone()));
+        SimulatedDisks::new(deployment.table.clone()),
+        LogWriter::new(deployment.table.clone(), deployment.log_queue.clone()));
 }

@@ -62,7 +62,16 @@ pub(crate) fn request(deployment: &Deployment, route: Option<&Route>, status: u1
         (errors, Unit::Count, u64::from(status >= 500)),
     ];
     let name = route.map_or("none", |route| route.info.name);
-    write(deployment, Dimension { name: REQUEST, value: kind(route) }, &figures, &[("Route", name)]);
+    write(&deployment.config().name, Dimension { name: REQUEST, value: kind(route) }, &figures, &[("Route", name)]);
+}
+
+/// Tells of a request that is counted already as one that was answered with success, and whose work ended later with an
+/// error. `deployment` is its name.
+pub(crate) fn failed_late(deployment: &str, route: Option<&Route>) {
+    let [.., errors] = REQUEST_FIGURES;
+    let name = route.map_or("none", |route| route.info.name);
+    let dimension = Dimension { name: REQUEST, value: kind(route) };
+    write(deployment, dimension, &[(errors, Unit::Count, 1)], &[("Route", name)]);
 }
 
 /// Tells of a run of reconciling.
@@ -76,14 +85,14 @@ pub(crate) fn reconciled(deployment: &Deployment, outcome: &Outcome, ms: u64) {
         (lag, Unit::Milliseconds, outcome.lag_ms),
         (duration, Unit::Milliseconds, ms),
     ];
-    write(deployment, RECONCILE, &figures, &[]);
+    write(&deployment.config().name, RECONCILE, &figures, &[]);
 }
 
-fn write(deployment: &Deployment, dimension: Dimension, figures: &[Figure], notes: &[(&'static str, &'static str)]) {
+fn write(deployment: &str, dimension: Dimension, figures: &[Figure], notes: &[(&'static str, &'static str)]) {
     if !tracing::enabled!(target: FIGURES, tracing::Level::INFO) {
         return;
     }
-    let line = line(&deployment.config().name, now_ms(), dimension, figures, notes);
+    let line = line(deployment, now_ms(), dimension, figures, notes);
     tracing::info!(target: FIGURES, line = %line);
 }
 

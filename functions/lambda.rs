@@ -45,7 +45,10 @@ pub async fn run_scheduled(function: &'static Scheduled) -> Result<(), Error> {
     let deployment = Deployment::new(&Aws::from_env().await, DeploymentConfig::from_env()?)?;
     let deployment = &deployment;
     lambda_runtime::run(service_fn(move |_: LambdaEvent<Value>| async move {
-        Ok::<Value, Error>((function.run)(deployment).await?)
+        let done = (function.run)(deployment).await;
+        // Once it has answered, a function is frozen.
+        deployment.log_queue().flushed().await;
+        Ok::<Value, Error>(done?)
     }))
     .await
 }

@@ -357,13 +357,14 @@ impl Run {
         Ok(())
     }
 
-    /// Notes how many of a platform's agents were active when this run came by. Minutes without a note count as none.
+    /// Notes how many of a platform's agents were active, for the minute in which this run began: runs begin a minute apart, and
+    /// come by sooner or later. Minutes without a note count as none.
     async fn note_active(&self, platform: &PlatformId, look: &Look<'_>) {
         for mode in [Mode::Live, Mode::Test] {
             let agents = look.active(mode).load(Ordering::Relaxed);
             let scope = self.work.operator().tenant(platform, mode);
             if agents > 0
-                && let Err(error) = self.measurements.active(&scope, agents, now_ms()).await
+                && let Err(error) = self.measurements.active(&scope, agents, look.listed_at_ms).await
             {
                 tracing::error!(%error, "a measurement is lost");
             }

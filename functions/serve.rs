@@ -8,7 +8,9 @@ use futures_util::FutureExt;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::time::Instant;
-use theazo_http::{Answer, ApiError, Body, Call, MAX_BODY_BYTES, MAX_PAYLOAD_BYTES, Pattern, Request, payload_len};
+use theazo_http::{
+    Answer, ApiError, Body, Call, LateOutcome, MAX_BODY_BYTES, MAX_PAYLOAD_BYTES, Pattern, Request, payload_len,
+};
 use theazo_store::{RoundTrips, count_round_trips};
 use theazo_tenancy::RequestId;
 use tracing::Instrument;
@@ -73,7 +75,8 @@ pub async fn serve(
             }
             let request = Request { id: id.clone(), source_ip, raw_path, params, raw_query, headers, body };
             let call = Call::new(request, &route.info, deployment.credentials());
-            let answer = (route.handler)(call.with_streams(deployment.config().streams), deployment).await?;
+            let call = call.with_streams(deployment.config().streams).with_late(late(deployment, route, started));
+            let answer = (route.handler)(call, deployment).await?;
             if !route.info.streams && !answer.fits_payload() {
                 tracing::error!("an answer is too large for Lambda");
                 return Err(ApiError::internal());
@@ -85,7 +88,7 @@ pub async fn serve(
         let (outcome, trips) =
             caught.unwrap_or_else(|_| (Err(ApiError::internal()), RoundTrips { total: 0, sequential: 0 }));
         let answer: Answer = outcome.unwrap_or_else(|error| error.into_answer(&id));
-        let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let ms = ms_since(started);
         emf::request(deployment, found, answer.status(), ms, trips);
         tracing::info!(status = answer.status(), ms, round_trips = trips.sequential, calls = trips.total, "answered");
         (answer, trips)
@@ -101,9 +104,149 @@ pub async fn serve(
     (response, trips)
 }
 
+/// Tells of work that ended after its answer had begun: a line in the request's span with the status that the answer
+/// would have had and the time until then, and a figure where that is an error. The request was counted when it was
+/// answered.
+fn late(deployment: &Deployment, route: &'static Route, started: Instant) -> LateOutcome {
+    if !route.info.streams {
+        return LateOutcome::default();
+    }
+    let name = deployment.config().name.clone();
+    LateOutcome::to(move |status, trips| {
+        let ms = ms_since(started);
+        if status >= 500 {
+            emf::failed_late(&name, Some(route));
+        }
+        tracing::info!(status, ms, round_trips = trips.sequential, calls = trips.total, "ended after its answer began");
+    })
+}
+
+fn ms_since(started: Instant) -> u64 {
+    u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
 fn find(routes: &[&'static Route], incoming: &Incoming) -> Option<(&'static Route, theazo_http::Params)> {
     let candidates: Vec<&'static Route> =
         routes.iter().copied().filter(|route| route.info.method == incoming.method.as_str()).collect();
     let (route, params) = Pattern::best(&candidates, |route| route.info.pattern, &incoming.raw_path)?;
     Some((*route, params))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deployment::DeploymentConfig;
+    use serde_json::{Value, json};
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+    use theazo_http::{Caller, ErrorCode, LogFormat, Repeats, RouteInfo, StreamLimits, make_subscriber};
+    use theazo_metering::Prices;
+    use theazo_providers::e2b::E2bEndpoints;
+    use theazo_store::{Aws, AwsEndpoints, RateLimits};
+
+    /// Begins to answer at once, and then fails.
+    static FAILS_LATE: Route = Route {
+        info: RouteInfo {
+            name: "fails-late",
+            method: "POST",
+            pattern: Pattern("/late"),
+            callers: &[Caller::Anyone],
+            streams: true,
+            repeats: Repeats::Again,
+        },
+        capabilities: &[],
+        handler: |call, _| {
+            Box::pin(async move {
+                let work = async {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    Err(ApiError::new(ErrorCode::Timeout, "too long"))
+                };
+                Answer::kept_alive(call.streams(), call.request().id.clone(), call.late(), work).await
+            })
+        },
+    };
+
+    fn deployment() -> Deployment {
+        // Port 1 of the loopback has no listener.
+        let aws = Aws::local(&AwsEndpoints { dynamodb: "http://127.0.0.1:1".into(), kms: None });
+        let config = DeploymentConfig {
+            name: "late".into(),
+            table: "none".into(),
+            ledger: None,
+            kms_key_arn: "none".into(),
+            audit_days: 1,
+            docker: None,
+            e2b: E2bEndpoints::default(),
+            agent_endpoint: None,
+            credential_key: None,
+            rate_limits: RateLimits::default(),
+            key_cache: Duration::from_secs(1),
+            log_retention_days: 1,
+            streams: StreamLimits { silence: Duration::from_millis(1), ..StreamLimits::default() },
+            prices: Prices::default(),
+            cors_origin: None,
+        };
+        Deployment::new(&aws, config).unwrap()
+    }
+
+    /// Log lines.
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What the log says of one such request.
+    async fn logged() -> Vec<Value> {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let subscriber = make_subscriber(LogFormat::Json, "info".parse().unwrap(), move || writer.clone());
+        let _subscriber = tracing::subscriber::set_default(subscriber);
+        let incoming = Incoming {
+            method: http::Method::POST,
+            source_ip: None,
+            raw_path: "/late".into(),
+            raw_query: String::new(),
+            headers: http::HeaderMap::new(),
+            body: Bytes::new(),
+        };
+        let (answer, _) = serve(&deployment(), &[&FAILS_LATE], incoming).await;
+        assert_eq!(answer.status(), 200);
+        answer.into_body().collect().await;
+        let log = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn what_fails_after_its_answer_began_is_told_with_the_status_it_would_have_had_and_counted_as_an_error() {
+        // A line can be lost when another test's subscriber comes or goes at the same moment.
+        let mut lines = logged().await;
+        for _ in 0..4 {
+            if lines.len() >= 4 {
+                break;
+            }
+            lines = logged().await;
+        }
+        let told: Vec<_> = lines.iter().filter(|line| line["status"].is_u64()).collect();
+        assert_eq!(
+            told.iter().map(|line| &line["status"]).collect::<Vec<_>>(),
+            [&json!(200), &json!(504)],
+            "{lines:?}"
+        );
+        let (first, late) = (told[0], told[1]);
+        assert_eq!(late["span"], first["span"]);
+        assert_eq!(late["span"]["route"], "fails-late");
+        assert!(late["ms"].as_u64().unwrap() >= 50 && late["round_trips"] == 0 && late["calls"] == 0, "{late}");
+        let errors: Vec<_> = lines.iter().filter_map(|line| Some((line.get("Errors")?, &line["Route"]))).collect();
+        assert_eq!(errors, [(&json!(0), &json!("fails-late")), (&json!(1), &json!("fails-late"))], "{lines:?}");
+        assert_eq!(lines.iter().filter(|line| line.get("Latency").is_some()).count(), 1, "counted once");
+    }
 }

@@ -1,6 +1,6 @@
 //! `POST /v1/agents/{id}/exec`
 
-use super::exec_record::{ExecRecord, MaskedOutput};
+use super::exec_record::{ExecRecord, MaskedOutput, within_escaped};
 use super::{Sandboxes, mask, noted, refuse, usable};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -42,8 +42,8 @@ pub async fn handle(
     log: LogWriter,
     measurements: Measurements,
 ) -> Result<Answer, ApiError> {
-    let (limits, id) = (call.streams(), call.request().id.clone());
-    Answer::kept_alive(limits, id, answer(call, agents, replays, copies, sandboxes, log, measurements)).await
+    let (limits, id, late) = (call.streams(), call.request().id.clone(), call.late());
+    Answer::kept_alive(limits, id, late, answer(call, agents, replays, copies, sandboxes, log, measurements)).await
 }
 
 async fn answer(
@@ -183,19 +183,10 @@ fn encode(bytes: &[u8], encoding: Encoding, budget: usize) -> (String, bool) {
         },
         Encoding::Utf8 => {
             let text = String::from_utf8_lossy(bytes);
-            let mut escaped = 0;
-            for (index, letter) in text.char_indices() {
-                escaped += match letter {
-                    '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
-                    letter if u32::from(letter) < 0x20 => 6,
-                    letter => letter.len_utf8(),
-                };
-                if escaped > budget {
-                    let (kept, _) = text.split_at(index);
-                    return (kept.to_owned(), true);
-                }
+            match within_escaped(&text, budget) {
+                kept if kept.len() < text.len() => (kept.to_owned(), true),
+                _ => (text.into_owned(), false),
             }
-            (text.into_owned(), false)
         }
     }
 }

@@ -45,6 +45,18 @@ fn sandbox_gone(agent: &Agent) -> NewLog {
         .metadata(&json!({ "event": "provider.sandbox_gone" }))
 }
 
+/// What the log says of a provider that did not do what was asked of it, and how the caller is told. Its own words stay in
+/// the operator's log.
+fn refused(agent: &Agent, event: &str, what: &str, error: &ProviderError) -> (NewLog, ApiError) {
+    let told = failure::to_api(&agent.provider, error);
+    let code = told.code().as_str();
+    // That it cannot is how it is; anything else is a failure.
+    let level = if matches!(error, ProviderError::CannotPause) { LogLevel::Warn } else { LogLevel::Error };
+    let entry = NewLog::of_agent(agent, level, LogSource::Provider, format!("{what}: {code}"))
+        .metadata(&json!({ "event": event, "error": code }));
+    (entry, told)
+}
+
 /// What the log says of a boot that failed for that reason, where a provider had a part in it.
 fn boot_failed(agent: &Agent, failure: &ApiError) -> Option<NewLog> {
     let by_provider =
@@ -148,8 +160,8 @@ pub async fn finish_pause(
     sandboxes: &Sandboxes,
 ) -> Result<Agent, ApiError> {
     let kept = match stop(scope, agent, sandboxes).await? {
-        Ok(kept) => kept,
-        Err(ProviderError::SandboxGone) => {
+        Stopped::Kept(kept) => kept,
+        Stopped::Gone => {
             let holds = |now: &Agent| now.intent == Some(Intent::Pausing);
             // What a limit has stopped has not failed, even where its provider keeps no files of it.
             let status = match agent.paused_by {
@@ -158,8 +170,10 @@ pub async fn finish_pause(
             };
             return Err(without_files(scope, agent, status, holds, agents, sandboxes).await);
         }
-        Err(error @ ProviderError::CannotPause) => {
-            let refusal = failure::to_api(&agent.provider, &error);
+        Stopped::CannotPause => {
+            let what = "the sandbox cannot be paused without its memory";
+            let (entry, refusal) = refused(agent, "provider.pause_refused", what, &ProviderError::CannotPause);
+            sandboxes.note(scope, entry);
             // What has used up its limit does not run on for want of a way to keep its files.
             if agent.paused_by == Some(PausedBy::Limit) {
                 end(scope, agent, AgentStatus::Completed, agents, sandboxes).await?;
@@ -168,7 +182,6 @@ pub async fn finish_pause(
             }
             return Err(refusal);
         }
-        Err(error) => return Err(failure::to_api(&agent.provider, &error)),
     };
     match agents.finish_pause(scope, &agent.id, kept.bytes).await {
         Err(StoreError::Conflict(_)) => {
@@ -207,13 +220,12 @@ pub async fn take_back(
         return after_the_end(scope, agent, agents, sandboxes).await;
     }
     match stop(scope, agent, sandboxes).await? {
-        Ok(_) => {}
+        Stopped::Kept(_) => {}
         // Nor can the files be kept of one that does not stop without its memory.
-        Err(ProviderError::SandboxGone | ProviderError::CannotPause) => {
+        Stopped::Gone | Stopped::CannotPause => {
             let _ = without_files(scope, agent, AgentStatus::Failed, is_this, agents, sandboxes).await;
             return agents.get(scope, &agent.id).await?.ok_or_else(ApiError::not_found);
         }
-        Err(error) => return Err(failure::to_api(&agent.provider, &error)),
     }
     match agents.back_to_paused(scope, &agent.id, agent.boots, cause).await {
         Err(StoreError::Conflict(_)) => after_the_end(scope, agent, agents, sandboxes).await,
@@ -241,16 +253,30 @@ async fn after_the_end(
     Ok(settled?)
 }
 
-/// Stops the agent's sandbox. The provider's own refusal is given as it is.
-async fn stop(
-    scope: &TenantScope,
-    agent: &Agent,
-    sandboxes: &Sandboxes,
-) -> Result<Result<Kept, ProviderError>, ApiError> {
+/// What became of a sandbox that was to be stopped.
+enum Stopped {
+    Kept(Kept),
+    /// It was not there any more.
+    Gone,
+    /// It runs on: its files cannot be kept without its memory.
+    CannotPause,
+}
+
+/// Stops the agent's sandbox.
+async fn stop(scope: &TenantScope, agent: &Agent, sandboxes: &Sandboxes) -> Result<Stopped, ApiError> {
     let provider = sandboxes.provider(scope, &agent.provider).await?;
     let sandbox = AgentRef { agent: agent.id.to_string() };
     let stopped = tokio::time::timeout(STOP_TIMEOUT, provider.stop(&sandbox)).await;
-    Ok(stopped.unwrap_or(Err(ProviderError::TimedOut)))
+    match stopped.unwrap_or(Err(ProviderError::TimedOut)) {
+        Ok(kept) => Ok(Stopped::Kept(kept)),
+        Err(ProviderError::SandboxGone) => Ok(Stopped::Gone),
+        Err(ProviderError::CannotPause) => Ok(Stopped::CannotPause),
+        Err(error) => {
+            let (entry, told) = refused(agent, "provider.stop_failed", "the sandbox was not stopped", &error);
+            sandboxes.note(scope, entry);
+            Err(told)
+        }
+    }
 }
 
 /// Ends an agent whose files are not there any more, and tells what its caller learns.
@@ -290,5 +316,9 @@ async fn remove(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: 
 async fn destroy(scope: &TenantScope, agent: &Agent, sandboxes: &Sandboxes) -> Result<(), ApiError> {
     let sandbox = AgentRef { agent: agent.id.to_string() };
     let destroyed = sandboxes.provider(scope, &agent.provider).await?.destroy(&sandbox).await;
-    destroyed.map_err(|error| failure::to_api(&agent.provider, &error))
+    destroyed.map_err(|error| {
+        let (entry, told) = refused(agent, "provider.removal_failed", "the sandbox was not removed", &error);
+        sandboxes.note(scope, entry);
+        told
+    })
 }

@@ -9,10 +9,10 @@ use theazo_providers::e2b::{E2bEndpoints, E2bProvider, E2bService};
 use theazo_providers::fly::{FlyEndpoints, FlyProvider, FlyService, FlySettings};
 use theazo_providers::simulated::SimulatedProvider;
 use theazo_providers::{Provider, ProviderKind};
-use theazo_store::{ProviderAccess, SimulatedDisks};
+use theazo_store::{LogWriter, NewLog, ProviderAccess, SimulatedDisks};
 use theazo_tenancy::{Mode, TenantScope};
 
-/// Calling compute providers.
+/// Calling compute providers, and telling what they refuse.
 #[derive(Clone)]
 pub struct Sandboxes {
     docker: Option<Arc<dyn Provider>>,
@@ -20,6 +20,7 @@ pub struct Sandboxes {
     fly: Fly,
     access: ProviderAccess,
     simulated: SimulatedDisks,
+    log: LogWriter,
 }
 
 /// E2B for one deployment. The client is made when the first agent needs it: most functions never do.
@@ -86,8 +87,14 @@ impl Sandboxes {
         (e2b, fly): (E2b, Fly),
         access: ProviderAccess,
         simulated: SimulatedDisks,
+        log: LogWriter,
     ) -> Self {
-        Self { docker, e2b, fly, access, simulated }
+        Self { docker, e2b, fly, access, simulated, log }
+    }
+
+    /// Has the log say what a provider did to an agent where no change says it. Nobody waits for that.
+    pub(super) fn note(&self, scope: &TenantScope, entry: NewLog) {
+        self.log.later_as_change(scope, entry);
     }
 
     /// The provider of that name, for a tenant. In test mode every name is the simulated one's.

@@ -2,15 +2,17 @@
 //!
 //! Nothing is sent that the reader's connection does not ask for, so a slow reader costs no memory and is in nobody's
 //! way; when it takes too long, it is told to come back. What it was sent last it names in `Last-Event-ID`, and the next
-//! stream goes on from there.
+//! stream goes on from there. Heartbeats and the call to come back have an id as well, so that what was gone through without
+//! finding anything is not gone through again.
 
 use super::show;
 use bytes::Bytes;
 use futures_util::stream;
 use std::collections::VecDeque;
+use std::future::Future;
 use std::time::Duration;
 use theazo_http::{
-    Answer, ApiError, Call, ErrorCode, SSE_BEGIN, SSE_DONE, SSE_HEARTBEAT, StreamLimits, sse_event, sse_reconnect,
+    Answer, ApiError, Call, ErrorCode, SSE_BEGIN, SSE_DONE, StreamLimits, sse_event, sse_heartbeat, sse_reconnect,
 };
 use theazo_store::{AgentStatus, Agents, LogTail, StoreError, Tailed, now_ms};
 use theazo_tenancy::{AgentId, LogId, TenantScope};
@@ -68,12 +70,61 @@ impl Subject {
     }
 }
 
-/// A stream under way.
-pub(crate) struct Live {
+/// What a stream gives.
+pub(crate) trait Feed: Send + 'static {
+    /// What has come since the step before.
+    fn step(&mut self) -> impl Future<Output = Result<Tailed, StoreError>> + Send;
+
+    /// Where a reader goes on that was given all steps and comes back.
+    fn position(&self) -> String;
+
+    /// Whether there is nothing more to come.
+    fn is_over(&self) -> bool;
+
+    /// Why its reader may not have any more of it, if that is so.
+    fn refusal(&self) -> impl Future<Output = Option<&'static str>> + Send;
+}
+
+/// Entries as they are written, for a caller.
+pub(crate) struct Followed {
     call: Call,
-    limits: StreamLimits,
     tail: LogTail,
     subject: Option<Subject>,
+}
+
+impl Feed for Followed {
+    async fn step(&mut self) -> Result<Tailed, StoreError> {
+        // First whether it is over, then what was said: everything said by then is read.
+        if let Some(subject) = &mut self.subject {
+            subject.look().await?;
+        }
+        self.tail.step(now_ms()).await
+    }
+
+    fn position(&self) -> String {
+        self.tail.position().to_string()
+    }
+
+    fn is_over(&self) -> bool {
+        let over_by_ms = self.subject.as_ref().and_then(|subject| subject.over_by_ms);
+        over_by_ms.is_some_and(|over_by_ms| self.tail.reached_ms() > over_by_ms)
+    }
+
+    /// A credential that was revoked or has expired ends its streams as well.
+    async fn refusal(&self) -> Option<&'static str> {
+        match self.call.authenticate().await.map_err(|refusal| refusal.code()) {
+            // Whether it is still good is found out at the next heartbeat.
+            Ok(_) | Err(ErrorCode::RateLimited) => None,
+            Err(ErrorCode::Internal) => Some("unavailable"),
+            Err(_) => Some("credential"),
+        }
+    }
+}
+
+/// A stream under way.
+pub(crate) struct Live<F> {
+    feed: F,
+    limits: StreamLimits,
     pieces: VecDeque<Bytes>,
     began: Instant,
     /// When the reader was given a piece last.
@@ -85,14 +136,19 @@ pub(crate) struct Live {
     is_over: bool,
 }
 
-impl Live {
+impl Live<Followed> {
     pub(crate) fn new(call: Call, tail: LogTail, subject: Option<Subject>) -> Self {
+        let limits = call.streams();
+        Self::of(Followed { call, tail, subject }, limits)
+    }
+}
+
+impl<F: Feed> Live<F> {
+    fn of(feed: F, limits: StreamLimits) -> Self {
         let now = Instant::now();
         Self {
-            limits: call.streams(),
-            call,
-            tail,
-            subject,
+            feed,
+            limits,
             pieces: VecDeque::from([Bytes::from_static(SSE_BEGIN.as_bytes())]),
             began: now,
             given: now,
@@ -123,34 +179,25 @@ impl Live {
         }
         let asked = Instant::now();
         loop {
+            // Also while there is something to give: a reader that is slow takes long for what one step found.
+            if self.began.elapsed() >= self.limits.lifetime {
+                return self.end("time_limit");
+            }
+            if self.checked.elapsed() >= self.limits.heartbeat {
+                self.checked = Instant::now();
+                if let Some(why) = self.feed.refusal().await {
+                    return self.end(why);
+                }
+            }
             if let Some(piece) = self.pieces.pop_front() {
                 self.given = Instant::now();
                 return Some(piece);
             }
-            if self.began.elapsed() >= self.limits.lifetime {
-                return self.end("time_limit");
-            }
-            // A credential that was revoked or has expired ends its streams as well.
-            if self.checked.elapsed() >= self.limits.heartbeat {
-                self.checked = Instant::now();
-                match self.call.authenticate().await.map_err(|refusal| refusal.code()) {
-                    // Whether it is still good is found out at the next heartbeat.
-                    Ok(_) | Err(ErrorCode::RateLimited) => {}
-                    Err(ErrorCode::Internal) => return self.end("unavailable"),
-                    Err(_) => return self.end("credential"),
-                }
-            }
-            match self.read().await {
+            let is_behind = match self.feed.step().await {
                 Ok(tailed) => {
                     self.failures = 0;
-                    let is_news = !tailed.entries.is_empty() || !tailed.late.is_empty();
                     self.queue(&tailed);
-                    if is_news {
-                        self.pause = FIRST_PAUSE;
-                    }
-                    if tailed.is_behind || is_news {
-                        continue;
-                    }
+                    tailed.is_behind
                 }
                 Err(error) => {
                     self.failures += 1;
@@ -158,31 +205,26 @@ impl Live {
                     if self.failures >= MAX_FAILURES {
                         return self.end("unavailable");
                     }
+                    false
                 }
-            }
-            if self.has_said_everything() {
-                return self.finish(SSE_DONE.into(), "done");
-            }
-            if asked.elapsed() >= self.limits.heartbeat {
-                self.pieces.push_back(Bytes::from_static(SSE_HEARTBEAT.as_bytes()));
+            };
+            if !self.pieces.is_empty() {
+                self.pause = FIRST_PAUSE;
                 continue;
             }
-            tokio::time::sleep(self.pause.min(self.limits.heartbeat)).await;
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            if !is_behind && self.feed.is_over() {
+                return self.finish(SSE_DONE.into(), "done");
+            }
+            // Also on the way through entries of which the filter leaves none.
+            if asked.elapsed() >= self.limits.heartbeat {
+                self.pieces.push_back(sse_heartbeat(Some(&self.feed.position())).into());
+                continue;
+            }
+            if !is_behind {
+                tokio::time::sleep(self.pause.min(self.limits.heartbeat)).await;
+                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            }
         }
-    }
-
-    async fn read(&mut self) -> Result<Tailed, StoreError> {
-        // First whether it is over, then what was said: everything said by then is read.
-        if let Some(subject) = &mut self.subject {
-            subject.look().await?;
-        }
-        self.tail.step(now_ms()).await
-    }
-
-    fn has_said_everything(&self) -> bool {
-        let over_by_ms = self.subject.as_ref().and_then(|subject| subject.over_by_ms);
-        over_by_ms.is_some_and(|over_by_ms| self.tail.reached_ms() > over_by_ms)
     }
 
     fn queue(&mut self, tailed: &Tailed) {
@@ -202,8 +244,10 @@ impl Live {
         }
     }
 
+    /// Has the reader come back: where it got to, or, with pieces that it was not given, after the last entry that it was.
     fn end(&mut self, why: &'static str) -> Option<Bytes> {
-        self.finish(sse_reconnect(why), why)
+        let position = self.pieces.is_empty().then(|| self.feed.position());
+        self.finish(sse_reconnect(why, position.as_deref()), why)
     }
 
     fn finish(&mut self, last: String, why: &'static str) -> Option<Bytes> {
@@ -211,5 +255,108 @@ impl Live {
         let ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(why, ms, events = self.events, "a stream ended");
         Some(last.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use theazo_store::{LogEntry, LogLevel, LogSource};
+    use theazo_tenancy::SessionId;
+
+    /// Gives so many entries in each step, and is behind for ever.
+    struct Endless {
+        entries: usize,
+        steps: i64,
+        refusal: Option<&'static str>,
+    }
+
+    impl Endless {
+        fn of(entries: usize) -> Self {
+            Self { entries, steps: 0, refusal: None }
+        }
+
+        fn entry(&self) -> LogEntry {
+            LogEntry {
+                id: LogId::make_at(self.steps),
+                at_ms: self.steps,
+                level: LogLevel::Info,
+                source: LogSource::Agent,
+                session: SessionId::make_at(0),
+                agent: None,
+                user_id: None,
+                provider: None,
+                message: "x".repeat(PIECE_BYTES),
+                metadata: None,
+                trace: None,
+            }
+        }
+    }
+
+    impl Feed for Endless {
+        async fn step(&mut self) -> Result<Tailed, StoreError> {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            self.steps += 1;
+            let entries = (0..self.entries).map(|_| self.entry()).collect();
+            Ok(Tailed { entries, late: Vec::new(), is_behind: true })
+        }
+
+        fn position(&self) -> String {
+            LogId::first_at(self.steps).to_string()
+        }
+
+        fn is_over(&self) -> bool {
+            false
+        }
+
+        async fn refusal(&self) -> Option<&'static str> {
+            self.refusal
+        }
+    }
+
+    fn limits(heartbeat_ms: u64, lifetime_ms: u64) -> StreamLimits {
+        StreamLimits {
+            heartbeat: Duration::from_millis(heartbeat_ms),
+            lifetime: Duration::from_millis(lifetime_ms),
+            ..StreamLimits::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_finds_nothing_on_a_long_way_has_heartbeats_and_says_how_far_it_got() {
+        let mut live = Live::of(Endless::of(0), limits(20, 500));
+        let mut pieces = Vec::new();
+        while let Some(piece) = live.next().await {
+            pieces.push(String::from_utf8(piece.into()).unwrap());
+        }
+        assert_eq!(pieces[0], SSE_BEGIN);
+        let id = |piece: &str| piece.lines().find_map(|line| line.strip_prefix("id: ").map(str::to_owned));
+        let [_, heartbeats @ .., last] = pieces.as_slice() else { panic!("{pieces:?}") };
+        assert!(heartbeats.len() >= 2, "{pieces:?}");
+        assert!(
+            heartbeats.iter().all(|piece| piece.starts_with(": alive\n") && !piece.contains("data:")),
+            "{pieces:?}"
+        );
+        assert!(last.starts_with("event: reconnect\n") && last.contains("time_limit"), "{last}");
+        let ids: Vec<LogId> = pieces[1..].iter().map(|piece| LogId::parse(&id(piece).unwrap()).unwrap()).collect();
+        assert!(ids[0].at_ms() > 0 && ids.is_sorted() && ids.first() < ids.last(), "{ids:?}");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_slow_with_what_one_step_found_is_ended_in_time_and_with_its_credential() {
+        let revoked = Endless { refusal: Some("credential"), ..Endless::of(100) };
+        let limit_ms = 500;
+        for (feed, limits, why) in [
+            (Endless::of(100), limits(60_000, limit_ms), "time_limit"),
+            (revoked, limits(limit_ms, 60_000), "credential"),
+        ] {
+            let mut live = Live::of(feed, limits);
+            assert_eq!(live.next().await.unwrap(), SSE_BEGIN);
+            assert!(live.next().await.unwrap().starts_with(b"event: log"));
+            tokio::time::sleep(Duration::from_millis(limit_ms)).await;
+            // What it was not given is given when it comes back.
+            assert_eq!(live.next().await.unwrap(), sse_reconnect(why, None));
+            assert_eq!(live.next().await, None);
+        }
     }
 }

@@ -11,7 +11,7 @@ use theazo_http::{ApiError, QueryParams, format_time, parse_time_ms};
 use theazo_store::{LogEntry, LogFilter, LogLevel};
 use theazo_tenancy::{AgentId, SessionId};
 
-/// Longest text to search for, bytes.
+/// Longest text to search for, characters.
 const MAX_SEARCH: usize = 256;
 
 /// The filters of lists and streams. `level` is exactly that level. `since` is the first moment that is shown, `until`
@@ -19,8 +19,8 @@ const MAX_SEARCH: usize = 256;
 /// its case.
 pub(crate) fn read_filter(query: &QueryParams) -> Result<LogFilter, ApiError> {
     let search = query.get("search").filter(|text| !text.is_empty());
-    if search.is_some_and(|text| text.len() > MAX_SEARCH) {
-        return Err(ApiError::invalid("search", "must be at most 256 bytes"));
+    if search.is_some_and(|text| text.chars().count() > MAX_SEARCH) {
+        return Err(ApiError::invalid("search", "must be at most 256 characters"));
     }
     Ok(LogFilter {
         session: query.one_of("sessionId", |text| SessionId::parse(text).ok())?,
@@ -53,4 +53,20 @@ pub(crate) fn show(entry: &LogEntry) -> Value {
         shown["traceId"] = trace.as_str().into();
     }
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_to_search_for_is_measured_in_characters_whatever_their_bytes() {
+        for letter in ["x", "%C3%BC", "%F0%9F%98%80"] {
+            let read = |count| read_filter(&QueryParams::parse(&format!("search={}", letter.repeat(count))).unwrap());
+            let taken = read(MAX_SEARCH).unwrap().search.unwrap();
+            assert_eq!(taken.chars().count(), MAX_SEARCH);
+            let refusal = read(MAX_SEARCH + 1).err().map(|refusal| refusal.to_json()).unwrap_or_default();
+            assert!(refusal.contains(r#""field":"search""#), "{refusal}");
+        }
+    }
 }

@@ -136,6 +136,27 @@ async fn every_function_starts_and_answers_events_of_both_kinds_of_api() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_run_leaves_in_the_log_is_written_before_its_answer_ends_and_the_function_may_be_frozen() {
+    let platform = Platform::make("frozen").await;
+    let client = platform.client.with_key(Some(&platform.test_key));
+    let session = client.session("u").await;
+    let agent = client.boot(&session, json!({})).await;
+    for round in 1..=5 {
+        let function = start("agents-exec").await;
+        let run = json!({ "language": "bash", "code": "# theazo:stdout x" }).to_string();
+        let asked = ask("agents-exec", &platform.test_key, &[&agent], &run);
+        let outcome = function.invoke(&asked.rest_event("/", false)).await.unwrap();
+        // Nothing of it goes on after that.
+        drop(function);
+        assert_eq!(read(&outcome).unwrap().status, 200, "{outcome:?}");
+        let logs = client.get(&format!("/v1/logs?agentId={agent}&limit=100")).await.expect(200);
+        let runs = logs["data"].as_array().unwrap().iter().filter(|entry| entry["metadata"]["event"] == "agent.exec");
+        assert_eq!(runs.count(), round);
+    }
+    client.terminate(&session).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_paths_headers_and_queries_arrive_as_they_were_sent_whatever_the_payload() {
     let platform = Platform::make("bootstraps").await;
     let key = &platform.live_key;

@@ -1,10 +1,12 @@
 //! Log entries over HTTP: what is written when, who reads which, and streams without gap or repeat.
 
-use crate::harness::{Client, EventStream, Platform, make_canary, serve_deployment, stack};
+use crate::e2b::{configure, on_e2b, sandboxes_of};
+use crate::harness::{Client, E2B_KEY, EventStream, Platform, e2b_emulator, make_canary, serve_deployment, stack};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use theazo_e2b_emulator::{Fault, FaultKind};
 use theazo_functions::deployment::{Deployment, DeploymentConfig};
 use theazo_http::{LogFormat, StreamLimits, make_subscriber};
 use theazo_local::Stack;
@@ -136,6 +138,42 @@ async fn what_a_provider_does_by_itself_is_on_record_as_its_own() {
     let statuses = entries(&client, &format!("agentId={agent}&search=agent%20is%20failed"), 1).await;
     assert!(statuses[0]["id"].as_str() > gone["id"].as_str());
     client.terminate(&session).await;
+}
+
+#[tokio::test]
+async fn what_a_provider_refuses_or_fails_to_do_is_on_record_without_its_words() {
+    let platform = Platform::make("provider refusals").await;
+    let client = &platform.client;
+    configure(client, E2B_KEY).await;
+    let session = client.session("u").await;
+    let agent = client.boot(&session, on_e2b()).await;
+    let sandbox = sandboxes_of(&agent).await.remove(0);
+    let fail = |method: &str, path: &str, times, status| {
+        let kind = FaultKind::Refuse { status, code: Some("words-of-the-provider".into()), headers: Vec::new() };
+        let (method, path) = (method.to_owned(), format!("/sandboxes/{sandbox}{path}"));
+        e2b_emulator().controls.fault(Fault { method, path, times, kind });
+    };
+    let act = async |what: &str| client.call("POST", &format!("/v1/agents/{agent}/{what}"), None).await;
+    let told = async |event: &str, level: &str, code: &str| {
+        let found = entries(client, &format!("agentId={agent}&level={level}"), 1).await;
+        let entry = found.iter().find(|entry| entry["metadata"]["event"] == event);
+        let entry = entry.unwrap_or_else(|| panic!("no {event}: {found:?}"));
+        assert_eq!((&entry["source"], &entry["provider"]), (&json!("provider"), &json!("e2b")));
+        assert_eq!(entry["metadata"]["error"], code);
+        assert!(!json!(found).to_string().contains("words-of-the-provider"));
+    };
+    fail("POST", "/pause", 1, 400);
+    act("pause").await.expect_error(409, "conflict");
+    told("provider.pause_refused", "warn", "conflict").await;
+    fail("DELETE", "", 2, 500);
+    act("terminate").await.expect_error(502, "provider_error");
+    told("provider.removal_failed", "error", "provider_error").await;
+    for _ in 0..10 {
+        if act("terminate").await.status == 200 {
+            return client.terminate(&session).await;
+        }
+    }
+    panic!("the agent is not removed although its provider would");
 }
 
 #[tokio::test]
@@ -353,6 +391,12 @@ async fn a_stream_has_heartbeats_and_ends_at_its_time_limit_and_with_its_credent
     assert_eq!((event.name.as_str(), &event.json()["reason"]), ("reconnect", &json!("time_limit")));
     assert_eq!(stream.next().await, None);
     assert!(stream.comments >= 2, "{}", stream.comments);
+    // Although it was given no entry, it knows where to go on.
+    let reached = stream.last_id.clone().expect("a place to go on from");
+    let lines = Lines::of(stack(), &platform.id, Mode::Live, &session).await;
+    lines.write(["meanwhile".to_owned()]).await;
+    let mut next = EventStream::open(&platform.client, "/v1/logs/stream?search=meanwhile", Some(&reached)).await;
+    assert_eq!(next.next().await.unwrap().json()["message"], "meanwhile");
 
     let long = StreamLimits { heartbeat, ..StreamLimits::default() };
     let client = Client::new(serve_deployment(with_streams(stack(), long)).await, None);

@@ -88,6 +88,30 @@ fn what_is_not_as_described_is_found() {
 }
 
 #[test]
+fn streams_list_what_they_heed_and_say_how_they_end() {
+    let document = document();
+    let of = |path: &str| document["paths"][path]["get"].clone();
+    let (all, agents) = (of("/v1/logs/stream"), of("/v1/agents/{id}/logs/stream"));
+    let parameters = |operation: &Value| -> BTreeSet<String> {
+        let listed = operation["parameters"].as_array().unwrap().iter();
+        listed.filter_map(|parameter| parameter["name"].as_str().map(str::to_owned)).collect()
+    };
+    for name in ["sessionId", "agentId"] {
+        assert!(parameters(&all).contains(name) && !parameters(&agents).contains(name), "{name}");
+    }
+    for operation in [all, agents] {
+        for name in ["level", "search", "since", "Last-Event-ID"] {
+            assert!(parameters(&operation).contains(name), "{name}");
+        }
+        let said = operation["description"].as_str().unwrap();
+        for told in ["time_limit", "slow_reader", "credential", "unavailable", "2 s", "13 s", "15 s", "without an `id`"]
+        {
+            assert!(said.contains(told), "{told}: {said}");
+        }
+    }
+}
+
+#[test]
 fn the_checked_in_document_is_that_of_this_code() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../openapi.json");
     let checked_in = std::fs::read_to_string(path).unwrap();

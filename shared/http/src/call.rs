@@ -1,10 +1,10 @@
 //! A call: one request on its way through authentication.
 
-use crate::{ApiError, ErrorCode, Pattern, Request, StreamLimits};
+use crate::{ApiError, ErrorCode, LateOutcome, Pattern, Request, StreamLimits};
 use futures_util::future::{Either, select};
 use std::future::Future;
 use std::pin::pin;
-use theazo_store::{Ahead, Credentials, now_ms};
+use theazo_store::{Admission, Ahead, Credentials, now_ms};
 use theazo_tenancy::{Claim, CredentialKind, Origin, Principal, ReadScope, Unauthorized};
 
 /// Requests are counted by the second.
@@ -74,18 +74,30 @@ pub struct Call {
     route: &'static RouteInfo,
     credentials: Credentials,
     streams: StreamLimits,
+    late: LateOutcome,
 }
 
 impl Call {
     /// A call of that route.
     pub fn new(request: Request, route: &'static RouteInfo, credentials: Credentials) -> Self {
-        Self { request, route, credentials, streams: StreamLimits::default() }
+        Self { request, route, credentials, streams: StreamLimits::default(), late: LateOutcome::default() }
     }
 
     /// The same with other limits of streams.
     #[must_use]
     pub fn with_streams(self, streams: StreamLimits) -> Self {
         Self { streams, ..self }
+    }
+
+    /// The same with someone to be told how its work ended, should that be after its answer has begun.
+    #[must_use]
+    pub fn with_late(self, late: LateOutcome) -> Self {
+        Self { late, ..self }
+    }
+
+    /// Who is to be told how its work ended, should that be after its answer has begun.
+    pub fn late(&self) -> LateOutcome {
+        self.late.clone()
     }
 
     /// How long streams last.
@@ -183,9 +195,15 @@ impl Call {
     /// Finds the credential that the claim names, and whether it may make this call now.
     async fn admit(&self, claim: &Claim) -> Result<Principal, ApiError> {
         let admission = self.credentials.admit(claim).await?;
+        self.admitted(claim, &admission, now_ms())
+    }
+
+    /// The caller whom the credential that was found proves, if they may make this call. What was found beside the
+    /// credential is told to nobody without a good one.
+    fn admitted(&self, claim: &Claim, admission: &Admission, now_ms: i64) -> Result<Principal, ApiError> {
         let origin =
             Origin { request: self.request.id.clone(), source_ip: self.request.source_ip, trace: self.request.trace() };
-        let principal = claim.prove(admission.record.as_ref(), now_ms())?.in_request(origin);
+        let principal = claim.prove(admission.record.as_ref(), now_ms)?.in_request(origin);
         let principal = principal.in_session(admission.session_is_paused);
         let span = tracing::Span::current();
         span.record("platform", principal.platform().as_str());
@@ -218,14 +236,192 @@ impl Call {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::support::{make_call, make_call_of, make_request};
+    use crate::Params;
+    use crate::support::{ROUTE, make_call, make_call_of, make_request};
+    use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use theazo_tenancy::{Mode, PlatformId, make_api_key};
+    use std::time::Duration;
+    use theazo_tenancy::{
+        AgentId, CredentialRecord, IssuedKey, KeyId, Mode, Permissions, PlatformId, SessionId, make_agent_token,
+        make_api_key, make_session_token,
+    };
 
     fn with_key(key: &str) -> Call {
         let mut request = make_request("/v1/things", "", b"");
-        request.headers.insert(http::header::AUTHORIZATION, format!("Bearer {key}").parse().unwrap());
+        request.headers.insert(AUTHORIZATION, format!("Bearer {key}").parse().unwrap());
         make_call_of(request)
+    }
+
+    /// The call by another route, which differs from the usual one as told.
+    fn by(call: Call, change: impl FnOnce(&mut RouteInfo)) -> Call {
+        let mut route = ROUTE;
+        change(&mut route);
+        Call { route: Box::leak(Box::new(route)), ..call }
+    }
+
+    fn with_header(mut call: Call, name: &'static str, value: &[u8]) -> Call {
+        let value = HeaderValue::from_bytes(value).unwrap();
+        call.request.headers.insert(HeaderName::from_static(name), value);
+        call
+    }
+
+    /// A credential of each kind.
+    fn issued() -> [IssuedKey; 3] {
+        let (platform, session) = (PlatformId::make(), SessionId::make());
+        [
+            make_api_key(&platform, Mode::Live),
+            make_session_token(&platform, Mode::Live, &session),
+            make_agent_token(&platform, Mode::Live, &session, &AgentId::make()),
+        ]
+    }
+
+    /// What is found for a good credential, which ends at 10 ms.
+    fn found(key: &IssuedKey, claim: &Claim, exec: bool) -> Admission {
+        let platform = key.text.find("plt_").unwrap();
+        let record = CredentialRecord {
+            hash: key.hash,
+            id: KeyId::make(),
+            kind: claim.kind().clone(),
+            platform: PlatformId::parse(key.text.get(platform..platform + PlatformId::LEN).unwrap()).unwrap(),
+            mode: Mode::Live,
+            expires_at_ms: Some(10),
+            cursor_key: [7; 32],
+            permissions: Permissions { exec },
+            epoch: 0,
+        };
+        Admission { record: Some(record), over_limit: false, suspended: false, session_is_paused: false }
+    }
+
+    fn refusal(outcome: Result<Principal, ApiError>) -> Option<(ErrorCode, String)> {
+        outcome.err().map(|error| (error.code(), error.to_json().to_string()))
+    }
+
+    #[test]
+    fn a_route_knows_whether_it_authenticates_and_whether_its_path_is_a_secret() {
+        let route = |callers, pattern| RouteInfo { callers, pattern: Pattern(pattern), ..ROUTE };
+        assert!(route(&[Caller::Platform], "/v1/things").authenticates());
+        assert!(route(&[Caller::Anyone, Caller::Agent], "/v1/things").authenticates());
+        assert!(!route(&[Caller::Anyone], "/v1/things").authenticates());
+        assert!(!route(&[Caller::Agent], "/v1/{id}").has_credential_in_path());
+        assert!(route(&[Caller::Agent], "/v1/{token}/things").has_credential_in_path());
+    }
+
+    #[test]
+    fn a_call_has_the_limits_of_streams_that_it_was_given() {
+        assert_eq!(make_call("/v1/things", "").streams(), StreamLimits::default());
+        let limits = StreamLimits { lifetime: Duration::from_millis(7), ..StreamLimits::default() };
+        assert_eq!(make_call("/v1/things", "").with_streams(limits).streams(), limits);
+    }
+
+    #[test]
+    fn an_idempotency_key_is_visible_ascii_of_1_to_255_characters() {
+        let with = |value: &[u8]| with_header(make_call("/v1/things", ""), IDEMPOTENCY_KEY, value);
+        assert_eq!(make_call("/v1/things", "").idempotency_key(), Ok(None));
+        for good in ["!", "~", "a-key", &"k".repeat(255)] {
+            assert_eq!(with(good.as_bytes()).idempotency_key(), Ok(Some(good)));
+        }
+        for bad in [&b""[..], &[b'k'; 256], b"a key", b"a\tkey", b"\xff", "\u{fc}".as_bytes()] {
+            let error = with(bad).idempotency_key().unwrap_err();
+            assert_eq!(error.code(), ErrorCode::InvalidRequest, "{}", bad.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_credential_is_in_the_header_or_where_the_path_has_it() {
+        let [key, _, token] = issued();
+        let call = with_key(&key.text);
+        assert_eq!(call.credential_text(), key.text.as_str());
+        assert_eq!(call.claim().unwrap().credential_key(), Claim::parse(&key.text).unwrap().credential_key());
+        assert_eq!(make_call("/v1/things", "").credential_text(), "");
+        // A route whose path has one takes no other.
+        let in_path = |call: Call| by(call, |route| route.pattern = Pattern("/v1/{token}"));
+        assert_eq!(in_path(with_key(&key.text)).credential_text(), "");
+        let mut call = in_path(with_key(&key.text));
+        call.request.params = Params::of("token", &token.text);
+        assert_eq!(call.credential_text(), token.text.as_str());
+    }
+
+    #[test]
+    fn only_a_sessions_token_may_be_in_the_query_and_only_of_a_stream_of_events_without_the_header() {
+        let [key, token, agents] = issued();
+        let streaming = |call: Call| by(call, |route| route.streams = true);
+        let asking = |text: &str| make_call("/v1/things", &format!("token={text}"));
+        assert!(streaming(asking(&token.text)).claim().is_ok());
+        for refused in [
+            asking(&token.text),
+            by(asking(&token.text), |route| route.method = "POST"),
+            by(asking(&token.text), |route| (route.streams, route.method) = (true, "POST")),
+            with_header(streaming(asking(&token.text)), "authorization", b"Basic x"),
+            with_header(asking(&token.text), "authorization", b"Basic x"),
+            streaming(asking(&key.text)),
+            streaming(asking(&agents.text)),
+            streaming(make_call("/v1/things", "")),
+            streaming(make_call("/v1/things", "token=x")),
+        ] {
+            assert_eq!(refused.claim().err(), Some(Unauthorized));
+        }
+    }
+
+    #[test]
+    fn a_good_credential_makes_the_calls_of_its_kind() {
+        let kinds = [Caller::Platform, Caller::Session, Caller::Agent];
+        for (key, kind) in issued().iter().zip(kinds) {
+            let claim = Claim::parse(&key.text).unwrap();
+            for served in kinds {
+                let call = by(with_key(&key.text), |route| route.callers = Box::leak(Box::new([served])));
+                let outcome = call.admitted(&claim, &found(key, &claim, true), 9);
+                let caller = outcome.as_ref().ok().map(|caller| (caller.kind(), caller.session_is_paused()));
+                assert_eq!(caller, (served == kind).then_some((claim.kind(), false)));
+                let refused = refusal(outcome).map(|(code, _)| code);
+                assert_eq!(refused, (served != kind).then_some(ErrorCode::Forbidden));
+            }
+            let call = by(with_key(&key.text), |route| route.callers = Box::leak(Box::new([kind])));
+            let paused = Admission { session_is_paused: true, ..found(key, &claim, true) };
+            assert!(call.admitted(&claim, &paused, 9).is_ok_and(|caller| caller.session_is_paused()));
+        }
+    }
+
+    #[test]
+    fn whoever_has_no_good_credential_learns_nothing_of_what_was_found() {
+        let [key, ..] = issued();
+        let (call, claim) = (with_key(&key.text), Claim::parse(&key.text).unwrap());
+        let all = |record| Admission { record, over_limit: true, suspended: true, session_is_paused: true };
+        for (record, now_ms) in [(None, 9), (found(&key, &claim, true).record, 10)] {
+            assert_eq!(call.admitted(&claim, &all(record), now_ms).err(), Some(Unauthorized.into()));
+        }
+    }
+
+    #[test]
+    fn a_suspended_platform_a_used_up_limit_and_a_token_that_only_reads_are_refused_by_name() {
+        let [key, ..] = issued();
+        let claim = Claim::parse(&key.text).unwrap();
+        let outcome = |change: fn(&mut RouteInfo), admission: Admission| {
+            refusal(by(with_key(&key.text), change).admitted(&claim, &admission, 9))
+        };
+        let (code, text) = outcome(|_| (), Admission { suspended: true, ..found(&key, &claim, true) }).unwrap();
+        assert!(code == ErrorCode::Forbidden && text.contains("platform_suspended"));
+        let limited = Admission { over_limit: true, ..found(&key, &claim, true) };
+        assert_eq!(
+            outcome(|_| (), limited),
+            Some((ErrorCode::RateLimited, ApiError::rate_limited(1).to_json().to_string()))
+        );
+        assert_eq!(outcome(|_| (), found(&key, &claim, false)), None);
+        assert_eq!(outcome(|route| route.method = "POST", found(&key, &claim, true)), None);
+        let (code, text) = outcome(|route| route.method = "POST", found(&key, &claim, false)).unwrap();
+        assert!(code == ErrorCode::Forbidden && text.contains("may only read"));
+    }
+
+    #[test]
+    fn a_request_that_would_be_done_again_is_refused_if_its_sender_relies_on_a_key() {
+        let [key, ..] = issued();
+        let claim = Claim::parse(&key.text).unwrap();
+        for repeats in [Repeats::Harmless, Repeats::Once, Repeats::Again] {
+            let call = || by(with_key(&key.text), |route| route.repeats = repeats);
+            assert!(call().admitted(&claim, &found(&key, &claim, true), 9).is_ok());
+            let outcome = with_header(call(), IDEMPOTENCY_KEY, b"k").admitted(&claim, &found(&key, &claim, true), 9);
+            let expected = (repeats == Repeats::Again).then(|| ApiError::not_built(IDEMPOTENCY_KEY));
+            assert_eq!(outcome.err(), expected);
+        }
     }
 
     #[tokio::test]

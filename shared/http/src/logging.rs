@@ -65,13 +65,19 @@ fn is_allowed(metadata: &Metadata<'_>) -> bool {
     !is_figures(metadata) && (!capped || *metadata.level() <= LevelFilter::INFO)
 }
 
-/// Sets the process's logging up: to standard error, by `RUST_LOG` (default `info`), with the caps above.
+/// Sets the process's logging up: to standard error, by `RUST_LOG` (default `info`), with the caps above. Of a panic only
+/// where it was is written: its message may quote anything.
 ///
 /// # Errors
 /// [`LoggingError`] when it was set up before.
 pub fn init_logging(format: LogFormat) -> Result<(), LoggingError> {
     let wanted = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    make_subscriber(format, wanted, std::io::stderr).try_init().map_err(|_| LoggingError)
+    make_subscriber(format, wanted, std::io::stderr).try_init().map_err(|_| LoggingError)?;
+    std::panic::set_hook(Box::new(|panic| match panic.location() {
+        Some(place) => tracing::error!(file = place.file(), line = place.line(), "a panic"),
+        None => tracing::error!("a panic"),
+    }));
+    Ok(())
 }
 
 /// What [`init_logging`] sets up, for whoever wants the lines elsewhere. `wanted` chooses among what the caps allow.
@@ -86,4 +92,33 @@ where
         LogFormat::Text => lines.with_ansi(false).boxed(),
     };
     tracing_subscriber::registry().with(lines.with_filter(filter_fn(is_allowed))).with(figures).with(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// A process that is this test, and is to panic.
+    const PANICS: &str = "THEAZO_TEST_PANICS";
+
+    #[test]
+    fn of_a_panic_the_log_has_where_it_was_as_json_and_not_its_message() {
+        if std::env::var_os(PANICS).is_some() {
+            init_logging(LogFormat::Json).unwrap();
+            let _ = std::panic::catch_unwind(|| panic!("a value {}", "s3cret"));
+            return;
+        }
+        let name = "logging::tests::of_a_panic_the_log_has_where_it_was_as_json_and_not_its_message";
+        let mut itself = Command::new(std::env::current_exe().unwrap());
+        itself.args(["--exact", name, "--nocapture"]).env(PANICS, "1").env("RUST_LOG", "info");
+        let output = itself.output().unwrap();
+        assert!(output.status.success());
+        let log = String::from_utf8(output.stderr).unwrap();
+        let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 1, "{log}");
+        assert_eq!((&lines[0]["message"], &lines[0]["level"]), (&"a panic".into(), &"ERROR".into()));
+        assert!(lines[0]["file"].as_str().unwrap().ends_with("logging.rs") && lines[0]["line"].is_u64(), "{log}");
+        assert!(!log.contains("s3cret") && !log.contains("a value"), "{log}");
+    }
 }

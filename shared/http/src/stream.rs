@@ -3,13 +3,16 @@
 use crate::{Answer, ApiError};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use theazo_store::{RoundTrips, count_round_trips};
 use theazo_tenancy::RequestId;
 use tracing::Instrument;
 
@@ -39,6 +42,28 @@ impl Default for StreamLimits {
             settle: Duration::from_secs(2),
             silence: Duration::from_secs(240),
         }
+    }
+}
+
+/// Who wants to know how work ended whose answer had begun before.
+#[derive(Clone)]
+pub struct LateOutcome(Arc<dyn Fn(u16, RoundTrips) + Send + Sync>);
+
+impl Default for LateOutcome {
+    /// Nobody.
+    fn default() -> Self {
+        Self::to(|_, _| {})
+    }
+}
+
+impl LateOutcome {
+    /// Tells the HTTP status that the answer would have had, and the round trips that the work made since it had begun.
+    pub fn to(told: impl Fn(u16, RoundTrips) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(told))
+    }
+
+    fn tell(&self, status: u16, trips: RoundTrips) {
+        (self.0)(status, trips);
     }
 }
 
@@ -141,19 +166,27 @@ impl Answer {
 
     /// The answer of `work`. If that takes longer than the limit, an answer of status 200 begins, white space keeps its
     /// connection alive, and the body follows when it is there: that of the error, if there is one, because the status is
-    /// gone. Work that was begun goes on when the caller hangs up. Must be called on a Tokio runtime.
+    /// gone. `told` is then told which it would have been. Work that was begun goes on when the caller hangs up. Must be
+    /// called on a Tokio runtime.
     ///
     /// # Errors
     /// Whatever `work` fails with within the limit.
     pub async fn kept_alive(
         limits: StreamLimits,
         request: RequestId,
+        told: LateOutcome,
         work: impl Future<Output = Result<Self, ApiError>> + Send + 'static,
     ) -> Result<Self, ApiError> {
         let mut work = Box::pin(work);
         if let Ok(outcome) = tokio::time::timeout(limits.silence, &mut work).await {
             return outcome;
         }
+        let work = async move {
+            let (outcome, trips) = count_round_trips(AssertUnwindSafe(work).catch_unwind()).await;
+            let outcome = outcome.unwrap_or_else(|_| Err(ApiError::internal()));
+            told.tell(outcome.as_ref().map_or_else(|error| error.code().status(), Self::status), trips);
+            outcome
+        };
         let waiting = Some((tokio::spawn(work.in_current_span()), Duration::ZERO));
         let pieces = stream::unfold((waiting, request), move |(waiting, request)| async move {
             let (mut work, pause) = waiting?;
@@ -173,22 +206,28 @@ impl Answer {
 /// An event of a stream. `id` is what a reader that comes back names as the last it was given.
 pub fn sse_event(name: &str, id: Option<&str>, data: &serde_json::Value) -> String {
     // JSON text has no line breaks outside its strings, and inside them they are escaped.
-    let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
-    format!("event: {name}\n{id}data: {data}\n\n")
+    format!("event: {name}\n{}data: {data}\n\n", id_line(id))
+}
+
+fn id_line(id: Option<&str>) -> String {
+    id.map(|id| format!("id: {id}\n")).unwrap_or_default()
 }
 
 /// What a stream begins with: when a reader that was cut off comes back, milliseconds.
 pub const SSE_BEGIN: &str = "retry: 1000\n\n";
 
-/// What keeps a silent stream alive.
-pub const SSE_HEARTBEAT: &str = ": alive\n\n";
+/// What keeps a silent stream alive: a comment, and the id from which a reader that comes back goes on. An id without data
+/// is no event, and is remembered all the same.
+pub fn sse_heartbeat(id: Option<&str>) -> String {
+    format!(": alive\n{}\n", id_line(id))
+}
 
 /// The end of a stream whose subject has ended.
 pub const SSE_DONE: &str = "data: [DONE]\n\n";
 
-/// The end of a stream whose reader is to come back, with why.
-pub fn sse_reconnect(why: &str) -> String {
-    sse_event("reconnect", None, &serde_json::json!({ "reason": why }))
+/// The end of a stream whose reader is to come back, with why, and the id from which it then goes on.
+pub fn sse_reconnect(why: &str, id: Option<&str>) -> String {
+    sse_event("reconnect", id, &serde_json::json!({ "reason": why }))
 }
 
 #[cfg(test)]
@@ -205,7 +244,7 @@ mod tests {
         };
         let (heartbeat, silence) = (Duration::from_millis(20), Duration::from_millis(silence_ms));
         let limits = StreamLimits { heartbeat, silence, ..StreamLimits::default() };
-        Answer::kept_alive(limits, RequestId::make(), work).await
+        Answer::kept_alive(limits, RequestId::make(), LateOutcome::default(), work).await
     }
 
     #[tokio::test]
@@ -240,8 +279,48 @@ mod tests {
             Ok(Answer::no_content())
         };
         let limits = StreamLimits { silence: Duration::from_millis(1), ..StreamLimits::default() };
-        drop(Answer::kept_alive(limits, RequestId::make(), work).await.unwrap());
+        drop(Answer::kept_alive(limits, RequestId::make(), LateOutcome::default(), work).await.unwrap());
         assert_eq!(ended.await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn how_late_work_ends_is_told_once_also_when_it_panics_or_nobody_waits_for_it() {
+        for (silence_ms, is_read, outcome, expected) in [
+            (1, true, Some(Answer::json(201, &json!({}))), vec![201]),
+            (1, true, Some(Err(ApiError::new(ErrorCode::Timeout, "too long"))), vec![504]),
+            (1, false, Some(Err(ApiError::new(ErrorCode::Provider, "broken"))), vec![502]),
+            (1, true, None, vec![500]),
+            // What is in time has its status in its answer.
+            (60_000, true, Some(Err(ApiError::internal())), vec![]),
+        ] {
+            let (sent, mut told) = tokio::sync::mpsc::unbounded_channel();
+            let late = LateOutcome::to(move |status, _| {
+                let _ = sent.send(status);
+            });
+            let work = async move {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                outcome.expect("an outcome, or this panics")
+            };
+            let silence = Duration::from_millis(silence_ms);
+            let limits = StreamLimits { silence, ..StreamLimits::default() };
+            let answer = Answer::kept_alive(limits, RequestId::make(), late, work).await;
+            if let (true, Ok(answer)) = (is_read, answer) {
+                answer.into_response("req_x").into_body().collect().await;
+            }
+            let mut all = Vec::new();
+            while let Some(status) = told.recv().await {
+                all.push(status);
+            }
+            assert_eq!(all, expected);
+        }
+    }
+
+    #[test]
+    fn heartbeats_and_the_end_say_where_to_go_on_and_a_heartbeat_is_no_event() {
+        assert_eq!(sse_heartbeat(None), ": alive\n\n");
+        assert_eq!(sse_heartbeat(Some("log_1")), ": alive\nid: log_1\n\n");
+        let end = "event: reconnect\nid: log_1\ndata: {\"reason\":\"time_limit\"}\n\n";
+        assert_eq!(sse_reconnect("time_limit", Some("log_1")), end);
     }
 
     #[test]

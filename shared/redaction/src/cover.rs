@@ -1,5 +1,6 @@
 //! Which stretches of the input are masked, and the writing of the rest.
 
+use std::cmp::{Reverse, min_by_key};
 use std::collections::VecDeque;
 
 /// A stretch of input `[start, end)` in which a unit was found. Positions count from the beginning of the stream.
@@ -12,8 +13,8 @@ pub(crate) struct Hit {
 
 impl Hit {
     /// Longer first, then the earlier, then the unit given first.
-    fn rank(&self) -> (std::cmp::Reverse<usize>, usize, usize) {
-        (std::cmp::Reverse(self.end - self.start), self.start, self.unit)
+    fn rank(&self) -> (Reverse<usize>, usize, usize) {
+        (Reverse(self.end - self.start), self.start, self.unit)
     }
 }
 
@@ -41,9 +42,7 @@ impl Cover {
             let other = &self.0[to];
             joined.start = joined.start.min(other.start);
             joined.end = joined.end.max(other.end);
-            if other.best.rank() < joined.best.rank() {
-                joined.best = other.best;
-            }
+            joined.best = min_by_key(joined.best, other.best, Hit::rank);
             to += 1;
         }
         if to == from + 1 {

@@ -158,7 +158,7 @@ fn digits(input: &[u8], from: usize, count: usize) -> Digits {
     for at in from..from + count {
         let Some(&byte) = input.get(at) else { return Digits::Short };
         let Some(digit) = char::from(byte).to_digit(16) else { return Digits::Other };
-        value = value << 4 | digit;
+        value = value * 16 + digit;
     }
     Digits::Value(value)
 }

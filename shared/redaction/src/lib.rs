@@ -29,6 +29,7 @@ mod index;
 mod lane;
 mod matcher;
 mod needle;
+mod steps;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 use crate::cover::Hit;
 use crate::lane::Text;
 use crate::needle::{Needle, PREFIX, Unit};
+use crate::steps::Steps;
 
 /// A byte as a reading shows it, and where it stands in the input.
 #[derive(Clone, Copy, Default)]
@@ -49,8 +50,7 @@ pub(crate) struct Matcher {
     first: Seen,
     /// The character before, if it can hold the first bits of the unit.
     lead: Option<usize>,
-    #[cfg(test)]
-    steps: u64,
+    pub steps: Steps,
 }
 
 /// What came of one more byte.
@@ -77,19 +77,7 @@ impl Matcher {
             }
         }
         let lead = recent.back(matched + 1).filter(|lead| needle.led_by(unit, lead.byte)).map(|lead| lead.at);
-        Some(Self {
-            needle: number,
-            matched,
-            first: recent.back(matched)?,
-            lead,
-            #[cfg(test)]
-            steps: 0,
-        })
-    }
-
-    #[cfg(test)]
-    pub fn take_steps(&mut self) -> u64 {
-        std::mem::take(&mut self.steps)
+        Some(Self { needle: number, matched, first: recent.back(matched)?, lead, steps: Steps::default() })
     }
 
     /// The position at which the occurrence begins.
@@ -103,20 +91,14 @@ impl Matcher {
         let character = needle.form.normalise(byte);
         let mut matched = self.matched;
         while needle.character(unit, matched) != character {
-            #[cfg(test)]
-            {
-                self.steps += 1;
-            }
+            self.steps.add(1);
             matched = needle.border(unit, matched);
             // The automaton takes up what is shorter than a prefix.
             if matched < needle.prefix_len() {
                 return Step { found: None, goes_on: false };
             }
         }
-        #[cfg(test)]
-        {
-            self.steps += 1;
-        }
+        self.steps.add(1);
         self.advance(text, self.matched - matched);
         self.matched = matched + 1;
         self.settle_if_complete(text, end)
@@ -139,15 +121,15 @@ impl Matcher {
         Step { found: Some(found), goes_on }
     }
 
-    /// Moves the beginning forward by so many bytes of the reading. All moves of a matcher together read each input
-    /// byte once.
+    /// Moves the beginning forward by so many bytes of the reading, and past a line break there. All moves of a matcher
+    /// together read each input byte twice at most.
     fn advance(&mut self, text: &Text<'_>, mut bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
         let mut after_break = false;
-        while bytes > 0 {
-            #[cfg(test)]
-            {
-                self.steps += 1;
-            }
+        loop {
+            self.steps.add(1);
             let Some(token) = text.token(self.first.at, after_break) else { return };
             let left = token.bytes().len().saturating_sub(self.first.part);
             after_break = token.bytes().is_empty();

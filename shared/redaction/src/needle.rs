@@ -112,8 +112,8 @@ impl Form {
 
 /// Six bits from a bit on, the highest first; zeros past the end.
 fn six_bits(bytes: &[u8], bit: usize) -> u8 {
-    let byte = |at: usize| u16::from(bytes.get(at).copied().unwrap_or_default());
-    let pair = byte(bit / 8) << 8 | byte(bit / 8 + 1);
+    let byte = |at: usize| bytes.get(at).copied().unwrap_or_default();
+    let pair = u16::from_be_bytes([byte(bit / 8), byte(bit / 8 + 1)]);
     (pair >> (10 - bit % 8)) as u8 & 63
 }
 

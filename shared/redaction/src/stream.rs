@@ -7,6 +7,7 @@ use crate::index::Index;
 use crate::lane::{Lane, Text, is_armour, settle};
 use crate::matcher::Matcher;
 use crate::needle::PREFIX;
+use crate::steps::Steps;
 use zeroize::Zeroizing;
 
 /// Input is taken in blocks of this many bytes, so that a large chunk is not copied whole.
@@ -49,8 +50,7 @@ pub struct Stream<'r> {
     /// By needle, a bit for each lane in which a matcher follows it.
     followed: Vec<u8>,
     cover: Cover,
-    #[cfg(test)]
-    pub(crate) steps: u64,
+    pub(crate) steps: Steps,
 }
 
 impl<'r> Stream<'r> {
@@ -65,8 +65,7 @@ impl<'r> Stream<'r> {
             lanes: redactor.readings.iter().map(|reading| Lane::new(*reading, start)).collect(),
             followed: vec![0; redactor.needles.len()],
             cover: Cover::default(),
-            #[cfg(test)]
-            steps: 0,
+            steps: Steps::default(),
         }
     }
 
@@ -158,6 +157,7 @@ impl<'r> Stream<'r> {
         let gone = self.written - self.base;
         if gone > self.input.len() / 2 {
             self.input.drain(..gone);
+            self.steps.add(self.input.len());
             self.base += gone;
         }
     }
@@ -208,10 +208,7 @@ impl<'r> Stream<'r> {
         self.lanes[0].state = state;
         self.lanes[ARMOUR].run = run;
         self.at += read;
-        #[cfg(test)]
-        {
-            self.steps += read as u64;
-        }
+        self.steps.add(read);
     }
 
     /// Gives a lane that read the same as the literal one its own state.
@@ -223,7 +220,7 @@ impl<'r> Stream<'r> {
         lane.apart = true;
         lane.state = state;
         lane.next = self.at;
-        lane.plain = depth + 1;
+        lane.plain = depth;
         lane.broken = 0;
     }
 
@@ -238,10 +235,10 @@ impl<'r> Stream<'r> {
         }
     }
 
-    /// Whether all that has begun in a lane are the same plain bytes that have begun in the literal one.
+    /// Whether all that has begun in a lane are plain bytes, of which the literal one knows as well, and may know more.
     fn may_join(&self, index: &Index, lane: usize) -> bool {
         let lane = &self.lanes[lane];
-        if lane.state != self.lanes[0].state || lane.next != self.at || !lane.is_idle() {
+        if lane.next != self.at || !lane.is_idle() {
             return false;
         }
         let depth = usize::from(index.progress(lane.state).depth);
@@ -257,6 +254,7 @@ impl<'r> Stream<'r> {
     /// Reads one byte in every lane that is not past it. False if the input ends, or its end is not yet enough.
     fn step(&mut self, index: &Index, last: bool) -> bool {
         let Some(&byte) = self.input.get(self.at - self.base) else { return false };
+        self.steps.add(1);
         let begins = index.is_match(index.next(self.lanes[0].state, byte));
         for lane in 1..self.lanes.len() {
             let (apart, reading) = (self.lanes[lane].apart, self.lanes[lane].reading);
@@ -332,10 +330,7 @@ impl<'r> Stream<'r> {
             let bit = 1 << lane_number;
             lane.matchers.retain_mut(|matcher| {
                 let step = matcher.step(&text, byte, end);
-                #[cfg(test)]
-                {
-                    self.steps += matcher.take_steps();
-                }
+                self.steps.collect(&mut matcher.steps);
                 let kept = settle(step, &mut self.cover, &mut lane.tails);
                 if !kept {
                     self.followed[matcher.needle] &= !bit;
@@ -343,18 +338,12 @@ impl<'r> Stream<'r> {
                 kept
             });
             lane.state = index.next(lane.state, byte);
-            #[cfg(test)]
-            {
-                self.steps += 1;
-            }
+            self.steps.add(1);
             if !index.is_match(lane.state) {
                 continue;
             }
             for needle in index.matches(lane.state) {
-                #[cfg(test)]
-                {
-                    self.steps += 1;
-                }
+                self.steps.add(1);
                 if self.followed[needle] & bit != 0 || !self.redactor.needles[needle].form.is_read_in(lane.reading) {
                     continue;
                 }

@@ -335,3 +335,61 @@ fn unchanged(key: &ApiKey) -> Expression {
     let condition = Expression::new(&terms.join(" AND "));
     values.into_iter().fold(condition, |condition, (name, value)| condition.value(name, value))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use theazo_tenancy::{Claim, PlatformId, SessionId};
+
+    /// A good key of a platform, as its two rows say, and the scope of who holds it.
+    fn key() -> (CredentialRecord, ApiKey, TenantScope) {
+        let platform = PlatformId::make();
+        let issued = make_api_key(&platform, Mode::Live);
+        let shown = shown(&NewApiKey { name: "a key".into(), mode: Mode::Live, expires_at_ms: None }, &issued);
+        let record = CredentialRecord {
+            hash: issued.hash,
+            id: shown.id.clone(),
+            kind: CredentialKind::ApiKey,
+            platform,
+            mode: Mode::Live,
+            expires_at_ms: None,
+            cursor_key: [0; 32],
+            permissions: Permissions { exec: true },
+            epoch: 0,
+        };
+        let principal = Claim::parse(&issued.text).unwrap().prove(Some(&record), 0).unwrap();
+        (record, shown, principal.scope())
+    }
+
+    #[test]
+    fn a_credential_is_a_key_if_all_is_as_the_other_row_says() {
+        let (record, shown, scope) = key();
+        assert!(is_key(&record, &scope, &shown));
+        for other in [
+            CredentialRecord { kind: CredentialKind::Session(SessionId::make()), ..record.clone() },
+            CredentialRecord { id: KeyId::make(), ..record.clone() },
+            CredentialRecord { hash: [0; 32], ..record.clone() },
+            CredentialRecord { platform: PlatformId::make(), ..record.clone() },
+            CredentialRecord { mode: Mode::Test, ..record },
+        ] {
+            assert!(!is_key(&other, &scope, &shown));
+        }
+    }
+
+    #[test]
+    fn a_key_is_good_until_it_ends_or_is_revoked() {
+        let (_, key, _) = key();
+        assert!(key.is_good(i64::MAX));
+        for (expires_at_ms, revoked_at_ms) in
+            [(Some(10), None), (None, Some(10)), (Some(10), Some(20)), (Some(20), Some(10))]
+        {
+            let key = ApiKey { expires_at_ms, revoked_at_ms, ..key.clone() };
+            assert!(key.is_good(9) && !key.is_good(10) && !key.is_good(11));
+        }
+    }
+
+    #[test]
+    fn a_revoked_keys_rows_are_kept_for_ninety_days() {
+        assert_eq!(REVOKED_KEPT_MS, 7_776_000_000);
+    }
+}

@@ -23,8 +23,8 @@ use theazo_tenancy::{
     AgentId, Claim, CredentialKind, CredentialRecord, KeyId, Mode, Permissions, PlatformId, SessionId, TableKey,
 };
 
-/// Requests are counted over windows of this length, seconds.
-const WINDOW_S: i64 = 1;
+/// Requests are counted over windows of this length: a second.
+const WINDOW_MS: i64 = 1000;
 /// Credentials whose window this process remembers; a wrong guess costs one more round trip and nothing else.
 const REMEMBERED: usize = 1024;
 /// How often a count is tried while other processes count the same credential.
@@ -287,7 +287,7 @@ impl Credentials {
 
     /// The row, and whether its limit is reached, in which case nothing was counted.
     async fn count(&self, key: &TableKey, limit: u32) -> Result<(Option<Item>, bool), StoreError> {
-        let mut window = now_ms().div_euclid(1000 * WINDOW_S);
+        let mut window = now_ms().div_euclid(WINDOW_MS);
         let mut known = self.last_window(key) == Some(window);
         for attempt in 0..ATTEMPTS {
             let old = match self.try_count(key, window, known, limit).await? {
@@ -456,6 +456,26 @@ mod tests {
         let made = unkeyed.credential_item(&claim.credential_key(), record);
         assert!(matches!(made, Err(StoreError::NoCredentialKey)));
         assert!(matches!(unkeyed.verified(Item::new()), Err(StoreError::NoCredentialKey)));
+    }
+
+    #[test]
+    fn windows_of_many_credentials_are_remembered_and_forgotten_together_when_they_are_too_many() {
+        let credentials = Credentials::new(unkeyed(), RateLimits::default());
+        let platform = PlatformId::make();
+        let place = || Claim::parse(&make_api_key(&platform, Mode::Live).text).unwrap().credential_key();
+        let places: Vec<TableKey> = (0..REMEMBERED).map(|_| place()).collect();
+        for (window, key) in (0..).zip(&places) {
+            assert_eq!(credentials.last_window(key), None);
+            credentials.remember(key, window);
+        }
+        credentials.remember(&places[0], 7);
+        let known = |key: &TableKey| credentials.last_window(key);
+        assert_eq!((known(&places[0]), known(&places[1])), (Some(7), Some(1)));
+        assert!(places.iter().all(|key| known(key).is_some()));
+        let one_more = place();
+        credentials.remember(&one_more, 3);
+        assert_eq!(known(&one_more), Some(3));
+        assert!(places.iter().all(|key| known(key).is_none()));
     }
 
     #[test]

@@ -270,10 +270,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_of_a_claim_names_its_platform_and_nothing_that_is_looked_up_or_kept() {
-        let (key, _) = issued(Mode::Live);
+    fn what_is_printed_of_a_claim_and_of_what_proves_it_is_nothing_that_is_looked_up_or_kept() {
+        let (key, record) = issued(Mode::Live);
         let claim = Claim::parse(&key.text).unwrap();
         assert_eq!(format!("{claim:?}"), format!("Claim {{ platform: {:?}, .. }}", claim.platform));
+        let principal = claim.prove(Some(&record), 0).unwrap();
+        let (id, platform) = (&record.id, &record.platform);
+        assert_eq!(format!("{record:?}"), format!("CredentialRecord {{ id: {id}, .. }}"));
+        assert_eq!(format!("{principal:?}"), format!("Principal {{ id: {id}, platform: {platform}, .. }}"));
     }
 
     #[test]
@@ -311,6 +315,7 @@ mod tests {
         assert!(!caller.permissions().exec);
         assert_eq!(caller.scope().actor().origin, Some(origin));
         assert_eq!(caller.scope().confined_to(), Some(&session));
+        assert!(!caller.session_is_paused() && caller.clone().in_session(true).session_is_paused());
     }
 
     #[test]

@@ -34,16 +34,16 @@ fn millis(at_ms: i64) -> u64 {
 }
 
 fn encode(millis: u64, random: [u8; 10]) -> String {
-    let mut value = u128::from(millis & 0xffff_ffff_ffff) << 80;
-    for (index, byte) in random.iter().enumerate() {
-        value |= u128::from(*byte) << (72 - 8 * index);
-    }
+    let mut bytes = [0; 16];
+    bytes[..6].copy_from_slice(&millis.to_be_bytes()[2..]);
+    bytes[6..].copy_from_slice(&random);
+    let value = u128::from_be_bytes(bytes);
     (0..BODY_CHARS).map(|index| char::from(ALPHABET[(value >> (5 * (BODY_CHARS - 1 - index))) as usize & 31])).collect()
 }
 
 fn decode(body: &str) -> u128 {
     let digit = |letter: u8| ALPHABET.iter().position(|known| *known == letter).unwrap_or(0) as u128;
-    body.bytes().fold(0, |value, letter| value << 5 | digit(letter))
+    body.bytes().fold(0, |value, letter| value * 32 + digit(letter))
 }
 
 fn is_body(text: &str) -> bool {

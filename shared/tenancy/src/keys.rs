@@ -482,6 +482,27 @@ mod tests {
     }
 
     #[test]
+    fn a_work_row_names_its_session_or_provider_again_and_nothing_else_does() {
+        let operator = Operator::assume();
+        let (platform, session) = (PlatformId::make(), SessionId::make());
+        let scope = operator.tenant(&platform, Mode::Live);
+        let (of_session, of_provider) = (scope.session_work_key(&session), scope.provider_work_key("docker"));
+        for key in [&of_session, &of_provider] {
+            assert!(operator.work().any(|partition| partition.pk() == key.pk()));
+            assert_eq!(operator.parse_agent_work(key.sk()), None);
+            assert_eq!(operator.parse_platform_work(key.sk()), None);
+        }
+        assert_eq!(operator.parse_session_work(of_session.sk()), Some((platform.clone(), Mode::Live, session)));
+        assert_eq!(operator.parse_provider_work(of_provider.sk()), Some((platform, Mode::Live, "docker".into())));
+        for other in [of_provider.sk(), &format!("{}#x", of_session.sk()), ""] {
+            assert_eq!(operator.parse_session_work(other), None, "{other}");
+        }
+        for other in [of_session.sk(), &format!("{}#x", of_provider.sk()), ""] {
+            assert_eq!(operator.parse_provider_work(other), None, "{other}");
+        }
+    }
+
+    #[test]
     fn a_partition_of_the_ledger_names_its_tenant_and_no_other_partition_does() {
         let operator = Operator::assume();
         let scope = operator.tenant(&PlatformId::make(), Mode::Test);

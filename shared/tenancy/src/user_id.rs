@@ -36,7 +36,8 @@ mod tests {
     #[test]
     fn user_ids_that_look_like_paths_are_user_ids() {
         for text in ["secrets", "a/b", "\u{fc}", "..", "%2f", " ", &"x".repeat(512)] {
-            assert_eq!(UserId::parse(text).unwrap().as_str(), text);
+            let id = UserId::parse(text).unwrap();
+            assert_eq!((id.as_str(), id.to_string().as_str()), (text, text));
         }
         for text in ["", "a\0b", "a\nb", "\u{7f}", &"x".repeat(513)] {
             assert!(UserId::parse(text).is_none(), "{text:?}");

@@ -9,6 +9,25 @@ use theazo_http::ErrorCode::{Conflict, NotFound, UnprocessableEntity};
 /// The spans that usage is reported of.
 const PERIODS: [&str; 5] = ["today", "yesterday", "week", "month", "last_month"];
 
+/// What is said of every stream.
+macro_rules! stream {
+    ($ends:literal) => {
+        concat!(
+            "Server-Sent Events, the oldest first: `log` with an entry. An entry is given 2 s after its moment, so that all ",
+            "come in order. One that appears later still, up to 13 s, comes out of order and without an `id`; whoever ",
+            "connects only then finds it in the list.\n\nA comment is sent at least every 15 s. It may have an `id` with ",
+            "it, which is where the stream has got to.\n\n",
+            $ends,
+            " Where the connection has to end before, `reconnect` comes with `reason` in its data: `time_limit` (after 14 ",
+            "minutes), `slow_reader` (it took over 10 s to take what was sent), `credential` (it is no longer good) or ",
+            "`unavailable`. Whoever connects again with the last `id` as `Last-Event-ID` goes on without gap or repeat."
+        )
+    };
+}
+
+const STREAM: &str = stream!("There is no end by itself.");
+const AGENT_STREAM: &str = stream!("When the agent has ended and everything was sent, `data: [DONE]` is the end.");
+
 pub(super) fn describe(name: &str) -> Option<Operation> {
     account(name).or_else(|| provider(name)).or_else(|| report(name))
 }
@@ -66,17 +85,21 @@ fn report(name: &str) -> Option<Operation> {
             "In UTC; the month so far unless given. `last_month` is the whole month before.",
         )
     };
-    let filtered = |operation: Operation| {
-        operation
-            .query("sessionId", id("ses"), "Only that session's.")
-            .query("agentId", id("agt"), "Only that agent's.")
-            .query("level", one_of(&LEVELS), "Only exactly that level.")
-            .query("search", text_to(256), "Only those whose message has it, whatever its case.")
+    let chosen = |operation: Operation| {
+        operation.query("level", one_of(&LEVELS), "Only exactly that level.").query(
+            "search",
+            text_to(256),
+            "Only those whose message has it, whatever its case.",
+        )
     };
-    let streamed = |operation: Operation| {
-        filtered(operation)
-            .query("since", time(), "From then on.")
-            .header("Last-Event-ID", id("log"), "Goes on after that entry.")
+    let filtered = |operation: Operation| {
+        let operation = operation.query("sessionId", id("ses"), "Only that session's.");
+        chosen(operation.query("agentId", id("agt"), "Only that agent's."))
+    };
+    let streamed = |operation: Operation, since: &str| {
+        operation
+            .query("since", time(), since)
+            .header("Last-Event-ID", id("log"), "Goes on from there: the last `id` of the stream before.")
             .gives_events()
             .refuses(&[NotFound])
     };
@@ -85,10 +108,14 @@ fn report(name: &str) -> Option<Operation> {
             .more("With filters, a page goes through some thousands of entries and may then end early, even empty, with a cursor to go on from.")
             .paged()
             .gives(200, page(component("LogEntry"))),
-        "logs-stream" => streamed(report("Log entries as they are written"))
-            .more("Server-Sent Events `log`, and `reconnect` where the connection ends before its subject."),
-        "agents-logs-stream" => streamed(report("An agent's log entries as they are written"))
-            .more("As the stream of all; ends with `[DONE]` when the agent has."),
+        "logs-stream" => {
+            let stream = filtered(report("Log entries as they are written"));
+            streamed(stream, "From then on; the last 15 minutes unless given.").more(STREAM)
+        }
+        "agents-logs-stream" => {
+            let stream = chosen(report("An agent's log entries as they are written"));
+            streamed(stream, "From then on; everything unless given.").more(AGENT_STREAM)
+        }
         "audit-list" => between_times(report("The audit trail, newest first"))
             .query("secret", pattern("^[A-Za-z_][A-Za-z0-9_]{0,127}$"), "Only what was done with that secret.")
             .query("session", id("ses"), "Only what was done in that session.")

@@ -41,6 +41,10 @@ fn six_characters_are_masked_at_a_cut_and_five_are_not() {
     assert_eq!(redactor.redact_truncated(b"x abcdef."), b"x abcdef.");
     assert_eq!(redactor.redact_truncated(b"x 12345"), b"x 12345");
     assert_eq!(redactor.redact_truncated(b"x 123456"), b"x [secret:B]");
+    assert_eq!(redactor.redact_truncated(b"abcdef"), b"[secret:A]");
+    // Case is not told apart in what does not go on; what is there to its end is another text.
+    assert_eq!(redactor.redact_truncated(b"x ABCDEFGHIJ"), b"x [secret:A]");
+    assert_eq!(super::redactor(&[b"sesame"]).redact_truncated(b"x SESAME"), b"x SESAME");
 }
 
 #[test]

@@ -130,6 +130,8 @@ fn what_begins_no_value_is_given_out_at_once() {
     for (text, out) in [
         ("see secre", "see "),
         ("see.secret-valu", "see."),
+        // As base64 the letter before could hold the first bits of the value, but what follows is no base64 of it.
+        ("nsecre", "n"),
         ("see p%40s", "see "),
         ("<p%4", "<"),
         ("<%", "<"),
@@ -202,5 +204,47 @@ fn lines_of_any_width_are_joined_where_a_value_has_begun() {
         for text in [STANDARD.encode(value), hex::encode(value)] {
             assert_eq!(shown(&redactor, wrap(&text, width, "\n").as_bytes()), "[secret:A]", "{width}");
         }
+    }
+}
+
+#[test]
+fn lines_of_prose_are_not_joined_however_long_they_are() {
+    let value = b"hunter2hunter2";
+    let redactor = redactor(&[value]);
+    let hex = hex::encode(value);
+    let (left, right) = hex.split_at(3);
+    let line = "words of a line, and more of them, up to the end of it: ";
+    assert!(line.len() > 44);
+    for text in [format!("{line}{left}\n{right}."), format!("{line}%41 {left}\n{right}.")] {
+        assert_eq!(shown(&redactor, text.as_bytes()), text);
+    }
+}
+
+#[test]
+fn lines_of_forty_four_characters_are_joined_however_these_are_read() {
+    let value = b"hunter2hunter2";
+    let redactor = redactor(&[value, b"has a space"]);
+    let hex = hex::encode(value);
+    let (left, right) = hex.split_at(3);
+    // As they stand; as one of them that are a space in forms; escaped, each as one.
+    for line in ["Z", "+", "%2B", "\\/"] {
+        for (count, is_joined) in [(41, true), (40, false)] {
+            let text = format!("{}{left}\n{right}.", line.repeat(count));
+            let masked = if is_joined { format!("{}[secret:A].", line.repeat(count)) } else { text.clone() };
+            assert_eq!(shown(&redactor, text.as_bytes()), masked);
+        }
+    }
+}
+
+#[test]
+fn what_a_long_break_ended_is_found_when_it_begins_again() {
+    let value = b"hunter2hunter2hunter2";
+    let redactor = redactor(&[value]);
+    let text = STANDARD.encode(value);
+    let (left, right) = text.split_at(20);
+    for (blanks, is_joined) in [(63, true), (64, false)] {
+        let broken = format!("{left}\n{}{right}", " ".repeat(blanks));
+        let masked = if is_joined { "[secret:A]" } else { &broken };
+        assert_eq!(shown(&redactor, format!("{broken}, {text}.").as_bytes()), format!("{masked}, [secret:A]."));
     }
 }

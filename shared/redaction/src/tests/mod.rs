@@ -2,9 +2,11 @@
 
 mod ends;
 mod exhaustive;
+mod needles;
 mod parts;
 mod properties;
 mod scale;
+mod search;
 
 use crate::{Masked, Redactor};
 use base64::Engine as _;
@@ -174,6 +176,32 @@ fn an_escape_that_ends_in_the_character_it_stands_for_belongs_to_the_value() {
 }
 
 #[test]
+fn an_escape_of_one_kind_may_stand_before_what_would_be_one_of_another() {
+    let redactor = redactor(&[br"A\x41bcdefgh", b"B%41bcdefgh"]);
+    assert_eq!(shown(&redactor, br"<%41\x41bcdefgh>"), "<[secret:A]>");
+    assert_eq!(shown(&redactor, br"<\u0042%41bcdefgh>"), "<[secret:B]>");
+}
+
+#[test]
+fn the_end_of_an_escape_begins_no_other() {
+    let redactor = redactor(&[b"\tabcdef"]);
+    assert_eq!(shown(&redactor, br"<\tabcdef>"), "<[secret:A]>");
+    assert_eq!(shown(&redactor, br"<\\tabcdef>"), r"<\\tabcdef>");
+}
+
+#[test]
+fn the_end_of_an_escaped_line_break_belongs_to_no_base64_after_it() {
+    let value = b"zebra-value-123";
+    let redactor = redactor(&[value]);
+    let text = STANDARD.encode([b"?", &value[..]].concat());
+    // The character before has the first bits of the value, as the letter `n` has.
+    let (lead, rest) = text.split_at(2);
+    assert_eq!(shown(&redactor, format!("?{lead}{rest}").as_bytes()), "?P[secret:A]");
+    assert_eq!(shown(&redactor, format!("n{rest}").as_bytes()), "[secret:A]");
+    assert_eq!(shown(&redactor, format!("line\\n{rest}").as_bytes()), r"line\n[secret:A]");
+}
+
+#[test]
 fn an_escaped_apostrophe_is_masked_and_half_a_surrogate_pair_is_kept() {
     let redactor = redactor(&[b"it's-me"]);
     assert_eq!(shown(&redactor, br"'it\'s-me'"), "'[secret:A]'");
@@ -259,6 +287,10 @@ fn base64_broken_by_more_than_indentation_is_not_joined() {
     let (left, right) = text.split_at(9);
     let apart = format!("{left}\n{}{right}", " ".repeat(70));
     assert_eq!(shown(&redactor, apart.as_bytes()), apart);
+    for (left, right) in [(left, right), text.split_at(13)] {
+        let apart = format!("{left} {right}");
+        assert_eq!(shown(&redactor, apart.as_bytes()), apart, "a blank alone is no line break");
+    }
     let near = format!("{left}\n{}{right}", " ".repeat(60));
     assert_eq!(shown(&redactor, near.as_bytes()), "[secret:A]");
 }

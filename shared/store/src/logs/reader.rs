@@ -34,7 +34,8 @@ pub struct Logs {
 pub struct LogFilter {
     /// Only about this session.
     pub session: Option<SessionId>,
-    /// Only about this agent. Where the session is not named, its agent's is looked up first, for one more round trip.
+    /// Only about this agent. Where the session is not named, its agent's is looked up first, for one more round trip; a
+    /// list of one whose row is gone goes through the entries of the whole platform.
     pub agent: Option<AgentId>,
     /// Only of this level, neither above nor below.
     pub level: Option<LogLevel>,
@@ -108,7 +109,14 @@ impl Logs {
         page: &PageRequest,
     ) -> Result<Page<LogEntry>, StoreError> {
         let nothing = Page { rows: Vec::new(), next: None };
-        let Some(place) = self.place(scope, filter).await? else { return Ok(nothing) };
+        let place = match self.place(scope, filter).await? {
+            // Entries may be kept for longer than the row of their agent, which alone says of which session it was.
+            None if filter.session.is_none() && scope.confined_to().is_none() => {
+                Place::Platform(scope.platform_wide()?)
+            }
+            None => return Ok(nothing),
+            Some(place) => place,
+        };
         let now = now_ms();
         let Some(mut walk) = self.walk(place, filter, page.after.as_ref(), now) else { return Ok(nothing) };
         let terms = filter.terms();

@@ -35,7 +35,8 @@ const HISTORY_MS: i64 = 1_000;
 
 /// Rows that one step reads of a partition at most.
 const ROWS_AT_ONCE: usize = 500;
-/// Days without an entry that one step goes through at most.
+/// Days that one step reads at most. Of those after one that is not read to its end nothing can be used, so it is more
+/// than one only where those before were read to theirs.
 const DAYS_AT_ONCE: usize = 8;
 
 /// What a step gave.
@@ -60,6 +61,8 @@ pub struct LogTail {
     rear: LogId,
     /// What was given between the two.
     given: BTreeSet<LogId>,
+    /// Days of history that the next step reads.
+    days: usize,
 }
 
 impl Logs {
@@ -77,9 +80,8 @@ impl Logs {
         let Some(place) = self.place(scope, &filter).await? else { return Ok(None) };
         let lowest = self.lowest(&place, &filter, now_ms());
         let start = after.map_or(lowest.clone(), |after| after.max(lowest));
-        let tail =
-            LogTail { logs: self.clone(), place, filter, front: start.clone(), rear: start, given: BTreeSet::new() };
-        Ok(Some(tail))
+        let (logs, front, given) = (self.clone(), start.clone(), BTreeSet::new());
+        Ok(Some(LogTail { logs, place, filter, front, rear: start, given, days: 1 }))
     }
 }
 
@@ -87,6 +89,12 @@ impl LogTail {
     /// The moment up to which everything was given that appeared in time, Unix milliseconds.
     pub fn reached_ms(&self) -> i64 {
         self.front.at_ms()
+    }
+
+    /// Where a reader goes on that has taken everything and comes back: at the last entry that it was given in order, or,
+    /// where that is long ago, at what was read since and can hold nothing late any more.
+    pub fn position(&self) -> &LogId {
+        self.given.last().map_or(&self.rear, |last| last.max(&self.rear))
     }
 
     /// What has been written since the step before, as far as it has settled. Two or more queries side by side.
@@ -103,18 +111,20 @@ impl LogTail {
         if *until <= self.front {
             return Ok(Tailed::default());
         }
-        let front = self.read(&self.front, until, &terms);
+        let days = if is_history { self.days } else { DAYS_AT_ONCE };
+        let front = self.read(&self.front, until, days, &terms);
         if is_history {
             let read = front.await?;
             let entries = self.shown(read.rows, now_ms)?;
             (self.front, self.rear) = (read.reached.clone(), read.reached);
+            self.days = if read.is_finished { (self.days * 2).min(DAYS_AT_ONCE) } else { 1 };
             return Ok(Tailed { entries, late: Vec::new(), is_behind: true });
         }
         // Never past the front: what lies beyond is the front's to give.
         let rear_until = closed.clone().min(self.front.clone());
         let rear = async {
             match rear_until.at_ms() - self.rear.at_ms() >= REAR_EVERY_MS {
-                true => self.read(&self.rear, &rear_until, &terms).await.map(Some),
+                true => self.read(&self.rear, &rear_until, DAYS_AT_ONCE, &terms).await.map(Some),
                 false => Ok(None),
             }
         };
@@ -144,11 +154,11 @@ impl LogTail {
     }
 
     /// Reads on from after one id up to another as far as one step goes.
-    async fn read(&self, after: &LogId, until: &LogId, terms: &RowFilter) -> Result<Forward, StoreError> {
+    async fn read(&self, after: &LogId, until: &LogId, days: usize, terms: &RowFilter) -> Result<Forward, StoreError> {
         let from = after.successor();
         let last = Day::of(until.at_ms());
         let all = std::iter::successors(Some(Day::of(after.at_ms())), |day| Some(day.after()));
-        let days: Vec<Day> = all.take_while(|day| *day <= last).take(DAYS_AT_ONCE).collect();
+        let days: Vec<Day> = all.take_while(|day| *day <= last).take(days).collect();
         let read = days.iter().map(|day| {
             let partitions = self.place.partitions(*day);
             let range = (from.as_str(), until.as_str());
@@ -159,14 +169,14 @@ impl LogTail {
                 try_join_all(reads).await
             }
         });
-        let mut forward = Forward { rows: Vec::new(), reached: after.clone() };
+        let mut forward = Forward { rows: Vec::new(), reached: after.clone(), is_finished: true };
         for (day, stretches) in days.iter().zip(try_join_all(read).await?) {
             let unfinished = stretches.iter().filter_map(|stretch| LogId::parse(stretch.last.as_ref()?).ok()).min();
             let rows = stretches.into_iter().flat_map(|stretch| stretch.rows);
             let rows = rows.filter_map(|row| Some((id_of(&row)?, row))).collect();
             forward.rows.extend(merge(rows, unfinished.as_ref(), false));
             if let Some(unfinished) = unfinished {
-                forward.reached = unfinished;
+                (forward.reached, forward.is_finished) = (unfinished, false);
                 return Ok(forward);
             }
             forward.reached = LogId::first_at(day.after().start_ms()).min(until.clone());
@@ -180,4 +190,6 @@ struct Forward {
     rows: Vec<(LogId, crate::table::Item)>,
     /// Everything up to there was read.
     reached: LogId,
+    /// Whether every day was read to its end.
+    is_finished: bool,
 }

@@ -2,9 +2,11 @@
 
 use super::{NewLog, next_id, rows_of};
 use crate::table::Item;
+use crate::transaction::Transaction;
 use crate::{StoreError, Table, now_ms};
 use theazo_tenancy::TenantScope;
 use tokio::sync::watch;
+use tracing::Instrument;
 
 /// Rows that are under way at once: eight of the table's batches.
 const ROWS_AT_ONCE: usize = 200;
@@ -38,10 +40,12 @@ impl LogQueue {
     /// Has something written that nobody waits for. Must be called on a Tokio runtime.
     pub(crate) fn run(&self, write: impl Future<Output = ()> + Send + 'static) {
         let pending = Pending::begin(self);
-        tokio::spawn(async move {
+        let write = async move {
             let _pending = pending;
             write.await;
-        });
+        };
+        // What goes wrong is told with the request that it belongs to.
+        tokio::spawn(write.in_current_span());
     }
 }
 
@@ -109,6 +113,20 @@ impl LogWriter {
         });
     }
 
+    /// The same for one entry, and with no other permission than to put rows, which whoever changes an agent has.
+    pub fn later_as_change(&self, scope: &TenantScope, entry: NewLog) {
+        let written = match Transaction::default().log(&self.table, scope, [entry]) {
+            Ok(written) => written,
+            Err(error) => return tracing::error!(%error, "a log entry is lost"),
+        };
+        let table = self.table.clone();
+        self.queue.run(async move {
+            if let Err(error) = written.commit(&table).await {
+                tracing::error!(%error, "a log entry is lost");
+            }
+        });
+    }
+
     fn rows(&self, scope: &TenantScope, entries: Vec<NewLog>) -> Result<Vec<Item>, StoreError> {
         let mut rows = Vec::with_capacity(entries.len() * 2);
         for entry in entries {
@@ -127,4 +145,26 @@ async fn put(table: &Table, rows: Vec<Item>) -> Result<(), StoreError> {
         table.put_all(some.iter().cloned()).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing::Span;
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_is_written_in_the_span_of_its_request() {
+        let _subscriber = tracing::subscriber::set_default(tracing_subscriber::registry());
+        let (sent, received) = tokio::sync::oneshot::channel();
+        let queue = LogQueue::default();
+        let request = tracing::error_span!("request");
+        request.in_scope(|| {
+            queue.run(async move {
+                let _ = sent.send(Span::current().id());
+            });
+        });
+        queue.flushed().await;
+        let written_in = received.await.unwrap();
+        assert!(written_in.is_some() && written_in == request.id(), "{written_in:?}");
+    }
 }

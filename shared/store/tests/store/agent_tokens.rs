@@ -2,12 +2,12 @@
 
 use crate::agents::new_agent;
 use crate::rotation::{root, rotate, walk};
-use crate::support::{DEPLOYMENT, World, own, refused, secret};
+use crate::support::{DEPLOYMENT, World, own, refused, secret, text};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use theazo_store::{
     Agent, AgentCopies, AgentReports, AgentStatus, AgentTokens, Credentials, Days, NewAgent, Payer, RateLimits,
-    ReportedCall, SecretSelection, StoreError, TokenCopies, Usage, now_ms,
+    ReportedCall, SecretSelection, SessionTokens, StoreError, TokenCopies, Usage, now_ms,
 };
 use theazo_tenancy::{Claim, CredentialKind, TenantScope};
 use theazo_vault::{SecretValue, VaultError};
@@ -158,6 +158,20 @@ async fn a_token_is_good_while_its_agent_runs_and_nothing_of_it_stays_behind() {
             assert_eq!(left.count(), 0, "{end:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_token_of_an_agent_ends_with_its_session_and_not_with_its_sessions_tokens() {
+    let world = World::start().await;
+    let scope = world.tenant().await;
+    let Booted { agent, token } = boot(&world, &scope).await;
+    SessionTokens::new(world.table.clone()).revoke_all(&scope, &agent.session).await.unwrap();
+    assert!(admitted(&world, &token).await.is_some());
+    let session = scope.session(&agent.session).unwrap().key();
+    let mut row = world.row(&session).await.unwrap();
+    row.insert("status".into(), text("terminated"));
+    world.put(&session, row).await;
+    assert!(admitted(&world, &token).await.is_none());
 }
 
 #[tokio::test]

@@ -317,3 +317,39 @@ async fn a_token_ends_with_its_session_with_its_sessions_tokens_and_with_its_tim
     let nowhere = theazo_tenancy::SessionId::make();
     assert!(matches!(refused(tokens.revoke_all(&scope, &nowhere).await), StoreError::NotFound));
 }
+
+#[tokio::test]
+async fn a_session_without_an_epoch_is_in_its_first() {
+    let world = World::start().await;
+    let company = Company::make(&world).await;
+    let caller = admitted(&world, &company.live).await.unwrap();
+    let scope = caller.scope();
+    let session = world.session(&scope).await;
+    let own = scope.session(&session.id).unwrap().key();
+    let row = world.row(&own).await.unwrap();
+    world.put(&own, edited(&row, "token_epoch", None)).await;
+    let tokens = SessionTokens::new(world.table.clone());
+    let token = tokens.mint(&caller, &session, now_ms() + HOUR_MS, EXEC).await.unwrap();
+    assert!(admitted(&world, &token).await.is_some());
+    tokens.revoke_all(&scope, &session.id).await.unwrap();
+    assert!(admitted(&world, &token).await.is_none());
+    assert_eq!(world.row(&own).await.unwrap()["token_epoch"], number(1));
+}
+
+#[tokio::test]
+async fn of_a_tokens_session_it_is_known_whether_it_is_paused() {
+    let world = World::start().await;
+    let company = Company::make(&world).await;
+    let caller = admitted(&world, &company.live).await.unwrap();
+    let scope = caller.scope();
+    let session = world.session(&scope).await;
+    let tokens = SessionTokens::new(world.table.clone());
+    let token = tokens.mint(&caller, &session, now_ms() + HOUR_MS, EXEC).await.unwrap();
+    let credentials = Credentials::new(world.table.clone(), RateLimits::default());
+    let is_paused = async |key| credentials.admit(&claim(key)).await.unwrap().session_is_paused;
+    assert!(!is_paused(&token).await);
+    world.sessions().pause(&scope, &session.id).await.unwrap();
+    assert!(is_paused(&token).await && !is_paused(&company.live).await);
+    world.sessions().resume(&scope, &session.id).await.unwrap();
+    assert!(!is_paused(&token).await);
+}

@@ -1,12 +1,13 @@
 //! Log entries: who reads which, pages that neither skip nor repeat, and tails that follow writers whose clocks differ.
 
+use crate::agents::new_agent;
 use crate::support::{World, operator};
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use theazo_store::{
     LATE_MS, LogEntry, LogFilter, LogLevel, LogQueue, LogSource, LogTail, LogWriter, Logs, NewLog, PageRequest,
-    SETTLE_MS, Session, Table, now_ms,
+    SETTLE_MS, Session, Table, count_round_trips, now_ms,
 };
 use theazo_tenancy::{LogId, Mode, ReadScope, TenantScope};
 
@@ -200,6 +201,10 @@ impl Reader {
 
     async fn reconnect(&mut self, world: &World) {
         let after: Option<LogId> = self.given.last().map(|entry| entry.id.clone());
+        self.reconnect_after(world, after).await;
+    }
+
+    async fn reconnect_after(&mut self, world: &World, after: Option<LogId>) {
         let logs = Logs::new(world.table.clone());
         self.tail = logs.tail(&self.scope, self.filter.clone(), after).await.unwrap().unwrap();
     }
@@ -290,6 +295,114 @@ async fn a_tail_goes_through_a_long_history_in_order_and_without_reading_it_twic
         sorted.sort_unstable();
         assert_eq!(texts, sorted);
         assert!(reader.late.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_tail_reads_several_days_at_once_only_where_those_before_were_read_to_their_end() {
+    let world = World::start().await;
+    let platform = theazo_tenancy::PlatformId::make_at(now_ms() - 20 * DAY_MS);
+    let scope = operator().tenant(&platform, Mode::Live);
+    let mut session = world.session(&scope).await;
+    session.id = theazo_tenancy::SessionId::make_at(now_ms() - 19 * DAY_MS);
+    let lines = (0..1700).map(|n| line(&session, n.to_string())).collect();
+    writer(&world).with_clock_offset(-18 * DAY_MS).append(&scope, lines).await.unwrap();
+    let mut reader = Reader::start(&world, &scope, of_session(&session)).await;
+    let (mut given, mut queries) = (Vec::new(), Vec::new());
+    for _ in 0..50 {
+        let (step, trips) = count_round_trips(reader.tail.step(now_ms())).await;
+        let step = step.unwrap();
+        given.push(step.entries.len());
+        queries.push(trips.total);
+        if !step.is_behind {
+            break;
+        }
+    }
+    assert_eq!(given.iter().sum::<usize>(), 1700);
+    // A day without an entry, then one that takes four steps, then ever more days at once.
+    let first = given.iter().position(|count| *count > 0).unwrap();
+    assert!(given[first..first + 3].iter().all(|count| *count == 500), "{given:?}");
+    assert!(queries[first + 1..first + 4].iter().all(|count| *count == 1), "{queries:?}");
+    assert!(queries.iter().max() == Some(&8), "{queries:?}");
+}
+
+#[tokio::test]
+async fn a_tail_whose_filter_fits_nothing_gets_on_and_is_gone_on_with_from_where_it_was() {
+    let world = World::start().await;
+    let platform = theazo_tenancy::PlatformId::make_at(now_ms() - 3 * DAY_MS);
+    let scope = operator().tenant(&platform, Mode::Live);
+    let mut session = world.session(&scope).await;
+    session.id = theazo_tenancy::SessionId::make_at(now_ms() - 2 * DAY_MS);
+    let lines = (0..1200).map(|n| line(&session, n.to_string())).collect();
+    writer(&world).with_clock_offset(-DAY_MS).append(&scope, lines).await.unwrap();
+    let filter = LogFilter { level: Some(LogLevel::Error), ..of_session(&session) };
+    let mut reader = Reader::start(&world, &scope, filter).await;
+    let mut positions = vec![reader.tail.position().clone()];
+    // No step but one, of every connection.
+    let now = now_ms();
+    for _ in 0..10 {
+        let step = reader.tail.step(now).await.unwrap();
+        assert!(step.entries.is_empty());
+        positions.push(reader.tail.position().clone());
+        if !step.is_behind {
+            break;
+        }
+        reader.reconnect_after(&world, positions.last().cloned()).await;
+    }
+    assert!(positions.len() > 4 && positions.is_sorted(), "{positions:?}");
+    assert_eq!(positions.last().unwrap().at_ms(), now - SETTLE_MS - LATE_MS);
+    // What appears late is given to those who come back as well, unless they were given later ones.
+    let at = |at_ms: i64| at_ms - now_ms();
+    let error = |text: &str| NewLog::of_session(&session, LogLevel::Error, LogSource::System, text);
+    let write = async |at_ms: i64, text: &str| {
+        writer(&world).with_clock_offset(at(at_ms)).append(&scope, vec![error(text)]).await.unwrap();
+    };
+    write(now - 8_000, "late").await;
+    let position = reader.tail.position().clone();
+    reader.reconnect_after(&world, Some(position)).await;
+    reader.read_all(now).await;
+    write(now + 1_000, "next").await;
+    reader.read_all(now + 10_000).await;
+    assert_eq!(messages(&reader.given), ["late", "next"]);
+    assert_eq!(reader.tail.position(), &reader.given[1].id);
+    let position = reader.tail.position().clone();
+    reader.reconnect_after(&world, Some(position)).await;
+    reader.read_all(now + 40_000).await;
+    assert_eq!(messages(&reader.given), ["late", "next"], "nothing twice");
+}
+
+#[tokio::test]
+async fn the_entries_of_an_agent_whose_row_is_gone_are_listed_and_nobody_elses() {
+    let world = World::start().await;
+    let (scope, stranger) = (world.tenant().await, world.tenant().await);
+    let (session, other) = (world.session(&scope).await, world.session(&scope).await);
+    let there = world.agents().begin_boot(&scope, &session, new_agent()).await.unwrap();
+    let mut gone = there.clone();
+    gone.id = theazo_tenancy::AgentId::make();
+    for (agent, text) in [(&there, "of another"), (&gone, "first"), (&gone, "second")] {
+        let entry = NewLog::of_agent(agent, LogLevel::Info, LogSource::Agent, text);
+        writer(&world).append(&scope, vec![entry]).await.unwrap();
+    }
+    let of_agent = LogFilter { agent: Some(gone.id.clone()), ..LogFilter::default() };
+    for limit in [1, 100] {
+        assert_eq!(messages(&walk(&world.table, &scope, &of_agent, limit).await), ["second", "first"]);
+        assert!(walk(&world.table, &stranger, &of_agent, limit).await.is_empty());
+    }
+    let in_session = |session: &Session| LogFilter { session: Some(session.id.clone()), ..of_agent.clone() };
+    assert_eq!(walk(&world.table, &scope, &in_session(&session), 100).await.len(), 2);
+    assert!(walk(&world.table, &scope, &in_session(&other), 100).await.is_empty());
+}
+
+#[tokio::test]
+async fn an_entry_with_no_more_permission_than_a_change_has_is_written_as_well() {
+    let world = World::start().await;
+    let scope = world.tenant().await;
+    let session = world.session(&scope).await;
+    let queue = LogQueue::default();
+    LogWriter::new(world.table.clone(), queue.clone()).later_as_change(&scope, line(&session, "a note"));
+    queue.flushed().await;
+    for filter in [LogFilter::default(), of_session(&session)] {
+        assert_eq!(messages(&walk(&world.table, &scope, &filter, 100).await), ["a note", "session created"]);
     }
 }
 
