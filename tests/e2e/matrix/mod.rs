@@ -103,6 +103,7 @@ async fn what_is_not_the_callers_is_refused_exactly_as_if_it_did_not_exist() {
             let credential = world.credential(caller, &owned);
             let target = if caller == Caller::TestOnLive { &live } else { &owned.target };
             let (provider, config) = (target.provider.clone(), target.config.clone());
+            let malformed = Target { provider: provider.clone(), ..malformed.clone() };
             let absent = Target { provider, config, ..absent.clone() };
             let path = target.path(pattern);
             let body = target.body(row.body);
