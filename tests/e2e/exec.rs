@@ -1,10 +1,12 @@
 //! Running code, as the contract's exec row says it.
 
-use crate::harness::{Answer, Client, Platform, container_name, docker, sha256};
+use crate::harness::{Answer, Client, Platform, container_name, docker, serve_deployment, sha256, stack, with_streams};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use std::time::Duration;
+use theazo_http::StreamLimits;
 
 const MIB: usize = 1024 * 1024;
 
@@ -362,4 +364,30 @@ async fn an_exec_that_ended_in_a_5xx_is_answered_again_and_does_not_run_again() 
         assert_eq!((&ran["stdout"], &ran["exitCode"]), (&json!(lines), &json!(3)));
     }
     client.terminate(&session).await;
+}
+
+#[tokio::test]
+async fn code_that_runs_long_has_its_connection_kept_alive_and_answers_all_the_same() {
+    let platform = Platform::make("long exec").await;
+    let session = platform.client.session("u").await;
+    let agent = platform.client.boot(&session, json!({})).await;
+    let (silence, heartbeat) = (Duration::from_millis(300), Duration::from_millis(200));
+    let limits = StreamLimits { silence, heartbeat, ..StreamLimits::default() };
+    let client = Client::new(serve_deployment(with_streams(stack(), limits)).await, Some(&platform.live_key));
+    let path = format!("/v1/agents/{agent}/exec");
+    let slow = client.post(&path, json!({ "language": "bash", "code": "sleep 1.5; echo done; exit 4" })).await;
+    assert!(slow.text.starts_with("   "), "{slow:?}");
+    assert_eq!(slow.headers["content-type"], "application/json");
+    let shown = slow.expect(200);
+    assert_eq!((&shown["stdout"], &shown["exitCode"]), (&json!("done\n"), &json!(4)));
+    // The status is gone by then: the failure is in the body.
+    let late = client.post(&path, json!({ "language": "bash", "code": "sleep 9", "timeout": "1s" })).await;
+    assert!(late.text.starts_with(' '));
+    let late = late.expect(200);
+    assert_eq!((&late["error"]["code"], &late["error"]["requestId"]), (&json!("timeout"), &late["requestId"]));
+    // Within the usual limit there is no white space.
+    let quick = platform.client.post(&path, json!({ "language": "bash", "code": "echo quick" })).await;
+    assert!(quick.text.starts_with('{'), "{quick:?}");
+    client.post(&path, json!({ "language": "cobol", "code": "" })).await.expect_error(400, "invalid_request");
+    platform.client.terminate(&session).await;
 }

@@ -217,8 +217,10 @@ async fn minutes_and_a_months_money_pause_agents_that_run_as_well() {
 
     let session = bed.session(json!({ "maxComputeMinutes": 1 })).await;
     let agent = bed.agent(&session, json!({})).await;
-    let ago = json!({ ":at": { "N": (now_ms() - 61_000).to_string() } });
-    let update = "SET meter.run.started_ms = :at, meter.run.booked_to_ms = :at";
+    // As if it had begun 61 seconds ago, and claimed its first minute then.
+    let at = |ms: i64| json!({ "N": ms.to_string() });
+    let ago = json!({ ":at": at(now_ms() - 61_000), ":claimed": at(now_ms() - 1_000) });
+    let update = "SET meter.run.started_ms = :at, meter.run.booked_to_ms = :at, meter.run.claimed_to_ms = :claimed";
     bed.change("test", &session, &agent, update, ago).await;
     bed.until_stopped(&agent).await;
     assert_eq!(bed.status(&agent).await, "paused");

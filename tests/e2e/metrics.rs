@@ -1,13 +1,12 @@
 //! How a platform's agents do, over HTTP: what is measured, how it is asked for, and who sees it.
 
-use crate::harness::{Client, Platform, stack};
+use crate::harness::{CapturedLog, Client, Platform, stack};
 use serde_json::{Value, json};
-use std::sync::{Arc, Mutex};
 use theazo_functions::emf::{RECONCILE_FIGURES, REQUEST_FIGURES, REQUEST_KINDS};
 use theazo_functions::reconcile::{Boots, reconcile};
 use theazo_functions::routes::ROUTES;
 use theazo_functions::{Incoming, serve};
-use theazo_http::{LogFormat, make_subscriber};
+use theazo_http::LogFormat;
 use tracing::instrument::WithSubscriber;
 
 const METRICS: [&str; 5] = ["agents.boot_time", "agents.active", "exec.duration", "cost.total", "error_rate"];
@@ -117,30 +116,14 @@ async fn a_metric_is_asked_for_in_bounds_and_by_who_may_see_all_of_the_platform(
     client.terminate(&session).await;
 }
 
-/// Log lines of one test.
-#[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// The figures that some work writes to the operator's log of that form.
 async fn figures_of<T>(format: LogFormat, work: impl AsyncFn() -> T) -> Vec<Value> {
     // A line can be lost when another test's subscriber comes or goes at the same moment: tracing keeps one note per place
     // in the code of who wants to know.
     for _ in 0..5 {
-        let captured = Captured::default();
-        let writer = captured.clone();
-        let subscriber = make_subscriber(format, "info".parse().unwrap(), move || writer.clone());
-        work().with_subscriber(subscriber).await;
-        let log = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+        let captured = CapturedLog::default();
+        work().with_subscriber(captured.subscriber(format, "info")).await;
+        let log = captured.text();
         assert!(!log.contains("theazo::figures"), "a line is not wrapped in another: {log}");
         let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let found: Vec<Value> = lines.filter(|line| line.get("_aws").is_some()).collect();

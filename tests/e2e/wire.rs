@@ -5,17 +5,18 @@
 mod e2b;
 mod faults;
 
-use crate::harness::{Canary, Client, Platform, Tap, Wire, container_name, docker, docker_engine, sha256, stack};
+use crate::harness::{
+    Canary, CapturedLog, Client, Platform, Tap, Wire, container_name, docker, docker_engine, sha256, stack,
+};
 use bytes::Bytes;
 use memchr::memmem;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use theazo_functions::deployment::{Deployment, DeploymentConfig, DockerEngine};
 use theazo_functions::routes::ROUTES;
 use theazo_functions::{Incoming, serve};
-use theazo_http::{LogFormat, StreamLimits, make_subscriber};
+use theazo_http::{LogFormat, StreamLimits};
 use theazo_providers::docker::Endpoint;
 use theazo_store::{Aws, AwsEndpoints};
 use tracing::instrument::WithSubscriber;
@@ -32,22 +33,7 @@ struct Tapped {
     canary: Canary,
     /// API keys and tokens that must be nowhere.
     credentials: Vec<Canary>,
-    log: Log,
-}
-
-/// Log lines, all there are.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+    log: CapturedLog,
 }
 
 /// A call.
@@ -79,7 +65,17 @@ impl Tapped {
         let deployment = through(&table, &kms, config);
         let (key, client) = (platform.live_key, platform.client);
         let credentials = vec![Canary::of_credential(&key)];
-        Self { deployment, table, kms, engine, key, client, canary: Canary::make(), credentials, log: Log::default() }
+        Self {
+            deployment,
+            table,
+            kms,
+            engine,
+            key,
+            client,
+            canary: Canary::make(),
+            credentials,
+            log: CapturedLog::default(),
+        }
     }
 
     /// Forgets every key and connection, as a function does that starts anew.
@@ -117,8 +113,7 @@ impl Tapped {
             headers,
             body,
         };
-        let log = self.log.clone();
-        let subscriber = make_subscriber(LogFormat::Json, "trace".parse().unwrap(), move || log.clone());
+        let subscriber = self.log.subscriber(LogFormat::Json, "trace");
         let (response, _) = serve(&self.deployment, ROUTES, incoming).with_subscriber(subscriber).await;
         (response.status().as_u16(), response.into_body().collect().await)
     }
@@ -147,7 +142,7 @@ impl Tapped {
                 self.is_not_in(&format!("what {service} sent"), &wire.received);
             }
         }
-        self.is_not_in("the log", self.log.0.lock().unwrap().as_slice());
+        self.is_not_in("the log", &self.log.bytes());
         self.engine.wires().iter().filter_map(|wire| self.search_engine(wire, printed)).collect()
     }
 
@@ -226,6 +221,6 @@ async fn a_secrets_value_is_on_no_wire_except_towards_its_own_sandbox_and_a_cred
     assert_eq!(tapped.call("POST", &format!("{session}/terminate"), Value::Null).await.0, 200);
     tapped.search(false);
     assert!(tapped.kms.wires().iter().any(|wire| memmem::find(&wire.sent, b"TrentService.Decrypt").is_some()));
-    let log = tapped.log.0.lock().unwrap();
+    let log = tapped.log.bytes();
     assert!(memmem::find(&log, b"answered").is_some(), "the log was not captured");
 }

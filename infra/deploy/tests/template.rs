@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use theazo_deploy::{Permissions, repository};
 use theazo_functions::deployment::{CapabilityName, VARIABLES};
+use theazo_functions::emf::{RECONCILE, RECONCILE_FIGURES, REQUEST, REQUEST_FIGURES, REQUEST_KINDS};
 use theazo_functions::routes::ROUTES;
 use theazo_functions::schedule::SCHEDULED;
 
@@ -44,6 +45,15 @@ fn variables() -> BTreeSet<&'static str> {
     VARIABLES.into_iter().collect()
 }
 
+/// What functions write for CloudWatch by themselves, and what each is told apart by.
+fn figures() -> Vec<Value> {
+    let of_runs =
+        RECONCILE_FIGURES.map(|metric| json!({ "metric": metric, "by": [[RECONCILE.name, RECONCILE.value]] }));
+    let by = REQUEST_KINDS.map(|kind| json!([REQUEST, kind]));
+    let of_requests = REQUEST_FIGURES.map(|metric| json!({ "metric": metric, "by": by }));
+    of_runs.into_iter().chain(of_requests).collect()
+}
+
 fn known() -> Value {
     let permissions = Permissions::read(&repository().join("infra/permissions.json")).unwrap();
     let routes: Vec<Value> = ROUTES
@@ -65,6 +75,7 @@ fn known() -> Value {
         "scheduled": SCHEDULED.iter().map(|function| function.name).collect::<Vec<_>>(),
         "permissions": permissions,
         "variables": variables(),
+        "figures": figures(),
     })
 }
 

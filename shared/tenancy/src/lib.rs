@@ -39,6 +39,7 @@ mod credential;
 mod credential_key;
 mod ids;
 mod keys;
+mod operator;
 mod scope;
 mod user_id;
 
@@ -51,6 +52,7 @@ pub use ids::{
     AgentId, AuditId, CheckpointId, IdError, KeyId, LogId, PlatformId, RequestId, SessionId, SnapshotId,
     make_random_bytes,
 };
-pub use keys::{LOG_SHARDS, Operator, Partition, SealedOwner, SealedPlace, TableKey, WORK_SHARDS, WorkRef};
+pub use keys::{LOG_SHARDS, Partition, TableKey, WORK_SHARDS, WorkRef};
+pub use operator::{Operator, SealedOwner, SealedPlace};
 pub use scope::{Mode, OutOfReach, PlatformScope, ReadScope, SessionScope, TenantScope};
 pub use user_id::{MAX_USER_ID_BYTES, UserId};

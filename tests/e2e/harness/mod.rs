@@ -1,11 +1,13 @@
 //! What the tests share: a stack, platforms, and a plain HTTP client.
 
 mod built;
+mod captured;
 mod client;
 mod contract;
 mod encodings;
 mod engine;
 mod events;
+mod lines;
 mod own;
 mod process;
 mod raw;
@@ -14,10 +16,12 @@ mod table;
 mod tap;
 
 pub use built::{FUNCTIONS, built, takes_all_functions, workspace};
+pub use captured::CapturedLog;
 pub use client::{Answer, Client};
 pub use encodings::Canary;
 pub use engine::{CommandLines, Events, commit_and_search, container_name, docker, engine_records, run_as_root};
 pub use events::{EventStream, serve_deployment};
+pub use lines::{Lines, with_streams};
 pub use own::OwnStack;
 pub use process::{DevCommand, Process, collect, provider_of};
 pub use raw::send_raw;

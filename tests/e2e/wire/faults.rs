@@ -147,7 +147,8 @@ impl Bed {
             _ if route.info.method == "GET" => Value::Null,
             _ => json!({}),
         };
-        (path.replace("{userId}", "u"), body)
+        let query = if name == "metrics-series" { "?metric=error_rate" } else { "" };
+        (path.replace("{userId}", "u") + query, body)
     }
 
     /// A call by somebody who also has the value in the key of a request that is to be done once.
@@ -199,7 +200,7 @@ impl Bed {
 
     /// Searches what there is since the last search, and forgets it.
     fn search(&self, place: &str, route: &Route) {
-        let log = std::mem::take(&mut *self.tapped.log.0.lock().unwrap());
+        let log = self.tapped.log.take();
         self.tapped.is_not_in(&format!("the log of {place}"), &log);
         for tap in [&self.tapped.table, &self.tapped.kms] {
             for wire in tap.take_ended() {

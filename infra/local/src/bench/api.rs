@@ -188,7 +188,7 @@ impl Place {
     async fn call(&self, case: &Case) -> Result<(f64, usize), Failure> {
         let n = self.count.fetch_add(1, Ordering::Relaxed);
         let mut words = self.words.clone();
-        words.insert("$n", n.to_string());
+        words.insert("$count", n.to_string());
         for (method, path, body) in case.before {
             let answer = self.send(&words, method, path, body).await?.2;
             if let Some(id) = answer["id"].as_str() {

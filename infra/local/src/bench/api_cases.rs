@@ -1,7 +1,7 @@
 //! A good call of each endpoint, for measuring it again and again.
 
 /// A call, and what it needs. `$session` and `$agent` are there from the beginning; `$work` is a session for whatever begins
-/// and ends; `$new` is the first id that an answer of this call's gave; `$n` is another number each time.
+/// and ends; `$new` is the first id that an answer of this call's gave; `$count` is another number each time.
 pub(super) struct Case {
     /// The route's name.
     pub(super) name: &'static str,
@@ -49,11 +49,11 @@ const PAUSE_SESSION: Call = ("POST", "/v1/sessions/$new/pause", "");
 const KEY: &str = r#"{"name": "bench", "environment": "test"}"#;
 const MAKE_KEY: Call = ("POST", "/v1/api-keys", KEY);
 const END_KEY: Call = ("DELETE", "/v1/api-keys/$new", "");
-const SECRET: &str = r#"{"BENCH_$n": "a value of some bytes"}"#;
+const SECRET: &str = r#"{"BENCH_$count": "a value of some bytes"}"#;
 const SET_SECRET: Call = ("POST", "/v1/sessions/$work/secrets", SECRET);
-const END_SECRET: Call = ("DELETE", "/v1/sessions/$work/secrets/BENCH_$n", "");
+const END_SECRET: Call = ("DELETE", "/v1/sessions/$work/secrets/BENCH_$count", "");
 const SET_SHARED: Call = ("POST", "/v1/secrets", SECRET);
-const END_SHARED: Call = ("DELETE", "/v1/secrets/BENCH_$n", "");
+const END_SHARED: Call = ("DELETE", "/v1/secrets/BENCH_$count", "");
 const EXEC: &str = r##"{"language": "bash", "code": "# theazo:stdout x"}"##;
 
 /// In the order of the route table.
@@ -80,10 +80,10 @@ pub(super) static CASES: &[Case] = &[
     with(&[SESSION], call("sessions-terminate", "/v1/sessions/$new/terminate", ""), &[]),
     with(&[], call("secrets-set", "/v1/sessions/$work/secrets", SECRET), &[END_SECRET]),
     get("secrets-list", "/v1/sessions/$session/secrets"),
-    with(&[SET_SECRET], call("secrets-delete", "/v1/sessions/$work/secrets/BENCH_$n", ""), &[]),
+    with(&[SET_SECRET], call("secrets-delete", "/v1/sessions/$work/secrets/BENCH_$count", ""), &[]),
     with(&[], call("platform-secrets-set", "/v1/secrets", SECRET), &[END_SHARED]),
     get("platform-secrets-list", "/v1/secrets"),
-    with(&[SET_SHARED], call("platform-secrets-delete", "/v1/secrets/BENCH_$n", ""), &[]),
+    with(&[SET_SHARED], call("platform-secrets-delete", "/v1/secrets/BENCH_$count", ""), &[]),
     with(&[], call("agents-create", "/v1/sessions/$work/agents", ""), &[END]),
     get("agents-list-of-session", "/v1/sessions/$session/agents"),
     get("agents-list", "/v1/agents"),

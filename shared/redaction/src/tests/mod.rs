@@ -198,7 +198,10 @@ fn the_end_of_an_escaped_line_break_belongs_to_no_base64_after_it() {
     let (lead, rest) = text.split_at(2);
     assert_eq!(shown(&redactor, format!("?{lead}{rest}").as_bytes()), "?P[secret:A]");
     assert_eq!(shown(&redactor, format!("n{rest}").as_bytes()), "[secret:A]");
-    assert_eq!(shown(&redactor, format!("line\\n{rest}").as_bytes()), r"line\n[secret:A]");
+    let text = format!("the end of a line\\n{rest}");
+    for cut in 0..text.len() {
+        assert_eq!(in_chunks(&redactor, text.as_bytes(), &[cut]), br"the end of a line\n[secret:A]", "cut at {cut}");
+    }
 }
 
 #[test]

@@ -1,0 +1,36 @@
+//! Log entries that tests write themselves, and streams with limits of their own.
+
+use theazo_functions::deployment::{Deployment, DeploymentConfig};
+use theazo_http::StreamLimits;
+use theazo_local::Stack;
+use theazo_store::{Aws, AwsEndpoints, LogLevel, LogQueue, LogSource, LogWriter, NewLog, Session, Sessions};
+use theazo_tenancy::{Mode, Operator, PlatformId, SessionId, TenantScope};
+
+/// Writes lines straight into the table, as endpoints for what happens inside sandboxes do.
+pub struct Lines {
+    writer: LogWriter,
+    scope: TenantScope,
+    session: Session,
+}
+
+impl Lines {
+    #[expect(clippy::disallowed_methods, reason = "a test writes for a tenant without a caller")]
+    pub async fn of(stack: &Stack, platform: &PlatformId, mode: Mode, session: &str) -> Self {
+        let table = stack.deployment().table();
+        let scope = Operator::assume().tenant(platform, mode);
+        let id = SessionId::parse(session).unwrap();
+        let session = Sessions::new(table.clone()).get(&scope, &id).await.unwrap().unwrap();
+        Self { writer: LogWriter::new(table.clone(), LogQueue::default()), scope, session }
+    }
+
+    pub async fn write(&self, texts: impl IntoIterator<Item = String>) {
+        let line = |text| NewLog::of_session(&self.session, LogLevel::Info, LogSource::Agent, text);
+        self.writer.append(&self.scope, texts.into_iter().map(line).collect()).await.unwrap();
+    }
+}
+
+/// That stack's table behind streams with other limits.
+pub fn with_streams(stack: &Stack, streams: StreamLimits) -> Deployment {
+    let aws = Aws::local(&AwsEndpoints { dynamodb: stack.dynamodb_url(), kms: Some(stack.kms_url()) });
+    Deployment::new(&aws, DeploymentConfig { streams, ..stack.deployment().config().clone() }).unwrap()
+}
