@@ -140,7 +140,7 @@ async fn retire_in_time(own: &OwnStack, version: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn rotating_root_and_platform_keys_under_load_fails_no_call_and_loses_no_write() {
     let engine = tokio::task::spawn_blocking(|| (docker_engine().clone(), built()).0).await.unwrap();
-    let (own, live) = OwnStack::start_with(Some(engine), Some(KEY_CACHE)).await;
+    let (own, live) = OwnStack::start_with(Some(engine), |config| config.key_cache = Some(KEY_CACHE)).await;
     let test = own.client("test-api-key");
     let platform = live.get("/v1/whoami").await.expect(200)["platformId"].as_str().unwrap().to_owned();
 

@@ -187,7 +187,7 @@ async fn a_rotation_that_was_abandoned_is_finished_and_what_cannot_go_on_is_in_n
 #[tokio::test]
 async fn a_run_tells_how_far_rotations_are_and_of_values_that_hold_one_up() {
     // A stack of its own: others' upkeep would take the steps before these runs do.
-    let (own, client) = OwnStack::start_with(None, Some(Duration::ZERO)).await;
+    let (own, client) = OwnStack::start_with(None, |config| config.key_cache = Some(Duration::ZERO)).await;
     let deployment = own.stack.deployment();
     let session = client.session("u").await;
     client.set_secrets(&session, json!({ "KEPT": "a", "DAMAGED": "b" })).await;

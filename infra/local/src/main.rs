@@ -231,14 +231,13 @@ async fn serve(args: RunArgs) -> Result<(), Failure> {
         Some(DockerEngine { endpoint, image })
     };
     let config = StackConfig {
-        data_dir: args.data_dir.clone(),
         listen: args.listen,
         dynamodb_listen: args.dynamodb_listen,
         docker,
         e2b: e2b_from_env(),
         fly: fly_from_env(),
-        key_cache: None,
         rate_limits: rate_limits_from_env()?,
+        ..StackConfig::on_loopback(args.data_dir.clone())
     };
     let stack = Stack::start(config).await?;
     let settled = stack.settled();

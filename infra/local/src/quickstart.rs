@@ -7,7 +7,6 @@ use crate::lambda::watch::Watch;
 use crate::terminal::{TerminalProgress, interrupted, say};
 use crate::{Stack, StackConfig};
 use serde_json::{Value, json};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +14,6 @@ use theazo_functions::deployment::DockerEngine;
 use theazo_providers::e2b::E2bEndpoints;
 use theazo_providers::fly::FlyEndpoints;
 use theazo_setup::{SetupError, ensure_agent_image, ensure_engine, ensure_firewall, machine_programs};
-use theazo_store::RateLimits;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -71,16 +69,11 @@ pub async fn run(on: On, through: Through) -> Result<(), Failure> {
             stopping.store(true, Ordering::Relaxed);
         }
     });
-    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     let stack = Stack::start(StackConfig {
-        data_dir: folder.path().join("stack"),
-        listen: loopback,
-        dynamodb_listen: loopback,
         docker,
         e2b: url_of("e2b").map_or_else(E2bEndpoints::default, |url| E2bEndpoints { api: url.clone(), sandbox: url }),
         fly: url_of("fly").map_or_else(FlyEndpoints::default, |api| FlyEndpoints { api }),
-        key_cache: None,
-        rate_limits: RateLimits::default(),
+        ..StackConfig::on_loopback(folder.path().join("stack"))
     })
     .await?;
     say(&format!("    the API listens on {}/v1, its state is thrown away at the end", stack.base_url()));

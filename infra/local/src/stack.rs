@@ -29,7 +29,6 @@ use zeroize::Zeroizing;
 const TABLE: &str = "theazo";
 const PLATFORM: &str = "local";
 const KMS_ALIAS: &str = "alias/theazo";
-const RECONCILE_EVERY: Duration = Duration::from_secs(30);
 /// How long running requests may take to finish when the stack is stopped.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -52,6 +51,26 @@ pub struct StackConfig {
     pub key_cache: Option<Duration>,
     /// How many requests a credential may make in a second.
     pub rate_limits: RateLimits,
+    /// How long it rests between one run of what AWS does on a schedule and the next.
+    pub reconcile_every: Duration,
+}
+
+impl StackConfig {
+    /// A stack on free ports of the loopback address, for whoever started it, without an engine.
+    pub fn on_loopback(data_dir: PathBuf) -> Self {
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            data_dir,
+            listen: loopback,
+            dynamodb_listen: loopback,
+            docker: None,
+            e2b: E2bEndpoints::default(),
+            fly: FlyEndpoints::default(),
+            key_cache: None,
+            rate_limits: RateLimits::default(),
+            reconcile_every: Duration::from_secs(30),
+        }
+    }
 }
 
 /// A running stack.
@@ -212,7 +231,7 @@ impl Stack {
         if let Some(door) = door {
             front.spawn(door.serve(deployment.clone(), front.stopped()));
         }
-        front.spawn(reconcile_often(deployment.clone(), engine, front.stopped()));
+        front.spawn(reconcile_often(deployment.clone(), engine, config.reconcile_every, front.stopped()));
         Ok(Self { address, dynamodb, kms, deployment, data_dir, front, back, settled })
     }
 
@@ -271,12 +290,17 @@ fn lambda_environment(deployment: &Deployment, dynamodb: SocketAddr, kms: Socket
 }
 
 /// What AWS does on a schedule in production: reconciling, and dropping rows whose time is over.
-async fn reconcile_often(deployment: Arc<Deployment>, engine: dynoxide::Database, stopped: impl Future<Output = ()>) {
+async fn reconcile_often(
+    deployment: Arc<Deployment>,
+    engine: dynoxide::Database,
+    every: Duration,
+    stopped: impl Future<Output = ()>,
+) {
     tokio::pin!(stopped);
     loop {
         tokio::select! {
             () = &mut stopped => return,
-            () = tokio::time::sleep(RECONCILE_EVERY) => {}
+            () = tokio::time::sleep(every) => {}
         }
         if let Err(error) = engine.sweep_ttl() {
             tracing::error!(%error, "expired rows could not be dropped");

@@ -27,7 +27,8 @@ use theazo_tenancy::{Claim, CredentialKind, CredentialRecord, KeyId, TableKey};
 
 /// Requests are counted over windows of this length: a second.
 const WINDOW_MS: i64 = 1000;
-/// Credentials whose window this process remembers; a wrong guess costs one more round trip and nothing else.
+/// Credentials whose window this process remembers: those of this second stay, however many there were before. A wrong
+/// guess costs one more round trip and nothing else.
 const REMEMBERED: usize = 1024;
 /// How often a count is tried while other processes count the same credential.
 const ATTEMPTS: u32 = 8;
@@ -223,7 +224,10 @@ impl Credentials {
     fn remember(&self, key: &TableKey, window: i64) {
         if let Ok(mut windows) = self.windows.lock() {
             if windows.len() >= REMEMBERED && !windows.contains_key(key) {
-                windows.clear();
+                windows.retain(|_, counted_in| *counted_in >= window);
+                if windows.len() >= REMEMBERED {
+                    windows.clear();
+                }
             }
             windows.insert(key.clone(), window);
         }
@@ -291,7 +295,7 @@ mod tests {
     use theazo_tenancy::{Mode, PlatformId, make_api_key};
 
     #[test]
-    fn windows_of_many_credentials_are_remembered_and_forgotten_together_when_they_are_too_many() {
+    fn windows_of_many_credentials_are_remembered_and_those_that_are_over_make_way() {
         let credentials = Credentials::new(unkeyed(), RateLimits::default());
         let platform = PlatformId::make();
         let place = || Claim::parse(&make_api_key(&platform, Mode::Live).text).unwrap().credential_key();
@@ -300,14 +304,26 @@ mod tests {
             assert_eq!(credentials.last_window(key), None);
             credentials.remember(key, window);
         }
-        credentials.remember(&places[0], 7);
+        let last = i64::try_from(REMEMBERED).unwrap() - 1;
+        credentials.remember(&places[0], last);
         let known = |key: &TableKey| credentials.last_window(key);
-        assert_eq!((known(&places[0]), known(&places[1])), (Some(7), Some(1)));
+        assert_eq!((known(&places[0]), known(&places[1])), (Some(last), Some(1)));
         assert!(places.iter().all(|key| known(key).is_some()));
+        // What is being counted in now is kept.
         let one_more = place();
-        credentials.remember(&one_more, 3);
-        assert_eq!(known(&one_more), Some(3));
-        assert!(places.iter().all(|key| known(key).is_none()));
+        credentials.remember(&one_more, last);
+        assert_eq!(
+            (known(&one_more), known(&places[0]), known(&places[REMEMBERED - 1])),
+            (Some(last), Some(last), Some(last))
+        );
+        assert!(places[1..REMEMBERED - 1].iter().all(|key| known(key).is_none()));
+        // Where all of them are, there is room for the newest only.
+        for _ in 3..REMEMBERED {
+            credentials.remember(&place(), last);
+        }
+        assert!(known(&places[0]).is_some());
+        credentials.remember(&places[1], last);
+        assert_eq!((known(&places[0]), known(&places[1])), (None, Some(last)));
     }
 
     #[test]

@@ -1,12 +1,9 @@
 //! A stack of a test's own, in this process, for what the shared one must not go through.
 
 use super::{Client, e2b_emulator, fly_emulator};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use theazo_functions::deployment::DockerEngine;
 use theazo_local::{Stack, StackConfig};
-use theazo_store::RateLimits;
 
 /// The stack and its folder.
 pub struct OwnStack {
@@ -17,25 +14,21 @@ pub struct OwnStack {
 impl OwnStack {
     /// Starts it, with a client that has its live key.
     pub async fn start(docker: Option<DockerEngine>) -> (Self, Client) {
-        Self::start_with(docker, None).await
+        Self::start_with(docker, |_| {}).await
     }
 
-    /// The same, where keys of the vault are kept in memory for that long.
-    pub async fn start_with(docker: Option<DockerEngine>, key_cache: Option<Duration>) -> (Self, Client) {
-        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+    /// The same, with other things set otherwise than by default.
+    pub async fn start_with(docker: Option<DockerEngine>, change: impl FnOnce(&mut StackConfig)) -> (Self, Client) {
         let id = hex::encode(theazo_tenancy::make_random_bytes::<6>());
         // By its beginning the next test process knows it, should this one die.
         let folder = std::env::temp_dir().join(format!("theazo-e2e-own-{id}"));
-        let config = StackConfig {
-            data_dir: folder.clone(),
-            listen: loopback,
-            dynamodb_listen: loopback,
+        let mut config = StackConfig {
             docker,
             e2b: e2b_emulator().endpoints.clone(),
             fly: fly_emulator().endpoints.clone(),
-            key_cache,
-            rate_limits: RateLimits::default(),
+            ..StackConfig::on_loopback(folder.clone())
         };
+        change(&mut config);
         let own = Self { stack: Stack::start(config).await.unwrap(), folder };
         let client = own.client("api-key");
         (own, client)

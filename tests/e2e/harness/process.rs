@@ -1,6 +1,6 @@
 //! The real `theazo-dev` binary as a process of its own, to be killed and looked at.
 
-use super::{Client, docker_engine};
+use super::{Client, docker_engine, stack};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -32,7 +32,8 @@ impl Process {
 
     /// The same with those variables.
     pub async fn start_with(folder: PathBuf, variables: &[(&str, &str)]) -> Self {
-        tokio::task::spawn_blocking(docker_engine).await.unwrap();
+        // The shared stack removes what dead processes left as it starts, and this one is to be killed now and then.
+        tokio::task::spawn_blocking(stack).await.unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_theazo-dev"))
             .args(["--listen", "127.0.0.1:0", "--dynamodb-listen", "127.0.0.1:0", "--data-dir"])
             .arg(&folder)

@@ -3,7 +3,6 @@
 use super::Client;
 use std::fs::Permissions;
 use std::io::Write;
-use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -17,7 +16,7 @@ use theazo_providers::e2b::E2bEndpoints;
 use theazo_providers::fly::FlyEndpoints;
 use theazo_providers::{AgentRef, Provider};
 use theazo_setup::{ensure_agent_image, ensure_engine, ensure_firewall, machine_programs};
-use theazo_store::{Platforms, RateLimits};
+use theazo_store::Platforms;
 use theazo_tenancy::{Operator, PlatformId};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -115,16 +114,11 @@ pub fn stack() -> &'static Stack {
         fly_emulator();
         on_own_runtime(async {
             remove_leftovers(&engine).await;
-            let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
             let config = StackConfig {
-                data_dir: folder(std::process::id()),
-                listen: loopback,
-                dynamodb_listen: loopback,
                 docker: Some(engine),
                 e2b: e2b_emulator().endpoints.clone(),
                 fly: fly_emulator().endpoints.clone(),
-                key_cache: None,
-                rate_limits: RateLimits::default(),
+                ..StackConfig::on_loopback(folder(std::process::id()))
             };
             Stack::start(config).await.expect("the local stack starts")
         })

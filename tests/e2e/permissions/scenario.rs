@@ -298,7 +298,7 @@ async fn reconciling(recorder: &mut Recorder) {
     deleted_platform(recorder).await;
 }
 
-/// Has reconciling find an agent of that kind. The stack reconciles now and then as well, and may come first.
+/// Has reconciling find an agent of that kind.
 async fn found_by_reconciling(
     recorder: &mut Recorder,
     what: &str,
@@ -307,28 +307,23 @@ async fn found_by_reconciling(
     expression: &str,
     values: &Value,
 ) {
-    for _ in 0..5 {
-        let agent = id(&recorder.ok("agents-create", &[session], json!({})).await);
-        match what {
-            "lost" => {
-                let agent = AgentRef { agent };
-                provider_of(&recorder.config.name).destroy(&agent).await.unwrap();
-            }
-            "overLimit" => {
-                let cent = json!({ "maxCost": { "amount": 1, "currency": "usd", "period": "day" } });
-                recorder.ok("sessions-limits-set", &[session], cent).await;
-            }
-            _ => recorder.edit(agents, &agent, expression, values.clone()).await,
+    let agent = id(&recorder.ok("agents-create", &[session], json!({})).await);
+    match what {
+        "lost" => {
+            let agent = AgentRef { agent };
+            provider_of(&recorder.config.name).destroy(&agent).await.unwrap();
         }
-        let told = recorder.run(&RECONCILE).await;
-        if what == "overLimit" {
-            recorder.ok("sessions-limits-set", &[session], json!({ "maxCost": null })).await;
+        "overLimit" => {
+            let cent = json!({ "maxCost": { "amount": 1, "currency": "usd", "period": "day" } });
+            recorder.ok("sessions-limits-set", &[session], cent).await;
         }
-        if told[what].as_u64() > Some(0) {
-            return;
-        }
+        _ => recorder.edit(agents, &agent, expression, values.clone()).await,
     }
-    recorder.expect(false, || format!("reconciling found no agent that is {what}"));
+    let told = recorder.run(&RECONCILE).await;
+    if what == "overLimit" {
+        recorder.ok("sessions-limits-set", &[session], json!({ "maxCost": null })).await;
+    }
+    recorder.expect(told[what].as_u64() > Some(0), || format!("reconciling found no agent that is {what}: {told}"));
 }
 
 fn work_of(id: &str) -> String {
@@ -388,28 +383,19 @@ async fn upkeep(recorder: &mut Recorder) {
     let aws = theazo_store::Aws::local(&endpoints);
     let deployment = theazo_functions::deployment::Deployment::new(&aws, recorder.config.clone()).unwrap();
     let (table, keys) = (deployment.table().clone(), deployment.keys().clone());
-    for _ in 0..5 {
-        RootRotation::new(table.clone(), keys.clone(), operator(), Duration::ZERO).begin(now_ms()).await.unwrap();
-        if keep_up_until(recorder, "rootFinished", &json!(true)).await {
-            break;
-        }
-    }
-    for _ in 0..5 {
-        PlatformRotation::new(table.clone(), keys.clone(), operator()).begin(&platform).await.unwrap();
-        if keep_up_until(recorder, "platformsFinished", &json!(1)).await {
-            return;
-        }
-    }
-    recorder.expect(false, || "the platform's rotation was finished by somebody else each time".into());
+    RootRotation::new(table.clone(), keys.clone(), operator(), Duration::ZERO).begin(now_ms()).await.unwrap();
+    keep_up_until(recorder, "rootFinished", &json!(true)).await;
+    PlatformRotation::new(table.clone(), keys.clone(), operator()).begin(&platform).await.unwrap();
+    keep_up_until(recorder, "platformsFinished", &json!(1)).await;
 }
 
-/// Whether a run of upkeep told that. The stack does the same now and then, and may come first.
-async fn keep_up_until(recorder: &mut Recorder, what: &str, told: &Value) -> bool {
+/// Runs upkeep until it tells that.
+async fn keep_up_until(recorder: &mut Recorder, what: &str, told: &Value) {
     for _ in 0..20 {
         if recorder.run(&UPKEEP).await[what] == *told {
-            return true;
+            return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    false
+    recorder.expect(false, || format!("upkeep never told {what}: {told}"));
 }

@@ -1,12 +1,10 @@
 //! A local stack of a test's own, and the command that works on it.
 
 use serde_json::{Value, json};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use theazo_local::{Stack, StackConfig};
-use theazo_store::RateLimits;
 
 /// The stack, without Docker.
 pub struct Local {
@@ -20,17 +18,7 @@ impl Local {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("admin-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        let config = StackConfig {
-            data_dir: folder.clone(),
-            listen: loopback,
-            dynamodb_listen: loopback,
-            docker: None,
-            e2b: Default::default(),
-            fly: Default::default(),
-            key_cache: None,
-            rate_limits: RateLimits::default(),
-        };
+        let config = StackConfig::on_loopback(folder.clone());
         Self { stack: Some(Stack::start(config).await.unwrap()), folder, http: reqwest::Client::new() }
     }
 
