@@ -4,7 +4,7 @@ use crate::harness::{Client, FLY_ORGANIZATION, FLY_TOKEN, Platform, fly_emulator
 use serde_json::{Value, json};
 use theazo_functions::reconcile::{Boots, reconcile};
 use theazo_providers::fly::{FlyProvider, FlyService, FlySettings};
-use theazo_providers::{AgentRef, Environment, Provider, SandboxSpec};
+use theazo_providers::{AgentRef, Environment, Provider, ProviderError, SandboxSpec};
 use theazo_tenancy::AgentId;
 use theazo_vault::SecretValue;
 
@@ -159,17 +159,26 @@ async fn reconciling_removes_what_no_agent_owns_at_fly_and_ends_agents_whose_mac
     let session = client.session("u").await;
     let (kept, lost) = (client.boot(&session, on_fly()).await, client.boot(&session, on_fly()).await);
     let make = async |deployment: &str| {
-        let agent = AgentId::make().to_string();
-        let spec = SandboxSpec {
-            agent: agent.clone(),
-            session: "ses_x".into(),
-            platform: "plt_x".into(),
-            lifetime: std::time::Duration::from_secs(300),
-            internet: false,
-            region: None,
-        };
-        account(deployment).create(&spec, &Environment::default()).await.unwrap();
-        agent
+        // The stack reconciles by itself as well, and may find what has no agent before it is whole.
+        for _ in 0..5 {
+            let agent = AgentId::make().to_string();
+            let spec = SandboxSpec {
+                agent: agent.clone(),
+                session: "ses_x".into(),
+                platform: "plt_x".into(),
+                lifetime: std::time::Duration::from_secs(300),
+                internet: false,
+                region: None,
+            };
+            match account(deployment).create(&spec, &Environment::default()).await {
+                Err(ProviderError::SandboxGone) => {}
+                made => {
+                    made.unwrap();
+                    return agent;
+                }
+            }
+        }
+        panic!("nothing stays there long enough to be found");
     };
     let orphan = make(&stack().deployment().config().name).await;
     let stranger = make("another deployment").await;
