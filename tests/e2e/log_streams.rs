@@ -195,6 +195,16 @@ async fn a_reader_that_takes_too_long_is_told_to_come_back_and_others_are_not_he
     lines.write((0..20).map(|n| format!("{n} {}", "x".repeat(4000)))).await;
     let limits = StreamLimits { slow_reader: Duration::from_millis(400), ..StreamLimits::default() };
     let deployment = with_streams(stack(), limits);
+    let client = Client::new(serve_deployment(with_streams(stack(), limits)).await, Some(&platform.live_key));
+    let read = async || {
+        let mut quick = EventStream::open(&client, "/v1/logs/stream", None).await;
+        for n in 0..21 {
+            let message = quick.next().await.unwrap().json()["message"].as_str().unwrap().to_owned();
+            assert!(n == 0 || message.starts_with(&format!("{} ", n - 1)), "{n}: {message}");
+        }
+    };
+    // From now on all of it is found at once, which is more than a piece.
+    read().await;
     let mut headers = http::HeaderMap::new();
     headers.insert("authorization", format!("Bearer {}", platform.live_key).parse().unwrap());
     let incoming = theazo_functions::Incoming {
@@ -213,12 +223,7 @@ async fn a_reader_that_takes_too_long_is_told_to_come_back_and_others_are_not_he
         text.push_str(std::str::from_utf8(&piece).unwrap());
     }
     assert!(text.contains("event: log"));
-    let client = Client::new(serve_deployment(deployment).await, Some(&platform.live_key));
-    let mut quick = EventStream::open(&client, "/v1/logs/stream", None).await;
-    for n in 0..21 {
-        let message = quick.next().await.unwrap().json()["message"].as_str().unwrap().to_owned();
-        assert!(n == 0 || message.starts_with(&format!("{} ", n - 1)), "{n}: {message}");
-    }
+    read().await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let mut rest = String::new();
     while let Some(piece) = futures_util::StreamExt::next(&mut slow).await {

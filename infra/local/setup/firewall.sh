@@ -37,31 +37,43 @@ install() {
     exit 1
   fi
   v4 -N THEAZO-ENDPOINTS 2>/dev/null || true
-  # In one step, so that there is no moment without rules. RETURN leaves a packet to the rules of the engine (which keep
-  # a network without internet closed) and of the machine. Replies are to connections that the machine made itself.
+  # What agents send on is looked at in the table `mangle`, which comes before `filter` and which engines leave alone. In
+  # `filter` they put their own rules first again whenever a network comes or goes, and take the jump to the chain that is
+  # meant for others' rules away for a moment in which agents that are there already would be let out.
+  # Each table changes in one step, so that there is no moment without rules. RETURN leaves a packet to the rules of the
+  # engine (which keep a network without internet closed) and of the machine.
   {
-    echo '*filter'
+    echo '*mangle'
     echo ':THEAZO-EGRESS - [0:0]'
-    echo ':THEAZO-INPUT - [0:0]'
-    for chain in THEAZO-EGRESS THEAZO-INPUT; do
-      echo "-A $chain -m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j RETURN"
-      for resolver in "$@"; do
-        echo "-A $chain -d $resolver -p udp -m udp --dport 53 -j RETURN"
-        echo "-A $chain -d $resolver -p tcp -m tcp --dport 53 -j RETURN"
-      done
-    done
+    leave THEAZO-EGRESS "$@"
     for range in $CLOSED; do echo "-A THEAZO-EGRESS -d $range -j DROP"; done
+    echo COMMIT
+    echo '*filter'
+    echo ':THEAZO-INPUT - [0:0]'
+    leave THEAZO-INPUT "$@"
     echo '-A THEAZO-INPUT -p tcp -j THEAZO-ENDPOINTS'
     echo '-A THEAZO-INPUT -j DROP'
     echo COMMIT
   } | iptables-restore -w 10 --noflush
   first v4 INPUT '-i ag-+ -j THEAZO-INPUT'
-  first v4 DOCKER-USER '-i ag-+ -j THEAZO-EGRESS'
+  first 'v4 -t mangle' FORWARD '-i ag-+ -j THEAZO-EGRESS'
   # Agents have no IPv6; if one ever gets a socket for it, it goes nowhere.
   if [ -e /proc/net/if_inet6 ]; then
     first v6 INPUT '-i ag-+ -j DROP'
-    first v6 FORWARD '-i ag-+ -j DROP'
+    first 'v6 -t mangle' FORWARD '-i ag-+ -j DROP'
   fi
+}
+
+# Prints the rules of a chain that leave alone what agents may send in any case: replies to connections that the machine
+# made itself, and questions to these name servers.
+leave() {
+  chain=$1
+  shift
+  echo "-A $chain -m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j RETURN"
+  for resolver in "$@"; do
+    echo "-A $chain -d $resolver -p udp -m udp --dport 53 -j RETURN"
+    echo "-A $chain -d $resolver -p tcp -m tcp --dport 53 -j RETURN"
+  done
 }
 
 port() {

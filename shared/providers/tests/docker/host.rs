@@ -3,6 +3,7 @@
 use crate::support::{Bed, agent, firewall, in_own_deployment, name, spec};
 use bollard::container::LogOutput;
 use bollard::exec::{CreateExecOptions, StartExecResults};
+use bollard::models::NetworkCreateRequest;
 use futures_util::StreamExt;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::Command;
@@ -196,6 +197,43 @@ for _ in range(5):
         assert!(with >= 5, "{with} packets of an agent with internet went on to the engine's rules");
         assert_eq!(without, 0, "an agent without internet sends nothing out");
         firewall.refresh().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_passes_in_the_moments_in_which_the_engine_puts_its_own_rules_in_order() {
+    if firewall().await.is_none() {
+        return;
+    }
+    in_own_deployment(|bed| async move {
+        let agent = boot(&bed, true).await;
+        // Nobody answers there: it is for measuring networks (RFC 2544), and closed to agents.
+        let code = "import socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+end = time.monotonic() + 5
+while time.monotonic() < end:
+    try: s.sendto(b'x', ('198.18.0.77', 4444))
+    except OSError: pass";
+        let mut sending = std::pin::pin!(bed.output(&agent, Language::Python, code));
+        // An engine that gets or loses a network takes the jump to its chain for others' rules away for a moment.
+        let mut networks = 0;
+        let changing = async {
+            loop {
+                let name = format!("{}-other", name(&agent));
+                let other = NetworkCreateRequest { name: name.clone(), ..NetworkCreateRequest::default() };
+                bed.docker.create_network(other).await.unwrap();
+                bed.docker.remove_network(&name).await.unwrap();
+                networks += 1;
+            }
+        };
+        tokio::select! {
+            _ = &mut sending => {}
+            () = changing => {}
+        }
+        let _ = bed.docker.remove_network(&format!("{}-other", name(&agent))).await;
+        assert!(networks > 3, "{networks} networks");
+        assert_eq!(forwarded(&bed, &agent).await, 0, "packets to a closed address went on to the engine's rules");
     })
     .await;
 }
