@@ -4,10 +4,10 @@ mod config;
 
 pub use config::{
     CREDENTIAL_KEY, ConfigError, DeploymentConfig, DockerEngine, VARIABLES, audit_days_from_env, cors_origin_from_env,
-    e2b_from_env, key_cache_from_env, log_retention_from_env, prices_from_env, rate_limits_from_env,
+    e2b_from_env, fly_from_env, key_cache_from_env, log_retention_from_env, prices_from_env, rate_limits_from_env,
 };
 
-use crate::agents::{E2b, Sandboxes};
+use crate::agents::{E2b, Fly, Sandboxes};
 use std::sync::Arc;
 use theazo_providers::Provider;
 use theazo_providers::docker::{DockerConfig, DockerProvider};
@@ -26,6 +26,7 @@ pub struct Deployment {
     keys: KeyRing,
     docker: Option<Arc<dyn Provider>>,
     e2b: E2b,
+    fly: Fly,
     credentials: Credentials,
     log_queue: LogQueue,
 }
@@ -63,7 +64,8 @@ impl Deployment {
         };
         let credentials = Credentials::new(table.clone(), config.rate_limits);
         let e2b = E2b::new(config.e2b.clone(), &config.name);
-        Ok(Self { config, table, keys, docker, e2b, credentials, log_queue: LogQueue::default() })
+        let fly = Fly::new(config.fly.clone(), &config.name);
+        Ok(Self { config, table, keys, docker, e2b, fly, credentials, log_queue: LogQueue::default() })
     }
 
     /// What distinguishes it.
@@ -185,7 +187,7 @@ capabilities! {
     Measurements: deployment => Self::new(deployment.table.clone(), deployment.log_queue.clone());
     Metrics: deployment => Self::new(deployment.table.clone());
     Sandboxes: deployment => Self::new(
-        deployment.docker.clone(), deployment.e2b.clone(),
+        deployment.docker.clone(), (deployment.e2b.clone(), deployment.fly.clone()),
         ProviderAccess::new(deployment.table.clone(), deployment.keys.clone()),
         SimulatedDisks::new(deployment.table.clone()),
         LogWriter::new(deployment.table.clone(), deployment.log_queue.clone()));

@@ -143,6 +143,7 @@ mod tests {
     use theazo_http::{Caller, ErrorCode, LogFormat, Repeats, RouteInfo, StreamLimits, make_subscriber};
     use theazo_metering::Prices;
     use theazo_providers::e2b::E2bEndpoints;
+    use theazo_providers::fly::FlyEndpoints;
     use theazo_store::{Aws, AwsEndpoints, RateLimits};
 
     /// Begins to answer at once, and then fails.
@@ -178,6 +179,7 @@ mod tests {
             audit_days: 1,
             docker: None,
             e2b: E2bEndpoints::default(),
+            fly: FlyEndpoints::default(),
             agent_endpoint: None,
             credential_key: None,
             rate_limits: RateLimits::default(),

@@ -140,6 +140,7 @@ impl Boot {
             platform: scope.platform().to_string(),
             lifetime: Duration::from_millis(u64::try_from(agent.lifetime_ms()).unwrap_or(0)),
             internet: agent.internet,
+            region: agent.region.clone(),
         };
         let gone_by_ms = agent.deadline_ms().saturating_add(COPIES_OUTLIVE_MS);
         opened.extend(token.into_iter().flat_map(AgentToken::values));

@@ -4,6 +4,7 @@ use super::again::expect_active;
 use super::boot::{Boot, booted_with};
 use super::{Sandboxes, parse_compute, show};
 use crate::idempotency::once;
+use crate::providers::{MAX_REGION, is_region};
 use futures_util::future::try_join;
 use theazo_http::{Answer, ApiError, Call, ErrorCode, Fields, MAX_CENTS};
 use theazo_providers::ProviderKind;
@@ -14,7 +15,7 @@ use theazo_store::{
 use theazo_tenancy::{Mode, ReadScope, SessionId, TenantScope};
 
 /// What is part of the contract and not built yet.
-const UNBUILT: &[&str] = &["browser", "gpu", "guardrails", "approvals", "knowledge", "definition", "region"];
+const UNBUILT: &[&str] = &["browser", "gpu", "guardrails", "approvals", "knowledge", "definition"];
 /// Most providers that a create may fall back to.
 const MAX_FALLBACKS: usize = 3;
 const DEFAULT_TIMEOUT_MS: i64 = 60 * 60 * 1000;
@@ -69,6 +70,7 @@ pub async fn handle(
         if providers.is_empty() {
             providers.push(boot.usual(&scope).await?);
         }
+        providers.iter().try_for_each(|provider| expect_regions(&wanted.new, *provider))?;
         let mut left = providers.into_iter();
         let mut refusal = None;
         while let Some(provider) = left.next() {
@@ -110,7 +112,7 @@ fn parse(call: &Call, mode: Mode) -> Result<Wanted, ApiError> {
     let new = NewAgent {
         provider: String::new(),
         compute: compute.to_owned(),
-        region: None,
+        region: read_region(&fields)?,
         model: fields.text("model", 256)?.map(str::to_owned),
         instructions: fields.text("instructions", MAX_INSTRUCTIONS)?.map(str::to_owned),
         tools,
@@ -161,10 +163,25 @@ fn falls_back(error: &ApiError) -> bool {
 pub(super) fn provider_for(mode: Mode, field: &str, asked: ProviderKind) -> Result<ProviderKind, ApiError> {
     match (mode, asked) {
         (Mode::Test, _) => Ok(ProviderKind::Simulated),
-        (Mode::Live, ProviderKind::Docker | ProviderKind::E2b) => Ok(asked),
+        (Mode::Live, ProviderKind::Docker | ProviderKind::E2b | ProviderKind::Fly) => Ok(asked),
         (Mode::Live, ProviderKind::Simulated) => Err(ApiError::invalid(field, "is simulated for test keys only")),
-        (Mode::Live, ProviderKind::Fly) => Err(ApiError::not_built(&format!("provider.{}", asked.as_str()))),
     }
+}
+
+fn read_region(fields: &Fields) -> Result<Option<String>, ApiError> {
+    let region = fields.text("region", MAX_REGION)?;
+    if region.is_some_and(|region| !is_region(region)) {
+        return Err(ApiError::invalid("region", "must be a region's code"));
+    }
+    Ok(region.map(str::to_owned))
+}
+
+/// Refuses a region before anything is made where a provider has none to choose from.
+fn expect_regions(new: &NewAgent, provider: ProviderKind) -> Result<(), ApiError> {
+    if new.region.is_none() || matches!(provider, ProviderKind::Fly | ProviderKind::Simulated) {
+        return Ok(());
+    }
+    Err(ApiError::invalid("region", "is no choice that the provider has").detail("provider", provider.as_str()))
 }
 
 fn read_internet(fields: &Fields) -> Result<bool, ApiError> {

@@ -23,6 +23,9 @@ pub(super) fn to_api_naming(field: &str, provider: &str, error: &ProviderError) 
             ApiError::new(ErrorCode::NoProvidersAvailable, "the compute provider has no capacity left")
                 .detail("provider", provider)
         }
+        ProviderError::UnknownRegion => {
+            ApiError::invalid("region", "is none that the provider has").detail("provider", provider)
+        }
         ProviderError::CannotPause => ApiError::new(
             ErrorCode::Conflict,
             "the compute provider cannot pause this agent without keeping its memory",

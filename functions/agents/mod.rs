@@ -27,7 +27,7 @@ pub mod terminate;
 
 pub(crate) use again::boot_again;
 pub(crate) use boot::Boot;
-pub use sandboxes::{E2b, Sandboxes};
+pub use sandboxes::{E2b, Fly, Sandboxes};
 
 use futures_util::future::{BoxFuture, join};
 use serde_json::{Value, json};

@@ -6,6 +6,7 @@ use super::simulated::TenantDisk;
 use std::sync::{Arc, OnceLock};
 use theazo_http::{ApiError, ErrorCode};
 use theazo_providers::e2b::{E2bEndpoints, E2bProvider, E2bService};
+use theazo_providers::fly::{FlyEndpoints, FlyProvider, FlyService, FlySettings};
 use theazo_providers::simulated::SimulatedProvider;
 use theazo_providers::{Provider, ProviderKind};
 use theazo_store::{LogWriter, NewLog, ProviderAccess, SimulatedDisks};
@@ -16,6 +17,7 @@ use theazo_tenancy::{Mode, TenantScope};
 pub struct Sandboxes {
     docker: Option<Arc<dyn Provider>>,
     e2b: E2b,
+    fly: Fly,
     access: ProviderAccess,
     simulated: SimulatedDisks,
     log: LogWriter,
@@ -47,6 +49,32 @@ impl E2b {
     }
 }
 
+/// Fly for one deployment. The client is made when the first agent needs it.
+#[derive(Clone)]
+pub struct Fly {
+    endpoints: FlyEndpoints,
+    deployment: String,
+    service: Arc<OnceLock<Arc<FlyService>>>,
+}
+
+impl Fly {
+    /// Fly at that place, for a deployment of that name.
+    pub fn new(endpoints: FlyEndpoints, deployment: &str) -> Self {
+        Self { endpoints, deployment: deployment.to_owned(), service: Arc::default() }
+    }
+
+    fn service(&self) -> Result<Arc<FlyService>, ApiError> {
+        if let Some(service) = self.service.get() {
+            return Ok(service.clone());
+        }
+        let service = FlyService::new(self.endpoints.clone(), &self.deployment).map_err(|error| {
+            tracing::error!(%error, "no client for Fly can be made");
+            ApiError::internal()
+        })?;
+        Ok(self.service.get_or_init(|| Arc::new(service)).clone())
+    }
+}
+
 /// No such provider is configured.
 fn not_configured(name: &str) -> ApiError {
     ApiError::new(ErrorCode::NoProvidersAvailable, format!("no {name} provider is configured")).detail("provider", name)
@@ -56,12 +84,12 @@ impl Sandboxes {
     /// Those providers, and a simulated one on these disks for every tenant.
     pub fn new(
         docker: Option<Arc<dyn Provider>>,
-        e2b: E2b,
+        (e2b, fly): (E2b, Fly),
         access: ProviderAccess,
         simulated: SimulatedDisks,
         log: LogWriter,
     ) -> Self {
-        Self { docker, e2b, access, simulated, log }
+        Self { docker, e2b, fly, access, simulated, log }
     }
 
     /// Has the log say what a provider did to an agent where no change says it. Nobody waits for that.
@@ -85,6 +113,17 @@ impl Sandboxes {
                 let provider = provider.map_err(|error| super::failure::to_api(name, &error))?;
                 Ok(Arc::new(provider))
             }
+            (Mode::Live, Some(ProviderKind::Fly)) => {
+                let configured = self.access.open(scope, name).await?;
+                let (config, credential) = configured.ok_or_else(|| not_configured(name))?;
+                // Configurations of earlier versions only shield the credential.
+                let (Some(organization), Some(image)) = (config.organization, config.image) else {
+                    return Err(not_configured(name));
+                };
+                let settings = FlySettings { organization, image, region: config.region };
+                let provider = FlyProvider::new(self.fly.service()?, &credential, settings);
+                Ok(Arc::new(provider.map_err(|error| super::failure::to_api(name, &error))?))
+            }
             (Mode::Live, _) => Err(not_configured(name)),
         }
     }
@@ -102,7 +141,7 @@ impl Sandboxes {
         }
         let configured = self.access.list(scope).await?;
         let usable = configured.iter().filter_map(|config| ProviderKind::parse(&config.provider));
-        let mut usable = usable.filter(|kind| *kind == ProviderKind::E2b);
+        let mut usable = usable.filter(|kind| matches!(kind, ProviderKind::E2b | ProviderKind::Fly));
         usable.next().ok_or_else(|| ApiError::new(ErrorCode::NoProvidersAvailable, "no compute provider is configured"))
     }
 

@@ -9,6 +9,7 @@ use theazo_metering::{PriceError, Prices};
 use theazo_providers::ProviderError;
 use theazo_providers::docker::Endpoint;
 use theazo_providers::e2b::E2bEndpoints;
+use theazo_providers::fly::FlyEndpoints;
 use theazo_store::{DEFAULT_AUDIT_DAYS, LOG_RETENTION_DAYS, RateLimits, is_kms_key_arn};
 use theazo_tenancy::CredentialKey;
 use zeroize::Zeroizing;
@@ -33,6 +34,8 @@ pub struct DeploymentConfig {
     pub docker: Option<DockerEngine>,
     /// Where E2B is, for platforms that have configured it.
     pub e2b: E2bEndpoints,
+    /// Where Fly is, for platforms that have configured it.
+    pub fly: FlyEndpoints,
     /// Where agents reach this API from inside their sandboxes, `http://host:port`. Without one they are given no token.
     pub agent_endpoint: Option<String>,
     /// The key that its credentials' rows are sealed with. The same wherever it is, and nowhere in the table. Functions
@@ -100,6 +103,7 @@ const DOCKER_ENDPOINT: &str = "THEAZO_DOCKER_ENDPOINT";
 const DOCKER_IMAGE: &str = "THEAZO_DOCKER_IMAGE";
 const E2B_API: &str = "THEAZO_E2B_API_URL";
 const E2B_SANDBOX: &str = "THEAZO_E2B_SANDBOX_URL";
+const FLY_API: &str = "THEAZO_FLY_API_URL";
 const AGENT_ENDPOINT: &str = "THEAZO_AGENT_ENDPOINT";
 /// Where a process finds the key that credentials are sealed with.
 pub const CREDENTIAL_KEY: &str = "THEAZO_CREDENTIAL_KEY";
@@ -231,6 +235,15 @@ fn e2b(variable: &dyn Fn(&str) -> Option<String>) -> E2bEndpoints {
     E2bEndpoints { api: api.unwrap_or(usual.api), sandbox: sandbox.unwrap_or(usual.sandbox) }
 }
 
+/// Where Fly is, as the environment says.
+pub fn fly_from_env() -> FlyEndpoints {
+    fly(&of_process)
+}
+
+fn fly(variable: &dyn Fn(&str) -> Option<String>) -> FlyEndpoints {
+    variable(FLY_API).map_or_else(FlyEndpoints::default, |api| FlyEndpoints { api })
+}
+
 impl DeploymentConfig {
     /// Reads the function's environment.
     ///
@@ -270,6 +283,7 @@ impl DeploymentConfig {
             audit_days,
             docker,
             e2b,
+            fly: fly(variable),
             agent_endpoint,
             credential_key,
             rate_limits,
@@ -307,6 +321,9 @@ impl DeploymentConfig {
         if self.e2b != E2bEndpoints::default() {
             variables.push((E2B_API, self.e2b.api.clone()));
             variables.push((E2B_SANDBOX, self.e2b.sandbox.clone()));
+        }
+        if self.fly != FlyEndpoints::default() {
+            variables.push((FLY_API, self.fly.api.clone()));
         }
         if self.prices != Prices::default() {
             variables.push((PRICES, self.prices.to_json()));
@@ -360,6 +377,7 @@ mod tests {
             (AGENT_ENDPOINT, "https://api.example.com"),
             (E2B_API, "http://127.0.0.1:1"),
             (E2B_SANDBOX, "http://127.0.0.1:2"),
+            (FLY_API, "http://127.0.0.1:3"),
             (PRICES, &prices),
             (CORS_ORIGIN, "https://app.example.com"),
         ];
@@ -371,8 +389,9 @@ mod tests {
         expected.extend([(NAME, "prod"), (TABLE, "data"), (KMS_KEY, ARN), (CREDENTIAL_KEY, SEALING)]);
         expected.sort_unstable();
         let mut names: Vec<_> = handed_on.iter().map(|(name, _)| *name).collect();
-        // The template leaves those to local stacks and to tests.
-        names.retain(|name| !name.starts_with("THEAZO_DOCKER_"));
+        // The template leaves those to local stacks, to tests, and to who runs a Fly of their own.
+        let left = ["THEAZO_DOCKER_", "THEAZO_FLY_"];
+        names.retain(|name| !left.iter().any(|prefix| name.starts_with(prefix)));
         let mut known = VARIABLES;
         known.sort_unstable();
         assert_eq!(names, known);

@@ -18,14 +18,30 @@ fn configurable(call: &Call) -> Result<ProviderKind, ApiError> {
     }
 }
 
+/// Longest code of a region.
+pub const MAX_REGION: usize = 32;
+
+/// Whether a provider could have a region of that code. Which it has, it says itself.
+pub fn is_region(code: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !code.is_empty() && code.len() <= MAX_REGION && code.bytes().all(plain)
+}
+
 /// A platform's own configuration as the API shows it. Never a credential.
 fn show(config: &ProviderConfig, health: Option<Health>) -> Value {
     let template = config.template.as_deref().or((config.provider == "e2b").then_some(DEFAULT_TEMPLATE));
+    let mut settings = json!({ "template": template });
+    let others = [("organization", &config.organization), ("image", &config.image), ("region", &config.region)];
+    for (name, value) in others {
+        if let Some(value) = value {
+            settings[name] = value.as_str().into();
+        }
+    }
     let mut shown = json!({
         "provider": config.provider,
         "source": "platform",
         "credentialRef": config.credential,
-        "config": { "template": template },
+        "config": settings,
         "updatedAt": format_time(config.updated_at_ms),
     });
     if let Some(Health { healthy, message }) = health {

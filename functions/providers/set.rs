@@ -3,17 +3,20 @@
 use super::{configurable, show};
 use theazo_http::{Answer, ApiError, Call, Fields};
 use theazo_providers::ProviderKind;
-use theazo_store::{ProviderCredentials, SecretName};
+use theazo_store::{ProviderCredentials, ProviderSettings, SecretName};
 
 /// What is part of the contract and not built yet.
 const UNBUILT: &[&str] = &["priority", "limits"];
 /// Longest name of a template.
 const MAX_TEMPLATE: usize = 128;
+/// Longest reference of an image, and name of an organization.
+const MAX_IMAGE: usize = 255;
+const MAX_ORGANIZATION: usize = 63;
 
 /// Names the platform secret that holds a provider's credential. From then on no agent boots with that secret.
 pub async fn handle(call: Call, credentials: ProviderCredentials) -> Result<Answer, ApiError> {
-    let (principal, (kind, credential, template)) = call.authenticate_with(|_| async { parse(&call) }).await?;
-    let config = credentials.configure_with(&principal.scope(), kind.as_str(), &credential, template).await;
+    let (principal, (kind, credential, settings)) = call.authenticate_with(|_| async { parse(&call) }).await?;
+    let config = credentials.configure_with(&principal.scope(), kind.as_str(), &credential, settings).await;
     let config = config.map_err(|error| match error {
         theazo_store::StoreError::UnknownSecret(_) => {
             ApiError::invalid("credentialRef", "names no secret of the platform")
@@ -23,23 +26,20 @@ pub async fn handle(call: Call, credentials: ProviderCredentials) -> Result<Answ
     Answer::json(200, &show(&config, None))
 }
 
-fn parse(call: &Call) -> Result<(ProviderKind, SecretName, Option<String>), ApiError> {
+fn parse(call: &Call) -> Result<(ProviderKind, SecretName, ProviderSettings), ApiError> {
     let kind = configurable(call)?;
     let fields = call.request().fields(false)?;
     if kind == ProviderKind::Docker {
         return Err(ApiError::not_built("provider.docker.hosts"));
     }
     fields.refuse_unbuilt(UNBUILT)?;
-    let template = match kind {
-        ProviderKind::E2b => read_template(&fields)?,
-        _ => {
-            fields.refuse_unbuilt(&["config"])?;
-            None
-        }
+    let settings = match kind {
+        ProviderKind::E2b => ProviderSettings { template: read_template(&fields)?, ..ProviderSettings::default() },
+        _ => read_fly(&fields)?,
     };
     let credential = SecretName::parse(fields.required_text("credentialRef", 128)?)
         .map_err(|error| ApiError::invalid("credentialRef", &error.to_string()))?;
-    Ok((kind, credential, template))
+    Ok((kind, credential, settings))
 }
 
 /// The template of `config`, an alias or id with an optional tag, as E2B has them.
@@ -54,4 +54,37 @@ fn read_template(fields: &Fields) -> Result<Option<String>, ApiError> {
         return Err(ApiError::invalid("config.template", "must be a template's id or name"));
     }
     Ok(Some(template.to_owned()))
+}
+
+/// Fly's `config`: the organization and image that there is no usual one of, and where agents run unless they ask.
+fn read_fly(fields: &Fields) -> Result<ProviderSettings, ApiError> {
+    const KNOWN: [&str; 3] = ["organization", "image", "region"];
+    let config = fields.object("config")?.ok_or_else(|| ApiError::invalid("config", "is required"))?;
+    if let Some(other) = config.names().find(|name| !KNOWN.contains(name)) {
+        return Err(ApiError::not_built(&format!("config.{other}")));
+    }
+    let organization = config.required_text("organization", MAX_ORGANIZATION)?;
+    if !organization.bytes().all(is_label) {
+        return Err(ApiError::invalid("config.organization", "must be an organization's slug"));
+    }
+    let image = config.required_text("image", MAX_IMAGE)?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/' | b':' | b'@');
+    if image.is_empty() || !image.bytes().all(plain) {
+        return Err(ApiError::invalid("config.image", "must be an image's reference"));
+    }
+    let region = config.text("region", super::MAX_REGION)?;
+    if region.is_some_and(|region| !super::is_region(region)) {
+        return Err(ApiError::invalid("config.region", "must be a region's code"));
+    }
+    let text = |text: &str| Some(text.to_owned());
+    Ok(ProviderSettings {
+        image: text(image),
+        organization: text(organization),
+        region: region.map(str::to_owned),
+        ..ProviderSettings::default()
+    })
+}
+
+fn is_label(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'
 }

@@ -48,7 +48,8 @@ async fn a_session_may_have_a_secret_of_the_same_name_as_a_providers_credential(
     let platform = Platform::make("same name").await;
     let client = &platform.client;
     client.post("/v1/secrets", json!({ "FLY_TOKEN": make_canary("fly") })).await.expect(204);
-    client.call("PUT", "/v1/providers/fly", Some(&json!({ "credentialRef": "FLY_TOKEN" }))).await.expect(200);
+    let fly = json!({ "credentialRef": "FLY_TOKEN", "config": { "organization": "o", "image": "i" } });
+    client.call("PUT", "/v1/providers/fly", Some(&fly)).await.expect(200);
     let session = client.session("u").await;
     client.set_secrets(&session, json!({ "fly_token": "the user's own" })).await;
     let agent = client.boot(&session, json!({ "secrets": ["FLY_TOKEN"] })).await;
@@ -69,12 +70,26 @@ async fn what_cannot_be_configured_is_refused_and_nothing_shows_a_credential() {
     assert_eq!(absent["details"]["field"], "credentialRef");
     let hosts = put("docker", json!({ "credentialRef": "HOSTS" })).await.expect_error(422, "unprocessable_entity");
     assert_eq!(hosts["details"]["feature"], "provider.docker.hosts");
-    for feature in ["config", "priority", "limits"] {
+    for feature in ["priority", "limits"] {
         let body = json!({ "credentialRef": "A", feature: { "x": 1 } });
         let refused = put("fly", body).await.expect_error(422, "unprocessable_entity");
         assert_eq!(refused["details"]["feature"], feature);
     }
     put("simulated", json!({ "credentialRef": "A" })).await.expect_error(404, "not_found");
+    for (config, field) in [
+        (json!(null), "config"),
+        (json!({ "image": "i" }), "config.organization"),
+        (json!({ "organization": "My Org", "image": "i" }), "config.organization"),
+        (json!({ "organization": "o" }), "config.image"),
+        (json!({ "organization": "o", "image": "a b" }), "config.image"),
+        (json!({ "organization": "o", "image": "i", "region": "../x" }), "config.region"),
+    ] {
+        let refused = put("fly", json!({ "credentialRef": "A", "config": config })).await;
+        assert_eq!(refused.expect_error(400, "invalid_request")["details"]["field"], field);
+    }
+    let url = json!({ "organization": "o", "image": "i", "url": "http://x" });
+    let refused = put("fly", json!({ "credentialRef": "A", "config": url })).await;
+    assert_eq!(refused.expect_error(422, "unprocessable_entity")["details"]["feature"], "config.url");
     client.delete("/v1/providers/e2b").await.expect_error(404, "not_found");
 
     let credential = make_canary("shown");

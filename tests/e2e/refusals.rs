@@ -71,11 +71,8 @@ async fn fields_that_ask_for_what_is_not_built_are_refused_by_name_and_make_noth
         (json!({ "approvals": [] }), "approvals"),
         (json!({ "knowledge": ["x"] }), "knowledge"),
         (json!({ "definition": "x" }), "definition"),
-        (json!({ "provider": "docker", "providerFallback": ["fly"] }), "provider.fly"),
-        (json!({ "region": "fra" }), "region"),
         (json!({ "lifecycle": { "autoResume": true } }), "lifecycle.autoResume"),
         (json!({ "compute": "go" }), "compute.go"),
-        (json!({ "provider": "fly" }), "provider.fly"),
         (json!({ "network": { "allow": ["example.com"] } }), "network.allow"),
     ] {
         let refused = client.post(&agents, body).await.expect_error(422, "unprocessable_entity");
@@ -83,6 +80,10 @@ async fn fields_that_ask_for_what_is_not_built_are_refused_by_name_and_make_noth
     }
     for (body, field) in [
         (json!({ "compute": "cobol" }), "compute"),
+        (json!({ "region": "fra" }), "region"),
+        (json!({ "provider": "e2b", "region": "fra" }), "region"),
+        (json!({ "provider": "fly", "providerFallback": "docker", "region": "iad" }), "region"),
+        (json!({ "provider": "fly", "region": "Über" }), "region"),
         (json!({ "provider": "aws" }), "provider"),
         (json!({ "providerFallback": ["docker"] }), "providerFallback"),
         (json!({ "provider": "docker", "providerFallback": ["aws"] }), "providerFallback"),
@@ -305,7 +306,7 @@ async fn an_agents_time_is_from_one_second_to_a_day() {
     ] {
         client.post(&agents, body).await.expect_invalid(field);
     }
-    for feature in ["browser", "gpu", "guardrails", "approvals", "knowledge", "definition", "region"] {
+    for feature in ["browser", "gpu", "guardrails", "approvals", "knowledge", "definition"] {
         for asked in [json!(true), json!("x"), json!({}), json!([]), json!(0)] {
             client.post(&agents, json!({ feature: asked })).await.expect_not_built(feature);
         }

@@ -4,12 +4,12 @@ use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use theazo_functions::deployment::{DockerEngine, e2b_from_env, rate_limits_from_env};
+use theazo_functions::deployment::{DockerEngine, e2b_from_env, fly_from_env, rate_limits_from_env};
 use theazo_http::{LogFormat, init_logging};
 use theazo_local::quickstart::{self, On, Through};
 use theazo_local::terminal::{TerminalProgress, interrupted, say};
 use theazo_local::{Stack, StackConfig, bench};
-use theazo_setup::{SetupError, ensure_agent_image, ensure_engine, ensure_firewall};
+use theazo_setup::{SetupError, ensure_agent_image, ensure_engine, ensure_firewall, machine_programs};
 
 /// Theazo on this machine.
 #[derive(Parser)]
@@ -25,7 +25,7 @@ struct Cli {
 enum Command {
     /// Sets everything up, runs the main job through plain HTTP, and explains each step.
     Quickstart {
-        /// Where its agents run: on this machine's Docker engine, or on an emulator of E2B.
+        /// Where its agents run: on this machine's Docker engine, or on an emulator of E2B or of Fly.
         #[arg(long, default_value = "docker")]
         provider: quickstart::On,
     },
@@ -49,6 +49,12 @@ enum EmulatorOf {
     E2b {
         /// Where it listens. Whoever reaches this runs programs on this machine.
         #[arg(long, default_value = "127.0.0.1:9049")]
+        listen: SocketAddr,
+    },
+    /// Fly's Machines API, with processes of this machine behind it: for code that you trust. Needs root.
+    Fly {
+        /// Where it listens. Whoever reaches this runs programs on this machine.
+        #[arg(long, default_value = "127.0.0.1:9048")]
         listen: SocketAddr,
     },
 }
@@ -120,6 +126,7 @@ async fn main() -> ExitCode {
         Some(Command::Openapi) => write_openapi(),
         Some(Command::Bench(Bench::ColdStart { folder, only, json })) => measure_starts(&folder, &only, json).await,
         Some(Command::Emulator(EmulatorOf::E2b { listen })) => emulate_e2b(listen).await,
+        Some(Command::Emulator(EmulatorOf::Fly { listen })) => emulate_fly(listen).await,
         None => serve(cli.run).await,
     };
     match outcome {
@@ -172,6 +179,23 @@ async fn emulate_e2b(listen: SocketAddr) -> Result<(), Failure> {
     Ok(())
 }
 
+async fn emulate_fly(listen: SocketAddr) -> Result<(), Failure> {
+    init_logging(LogFormat::Text)?;
+    let programs = machine_programs(&TerminalProgress).await?;
+    let folder = quickstart::Throwaway::make();
+    std::fs::create_dir_all(folder.path())?;
+    let listener = tokio::net::TcpListener::bind(listen).await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    say(&format!(
+        "The Fly emulator runs. Any token and organization are good; clients find it at {url}/v1, and functions by\n    THEAZO_FLY_API_URL={url}"
+    ));
+    say(&format!(
+        "What Fly could have seen: {url}/_emulator/records\nCalls that are not as Fly describes them: {url}/_emulator/violations\nCtrl-C ends it, and every machine."
+    ));
+    theazo_fly_emulator::Emulator::new(folder.path(), None, programs).serve(listener, interrupted()).await?;
+    Ok(())
+}
+
 async fn measure_starts(folder: &Path, only: &[String], json: Option<PathBuf>) -> Result<(), Failure> {
     let report = bench::cold_start::run(folder, only, bench::cold_start::STARTS).await?;
     report.publish(json.as_deref())?;
@@ -211,6 +235,7 @@ async fn serve(args: RunArgs) -> Result<(), Failure> {
         dynamodb_listen: args.dynamodb_listen,
         docker,
         e2b: e2b_from_env(),
+        fly: fly_from_env(),
         rate_limits: rate_limits_from_env()?,
         ..StackConfig::on_loopback(args.data_dir.clone())
     };

@@ -17,6 +17,7 @@ use theazo_functions::upkeep::{Rotated, advance_rotations};
 use theazo_http::{ApiError, StreamLimits};
 use theazo_kms_emulator::{Emulator, EmulatorError};
 use theazo_providers::e2b::E2bEndpoints;
+use theazo_providers::fly::FlyEndpoints;
 use theazo_store::{Aws, AwsEndpoints, PageRequest, Platforms, RateLimits, StoreError, Table};
 use theazo_tenancy::{CredentialKey, Mode, Operator, PlatformId};
 use tokio::net::TcpListener;
@@ -44,6 +45,8 @@ pub struct StackConfig {
     pub docker: Option<DockerEngine>,
     /// Where E2B is, for platforms that have configured it.
     pub e2b: E2bEndpoints,
+    /// Where Fly is, for platforms that have configured it.
+    pub fly: FlyEndpoints,
     /// How long keys of the vault are kept in memory; otherwise as the environment says, like a function's.
     pub key_cache: Option<Duration>,
     /// How many requests a credential may make in a second.
@@ -62,6 +65,7 @@ impl StackConfig {
             dynamodb_listen: loopback,
             docker: None,
             e2b: E2bEndpoints::default(),
+            fly: FlyEndpoints::default(),
             key_cache: None,
             rate_limits: RateLimits::default(),
             reconcile_every: Duration::from_secs(30),
@@ -199,6 +203,7 @@ impl Stack {
             kms_key_arn,
             docker: config.docker,
             e2b: config.e2b,
+            fly: config.fly,
             audit_days: audit_days_from_env()?,
             key_cache: config.key_cache.map_or_else(key_cache_from_env, Ok)?,
             log_retention_days: log_retention_from_env()?,

@@ -74,6 +74,8 @@ pub struct SandboxSpec {
     pub lifetime: Duration,
     /// Whether the agent may open connections to the outside.
     pub internet: bool,
+    /// Where it is to run, in the provider's own words; otherwise where the provider puts it.
+    pub region: Option<String>,
 }
 
 /// A sandbox that exists.

@@ -30,6 +30,9 @@ pub enum ProviderError {
     /// The provider has no room for another sandbox now, or the account may have no more.
     #[error("the provider has no capacity left")]
     NoCapacity,
+    /// The provider has no region of that name. Nothing was made.
+    #[error("the provider has no such region")]
+    UnknownRegion,
     /// The provider does not keep this sandbox's files without its memory, and with it nothing is kept. It runs on.
     #[error("the provider does not pause this sandbox without its memory")]
     CannotPause,

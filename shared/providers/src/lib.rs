@@ -14,7 +14,10 @@ mod contract;
 pub mod docker;
 pub mod e2b;
 mod error;
+pub mod fly;
 mod frame;
+mod http;
+mod known;
 pub mod simulated;
 
 pub use contract::{

@@ -66,7 +66,7 @@ pub use logs::{
 pub use metrics::{HOUR_MS, METRICS_KEPT_DAYS, Measure, Measured, Measurement, Measurements, Metrics, Quantiles};
 pub use page::{Page, PageRequest, Position};
 pub use platforms::{NewPlatform, Platform, Platforms};
-pub use provider_configs::{ProviderAccess, ProviderConfig, ProviderConfigs, ProviderCredentials};
+pub use provider_configs::{ProviderAccess, ProviderConfig, ProviderConfigs, ProviderCredentials, ProviderSettings};
 pub use replays::{Note, Noted, Replays};
 pub use restore::{Replay, ReplayMode, Restore, Tally};
 pub use root_keys::{KeyRing, KeyRingConfig, is_kms_key_arn};

@@ -40,8 +40,30 @@ pub struct ProviderConfig {
     /// The template that agents run in, where the platform has named one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
+    /// The image that agents run in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The organization at the provider that agents run in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub organization: Option<String>,
+    /// Where agents run that ask for no region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
     /// Unix milliseconds of the last change.
     pub updated_at_ms: i64,
+}
+
+/// How a provider is to be used, each where it has such a thing and the platform has said so.
+#[derive(Clone, Debug, Default)]
+pub struct ProviderSettings {
+    /// The template that agents run in.
+    pub template: Option<String>,
+    /// The image that agents run in.
+    pub image: Option<String>,
+    /// The organization at the provider that agents run in.
+    pub organization: Option<String>,
+    /// Where agents run that ask for no region.
+    pub region: Option<String>,
 }
 
 impl ProviderConfigs {
@@ -133,10 +155,10 @@ impl ProviderCredentials {
         provider: &str,
         credential: &SecretName,
     ) -> Result<ProviderConfig, StoreError> {
-        self.configure_with(scope, provider, credential, None).await
+        self.configure_with(scope, provider, credential, ProviderSettings::default()).await
     }
 
-    /// The same, with the template that agents run in.
+    /// The same, with how it is to be used.
     ///
     /// # Errors
     /// As [`ProviderCredentials::configure`].
@@ -145,12 +167,16 @@ impl ProviderCredentials {
         scope: &TenantScope,
         provider: &str,
         credential: &SecretName,
-        template: Option<String>,
+        settings: ProviderSettings,
     ) -> Result<ProviderConfig, StoreError> {
+        let ProviderSettings { template, image, organization, region } = settings;
         let config = ProviderConfig {
             provider: provider.to_owned(),
             credential: credential.canonical().to_owned(),
             template,
+            image,
+            organization,
+            region,
             updated_at_ms: crate::now_ms(),
         };
         let shield = ProviderShield { table: &self.table, keys: &self.keys };

@@ -11,10 +11,15 @@ use std::{
 };
 
 /// Files that name `expose`, how often, and why.
-const EXPOSURES: [(&str, usize, &str); 7] = [
+const EXPOSURES: [(&str, usize, &str); 8] = [
     ("functions/secrets/body.rs", 2, "a request's body is read as secrets: a time among them, and zero bytes refused"),
     ("shared/providers/src/e2b/account.rs", 1, "the account's API key goes into the header that carries it"),
     ("shared/providers/src/e2b/mod.rs", 1, "a digest of the account's API key tells accounts apart"),
+    (
+        "shared/providers/src/fly/account.rs",
+        1,
+        "the account's token goes into the header that carries it, and into digests",
+    ),
     ("shared/providers/src/frame.rs", 1, "delivers an agent's environment to its sandbox"),
     ("shared/redaction/src/lib.rs", 1, "takes the values that are to be masked"),
     ("shared/vault/src/record.rs", 1, "copies the value into the buffer that is then sealed in place"),

@@ -1,6 +1,6 @@
 //! A stack of a test's own, in this process, for what the shared one must not go through.
 
-use super::{Client, e2b_emulator};
+use super::{Client, e2b_emulator, fly_emulator};
 use std::path::{Path, PathBuf};
 use theazo_functions::deployment::DockerEngine;
 use theazo_local::{Stack, StackConfig};
@@ -22,8 +22,12 @@ impl OwnStack {
         let id = hex::encode(theazo_tenancy::make_random_bytes::<6>());
         // By its beginning the next test process knows it, should this one die.
         let folder = std::env::temp_dir().join(format!("theazo-e2e-own-{id}"));
-        let mut config =
-            StackConfig { docker, e2b: e2b_emulator().endpoints.clone(), ..StackConfig::on_loopback(folder.clone()) };
+        let mut config = StackConfig {
+            docker,
+            e2b: e2b_emulator().endpoints.clone(),
+            fly: fly_emulator().endpoints.clone(),
+            ..StackConfig::on_loopback(folder.clone())
+        };
         change(&mut config);
         let own = Self { stack: Stack::start(config).await.unwrap(), folder };
         let client = own.client("api-key");

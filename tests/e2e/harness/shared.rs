@@ -1,7 +1,9 @@
 //! One stack for most tests, in this process, on a runtime of its own.
 
 use super::Client;
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use theazo_e2b_emulator::{Controls, Emulator};
@@ -11,8 +13,9 @@ use theazo_local::data_dir::DataDir;
 use theazo_local::{Stack, StackConfig};
 use theazo_providers::docker::{DockerConfig, DockerProvider};
 use theazo_providers::e2b::E2bEndpoints;
+use theazo_providers::fly::FlyEndpoints;
 use theazo_providers::{AgentRef, Provider};
-use theazo_setup::{ensure_agent_image, ensure_engine, ensure_firewall};
+use theazo_setup::{ensure_agent_image, ensure_engine, ensure_firewall, machine_programs};
 use theazo_store::Platforms;
 use theazo_tenancy::{Operator, PlatformId};
 use tokio::net::TcpListener;
@@ -63,14 +66,40 @@ pub fn e2b_emulator() -> &'static E2bEmulator {
     static EMULATOR: OnceLock<E2bEmulator> = OnceLock::new();
     EMULATOR.get_or_init(|| {
         on_own_runtime(async {
-            let folder = folder(std::process::id()).join("e2b");
-            std::fs::create_dir_all(&folder).expect("a folder for the E2B emulator");
+            let folder = emulator_folder("e2b");
             let emulator = Emulator::new(&folder, Some(E2B_KEY));
             let controls = emulator.controls();
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address for the E2B emulator");
             let url = format!("http://{}", listener.local_addr().expect("it is bound"));
             tokio::spawn(emulator.serve(listener, std::future::pending()));
             E2bEmulator { endpoints: E2bEndpoints { api: url.clone(), sandbox: url }, controls }
+        })
+    })
+}
+
+/// The Fly emulator that most tests share.
+pub struct FlyEmulator {
+    pub endpoints: FlyEndpoints,
+    pub controls: theazo_fly_emulator::Controls,
+}
+
+/// The only token that the shared emulator accepts, and the organization that tests use.
+pub const FLY_TOKEN: &str = "fm2_00112233445566778899aabb";
+pub const FLY_ORGANIZATION: &str = "agents";
+
+/// An emulator of Fly for as long as this process lives. Its machines end with it.
+pub fn fly_emulator() -> &'static FlyEmulator {
+    static EMULATOR: OnceLock<FlyEmulator> = OnceLock::new();
+    EMULATOR.get_or_init(|| {
+        on_own_runtime(async {
+            let programs = machine_programs(&()).await.expect("the programs of machines");
+            let folder = emulator_folder("fly");
+            let emulator = theazo_fly_emulator::Emulator::new(&folder, Some(FLY_TOKEN), programs);
+            let controls = emulator.controls();
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address for the Fly emulator");
+            let api = format!("http://{}", listener.local_addr().expect("it is bound"));
+            tokio::spawn(emulator.serve(listener, std::future::pending()));
+            FlyEmulator { endpoints: FlyEndpoints { api }, controls }
         })
     })
 }
@@ -82,11 +111,13 @@ pub fn stack() -> &'static Stack {
         let engine = docker_engine().clone();
         has_firewall();
         e2b_emulator();
+        fly_emulator();
         on_own_runtime(async {
             remove_leftovers(&engine).await;
             let config = StackConfig {
                 docker: Some(engine),
                 e2b: e2b_emulator().endpoints.clone(),
+                fly: fly_emulator().endpoints.clone(),
                 ..StackConfig::on_loopback(folder(std::process::id()))
             };
             Stack::start(config).await.expect("the local stack starts")
@@ -109,6 +140,23 @@ const FOLDER: &str = "theazo-e2e-";
 
 fn folder(id: u32) -> PathBuf {
     std::env::temp_dir().join(format!("{FOLDER}{id}"))
+}
+
+/// Where an emulator of this process keeps its files. Locked, or a stack that starts would take it for a leftover.
+fn emulator_folder(name: &str) -> PathBuf {
+    static ALL: OnceLock<DataDir> = OnceLock::new();
+    let all = ALL.get_or_init(|| {
+        let path = std::env::temp_dir().join(format!("{FOLDER}emulators-{}", std::process::id()));
+        let all = DataDir::open(&path).expect("a folder for emulators");
+        // Their users differ, and what they run is not to be kept out.
+        std::fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("the folder is this process's");
+        all
+    });
+    let folder = all.file(name);
+    // What a process of the same id has left.
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir(&folder).expect("a folder for an emulator");
+    folder
 }
 
 /// A test process cannot clean up behind itself when it is killed; the next one does, for those that are dead.

@@ -89,6 +89,7 @@ async fn what_is_not_the_callers_is_refused_exactly_as_if_it_did_not_exist() {
         credential: "ABSENT".into(),
         // Every provider's name is known; whose are configured is not.
         provider: owned.target.provider.clone(),
+        config: owned.target.config.clone(),
         user: "nobody".into(),
     };
     let malformed = Target { session: "no-id".into(), agent: "no-id".into(), key: "no-id".into(), ..absent.clone() };
@@ -101,7 +102,9 @@ async fn what_is_not_the_callers_is_refused_exactly_as_if_it_did_not_exist() {
         for (caller, status) in callers(row.statuses, false) {
             let credential = world.credential(caller, &owned);
             let target = if caller == Caller::TestOnLive { &live } else { &owned.target };
-            let absent = Target { provider: target.provider.clone(), ..absent.clone() };
+            let (provider, config) = (target.provider.clone(), target.config.clone());
+            let malformed = Target { provider: provider.clone(), ..malformed.clone() };
+            let absent = Target { provider, config, ..absent.clone() };
             let path = target.path(pattern);
             let body = target.body(row.body);
             let foreign = world.ask_with(route, &path, credential, body.as_ref()).await;

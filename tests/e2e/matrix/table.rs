@@ -2,7 +2,8 @@
 //!
 //! A route has one line, by its name in the route table. The callers whose credential is not good (none, malformed, of a
 //! wrong checksum, unknown, revoked, expired) have no column: theirs is 401, but on routes that anyone may call. In paths
-//! and bodies `$session`, `$agent`, `$key`, `$secret`, `$shared`, `$credential` and `$provider` stand for what the target has.
+//! and bodies `$session`, `$agent`, `$key`, `$secret`, `$shared`, `$credential`, `$provider` and `$config` stand for what the
+//! target has.
 
 use serde_json::Value;
 
@@ -85,7 +86,7 @@ const MODEL: &str =
 const SPAN: &str = r#"{"agentId": "$agent", "sessionId": "$session", "name": "x"}"#;
 const PROGRESS: &str = r#"{"agentId": "$agent", "sessionId": "$session", "percentage": 5}"#;
 const COMPLETE: &str = r#"{"agentId": "$agent", "sessionId": "$session", "output": "x"}"#;
-const PROVIDER: &str = r#"{"credentialRef": "$credential"}"#;
+const PROVIDER: &str = r#"{"credentialRef": "$credential", "config": $config}"#;
 
 /// Every route.
 #[rustfmt::skip]
@@ -194,6 +195,8 @@ pub struct Target {
     pub credential: String,
     /// A provider that is configured.
     pub provider: String,
+    /// How it is configured, in JSON.
+    pub config: String,
     pub user: String,
 }
 
@@ -208,6 +211,7 @@ impl Target {
             ("$shared", &self.shared),
             ("$credential", &self.credential),
             ("$provider", &self.provider),
+            ("$config", &self.config),
         ];
         words.into_iter().fold(text.to_owned(), |text, (word, value)| text.replace(word, value))
     }

@@ -66,7 +66,11 @@ impl World {
         client.set_secrets(&session, json!({ "OWN": SESSIONS_VALUE })).await;
         let (shared, credential) = (format!("{prefix}_SHARED"), format!("{prefix}_CREDENTIAL"));
         client.post("/v1/secrets", json!({ &shared: "a shared value", &credential: "a credential" })).await.expect(204);
-        let body = json!({ "credentialRef": credential });
+        let config = match mode {
+            Mode::Live => json!({ "organization": "agents", "image": "agents:1" }),
+            Mode::Test => json!({}),
+        };
+        let body = json!({ "credentialRef": credential, "config": config });
         // The other mode has another one, so that the name of one names nothing in the other.
         let provider = if mode == Mode::Live { "fly" } else { "e2b" };
         client.call("PUT", &format!("/v1/providers/{provider}"), Some(&body)).await.expect(200);
@@ -76,7 +80,8 @@ impl World {
         let key = client.post("/v1/api-keys", json!({ "name": "spare", "environment": mode.as_str() })).await;
         let key = key.expect(201)["id"].as_str().unwrap().to_owned();
         let (secret, provider) = ("OWN".to_owned(), provider.to_owned());
-        Target { session, agent, key, secret, shared, credential, provider, user }
+        let config = config.to_string();
+        Target { session, agent, key, secret, shared, credential, provider, config, user }
     }
 
     /// A target in test mode with its credentials.

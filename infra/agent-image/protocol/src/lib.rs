@@ -8,6 +8,8 @@
 //! Secrets travel only in the payload of [`Request::Deliver`], never in a header, an argument or an
 //! environment variable of the guest.
 
+pub mod machine;
+
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
 

@@ -4,6 +4,9 @@ use crate::{Progress, SetupError};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
+/// The lock of whoever builds the agent image, or the programs in it.
+pub const IMAGE_LOCK: &str = "image";
+
 /// The directory; it exists.
 pub struct Cache {
     /// Its path.

@@ -177,6 +177,7 @@ async fn try_from_agent(provider: &DockerProvider) -> Result<Option<String>, Set
         platform: "plt_probe".into(),
         lifetime: Duration::from_secs(60),
         internet: true,
+        region: None,
     };
     provider.create(&spec, &Environment::default()).await?;
     let Ok(gateway) = run(provider, &agent, GATEWAY).await?.trim().parse::<Ipv4Addr>() else {

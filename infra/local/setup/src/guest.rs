@@ -1,25 +1,58 @@
-//! Building the guest: a static binary for this machine's architecture, out of this workspace.
+//! Building what is ours in the agent image: static binaries for this machine's architecture, out of this workspace.
 //!
-//! It has a target directory of its own, so that it neither waits for an outer cargo nor throws away what that
+//! They have a target directory of their own, so that they neither wait for an outer cargo nor throw away what that
 //! one built with other flags.
 
+use crate::cache::{Cache, IMAGE_LOCK};
 use crate::command::{output, quiet};
 use crate::{Progress, SetupError};
 use std::path::{Path, PathBuf};
 
-/// The guest's bytes, built if the sources are newer.
-pub async fn build(progress: &dyn Progress) -> Result<Vec<u8>, SetupError> {
+/// The programs, where cargo has put them.
+pub struct Programs {
+    guest: PathBuf,
+    machine: PathBuf,
+}
+
+impl Programs {
+    /// Those of this workspace, built if the sources are newer. All at once, so that whoever needs one later finds it built.
+    /// The caller holds the lock on the image.
+    pub async fn build(progress: &dyn Progress) -> Result<Self, SetupError> {
+        let guest = compile("theazo-guest", "Building the guest", progress).await?;
+        let machine = compile("theazo-machine", "Building the main process of machines", progress).await?;
+        Ok(Self { guest, machine })
+    }
+
+    /// The guest's bytes.
+    pub async fn guest(&self) -> Result<Vec<u8>, SetupError> {
+        tokio::fs::read(&self.guest).await.map_err(SetupError::file(&self.guest))
+    }
+}
+
+/// The programs that the agent image for virtual machines has of ours: the guest, and the main process that hands requests
+/// to it. [`ensure_agent_image`](crate::ensure_agent_image) has built them as well; otherwise they are built now.
+///
+/// # Errors
+/// [`SetupError`], whose `Display` says what to do.
+pub async fn machine_programs(progress: &dyn Progress) -> Result<Vec<PathBuf>, SetupError> {
+    let cache = Cache::open()?;
+    let _turn = cache.lock(IMAGE_LOCK, progress).await?;
+    let Programs { guest, machine } = Programs::build(progress).await?;
+    Ok(vec![guest, machine])
+}
+
+async fn compile(package: &str, doing: &str, progress: &dyn Progress) -> Result<PathBuf, SetupError> {
     let workspace = workspace()?;
     let triple = host_triple().await?;
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), |dir| workspace.join(dir));
     let target = target.join("guest");
-    let binary = target.join(&triple).join("release/theazo-guest");
+    let binary = target.join(&triple).join("release").join(package);
     if !binary.exists() {
-        progress.step("Building the guest");
+        progress.step(doing);
     }
     let mut cargo = quiet(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
-    cargo.current_dir(&workspace).args(["build", "--quiet", "--release", "--package", "theazo-guest"]);
+    cargo.current_dir(&workspace).args(["build", "--quiet", "--release", "--package", package]);
     cargo.args(["--target", &triple, "--target-dir"]).arg(&target);
     // Without an explicit target these flags would also reach build scripts and procedural macros, and
     // those cannot be static.
@@ -34,7 +67,7 @@ pub async fn build(progress: &dyn Progress) -> Result<Vec<u8>, SetupError> {
         cargo.env(format!("CARGO_PROFILE_RELEASE_{name}"), value);
     }
     output(&mut cargo).await?;
-    tokio::fs::read(&binary).await.map_err(SetupError::file(&binary))
+    Ok(binary)
 }
 
 /// Where the workspace was when this was compiled, or where `THEAZO_WORKSPACE` says it is.

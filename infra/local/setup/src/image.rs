@@ -4,9 +4,10 @@
 //! unpacked here, imported as one layer, and `finish.sh` runs in a container of it; the result is committed.
 //! The name is given last in both.
 
-use crate::cache::{Cache, Scratch};
+use crate::cache::{Cache, IMAGE_LOCK, Scratch};
 use crate::command::{output, quiet};
-use crate::{Progress, SetupError, guest, packages};
+use crate::guest::Programs;
+use crate::{Progress, SetupError, packages};
 use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::models::{ContainerConfig, ContainerCreateBody, HostConfig};
@@ -33,15 +34,16 @@ const PROBE: Duration = Duration::from_secs(5);
 const LONGEST_CALL: Duration = Duration::from_secs(15 * 60);
 
 /// The agent image's reference, `theazo-agent:<12 hex digits>`, after making sure that the engine has it. With
-/// the image there, this takes as long as cargo needs to see that the guest is up to date.
+/// the image there, this takes as long as cargo needs to see that the programs are up to date: the guest, and what
+/// [`machine_programs`](crate::machine_programs) gives.
 ///
 /// # Errors
 /// [`SetupError`], whose `Display` says what to do.
 pub async fn ensure_agent_image(endpoint: &Endpoint, progress: &dyn Progress) -> Result<String, SetupError> {
     let docker = connect(endpoint)?.with_timeout(LONGEST_CALL);
     let cache = Cache::open()?;
-    let _turn = cache.lock("image", progress).await?;
-    let guest = guest::build(progress).await?;
+    let _turn = cache.lock(IMAGE_LOCK, progress).await?;
+    let guest = Programs::build(progress).await?.guest().await?;
     let tag = fingerprint(&guest);
     let reference = format!("{REPOSITORY}:{tag}");
     if docker.inspect_image(&reference).await.is_ok() {

@@ -15,6 +15,7 @@ mod packages;
 
 pub use engine::ensure_engine;
 pub use firewall::{Firewall, ensure_firewall};
+pub use guest::machine_programs;
 pub use image::ensure_agent_image;
 
 use std::path::PathBuf;

@@ -14,6 +14,7 @@ use theazo_functions::deployment::{Deployment, DeploymentConfig, prices_from_env
 use theazo_http::StreamLimits;
 use theazo_kms_emulator::Emulator;
 use theazo_providers::e2b::E2bEndpoints;
+use theazo_providers::fly::FlyEndpoints;
 use theazo_store::{
     Aws, AwsEndpoints, DEFAULT_AUDIT_DAYS, KeyRing, KeyRingConfig, LOG_RETENTION_DAYS, Platforms, RateLimits, Table,
 };
@@ -80,6 +81,7 @@ impl World {
             audit_days: DEFAULT_AUDIT_DAYS,
             docker: None,
             e2b: E2bEndpoints::default(),
+            fly: FlyEndpoints::default(),
             agent_endpoint: None,
             credential_key: Some(self.credential_key.clone()),
             rate_limits: RateLimits { key: u32::MAX, token: u32::MAX, agent: u32::MAX },

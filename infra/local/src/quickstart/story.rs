@@ -1,7 +1,7 @@
 //! The story itself.
 
 use super::client::Client;
-use super::{E2b, Failure};
+use super::{Account, Failure};
 use crate::Stack;
 use crate::terminal::say;
 use reqwest::Method;
@@ -55,27 +55,30 @@ fn fingerprint(name: &str, value: &str) -> (String, Value) {
     (name.to_uppercase(), json!([value.len(), hex::encode(Sha256::digest(value.as_bytes()))]))
 }
 
-/// Makes the platform's account at E2B known, in the vault: agents run there from then on.
-async fn configure_e2b(client: &Client, key: &str) -> Result<(), Failure> {
-    heading(0, "The account at E2B: its API key is a secret of the platform");
-    client.call(Method::POST, "/v1/secrets", Some(&json!({ "E2B_API_KEY": key })), "{E2B_API_KEY: ...}", 204).await?;
-    let body = json!({ "credentialRef": "E2B_API_KEY" });
-    client.call(Method::PUT, "/v1/providers/e2b", Some(&body), &body.to_string(), 200).await?;
+/// Makes the platform's account known, its key in the vault: agents run there from then on.
+async fn configure(client: &Client, account: &Account) -> Result<(), Failure> {
+    let Account { provider, name, secret, key, config, .. } = account;
+    heading(0, &format!("The account at {name}: its key is a secret of the platform"));
+    let shown = format!("{{{secret}: ...}}");
+    client.call(Method::POST, "/v1/secrets", Some(&json!({ *secret: key })), &shown, 204).await?;
+    let body = json!({ "credentialRef": secret, "config": config });
+    client.call(Method::PUT, &format!("/v1/providers/{provider}"), Some(&body), &body.to_string(), 200).await?;
     let listed = client.call(Method::GET, "/v1/providers", None, "", 200).await?;
-    ensure(listed["data"][0]["health"]["healthy"] == true, "E2B accepts the key; no agent will ever be given it")
+    let held = format!("{name} accepts the key; no agent will ever be given it");
+    ensure(listed["data"][0]["health"]["healthy"] == true, &held)
 }
 
 pub(super) async fn tell(
     stack: &Stack,
     base: String,
     stopping: Arc<AtomicBool>,
-    e2b: Option<&E2b>,
+    account: Option<&Account>,
 ) -> Result<(), Failure> {
     let key = stack.data_dir().read("api-key")?.ok_or("the stack has written no key")?;
     let client = Client::new(base, key, stopping);
 
-    if let Some(e2b) = e2b {
-        configure_e2b(&client, &e2b.key).await?;
+    if let Some(account) = account {
+        configure(&client, account).await?;
     }
 
     heading(1, "The API key says who is calling");
@@ -140,16 +143,16 @@ pub(super) async fn tell(
     for session in [&session, &other] {
         client.call(Method::POST, &format!("/v1/sessions/{session}/terminate"), None, "", 200).await?;
     }
-    match e2b {
+    match account {
         None => {
             let left = left_on_engine(stack).await?;
             ensure(left.is_empty(), "no container, network or volume of ours is left on the engine")?;
         }
-        Some(e2b) => {
-            ensure(e2b.controls.left().is_empty(), "no sandbox, running or paused, is left at E2B")?;
-            let records = serde_json::to_string(&e2b.controls.records())?;
+        Some(Account { name, emulator, .. }) => {
+            ensure(emulator.left().is_empty(), &format!("nothing, running or paused, is left at {name}"))?;
+            let records = emulator.records()?;
             let shown = values.iter().any(|(_, value)| records.contains(value.as_str()));
-            ensure(!shown, "nothing that E2B would have logged or stored has a value in it")?;
+            ensure(!shown, &format!("nothing that {name} would have logged or stored has a value in it"))?;
         }
     }
     say("\nAll of it held. Next: `cargo dev`, then the tour in README.md.");

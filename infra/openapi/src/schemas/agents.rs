@@ -2,7 +2,7 @@
 
 use crate::shape::{
     about, amount, answer, anything, between, component, count, duration, example, flag, id, list, nullable, one_of,
-    request, text, text_to, texts, time,
+    pattern, request, text, text_to, texts, time,
 };
 use serde_json::{Value, json};
 
@@ -91,6 +91,13 @@ fn new_agent() -> Value {
             about(
                 json!({ "anyOf": [providers(), { "type": "array", "items": providers(), "maxItems": 3 }] }),
                 "Where to try next, in this order, when that provider fails or has no room.",
+            ),
+        ),
+        (
+            "region?",
+            about(
+                pattern("^[a-z0-9-]{1,32}$"),
+                "Where it runs, by the provider's own code, for a provider that lets one choose: Fly.",
             ),
         ),
         ("timeout?", duration("1 hour", "24 hours")),

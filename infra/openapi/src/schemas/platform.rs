@@ -87,7 +87,7 @@ fn provider() -> Value {
         ("provider", one_of(&["docker", "e2b", "fly", "simulated"])),
         ("source", about(one_of(&["deployment", "platform"]), "Whose it is.")),
         ("credentialRef?", about(text(), "The platform secret that holds its credential.")),
-        ("config?", answer(&[("template", nullable(about(text(), "The template that agents run in.")))])),
+        ("config?", shown_config()),
         ("updatedAt?", time()),
         ("health?", about(health, "Not asked for when a provider is being configured.")),
     ]);
@@ -97,12 +97,29 @@ fn provider() -> Value {
     )
 }
 
+fn shown_config() -> Value {
+    answer(&[
+        ("template", nullable(about(text(), "E2B: the template that agents run in."))),
+        ("organization?", about(text(), "Fly: the organization that agents run in.")),
+        ("image?", about(text(), "Fly: the image that agents run in.")),
+        ("region?", about(text(), "Fly: where agents run that ask for no region.")),
+    ])
+}
+
 fn provider_to_set() -> Value {
     let template =
         about(pattern("^[A-Za-z0-9._/:-]{1,128}$"), "E2B only: the template that agents run in; `base` unless given.");
-    let schema = request(&[
-        ("credentialRef", pattern("^[A-Za-z_][A-Za-z0-9_]{0,127}$")),
-        ("config?", request(&[("template?", template)])),
-    ]);
+    let organization = about(pattern("^[a-z0-9-]{1,63}$"), "Fly only, where it is required: the organization's slug.");
+    let image = about(
+        pattern("^[A-Za-z0-9._/:@-]{1,255}$"),
+        "Fly only, where it is required: the agent image for machines, in a registry that the organization can pull from.",
+    );
+    let region = about(
+        pattern("^[a-z0-9-]{1,32}$"),
+        "Fly only: where agents run that ask for no region; otherwise in the one nearest to the control plane.",
+    );
+    let config = [("template?", template), ("organization?", organization), ("image?", image), ("region?", region)];
+    let schema =
+        request(&[("credentialRef", pattern("^[A-Za-z_][A-Za-z0-9_]{0,127}$")), ("config?", request(&config))]);
     example(schema, json!({ "credentialRef": "E2B_API_KEY" }))
 }

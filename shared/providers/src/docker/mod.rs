@@ -127,6 +127,9 @@ impl Provider for DockerProvider {
         let name = names::resource_name(&spec.agent)?;
         // First, so that an environment that cannot be delivered leaves nothing behind.
         let frame = Frame::deliver(ProviderKind::Docker, environment)?;
+        if spec.region.is_some() {
+            return Err(ProviderError::UnknownRegion);
+        }
         let (network, volume) = tokio::join!(self.ensure_network(spec, &name), self.ensure_volume(spec, &name));
         volume?;
         self.ensure_container(spec, &name, &network?).await?;

@@ -107,6 +107,7 @@ mod tests {
             platform: "plt_1".into(),
             lifetime: std::time::Duration::from_secs(1),
             internet: false,
+            region: None,
         };
         let labels = labels("d", &spec);
         assert!(is_ours(Some(&labels), "d", "agt_1"));

@@ -1,9 +1,10 @@
 //! The management API under one API key, with the retries that E2B's own clients do.
 
 use super::E2bService;
-use super::failure::{NetworkFault, Told, failed, from_answer, not_understood};
-use super::http::{Answer, Call};
+use super::KIND;
+use super::failure::{Told, failed, from_answer, not_understood};
 use crate::ProviderError;
+use crate::http::{Answer, Call, NetworkFault};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -141,7 +142,7 @@ impl Account {
             };
             match pause {
                 Some(pause) if attempt < REPEATS && Instant::now() + pause < until => tokio::time::sleep(pause).await,
-                _ => return outcome.map_err(|fault| fault.to_error(operation)),
+                _ => return outcome.map_err(|fault| fault.to_error(KIND, operation)),
             }
         }
         Err(ProviderError::TimedOut)

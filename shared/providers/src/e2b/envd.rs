@@ -3,11 +3,11 @@
 //! What is a secret only ever travels in the body of an upload. Everything else may be logged by E2B: the request that
 //! starts a process, whole, and every unary call (read from the daemon's source).
 
-use super::E2bService;
 use super::account::Handle;
-use super::failure::{NetworkFault, failed, from_answer, not_understood};
-use super::http::Call;
+use super::failure::{failed, from_answer, not_understood};
+use super::{E2bService, KIND};
 use crate::ProviderError;
+use crate::http::{Call, NetworkFault};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf, Bytes, BytesMut};
@@ -181,7 +181,7 @@ impl Envd<'_> {
             let outcome = match self.service.http.send(call.clone(), UPLOAD_LIMIT).await {
                 Ok(answer) if answer.status == 200 => return Ok(()),
                 Ok(answer) => refused(operation, answer.status, &answer.body),
-                Err(fault) => fault.to_error(operation),
+                Err(fault) => fault.to_error(KIND, operation),
             };
             // A file is replaced whole, so writing it again is harmless.
             let passes = matches!(outcome, ProviderError::Failed { retryable: true, .. });
@@ -214,7 +214,7 @@ impl Envd<'_> {
     }
 
     async fn attend(&self, operation: &'static str, call: Call, pid: &mut Option<u32>) -> Result<Ended, ProviderError> {
-        let begun = self.service.http.begin(call).await.map_err(|fault| fault.to_error(operation))?;
+        let begun = self.service.http.begin(call).await.map_err(|fault| fault.to_error(KIND, operation))?;
         let status = begun.status().as_u16();
         if status != 200 {
             let body = http_body_util::Limited::new(begun.into_body(), LONGEST_MESSAGE).collect().await;
@@ -224,7 +224,7 @@ impl Envd<'_> {
         let (mut stdout, mut exit_code) = (Vec::new(), None);
         loop {
             let next = tokio::time::timeout(SILENCE, messages.next()).await;
-            let next = next.unwrap_or(Err(NetworkFault::Broken)).map_err(|fault| fault.to_error(operation))?;
+            let next = next.unwrap_or(Err(NetworkFault::Broken)).map_err(|fault| fault.to_error(KIND, operation))?;
             let (flags, content) = next;
             if flags & END != 0 {
                 let last: Last = serde_json::from_slice(&content).unwrap_or_default();

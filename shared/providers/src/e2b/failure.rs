@@ -1,32 +1,8 @@
-//! From the service's refusals and the network's faults to ours: status, the service's own code for it, and our words. A
+//! From the service's refusals to ours: status, the service's own code for it, and our words. A
 //! message of the service can quote a request and is not passed on.
 
 use crate::{ProviderError, ProviderKind};
 use serde::Deserialize;
-
-/// A call without an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NetworkFault {
-    /// No connection came about: nothing was sent.
-    Unreachable,
-    /// The connection broke: whether the call was done is not known.
-    Broken,
-    /// The answer did not come in time.
-    Late,
-    /// The answer is longer than any that is expected.
-    TooLong,
-}
-
-impl NetworkFault {
-    pub(super) fn to_error(self, operation: &'static str) -> ProviderError {
-        match self {
-            Self::Unreachable => failed(operation, None, true, "E2B cannot be reached"),
-            Self::Broken => failed(operation, None, true, "the connection to E2B broke"),
-            Self::Late => ProviderError::TimedOut,
-            Self::TooLong => failed(operation, None, false, "E2B's answer is too long"),
-        }
-    }
-}
 
 /// What the service says of an error, as far as it is used.
 #[derive(Default, Deserialize)]

@@ -11,10 +11,10 @@ mod account;
 mod ask;
 mod envd;
 mod failure;
-mod http;
-mod known;
 
 use crate::frame::Frame;
+use crate::http::Http;
+use crate::known::Known;
 use crate::{
     AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, Language, OwnedSandbox, Provider,
     ProviderError, ProviderKind, Sandbox, SandboxSpec,
@@ -25,7 +25,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use envd::User;
 use failure::failed;
-use known::Known;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -87,8 +86,8 @@ impl E2bEndpoints {
 pub struct E2bService {
     endpoints: E2bEndpoints,
     deployment: String,
-    http: http::Http,
-    known: Known,
+    http: Http,
+    known: Known<Handle>,
 }
 
 impl E2bService {
@@ -98,7 +97,7 @@ impl E2bService {
     /// [`ProviderError::Failed`] when the machine's certificate authorities cannot be read.
     pub fn new(endpoints: E2bEndpoints, deployment: impl Into<String>) -> Result<Self, ProviderError> {
         let tls = [&endpoints.api, &endpoints.sandbox].iter().any(|url| url.starts_with("https:"));
-        let http = http::Http::new(tls).map_err(|error| failed("connect", None, false, error.to_string()))?;
+        let http = Http::new(tls).map_err(|error| failed("connect", None, false, error.to_string()))?;
         Ok(Self { endpoints, deployment: deployment.into(), http, known: Known::default() })
     }
 }
@@ -289,6 +288,9 @@ impl Provider for E2bProvider {
     async fn create(&self, spec: &SandboxSpec, environment: &Environment) -> Result<Sandbox, ProviderError> {
         // First, so that an environment that cannot be delivered leaves nothing behind.
         let frame = Frame::deliver(KIND, environment)?;
+        if spec.region.is_some() {
+            return Err(ProviderError::UnknownRegion);
+        }
         let handle = self.ensure(spec).await?;
         self.boot(spec, handle, frame).await
     }

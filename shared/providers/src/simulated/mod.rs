@@ -119,8 +119,8 @@ fn fresh(spec: &SandboxSpec, environment: &Environment) -> Index {
     }
 }
 
-fn sandbox() -> Sandbox {
-    Sandbox { region: None, details: BTreeMap::from([("isolation".to_owned(), "simulated".to_owned())]) }
+fn sandbox(spec: &SandboxSpec) -> Sandbox {
+    Sandbox { region: spec.region.clone(), details: BTreeMap::from([("isolation".to_owned(), "simulated".to_owned())]) }
 }
 
 #[async_trait]
@@ -135,7 +135,7 @@ impl<D: SimulatedDisk> Provider for SimulatedProvider<D> {
         if !self.disk.make(&spec.agent, index.to_bytes()?, gone_by_ms).await? {
             self.deliver_again(&spec.agent, index).await?;
         }
-        Ok(sandbox())
+        Ok(sandbox(spec))
     }
 
     async fn stop(&self, agent: &AgentRef) -> Result<Kept, ProviderError> {
@@ -144,7 +144,7 @@ impl<D: SimulatedDisk> Provider for SimulatedProvider<D> {
 
     async fn resume(&self, spec: &SandboxSpec, environment: &Environment) -> Result<Sandbox, ProviderError> {
         self.deliver_again(&spec.agent, fresh(spec, environment)).await?;
-        Ok(sandbox())
+        Ok(sandbox(spec))
     }
 
     /// Answers as the comments in the code say. Nothing runs, and no time passes. See the README for what they can say.

@@ -97,7 +97,7 @@ struct Bed {
 
 fn spec(lifetime: Duration) -> SandboxSpec {
     let (session, platform) = ("ses_1".into(), "plt_1".into());
-    SandboxSpec { agent: "agt_1".into(), session, platform, lifetime, internet: true }
+    SandboxSpec { agent: "agt_1".into(), session, platform, lifetime, internet: true, region: None }
 }
 
 fn environment(names: &[&str]) -> Environment {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use theazo_e2b_emulator::{Controls, Emulator};
 use theazo_providers::docker::{DockerConfig, DockerProvider};
 use theazo_providers::e2b::{E2bEndpoints, E2bProvider, E2bService};
+use theazo_providers::fly::{FlyEndpoints, FlyProvider, FlyService, FlySettings};
 use theazo_providers::simulated::SimulatedProvider;
 use theazo_providers::{
     AgentRef, Environment, ExecOutput, ExecRequest, Language, Provider, ProviderError, SandboxSpec,
@@ -21,18 +22,20 @@ use tokio::task::JoinHandle;
 
 pub const CAP: usize = 1024 * 1024;
 pub const E2B_KEY: &str = "e2b_0123456789abcdef0123";
+pub const FLY_TOKEN: &str = "FlyV1 fm2_0123456789abcdef0123";
 
 pub struct Bed {
     pub name: &'static str,
     pub provider: Arc<dyn Provider>,
     /// The emulator behind it, where there is one.
     pub e2b: Option<Served>,
+    pub fly: Option<Served<theazo_fly_emulator::Controls>>,
 }
 
 /// An emulator that serves until it is told to stop.
-pub struct Served {
+pub struct Served<C = Controls> {
     pub url: String,
-    pub controls: Controls,
+    pub controls: C,
     pub dir: PathBuf,
     pub deployment: String,
     stop: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
@@ -47,7 +50,7 @@ impl Bed {
         let endpoint = theazo_setup::ensure_engine(&()).await.unwrap();
         let image = theazo_setup::ensure_agent_image(&endpoint, &()).await.unwrap();
         let provider = DockerProvider::new(DockerConfig::new(endpoint, image, deployment())).unwrap();
-        Self { name: "docker", provider: Arc::new(provider), e2b: None }
+        Self { name: "docker", provider: Arc::new(provider), e2b: None, fly: None }
     }
 
     pub async fn e2b(name: &str) -> Self {
@@ -64,11 +67,29 @@ impl Bed {
         let (stop, deployment) = (Mutex::new(Some((stop, task))), deployment());
         let served = Served { url, controls, dir, deployment, stop };
         let provider = served.provider(&served.deployment);
-        Self { name: "e2b", provider: Arc::new(provider), e2b: Some(served) }
+        Self { name: "e2b", provider: Arc::new(provider), e2b: Some(served), fly: None }
+    }
+
+    pub async fn fly(name: &str) -> Self {
+        let programs = theazo_setup::machine_programs(&()).await.unwrap();
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fly-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let emulator = theazo_fly_emulator::Emulator::new(&dir, FLY_TOKEN.strip_prefix("FlyV1 "), programs);
+        let controls = emulator.controls();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            emulator.serve(listener, async { drop(stopped.await) }).await.unwrap();
+        });
+        let (stop, deployment) = (Mutex::new(Some((stop, task))), deployment());
+        let served = Served { url, controls, dir, deployment, stop };
+        let provider = served.provider(&served.deployment, FLY_TOKEN);
+        Self { name: "fly", provider: Arc::new(provider), e2b: None, fly: Some(served) }
     }
 
     pub fn simulated() -> Self {
-        Self { name: "simulated", provider: Arc::new(SimulatedProvider::new(Memory::default())), e2b: None }
+        Self { name: "simulated", provider: Arc::new(SimulatedProvider::new(Memory::default())), e2b: None, fly: None }
     }
 
     pub fn has(&self, needs: Needs) -> bool {
@@ -76,7 +97,7 @@ impl Bed {
             Needs::Nothing => true,
             Needs::Processes => self.name != "simulated",
             // What an engine shows is looked at by the Docker adapter's own tests.
-            Needs::Insight => self.e2b.is_some(),
+            Needs::Insight => self.e2b.is_some() || self.fly.is_some(),
         }
     }
 
@@ -84,11 +105,32 @@ impl Bed {
         self.e2b.as_ref().unwrap()
     }
 
+    pub fn fly_emulator(&self) -> &Served<theazo_fly_emulator::Controls> {
+        self.fly.as_ref().unwrap()
+    }
+
+    /// Everything that the real service would have logged, shown or stored, as one text.
+    pub fn records(&self) -> String {
+        match &self.fly {
+            Some(served) => serde_json::to_string(&served.controls.records()).unwrap(),
+            None => self.emulator().records(),
+        }
+    }
+
+    /// Where the emulator keeps what it keeps.
+    pub fn kept(&self) -> &Path {
+        self.fly.as_ref().map_or_else(|| &self.emulator().dir, |served| &served.dir)
+    }
+
     /// What is left at the provider.
     pub async fn left(&self) -> Vec<String> {
-        match &self.e2b {
-            Some(served) => served.controls.left(),
-            None if self.name == "docker" => {
+        match (&self.e2b, &self.fly) {
+            (Some(served), _) => served.controls.left(),
+            (_, Some(served)) => {
+                assert_eq!(served.controls.violations(), [""; 0], "calls that are not as Fly describes them");
+                served.controls.left()
+            }
+            _ if self.name == "docker" => {
                 let mut left = Vec::new();
                 for sandbox in self.provider.list_mine().await.unwrap() {
                     self.provider.destroy(&AgentRef { agent: sandbox.agent.clone() }).await.unwrap();
@@ -96,18 +138,16 @@ impl Bed {
                 }
                 left
             }
-            None => Vec::new(),
+            _ => Vec::new(),
         }
     }
 
     pub async fn end(&self) {
         if let Some(served) = &self.e2b {
-            let stop = served.stop.lock().unwrap().take();
-            if let Some((stop, task)) = stop {
-                stop.send(()).unwrap();
-                task.await.unwrap();
-            }
-            let _ = std::fs::remove_dir_all(&served.dir);
+            served.end().await;
+        }
+        if let Some(served) = &self.fly {
+            served.end().await;
         }
     }
 
@@ -149,6 +189,30 @@ impl Bed {
     }
 }
 
+impl<C> Served<C> {
+    async fn end(&self) {
+        let stop = self.stop.lock().unwrap().take();
+        if let Some((stop, task)) = stop {
+            stop.send(()).unwrap();
+            task.await.unwrap();
+        }
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl Served<theazo_fly_emulator::Controls> {
+    /// An adapter of that deployment, as another process of it would have, with that token.
+    pub fn provider(&self, deployment: &str, token: &str) -> FlyProvider {
+        let service = FlyService::new(FlyEndpoints { api: self.url.clone() }, deployment).unwrap();
+        let settings = FlySettings {
+            organization: "agents".into(),
+            image: "registry.fly.io/agents@sha256:00".into(),
+            region: Some("iad".into()),
+        };
+        FlyProvider::new(service.into(), &SecretValue::from_text(token.to_owned()), settings).unwrap()
+    }
+}
+
 impl Served {
     /// An adapter of that deployment, as another process of it would have.
     pub fn provider(&self, deployment: &str) -> E2bProvider {
@@ -170,6 +234,7 @@ pub fn spec() -> SandboxSpec {
         platform: PlatformId::make().to_string(),
         lifetime: Duration::from_secs(300),
         internet: false,
+        region: None,
     }
 }
 

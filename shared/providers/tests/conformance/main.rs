@@ -7,6 +7,7 @@ mod bed;
 mod behaviour;
 mod e2b;
 mod faults;
+mod fly;
 mod life;
 mod memory;
 mod secrets;
@@ -115,6 +116,11 @@ async fn docker_on_a_local_engine_keeps_every_promise() {
 #[tokio::test(flavor = "multi_thread")]
 async fn e2b_by_its_emulator_keeps_every_promise() {
     keeps_every_promise(Arc::new(Bed::e2b("promises").await)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fly_by_its_emulator_keeps_every_promise() {
+    keeps_every_promise(Arc::new(Bed::fly("promises").await)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

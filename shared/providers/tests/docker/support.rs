@@ -80,6 +80,7 @@ pub fn spec() -> SandboxSpec {
         platform: PlatformId::make().to_string(),
         lifetime: Duration::from_secs(300),
         internet: false,
+        region: None,
     }
 }
 

@@ -1,7 +1,7 @@
-//! Calls over HTTP/1.1, pooled, with a limit on the whole of each. HTTP/2 is not spoken: E2B's proxy sends empty frames in
-//! downloads, which the usual Rust implementation takes for an attack.
+//! Calls over HTTP/1.1, pooled, with a limit on the whole of each, for adapters of services. HTTP/2 is not spoken: E2B's
+//! proxy sends empty frames in downloads, which the usual Rust implementation takes for an attack.
 
-use super::failure::NetworkFault;
+use crate::{ProviderError, ProviderKind};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -21,28 +21,56 @@ const IDLE_FOR: Duration = Duration::from_secs(60);
 /// Longest answer that is read whole, in bytes.
 const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
 
+/// A call without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NetworkFault {
+    /// No connection came about: nothing was sent.
+    Unreachable,
+    /// The connection broke: whether the call was done is not known.
+    Broken,
+    /// The answer did not come in time.
+    Late,
+    /// The answer is longer than any that is expected.
+    TooLong,
+}
+
+impl NetworkFault {
+    pub(crate) fn to_error(self, provider: ProviderKind, operation: &'static str) -> ProviderError {
+        let failed = |retryable, reason: &str| {
+            let reason = reason.to_owned();
+            ProviderError::Failed { provider, operation, status: None, retryable, reason }
+        };
+        match self {
+            Self::Unreachable => failed(true, "the service cannot be reached"),
+            Self::Broken => failed(true, "the connection to the service broke"),
+            Self::Late => ProviderError::TimedOut,
+            Self::TooLong => failed(false, "the service's answer is too long"),
+        }
+    }
+}
+
 /// A whole answer.
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 /// A call.
 #[derive(Clone)]
-pub(super) struct Call {
-    pub(super) method: Method,
-    pub(super) uri: Uri,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 /// The pooled client. Any number of accounts may share it: a credential is part of a call.
-pub(super) struct Http(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+pub(crate) struct Http(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
 impl Http {
     /// A client that trusts the machine's certificate authorities, which are read only where there is `tls` to speak.
-    pub(super) fn new(tls: bool) -> io::Result<Self> {
+    pub(crate) fn new(tls: bool) -> io::Result<Self> {
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_connect_timeout(Some(CONNECT_WITHIN));
@@ -65,7 +93,7 @@ impl Http {
     }
 
     /// Makes a call and reads its answer whole.
-    pub(super) async fn send(&self, call: Call, limit: Duration) -> Result<Answer, NetworkFault> {
+    pub(crate) async fn send(&self, call: Call, limit: Duration) -> Result<Answer, NetworkFault> {
         let exchange = async {
             let (head, body) = self.begin(call).await?.into_parts();
             let body = Limited::new(body, LONGEST_ANSWER).collect().await.map_err(|error| {
@@ -77,7 +105,7 @@ impl Http {
     }
 
     /// Makes a call and gives its answer when it has begun. Its caller limits the wait.
-    pub(super) async fn begin(&self, call: Call) -> Result<Response<Incoming>, NetworkFault> {
+    pub(crate) async fn begin(&self, call: Call) -> Result<Response<Incoming>, NetworkFault> {
         let mut request = Request::new(Full::new(call.body));
         (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (call.method, call.uri, call.headers);
         self.0

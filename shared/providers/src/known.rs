@@ -1,7 +1,6 @@
-//! Sandboxes that this process has spoken to, so that a call need not look its sandbox up first. A sandbox keeps its id and
-//! token for as long as it exists; one that is gone says so when it is spoken to.
+//! Sandboxes that this process has spoken to, so that a call need not look its sandbox up first. What
+//! is known of one holds for as long as it exists; one that is gone says so when it is spoken to.
 
-use super::account::Handle;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,21 +8,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 const MOST: usize = 4096;
 
 /// By account and agent: nobody is given a sandbox that their own key has not opened.
-type Handles = HashMap<([u8; 32], String), Arc<Handle>>;
+type Handles<H> = HashMap<([u8; 32], String), Arc<H>>;
 
-#[derive(Default)]
-pub(super) struct Known(Mutex<Handles>);
+pub(crate) struct Known<H>(Mutex<Handles<H>>);
 
-impl Known {
-    fn with<T>(&self, look: impl FnOnce(&mut Handles) -> T) -> T {
+impl<H> Default for Known<H> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<H> Known<H> {
+    fn with<T>(&self, look: impl FnOnce(&mut Handles<H>) -> T) -> T {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn get(&self, account: [u8; 32], agent: &str) -> Option<Arc<Handle>> {
+    pub(crate) fn get(&self, account: [u8; 32], agent: &str) -> Option<Arc<H>> {
         self.with(|known| known.get(&(account, agent.to_owned())).cloned())
     }
 
-    pub(super) fn keep(&self, account: [u8; 32], agent: &str, handle: Handle) -> Arc<Handle> {
+    pub(crate) fn keep(&self, account: [u8; 32], agent: &str, handle: H) -> Arc<H> {
         let handle = Arc::new(handle);
         self.with(|known| {
             if known.len() >= MOST {
@@ -34,7 +38,7 @@ impl Known {
         handle
     }
 
-    pub(super) fn forget(&self, account: [u8; 32], agent: &str) {
+    pub(crate) fn forget(&self, account: [u8; 32], agent: &str) {
         self.with(|known| known.remove(&(account, agent.to_owned())));
     }
 }

@@ -1,0 +1,186 @@
+//! Connections, and a guest for each request.
+
+use crate::{admission, complain, layout, tls};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{DumpableBehavior, Pid, Signal, kill_process, set_dumpable_behavior};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::io::{self, Read, Write};
+use std::net::{Ipv6Addr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use theazo_guest_protocol::machine::{ADMITTED, ALIVE, ALIVE_SECONDS, ANSWER, MACHINE_PORT, REFUSED, TOKEN};
+use theazo_guest_protocol::{AGENT_UID, GUEST_PATH, MAX_HEADER, MAX_PAYLOAD, Request, read_header, write_message};
+use zeroize::Zeroizing;
+
+/// Connections at once. An agent has at most 20 calls at a time; the rest is for strangers who get no further than a token.
+const CONNECTIONS: usize = 128;
+/// How long a client may be silent that has something to say.
+const PATIENCE: Duration = Duration::from_secs(20);
+const TICK: Duration = Duration::from_millis(200);
+/// How long a guest that is told to end may take for ending what it has started.
+const END_WITHIN: Duration = Duration::from_secs(12);
+/// Longest answer of a guest, in bytes.
+const LONGEST_ANSWER: u64 = (4 + MAX_HEADER + MAX_PAYLOAD) as u64;
+
+type Stream = StreamOwned<ServerConnection, TcpStream>;
+
+/// Serves until told to end, or until the machine's time is over.
+pub fn run() -> io::Result<()> {
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    layout::prepare()?;
+    let told_to_end = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register(signal, told_to_end.clone())?;
+    }
+    let (config, fingerprint) = tls::make()?;
+    // Both families, by Linux's default for this address.
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, MACHINE_PORT))
+        .or_else(|_| TcpListener::bind(("0.0.0.0", MACHINE_PORT)))?;
+    admission::announce(&fingerprint)?;
+    std::thread::spawn(move || accept(&listener, &config));
+    while !told_to_end.load(Ordering::SeqCst) && !admission::is_over() {
+        std::thread::sleep(TICK);
+    }
+    Ok(())
+}
+
+fn accept(listener: &TcpListener, config: &Arc<ServerConfig>) {
+    let open = Arc::new(AtomicUsize::new(0));
+    for connection in listener.incoming() {
+        let Ok(connection) = connection else {
+            std::thread::sleep(TICK);
+            continue;
+        };
+        if open.fetch_add(1, Ordering::SeqCst) >= CONNECTIONS {
+            open.fetch_sub(1, Ordering::SeqCst);
+            continue;
+        }
+        let (config, open) = (config.clone(), open.clone());
+        std::thread::spawn(move || {
+            // A connection that fails is its client's to notice.
+            let _ = attend(connection, config);
+            open.fetch_sub(1, Ordering::SeqCst);
+        });
+    }
+}
+
+/// One connection: a token, a request, an answer.
+fn attend(connection: TcpStream, config: Arc<ServerConfig>) -> io::Result<()> {
+    connection.set_read_timeout(Some(PATIENCE))?;
+    connection.set_write_timeout(Some(PATIENCE))?;
+    connection.set_nodelay(true)?;
+    let mut stream = StreamOwned::new(ServerConnection::new(config).map_err(io::Error::other)?, connection);
+    let mut token = Zeroizing::new([0; TOKEN]);
+    // What is read of a stranger is bounded in time as well: a byte now and then keeps no connection.
+    read_within(&mut stream, token.as_mut(), PATIENCE)?;
+    if !admission::admits(&token) {
+        stream.write_all(&[REFUSED])?;
+        return farewell(stream);
+    }
+    stream.write_all(&[ADMITTED])?;
+    stream.flush()?;
+    let request: Request = read_header(&mut stream).map_err(io::Error::other)?;
+    let length = request.payload_len();
+    if length > MAX_PAYLOAD {
+        return Err(io::Error::other("a payload over the limit"));
+    }
+    let mut payload = Zeroizing::new(vec![0; length]);
+    stream.read_exact(&mut payload)?;
+    let mut guest = Guest(start(&request)?);
+    if let Some(mut input) = guest.0.stdin.take() {
+        // A guest that has ended takes nothing; what it has answered counts.
+        let _ = write_message(&mut input, &request, &[&payload]);
+    }
+    drop(payload);
+    let Some(output) = guest.0.stdout.take() else { return Err(io::ErrorKind::BrokenPipe.into()) };
+    let answer = await_answer(&mut stream, output)?;
+    let _ = guest.0.wait();
+    stream.write_all(&[ANSWER])?;
+    stream.write_all(&answer)?;
+    farewell(stream)
+}
+
+fn read_within(stream: &mut Stream, mut buffer: &mut [u8], limit: Duration) -> io::Result<()> {
+    let until = Instant::now() + limit;
+    while !buffer.is_empty() {
+        match stream.read(buffer)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => buffer = buffer.get_mut(count..).unwrap_or_default(),
+        }
+        if Instant::now() >= until {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+    Ok(())
+}
+
+/// Ends a connection so that the client knows it has everything.
+fn farewell(mut stream: Stream) -> io::Result<()> {
+    stream.conn.send_close_notify();
+    stream.flush()
+}
+
+/// A guest process of its own for a request, as the user that the request needs.
+fn start(request: &Request) -> io::Result<Child> {
+    let user = if matches!(request, Request::Deliver { .. }) { 0 } else { AGENT_UID };
+    let mut command = Command::new(GUEST_PATH);
+    command.uid(user).gid(AGENT_UID).env_clear().current_dir("/");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.spawn().inspect_err(|error| complain(&format!("theazo-machine: no guest can be started: {error}")))
+}
+
+/// Takes what the guest says while its client listens. An error means that the client has gone.
+fn await_answer(stream: &mut Stream, output: ChildStdout) -> io::Result<Vec<u8>> {
+    let mut output = output.take(LONGEST_ANSWER);
+    let (mut answer, mut piece) = (Vec::new(), vec![0; 64 * 1024]);
+    let mut alive_at = Instant::now();
+    loop {
+        let left = Duration::from_secs(ALIVE_SECONDS).saturating_sub(alive_at.elapsed());
+        let limit = Timespec::try_from(left + Duration::from_millis(1)).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        let watched = &mut [PollFd::new(output.get_ref(), PollFlags::IN), PollFd::new(&stream.sock, PollFlags::IN)];
+        match poll(watched, Some(&limit)) {
+            Err(rustix::io::Errno::INTR) => continue,
+            other => other?,
+        };
+        let [said, client] = watched.each_ref().map(|watched| !watched.revents().is_empty());
+        if said {
+            match output.read(&mut piece)? {
+                0 => return Ok(answer),
+                count => answer.extend_from_slice(piece.get(..count).unwrap_or_default()),
+            }
+        } else if client {
+            // It has nothing more to say: it is leaving, or has left.
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        if alive_at.elapsed() >= Duration::from_secs(ALIVE_SECONDS) {
+            alive_at = Instant::now();
+            stream.write_all(&[ALIVE])?;
+            stream.flush()?;
+        }
+    }
+}
+
+/// A guest that is told to end, with all that it has started, should its client go before it.
+struct Guest(Child);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if !matches!(self.0.try_wait(), Ok(None)) {
+            return;
+        }
+        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
+        let until = Instant::now() + END_WITHIN;
+        while Instant::now() < until {
+            if !matches!(self.0.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,26 @@
+//! What the control plane and `theazo-machine` say to each other over TLS, where a sandbox is a virtual machine that no
+//! engine attaches to.
+//!
+//! Whoever connects knows the server's key beforehand, by [`fingerprint length`](FINGERPRINT), and sends its token of
+//! [`TOKEN`] bytes. The server answers with one byte, [`ADMITTED`] or [`REFUSED`]. An admitted client sends one request,
+//! as a guest reads it from standard input. The server then sends [`ALIVE`] every [`ALIVE_SECONDS`] until it has the
+//! guest's answer, and before that [`ANSWER`]. Closing the connection earlier ends what the request has started.
+
+/// Where the program is inside the image.
+pub const MACHINE_PATH: &str = "/usr/local/bin/theazo-machine";
+/// The port that it listens on inside the machine.
+pub const MACHINE_PORT: u16 = 7443;
+/// Bytes of a token, random ones.
+pub const TOKEN: usize = 32;
+/// Bytes of a fingerprint: SHA-256 of the server's public key as SubjectPublicKeyInfo in DER.
+pub const FINGERPRINT: usize = 32;
+/// The token is not the admitted one.
+pub const REFUSED: u8 = 0;
+/// The token is the admitted one.
+pub const ADMITTED: u8 = 1;
+/// The answer is not there yet.
+pub const ALIVE: u8 = 2;
+/// The rest is the answer.
+pub const ANSWER: u8 = 3;
+/// How often a waiting client hears that its request is still worked on: proxies close what is silent.
+pub const ALIVE_SECONDS: u64 = 15;

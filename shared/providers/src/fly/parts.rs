@@ -1,0 +1,310 @@
+//! What an agent has at Fly: an app with a network of its own, and in it a volume, an address and a machine, of which
+//! `machine` is about. Each is looked for before it is made and again after a lost answer, so that any number of interrupted
+//! creates end in one of each.
+
+use super::account::Twice;
+use super::failure::{failed, from_answer};
+use super::machine::guest;
+use super::{FlyProvider, short};
+use crate::ProviderError;
+use crate::http::Answer;
+use http::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::net::IpAddr;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long something may take to show that was just made, or to go that was just removed.
+const SETTLE_WITHIN: Duration = Duration::from_secs(20);
+pub(super) const SETTLE_PAUSE: Duration = Duration::from_millis(250);
+/// How often a part is looked for, and asked for, in one create.
+pub(super) const ATTEMPTS: u32 = 5;
+/// A volume's size in GB, the least there is.
+const VOLUME_GB: u32 = 1;
+/// Most rows in one page, and pages in one list.
+const PAGE: usize = 1000;
+const PAGES: usize = 100;
+
+/// An app, as far as it matters whose it is.
+#[derive(Deserialize)]
+pub(super) struct App {
+    pub(super) name: String,
+    #[serde(default)]
+    network: String,
+}
+
+#[derive(Deserialize)]
+struct Volume {
+    id: String,
+    region: String,
+    #[serde(default)]
+    state: String,
+    #[serde(default)]
+    attached_machine_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Addresses {
+    #[serde(default)]
+    ips: Vec<Assigned>,
+}
+
+#[derive(Deserialize)]
+struct Assigned {
+    ip: String,
+}
+
+/// A machine of any app, in a list of all.
+#[derive(Deserialize)]
+pub(super) struct Listed {
+    pub(super) app_name: String,
+    pub(super) state: String,
+}
+
+#[derive(Deserialize)]
+struct AppsPage {
+    #[serde(default)]
+    apps: Vec<App>,
+    next_cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct MachinesPage {
+    #[serde(default)]
+    machines: Vec<Listed>,
+    next_cursor: Option<String>,
+    #[serde(default)]
+    error_regions: Vec<String>,
+}
+
+/// The name of an agent's app. Names at Fly are labels of DNS.
+pub(super) fn app_name(agent: &str) -> Result<String, ProviderError> {
+    let name = agent.replace('_', "-");
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    match name.len() <= 40 && name.starts_with("agt-") && name.bytes().all(plain) {
+        true => Ok(name),
+        false => Err(failed("name", None, false, "an agent's id that cannot be a name")),
+    }
+}
+
+/// The agent of an app that this deployment made. The network says it, which was set with the account's token and cannot be
+/// changed: what an agent can write at Fly is not believed.
+pub(super) fn agent_of(app: &App, deployment: &str) -> Option<String> {
+    (app.network == network_name(deployment, &app.name)).then(|| app.name.replacen('-', "_", 1))
+}
+
+fn network_name(deployment: &str, app: &str) -> String {
+    format!("theazo-{}-{app}", short(deployment))
+}
+
+/// Whether a call that makes something may have done so although it failed like this.
+fn is_unclear(error: &ProviderError) -> bool {
+    matches!(error, ProviderError::Failed { retryable: true, .. } | ProviderError::TimedOut)
+}
+
+/// What came of a call that makes something: nothing to say where it may have made it.
+pub(super) fn made(
+    operation: &'static str,
+    outcome: Result<Answer, ProviderError>,
+) -> Result<Option<ProviderError>, ProviderError> {
+    let refusal = match outcome {
+        Ok(answer) if answer.status < 300 => return Ok(None),
+        Ok(answer) => from_answer(operation, answer.status, &answer.body),
+        Err(error) => error,
+    };
+    if is_unclear(&refusal) { Ok(Some(refusal)) } else { Err(refusal) }
+}
+
+impl FlyProvider {
+    pub(super) fn deployment(&self) -> &str {
+        &self.account.service.deployment
+    }
+
+    /// The agent's app, if it is there and ours.
+    async fn app(&self, name: &str) -> Result<Option<App>, ProviderError> {
+        let found: Option<App> = self.account.get("get app", &format!("/apps/{name}")).await?;
+        Ok(found.filter(|app| app.network == network_name(self.deployment(), name)))
+    }
+
+    /// Makes the app with its network.
+    pub(super) async fn ensure_app(&self, name: &str) -> Result<(), ProviderError> {
+        const CREATE: &str = "create app";
+        let network = network_name(self.deployment(), name);
+        let body = json!({ "name": name, "org_slug": self.settings.organization, "network": network });
+        let made = self.account.call(CREATE, Method::POST, "/apps", Some(&body), Twice::Harmless).await;
+        let refused = match made {
+            Ok(answer) if matches!(answer.status, 200 | 201) => None,
+            Ok(answer) => Some(from_answer(CREATE, answer.status, &answer.body)),
+            Err(error) => return Err(error),
+        };
+        // A name that is taken is usually that of an earlier create; and a new app does not show at once.
+        let until = Instant::now() + SETTLE_WITHIN;
+        loop {
+            let seen = self.app(name).await;
+            match (seen, &refused) {
+                (Ok(Some(_)), _) => return Ok(()),
+                (Ok(None) | Err(_), Some(_)) => break,
+                (Err(error), None) if Instant::now() >= until => return Err(error),
+                (Ok(None), None) if Instant::now() >= until => break,
+                _ => tokio::time::sleep(SETTLE_PAUSE).await,
+            }
+        }
+        Err(refused.unwrap_or_else(|| failed(CREATE, None, true, "the app does not show")))
+    }
+
+    /// Makes something in an app that may not show everywhere yet.
+    pub(super) async fn make(
+        &self,
+        operation: &'static str,
+        path: &str,
+        body: &Value,
+        twice: Twice,
+    ) -> Result<Answer, ProviderError> {
+        let until = Instant::now() + SETTLE_WITHIN;
+        loop {
+            let answer = self.account.call(operation, Method::POST, path, Some(body), twice).await?;
+            if answer.status != 404 || Instant::now() >= until {
+                return Ok(answer);
+            }
+            tokio::time::sleep(SETTLE_PAUSE).await;
+        }
+    }
+
+    /// What the agent may connect to outside. Before the machine: it holds from its next boot on. A policy allows ports and
+    /// must allow one; this one is for a protocol that nobody speaks.
+    pub(super) async fn ensure_policy(&self, app: &str, internet: bool) -> Result<(), ProviderError> {
+        const POLICY: &str = "set network policy";
+        if internet {
+            return Ok(());
+        }
+        let path = format!("/apps/{app}/network_policies");
+        let there: Option<Vec<Value>> = self.account.get(POLICY, &path).await?;
+        if there.is_some_and(|there| there.iter().any(|policy| policy["name"] == "theazo-no-egress")) {
+            return Ok(());
+        }
+        let rule = json!({ "action": "allow", "direction": "egress", "ports": [{ "protocol": "tcp", "port": 1 }] });
+        let body = json!({ "name": "theazo-no-egress", "selector": { "all": true }, "rules": [rule] });
+        let answer = self.make(POLICY, &path, &body, Twice::Harmless).await?;
+        if answer.status < 300 { Ok(()) } else { Err(from_answer(POLICY, answer.status, &answer.body)) }
+    }
+
+    /// Makes the app's address, a public one of its own: only such a one takes connections that the proxy leaves alone.
+    pub(super) async fn ensure_address(&self, app: &str) -> Result<IpAddr, ProviderError> {
+        const ADDRESS: &str = "assign address";
+        let path = format!("/apps/{app}/ip_assignments");
+        let mut refusal = None;
+        for attempt in 0..ATTEMPTS {
+            if let Some(address) = self.address(app).await? {
+                return Ok(address);
+            }
+            settle(attempt).await;
+            refusal = made(ADDRESS, self.make(ADDRESS, &path, &json!({ "type": "v4" }), Twice::Makes).await)?;
+        }
+        let missing = || refusal.unwrap_or_else(|| failed(ADDRESS, None, true, "the address does not show"));
+        self.address(app).await?.ok_or_else(missing)
+    }
+
+    /// An address of an app. Of several, all lead to the same machine.
+    pub(super) async fn address(&self, app: &str) -> Result<Option<IpAddr>, ProviderError> {
+        let found: Option<Addresses> = self.account.get("get address", &format!("/apps/{app}/ip_assignments")).await?;
+        Ok(found.and_then(|found| found.ips.iter().find_map(|assigned| assigned.ip.parse().ok())))
+    }
+
+    /// The agent's volume, and where it is: of several, all who look choose the same.
+    async fn volume(&self, app: &str) -> Result<Option<(String, String)>, ProviderError> {
+        let found: Option<Vec<Volume>> = self.account.get("list volumes", &format!("/apps/{app}/volumes")).await?;
+        let mut found = found.unwrap_or_default();
+        found.retain(|volume| !volume.state.contains("destroy"));
+        found.sort_by_key(|volume| (volume.attached_machine_id.is_none(), volume.id.clone()));
+        Ok(found.into_iter().next().map(|volume| (volume.id, volume.region)))
+    }
+
+    /// Makes the volume: its id, and the region that it and so the machine is in.
+    pub(super) async fn ensure_volume(&self, app: &str, region: &str) -> Result<(String, String), ProviderError> {
+        const CREATE: &str = "create volume";
+        let body = json!({
+            "name": "data", "region": region, "size_gb": VOLUME_GB, "compute": guest(),
+            // What is kept is kept on the volume alone. The service keeps no copy for less than a day.
+            "auto_backup_enabled": false, "snapshot_retention": 1,
+        });
+        let path = format!("/apps/{app}/volumes");
+        let mut refusal = None;
+        for attempt in 0..ATTEMPTS {
+            if let Some(chosen) = self.volume(app).await? {
+                return Ok(chosen);
+            }
+            settle(attempt).await;
+            refusal = made(CREATE, self.make(CREATE, &path, &body, Twice::Makes).await)?;
+        }
+        let missing = || refusal.unwrap_or_else(|| failed(CREATE, None, true, "the volume does not show"));
+        self.volume(app).await?.ok_or_else(missing)
+    }
+
+    pub(super) async fn delete(&self, operation: &'static str, path: &str) -> Result<(), ProviderError> {
+        let answer = self.account.call(operation, Method::DELETE, path, None, Twice::Harmless).await?;
+        match answer.status {
+            200..=299 | 404 => Ok(()),
+            status => Err(from_answer(operation, status, &answer.body)),
+        }
+    }
+
+    /// Removes the app, and with it machine, volume and address, and looks until it is gone.
+    pub(super) async fn remove(&self, name: &str) -> Result<(), ProviderError> {
+        let until = Instant::now() + SETTLE_WITHIN;
+        while self.app(name).await?.is_some() {
+            if Instant::now() >= until {
+                return Err(failed("delete app", None, true, "the app stays"));
+            }
+            self.delete("delete app", &format!("/apps/{name}?force=true")).await?;
+            if self.app(name).await?.is_some() {
+                tokio::time::sleep(SETTLE_PAUSE).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// All apps of the organization that are ours.
+    pub(super) async fn apps(&self) -> Result<Vec<App>, ProviderError> {
+        const LIST: &str = "list apps";
+        let (mut all, mut cursor) = (Vec::new(), String::new());
+        for _ in 0..PAGES {
+            let path = format!("/apps?org_slug={}&limit={PAGE}{cursor}", self.settings.organization);
+            let page: Option<AppsPage> = self.account.get(LIST, &path).await?;
+            let page = page.ok_or_else(|| failed(LIST, Some(404), false, "there is no such organization"))?;
+            all.extend(page.apps.into_iter().filter(|app| agent_of(app, self.deployment()).is_some()));
+            match page.next_cursor.filter(|next| !next.is_empty()) {
+                Some(next) => cursor = format!("&cursor={}", super::encode(&next)),
+                None => return Ok(all),
+            }
+        }
+        Err(failed(LIST, None, false, "a list without an end"))
+    }
+
+    /// All machines of the organization, as they were a moment ago.
+    pub(super) async fn all_machines(&self) -> Result<Vec<Listed>, ProviderError> {
+        const LIST: &str = "list machines";
+        let (mut all, mut cursor) = (Vec::new(), String::new());
+        for _ in 0..PAGES {
+            let path = format!("/orgs/{}/machines?summary=true&limit={PAGE}{cursor}", self.settings.organization);
+            let page: Option<MachinesPage> = self.account.get(LIST, &path).await?;
+            let page = page.ok_or_else(|| failed(LIST, Some(404), false, "there is no such organization"))?;
+            if !page.error_regions.is_empty() {
+                return Err(failed(LIST, None, true, "not all regions answer"));
+            }
+            all.extend(page.machines);
+            match page.next_cursor.filter(|next| !next.is_empty()) {
+                Some(next) => cursor = format!("&cursor={}", super::encode(&next)),
+                None => return Ok(all),
+            }
+        }
+        Err(failed(LIST, None, false, "a list without an end"))
+    }
+}
+
+/// Waits before all attempts but the first.
+pub(super) async fn settle(attempt: u32) {
+    if attempt > 0 {
+        tokio::time::sleep(SETTLE_PAUSE).await;
+    }
+}

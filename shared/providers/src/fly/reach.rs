@@ -1,0 +1,188 @@
+//! Reaching the guest in an agent's machine: being admitted, sending, and finding the way again when it has changed.
+
+use super::account::Twice;
+use super::channel::{ChannelFault, converse};
+use super::failure::{failed, from_answer, not_understood};
+use super::machine::Machine;
+use super::parts::app_name;
+use super::{FlyProvider, KIND, whole_seconds};
+use crate::frame::{Frame, take_apart, unexpected};
+use crate::{AgentRef, ProviderError};
+use bytes::Bytes;
+use http::Method;
+use serde::Deserialize;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use theazo_guest_protocol::Response;
+use theazo_guest_protocol::machine::{FINGERPRINT, MACHINE_PATH, MACHINE_PORT};
+use tokio::time::Instant;
+
+/// How long a machine that runs may take until it admits, and until what is sent to its address comes to it.
+const UP_WITHIN: Duration = Duration::from_secs(30);
+const UP_PAUSE: Duration = Duration::from_millis(200);
+/// How long the service waits for `admit`, in seconds.
+const ADMIT_SECONDS: u64 = 15;
+const DELIVER_LIMIT: Duration = Duration::from_secs(30);
+
+/// A machine that can be spoken to.
+pub(super) struct Handle {
+    address: SocketAddr,
+    fingerprint: [u8; FINGERPRINT],
+}
+
+impl FlyProvider {
+    /// Makes a running machine take requests of ours, for that long from now if it says so.
+    pub(super) async fn admit(
+        &self,
+        agent: &str,
+        app: &str,
+        machine: &Machine,
+        lifetime: Option<Duration>,
+    ) -> Result<Handle, ProviderError> {
+        const ADMIT: &str = "admit";
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Ran {
+            stdout: String,
+            exit_code: i64,
+            exit_signal: i64,
+        }
+        let digest = hex::encode(Sha256::digest(self.account.machine_token(agent).as_ref()));
+        let mut command = vec![MACHINE_PATH.to_owned(), "admit".to_owned(), digest];
+        command.extend(lifetime.map(|lifetime| whole_seconds(lifetime).to_string()));
+        let body = json!({ "command": command, "timeout": ADMIT_SECONDS });
+        let path = format!("/apps/{app}/machines/{}/exec", machine.id);
+        let until = Instant::now() + UP_WITHIN;
+        let admitted = async {
+            loop {
+                // Admitting again is harmless; a little more time than was meant is too.
+                let answer = self.account.call(ADMIT, Method::POST, &path, Some(&body), Twice::Harmless).await?;
+                let refusal = match answer.status {
+                    200 => match serde_json::from_slice::<Ran>(&answer.body) {
+                        Ok(Ran { stdout, exit_code: 0, exit_signal: 0 }) => match parse_fingerprint(&stdout) {
+                            Some(fingerprint) => return Ok(fingerprint),
+                            None => not_understood(ADMIT),
+                        },
+                        Ok(_) => failed(ADMIT, None, false, "the image's theazo-machine does not admit"),
+                        Err(_) => not_understood(ADMIT),
+                    },
+                    404 => ProviderError::SandboxGone,
+                    status => from_answer(ADMIT, status, &answer.body),
+                };
+                // A machine that has just started, or is just ending.
+                if !matches!(refusal, ProviderError::Failed { retryable: true, .. }) || Instant::now() >= until {
+                    return Err(refusal);
+                }
+                if !self.machine(app, &machine.id).await?.runs() {
+                    return Err(ProviderError::SandboxGone);
+                }
+                tokio::time::sleep(UP_PAUSE).await;
+            }
+        };
+        let (fingerprint, address) = tokio::try_join!(admitted, self.address(app))?;
+        let address = address.ok_or_else(|| failed(ADMIT, None, false, "the app has lost its address"))?;
+        Ok(Handle { address: SocketAddr::new(address, MACHINE_PORT), fingerprint })
+    }
+
+    async fn send(
+        &self,
+        agent: &str,
+        handle: &Handle,
+        frame: &Frame,
+        limit: Duration,
+    ) -> Result<Vec<u8>, ChannelFault> {
+        let token = self.account.machine_token(agent);
+        converse(handle.address, handle.fingerprint, &token, frame, limit).await
+    }
+
+    /// Sends to a machine that has just come up, whose address may lead nowhere for some moments.
+    pub(super) async fn send_to_new(
+        &self,
+        operation: &'static str,
+        agent: &str,
+        handle: &Handle,
+        frame: &Frame,
+    ) -> Result<(), ProviderError> {
+        let until = Instant::now() + UP_WITHIN;
+        let answer = loop {
+            match self.send(agent, handle, frame, DELIVER_LIMIT).await {
+                Err(ChannelFault::Closed) if Instant::now() < until => tokio::time::sleep(UP_PAUSE).await,
+                outcome => break outcome.map_err(|fault| to_error(operation, fault))?,
+            }
+        };
+        match take_apart(answer).map_err(|_| unanswered(operation))? {
+            (Response::Done, _) => Ok(()),
+            (answer, _) => Err(unexpected(KIND, operation, answer)),
+        }
+    }
+
+    /// A way to the running machine of an agent.
+    async fn handle(&self, agent: &str) -> Result<Arc<Handle>, ProviderError> {
+        if let Some(handle) = self.service().known.get(self.account.fingerprint, agent) {
+            return Ok(handle);
+        }
+        let app = app_name(agent)?;
+        let running = self.machines(&app).await?.into_iter().find(Machine::runs);
+        let handle = self.admit(agent, &app, &running.ok_or(ProviderError::SandboxGone)?, None).await?;
+        Ok(self.service().known.keep(self.account.fingerprint, agent, handle))
+    }
+
+    /// Asks a guest in an agent's machine.
+    pub(super) async fn inside(
+        &self,
+        agent: &AgentRef,
+        operation: &'static str,
+        frame: Frame,
+        limit: Duration,
+    ) -> Result<(Response, Bytes), ProviderError> {
+        let agent = agent.agent.as_str();
+        let mut again = true;
+        loop {
+            let handle = self.handle(agent).await?;
+            let fault = match self.send(agent, &handle, &frame, limit).await {
+                Ok(answer) => return take_apart(answer).map_err(|_| unanswered(operation)),
+                Err(ChannelFault::Late) => return Err(ProviderError::TimedOut),
+                Err(fault) => fault,
+            };
+            // Its machine may have booted since, with another key, or admit another token, or be gone.
+            self.service().known.forget(self.account.fingerprint, agent);
+            if !again || fault == ChannelFault::Broken {
+                return Err(self.settle(agent, to_error(operation, fault)).await);
+            }
+            again = false;
+        }
+    }
+
+    /// A connection that breaks is often that of a machine that ended; only the service knows.
+    async fn settle(&self, agent: &str, error: ProviderError) -> ProviderError {
+        let machines = match app_name(agent) {
+            Ok(app) => self.machines(&app).await,
+            Err(_) => return error,
+        };
+        match machines {
+            Ok(machines) if machines.iter().any(Machine::runs) => error,
+            Ok(_) | Err(ProviderError::SandboxGone) => ProviderError::SandboxGone,
+            Err(_) => error,
+        }
+    }
+}
+
+fn parse_fingerprint(text: &str) -> Option<[u8; FINGERPRINT]> {
+    hex::decode(text.trim()).ok()?.try_into().ok()
+}
+
+fn to_error(operation: &'static str, fault: ChannelFault) -> ProviderError {
+    match fault {
+        ChannelFault::Closed => failed(operation, None, true, "the machine takes no connection"),
+        ChannelFault::Refused => failed(operation, None, true, "the machine does not take our token"),
+        ChannelFault::Broken => failed(operation, None, true, "the connection to the machine broke"),
+        ChannelFault::Late => ProviderError::TimedOut,
+    }
+}
+
+fn unanswered(operation: &'static str) -> ProviderError {
+    failed(operation, None, false, "the guest ended without an answer")
+}

@@ -1,0 +1,268 @@
+//! What only Fly has: machines that others may stop or suspend, tokens that change, networks, regions, and a service that
+//! answers before it has done what it answers.
+
+use crate::bed::{Bed, FLY_TOKEN, agent, environment, request, spec};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use theazo_fly_emulator::{Fault, FaultKind};
+use theazo_providers::{AgentRef, Environment, ExecRequest, Language, Provider, ProviderError, SandboxSpec};
+
+/// A call as somebody with the account's token makes it.
+async fn manage(bed: &Bed, method: reqwest::Method, path: &str, body: Value) -> Value {
+    let url = format!("{}/v1{path}", bed.fly_emulator().url);
+    let call = reqwest::Client::new().request(method, url).header("authorization", FLY_TOKEN).json(&body);
+    serde_json::from_str(&call.send().await.unwrap().text().await.unwrap()).unwrap_or_default()
+}
+
+fn app(agent: &AgentRef) -> String {
+    agent.agent.replace('_', "-")
+}
+
+async fn machine(bed: &Bed, agent: &AgentRef) -> Value {
+    manage(bed, reqwest::Method::GET, &format!("/apps/{}/machines", app(agent)), json!({})).await[0].clone()
+}
+
+fn fault(bed: &Bed, method: &str, path: &str, times: u32, kind: FaultKind) {
+    bed.fly_emulator().controls.fault(Fault { method: method.into(), path: path.into(), times, kind });
+}
+
+fn refuse(status: u16, code: Option<&str>) -> FaultKind {
+    FaultKind::Refuse { status, code: code.map(str::to_owned), headers: vec![("retry-after".into(), "0".into())] }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fly_can_show_of_a_machine_has_a_network_of_its_own_and_nothing_secret() {
+    let bed = Bed::fly("shape").await;
+    let (_, agent) = bed.create(&[("API_TOKEN", "v")]).await;
+    let records = bed.fly_emulator().controls.records();
+    let sent = |start: &str| {
+        let found = records.iter().find(|record| record.subject.starts_with(start));
+        found.unwrap_or_else(|| panic!("{start}")).content["request"].clone()
+    };
+    let made = sent("POST /apps?");
+    assert_eq!(made["name"], app(&agent).as_str());
+    let network = made["network"].as_str().unwrap();
+    assert!(network.starts_with("theazo-") && network.ends_with(&app(&agent)), "{network}");
+    let at = |start: &str| records.iter().position(|record| record.subject.starts_with(start)).unwrap();
+    let path = format!("POST /apps/{}", app(&agent));
+    assert!(at(&format!("{path}/network_policies")) < at(&format!("{path}/machines?")), "the policy is there first");
+    let config = sent(&format!("{path}/machines?"))["config"].clone();
+    assert!(config.get("env").is_none() && config.get("files").is_none(), "{config}");
+    assert_eq!(config["restart"]["policy"], "no");
+    assert_eq!(
+        (&config["services"][0]["autostart"], &config["services"][0]["ports"][0]["handlers"]),
+        (&json!(false), &json!([]))
+    );
+    // The agent cannot reach what Fly's init offers inside, nor the directory of the machine's main process.
+    let looks = "ls /.fly /run/theazo-machine; cat /run/theazo-machine/admitted; id -u; cat /run/agent/env | wc -c";
+    let output = bed.run(&agent, Language::Bash, looks).await;
+    let (said, refused) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(said.lines().next(), Some("10001"), "{said}");
+    assert_eq!(refused.matches("Permission denied").count(), 3, "{refused}");
+    assert!(
+        !bed.run(&agent, Language::Bash, "kill -9 $(pgrep -x theazo-machine || pidof theazo-machine)").await.timed_out
+    );
+    assert_eq!(bed.bash(&agent, "printf $API_TOKEN").await, "v", "the main process is not the agent's to end");
+    bed.destroy(&agent).await;
+    assert_eq!(bed.left().await, [""; 0]);
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_is_honoured_and_shown_and_one_that_is_none_makes_nothing() {
+    let bed = Bed::fly("regions").await;
+    let asked = SandboxSpec { region: Some("ams".into()), ..spec() };
+    let made = bed.provider.create(&asked, &Environment::default()).await.unwrap();
+    assert_eq!(made.region.as_deref(), Some("ams"));
+    assert_eq!(machine(&bed, &agent(&asked)).await["region"], "ams");
+    bed.provider.stop(&agent(&asked)).await.unwrap();
+    assert_eq!(bed.provider.resume(&asked, &Environment::default()).await.unwrap().region.as_deref(), Some("ams"));
+    bed.destroy(&agent(&asked)).await;
+    let usual = bed.provider.create(&spec(), &Environment::default()).await.unwrap();
+    assert_eq!(usual.region.as_deref(), Some("iad"), "the account's own");
+    let nowhere = SandboxSpec { region: Some("mars".into()), ..spec() };
+    let refused = bed.provider.create(&nowhere, &Environment::default()).await.unwrap_err();
+    assert!(matches!(refused, ProviderError::UnknownRegion), "{refused}");
+    assert_eq!(bed.listed(&agent(&nowhere)).await, None);
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_process_and_another_token_of_the_account_find_the_machine_and_a_stranger_is_refused() {
+    let bed = Bed::fly("tokens").await;
+    let (_, agent) = bed.create(&[("A", "b")]).await;
+    let served = bed.fly_emulator();
+    let run = |provider: theazo_providers::fly::FlyProvider| {
+        let agent = agent.clone();
+        async move { provider.exec(&agent, request(Language::Bash, "printf $A")).await.map(|output| output.stdout) }
+    };
+    assert_eq!(run(served.provider(&served.deployment, FLY_TOKEN)).await.unwrap(), "b");
+    // As after a change of the credential: tokens of machines are derived from it.
+    let other = served.provider(&served.deployment, "Bearer fm2_0123456789abcdef0123");
+    assert_eq!(run(other).await.unwrap(), "b", "the same token in another scheme");
+    let digest = "00".repeat(32);
+    let path = format!("/apps/{}/machines/{}/exec", app(&agent), machine(&bed, &agent).await["id"].as_str().unwrap());
+    let command = json!({ "command": ["/usr/local/bin/theazo-machine", "admit", digest] });
+    manage(&bed, reqwest::Method::POST, &path, command).await;
+    assert_eq!(bed.bash(&agent, "printf $A").await, "b", "whom the machine does not admit any more is admitted anew");
+    // Of another deployment in the same account nothing is listed, read or removed.
+    let stranger = served.provider("another", FLY_TOKEN);
+    assert_eq!(stranger.list_mine().await.unwrap(), []);
+    stranger.destroy(&agent).await.unwrap();
+    assert_eq!(bed.bash(&agent, "printf $A").await, "b");
+    let wrong = served.provider(&served.deployment, "fm2_wrong");
+    let health = wrong.health().await;
+    assert!(!health.healthy && !health.message.contains("fm2_wrong"), "{}", health.message);
+    let refused = wrong.create(&spec(), &Environment::default()).await.unwrap_err();
+    assert!(matches!(refused, ProviderError::Failed { status: Some(401), retryable: false, .. }), "{refused}");
+    assert!(bed.provider.health().await.healthy);
+    bed.destroy(&agent).await;
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_restarted_behind_our_back_is_known_by_its_new_key() {
+    let bed = Bed::fly("pinned").await;
+    let (_, agent) = bed.create(&[("A", "b")]).await;
+    assert_eq!(bed.bash(&agent, "printf $A").await, "b");
+    // The machine restarts behind our back, and so has another key.
+    bed.fly_emulator().controls.crash(&app(&agent));
+    let path = format!("/apps/{}/machines/{}", app(&agent), machine(&bed, &agent).await["id"].as_str().unwrap());
+    let until = Instant::now() + Duration::from_secs(10);
+    while machine(&bed, &agent).await["state"] != "stopped" {
+        assert!(Instant::now() < until);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let ran = bed.provider.exec(&agent, request(Language::Bash, "true")).await;
+    assert!(matches!(ran, Err(ProviderError::SandboxGone)));
+    manage(&bed, reqwest::Method::POST, &format!("{path}/start"), json!({})).await;
+    manage(&bed, reqwest::Method::GET, &format!("{path}/wait?state=started&timeout=10"), json!({})).await;
+    // It runs, with nothing delivered: what was lost is lost until the next resume.
+    assert_eq!(bed.bash(&agent, "printf ${A-none}").await, "none");
+    bed.destroy(&agent).await;
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_somebody_suspended_loses_its_memory_before_it_runs_again() {
+    let bed = Bed::fly("suspended").await;
+    let (spec, agent) = bed.create(&[("A", "old")]).await;
+    bed.write(&agent, "/data/kept", b"kept").await.unwrap();
+    bed.bash(&agent, "(sleep 400.25 &)").await;
+    let path = format!("/apps/{}/machines/{}", app(&agent), machine(&bed, &agent).await["id"].as_str().unwrap());
+    manage(&bed, reqwest::Method::POST, &format!("{path}/suspend"), json!({})).await;
+    bed.provider.resume(&spec, &Environment::default()).await.unwrap();
+    let left =
+        "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c '400[.]25'; printf ${A-none}; cat /data/kept";
+    assert_eq!(String::from_utf8_lossy(&bed.run(&agent, Language::Bash, left).await.stdout), "0\nnonekept");
+    manage(&bed, reqwest::Method::POST, &format!("{path}/suspend"), json!({})).await;
+    bed.provider.stop(&agent).await.unwrap();
+    assert_eq!(machine(&bed, &agent).await["state"], "stopped");
+    bed.destroy(&agent).await;
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_goes_through_storms_lost_answers_and_repetitions_and_makes_one_of_each() {
+    let bed = Bed::fly("storms").await;
+    let paths = ["/v1/apps", "/volumes", "/ip_assignments", "/network_policies", "/machines", "/exec"];
+    let faults = [refuse(429, None), FaultKind::LoseAnswer, FaultKind::Reset, FaultKind::Twice, refuse(503, None)];
+    for kind in faults {
+        let spec = spec();
+        for path in paths {
+            fault(&bed, "POST", path, 1, kind.clone());
+        }
+        let made = bed.provider.create(&spec, &environment(&[("A", "b")])).await;
+        made.unwrap_or_else(|error| panic!("{kind:?}: {error}"));
+        assert_eq!(bed.bash(&agent(&spec), "printf $A").await, "b", "{kind:?}");
+        let left = bed.fly_emulator().controls.left();
+        let machines = left.iter().filter(|id| !id.starts_with("vol_") && !id.starts_with("agt-")).count();
+        assert_eq!(machines, 1, "{kind:?}: {left:?}");
+        bed.destroy(&agent(&spec)).await;
+        assert_eq!(bed.fly_emulator().controls.left(), [""; 0], "{kind:?}");
+    }
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_without_room_or_with_a_foreign_app_of_that_name_is_told_apart() {
+    let bed = Bed::fly("refusing").await;
+    let create = |spec: SandboxSpec| {
+        let bed = &bed;
+        async move { bed.provider.create(&spec, &Environment::default()).await.unwrap_err() }
+    };
+    for code in ["insufficient_capacity", "volume_placement_capacity"] {
+        fault(&bed, "POST", "/machines", 1, refuse(409, Some(code)));
+        assert!(matches!(create(spec()).await, ProviderError::NoCapacity), "{code}");
+    }
+    // What a 500 has made is looked for; here it goes on making nothing.
+    fault(&bed, "POST", "/volumes", 5, refuse(500, Some("unknown")));
+    let failed = create(spec()).await;
+    assert!(matches!(failed, ProviderError::Failed { status: Some(500), .. }), "{failed}");
+    let taken = crate::bed::spec();
+    let body = json!({ "name": app(&agent(&taken)), "org_slug": "agents", "network": "somebody-elses" });
+    manage(&bed, reqwest::Method::POST, "/apps", body).await;
+    let refused = create(taken.clone()).await;
+    assert!(matches!(refused, ProviderError::Failed { status: Some(422), .. }), "{refused}");
+    bed.provider.destroy(&agent(&taken)).await.unwrap();
+    assert!(bed.fly_emulator().controls.left().contains(&app(&agent(&taken))), "it is not ours to remove");
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pauses_resumes_and_removals_survive_lost_answers_and_repetitions() {
+    let bed = Bed::fly("life-faults").await;
+    let (spec, agent) = bed.create(&[]).await;
+    bed.write(&agent, "/data/kept", b"kept").await.unwrap();
+    for kind in [FaultKind::LoseAnswer, FaultKind::Twice, refuse(503, None), FaultKind::Reset] {
+        fault(&bed, "POST", "/stop", 1, kind.clone());
+        fault(&bed, "GET", "/wait", 1, refuse(408, None));
+        bed.provider.stop(&agent).await.unwrap_or_else(|error| panic!("pause, {kind:?}: {error}"));
+        fault(&bed, "POST", "/start", 1, kind.clone());
+        fault(&bed, "POST", "/exec", 1, refuse(412, None));
+        bed.provider
+            .resume(&spec, &environment(&[("A", "b")]))
+            .await
+            .unwrap_or_else(|error| panic!("{kind:?}: {error}"));
+        assert_eq!(bed.bash(&agent, "printf $A; cat /data/kept").await, "bkept", "{kind:?}");
+    }
+    fault(&bed, "DELETE", "/apps/", 1, FaultKind::LoseAnswer);
+    fault(&bed, "GET", "/apps/", 1, FaultKind::Reset);
+    bed.destroy(&agent).await;
+    assert_eq!(bed.left().await, [""; 0]);
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn code_whose_caller_goes_away_does_not_run_on() {
+    let bed = Bed::fly("gone-caller").await;
+    let (_, agent) = bed.create(&[]).await;
+    let slow = ExecRequest {
+        timeout: Duration::from_secs(300),
+        ..request(Language::Bash, "(setsid sleep 500.25 &); sleep 500.25")
+    };
+    let given_up = tokio::time::timeout(Duration::from_secs(1), bed.provider.exec(&agent, slow)).await;
+    assert!(given_up.is_err());
+    let left = "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c '500[.]25' || true";
+    let until = Instant::now() + Duration::from_secs(15);
+    while bed.bash(&agent, left).await != "0\n" {
+        assert!(Instant::now() < until, "it runs on");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    bed.destroy(&agent).await;
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_ends_during_a_call_is_gone_and_not_a_failure() {
+    let bed = Bed::fly("ends").await;
+    let (_, agent) = bed.create(&[]).await;
+    let (ran, ()) = tokio::join!(bed.provider.exec(&agent, request(Language::Bash, "sleep 300")), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        bed.fly_emulator().controls.crash(&app(&agent));
+    });
+    assert!(matches!(ran, Err(ProviderError::SandboxGone)));
+    assert_eq!(bed.listed(&agent).await, Some(false));
+    bed.destroy(&agent).await;
+    bed.end().await;
+}
