@@ -17,6 +17,10 @@ const WAIT_SECONDS: u64 = 30;
 /// How long a machine may take to start, which pulls its image, and to stop.
 const START_WITHIN: Duration = Duration::from_secs(150);
 const STOP_WITHIN: Duration = Duration::from_secs(40);
+/// Longest that a machine which is to stop is waited for at a time, in seconds: until it is up, as one that is told before
+/// may start after all; and until it is down, before it is told again.
+const UP_SECONDS: u64 = 5;
+const DOWN_SECONDS: u64 = 8;
 
 /// A machine.
 #[derive(Clone, Debug, Deserialize)]
@@ -33,7 +37,17 @@ impl Machine {
         self.state == "started"
     }
 
-    fn is_going(&self) -> bool {
+    /// Whether it does not run, and will not without being told to.
+    pub(super) fn has_ended(&self) -> bool {
+        self.is_down() || self.state == "suspended"
+    }
+
+    /// Whether nothing of its last run is left.
+    fn is_down(&self) -> bool {
+        matches!(self.state.as_str(), "stopped" | "failed" | "launch_failed")
+    }
+
+    pub(super) fn is_going(&self) -> bool {
         matches!(self.state.as_str(), "destroying" | "destroyed")
     }
 }
@@ -107,11 +121,6 @@ impl FlyProvider {
         })
     }
 
-    pub(super) async fn machine(&self, app: &str, id: &str) -> Result<Machine, ProviderError> {
-        let found: Option<Machine> = self.account.get("get machine", &format!("/apps/{app}/machines/{id}")).await?;
-        found.filter(|machine| !machine.is_going()).ok_or(ProviderError::SandboxGone)
-    }
-
     /// Waits until a machine is in that state. Gives it as it then is.
     async fn until(
         &self,
@@ -132,8 +141,9 @@ impl FlyProvider {
             match answer.status {
                 200 if now.state == state => return Ok(now),
                 200 | 408 if Instant::now() < until => {}
-                200 | 408 => return Err(ProviderError::TimedOut),
-                404 => return Err(ProviderError::SandboxGone),
+                // It was there a moment later.
+                404 if Instant::now() < until => tokio::time::sleep(SETTLE_PAUSE).await,
+                200 | 404 | 408 => return Err(ProviderError::TimedOut),
                 status => return Err(from_answer(WAIT, status, &answer.body)),
             }
             if matches!(now.state.as_str(), "failed" | "launch_failed") {
@@ -158,8 +168,7 @@ impl FlyProvider {
                     return self.until(app, &machine, "started", until.saturating_duration_since(Instant::now())).await;
                 }
                 // What its memory holds is another environment's.
-                "suspending" | "suspended" => machine = self.halt(app, machine).await?,
-                "stopping" => machine = self.until(app, &machine, "stopped", STOP_WITHIN).await?,
+                "suspending" | "suspended" | "stopping" => machine = self.halt(app, machine).await?,
                 _ => {
                     let path = format!("/apps/{app}/machines/{}/start", machine.id);
                     let answer = self.account.call(START, Method::POST, &path, None, Twice::Harmless).await?;
@@ -169,9 +178,8 @@ impl FlyProvider {
                                 .until(app, &machine, "started", until.saturating_duration_since(Instant::now()))
                                 .await;
                         }
-                        404 => return Err(ProviderError::SandboxGone),
-                        // It settles, or was started by a call whose answer was lost.
-                        412 if Instant::now() < until => {
+                        // It settles, or was started by a call whose answer was lost, or is out of sight.
+                        404 | 412 if Instant::now() < until => {
                             tokio::time::sleep(SETTLE_PAUSE).await;
                             machine = self.machine(app, &machine.id).await?;
                         }
@@ -188,22 +196,33 @@ impl FlyProvider {
     /// Stops a machine, whatever it does. What its memory held is gone then.
     pub(super) async fn halt(&self, app: &str, machine: Machine) -> Result<Machine, ProviderError> {
         const STOP: &str = "stop machine";
-        if machine.state == "stopped" {
-            return Ok(machine);
+        let until = Instant::now() + STOP_WITHIN;
+        let mut machine = machine;
+        while !machine.is_down() {
+            if Instant::now() >= until {
+                return Err(ProviderError::TimedOut);
+            }
+            let path = format!("/apps/{app}/machines/{}", machine.id);
+            if matches!(machine.state.as_str(), "created" | "creating" | "starting") {
+                let wait = format!("{path}/wait?state=started&timeout={UP_SECONDS}");
+                self.account.call(STOP, Method::GET, &wait, None, Twice::Harmless).await?;
+            }
+            let body = json!({ "signal": "SIGTERM", "timeout": "5s" });
+            let stop = format!("{path}/stop");
+            let answer = self.account.call(STOP, Method::POST, &stop, Some(&body), Twice::Harmless).await?;
+            match answer.status {
+                // Told while it is on its way somewhere, it may go on there: it is told again.
+                200..=299 | 404 | 409 | 412 => {}
+                status => return Err(from_answer(STOP, status, &answer.body)),
+            }
+            let wait = format!("{path}/wait?state=stopped&timeout={DOWN_SECONDS}&version={}", machine.instance_id);
+            let waited = self.account.call(STOP, Method::GET, &wait, None, Twice::Harmless).await?;
+            if waited.status != 200 {
+                tokio::time::sleep(SETTLE_PAUSE).await;
+            }
+            machine = self.machine(app, &machine.id).await?;
         }
-        if matches!(machine.state.as_str(), "created" | "creating" | "starting") {
-            // One that is told now may start after all.
-            let path = format!("/apps/{app}/machines/{}/wait?state=started&timeout=30", machine.id);
-            self.account.call(STOP, Method::GET, &path, None, Twice::Harmless).await?;
-        }
-        let path = format!("/apps/{app}/machines/{}/stop", machine.id);
-        let body = json!({ "signal": "SIGTERM", "timeout": "5s" });
-        let answer = self.account.call(STOP, Method::POST, &path, Some(&body), Twice::Harmless).await?;
-        match answer.status {
-            200..=299 | 412 => self.until(app, &machine, "stopped", STOP_WITHIN).await,
-            404 => Err(ProviderError::SandboxGone),
-            status => Err(from_answer(STOP, status, &answer.body)),
-        }
+        Ok(machine)
     }
 
     async fn destroy_machine(&self, app: &str, id: &str) -> Result<(), ProviderError> {

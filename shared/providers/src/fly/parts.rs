@@ -122,7 +122,7 @@ impl FlyProvider {
     }
 
     /// The agent's app, if it is there and ours.
-    async fn app(&self, name: &str) -> Result<Option<App>, ProviderError> {
+    pub(super) async fn app(&self, name: &str) -> Result<Option<App>, ProviderError> {
         let found: Option<App> = self.account.get("get app", &format!("/apps/{name}")).await?;
         Ok(found.filter(|app| app.network == network_name(self.deployment(), name)))
     }

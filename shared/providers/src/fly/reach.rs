@@ -5,6 +5,7 @@ use super::channel::{ChannelFault, converse};
 use super::failure::{failed, from_answer, not_understood};
 use super::machine::Machine;
 use super::parts::app_name;
+use super::presence::LOOK_AGAIN;
 use super::{FlyProvider, KIND, whole_seconds};
 use crate::frame::{Frame, take_apart, unexpected};
 use crate::{AgentRef, ProviderError};
@@ -13,7 +14,7 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_guest_protocol::Response;
@@ -69,22 +70,34 @@ impl FlyProvider {
                         Ok(_) => failed(ADMIT, None, false, "the image's theazo-machine does not admit"),
                         Err(_) => not_understood(ADMIT),
                     },
-                    404 => ProviderError::SandboxGone,
+                    // Said of machines that run, too, when the service is busy.
+                    404 => failed(ADMIT, Some(404), true, "Fly does not find the machine"),
                     status => from_answer(ADMIT, status, &answer.body),
                 };
                 // A machine that has just started, or is just ending.
                 if !matches!(refusal, ProviderError::Failed { retryable: true, .. }) || Instant::now() >= until {
                     return Err(refusal);
                 }
-                if !self.machine(app, &machine.id).await?.runs() {
-                    return Err(ProviderError::SandboxGone);
+                if self.running(app).await?.iter().all(|running| running.id != machine.id) {
+                    return Err(failed(ADMIT, None, true, "another machine has taken its place"));
                 }
                 tokio::time::sleep(UP_PAUSE).await;
             }
         };
-        let (fingerprint, address) = tokio::try_join!(admitted, self.address(app))?;
-        let address = address.ok_or_else(|| failed(ADMIT, None, false, "the app has lost its address"))?;
+        let (fingerprint, address) = tokio::try_join!(admitted, self.settled_address(app))?;
         Ok(Handle { address: SocketAddr::new(address, MACHINE_PORT), fingerprint })
+    }
+
+    /// The app's address, which may not show yet.
+    async fn settled_address(&self, app: &str) -> Result<IpAddr, ProviderError> {
+        let mut pauses = LOOK_AGAIN.into_iter();
+        loop {
+            if let Some(address) = self.address(app).await? {
+                return Ok(address);
+            }
+            let lost = || failed("get address", None, true, "the app's address does not show");
+            tokio::time::sleep(pauses.next().ok_or_else(lost)?).await;
+        }
     }
 
     async fn send(
@@ -125,8 +138,8 @@ impl FlyProvider {
             return Ok(handle);
         }
         let app = app_name(agent)?;
-        let running = self.machines(&app).await?.into_iter().find(Machine::runs);
-        let handle = self.admit(agent, &app, &running.ok_or(ProviderError::SandboxGone)?, None).await?;
+        let running = self.running(&app).await?.into_iter().next().ok_or(ProviderError::SandboxGone)?;
+        let handle = self.admit(agent, &app, &running, None).await?;
         Ok(self.service().known.keep(self.account.fingerprint, agent, handle))
     }
 
@@ -158,14 +171,10 @@ impl FlyProvider {
 
     /// A connection that breaks is often that of a machine that ended; only the service knows.
     async fn settle(&self, agent: &str, error: ProviderError) -> ProviderError {
-        let machines = match app_name(agent) {
-            Ok(app) => self.machines(&app).await,
-            Err(_) => return error,
-        };
-        match machines {
-            Ok(machines) if machines.iter().any(Machine::runs) => error,
-            Ok(_) | Err(ProviderError::SandboxGone) => ProviderError::SandboxGone,
-            Err(_) => error,
+        let Ok(app) = app_name(agent) else { return error };
+        match self.running(&app).await {
+            Err(ProviderError::SandboxGone) => ProviderError::SandboxGone,
+            Ok(_) | Err(_) => error,
         }
     }
 }

@@ -7,6 +7,10 @@ use std::time::{Duration, Instant};
 use theazo_fly_emulator::{Fault, FaultKind};
 use theazo_providers::{AgentRef, Environment, ExecRequest, Language, Provider, ProviderError, SandboxSpec};
 
+fn alter(place: &str, value: Value) -> FaultKind {
+    FaultKind::Alter { place: place.into(), value }
+}
+
 /// A call as somebody with the account's token makes it.
 async fn manage(bed: &Bed, method: reqwest::Method, path: &str, body: Value) -> Value {
     let url = format!("{}/v1{path}", bed.fly_emulator().url);
@@ -144,6 +148,65 @@ async fn a_machine_that_restarted_behind_our_back_is_known_by_its_new_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_the_service_does_not_find_for_a_moment_is_not_taken_for_gone() {
+    let bed = Bed::fly("flaps").await;
+    let (spec, agent) = bed.create(&[("A", "b")]).await;
+    let served = bed.fly_emulator();
+    // A process that has not spoken to the machine yet asks for it first.
+    let run = || async {
+        let ran =
+            served.provider(&served.deployment, FLY_TOKEN).exec(&agent, request(Language::Bash, "printf $A")).await;
+        ran.map(|output| output.stdout)
+    };
+    for (method, path) in [("POST", "/exec"), ("GET", "/machines"), ("GET", "/ip_assignments")] {
+        fault(&bed, method, path, 1, refuse(404, None));
+        assert_eq!(run().await.unwrap_or_else(|error| panic!("{method} {path}: {error}")), "b");
+    }
+    // Also while it looks whether the machine that refused is still there.
+    fault(&bed, "POST", "/exec", 1, refuse(404, None));
+    fault(&bed, "GET", "/machines", 2, refuse(404, None));
+    assert_eq!(run().await.unwrap(), "b");
+    fault(&bed, "POST", "/exec", 1, refuse(412, None));
+    fault(&bed, "GET", "/machines", 1, alter("", json!([])));
+    assert_eq!(run().await.unwrap(), "b");
+    // One that is under way is neither there nor gone.
+    for state in ["restarting", "updating", "replacing", "created", "starting", "stopping"] {
+        fault(&bed, "GET", "/machines", 1, alter("/0/state", state.into()));
+        assert_eq!(run().await.unwrap_or_else(|error| panic!("{state}: {error}")), "b");
+    }
+    fault(&bed, "GET", "/machines", 1000, alter("/0/state", "restarting".into()));
+    let refused = run().await.unwrap_err();
+    assert!(matches!(refused, ProviderError::Failed { retryable: true, .. }), "{refused}");
+    served.controls.forgive();
+    // A service that finds the app and goes on not finding what is in it has lost sight, and not we the machine.
+    fault(&bed, "GET", "/machines", 1000, refuse(404, None));
+    let refused = run().await.unwrap_err();
+    assert!(matches!(refused, ProviderError::Failed { retryable: true, .. }), "{refused}");
+    let refused = bed.provider.list_mine().await.map(|all| all.len());
+    assert!(!matches!(refused, Ok(0)), "no agent may be taken for lost: {refused:?}");
+    served.controls.forgive();
+    for (method, path) in [("GET", "/machines"), ("POST", "/stop"), ("GET", "/wait"), ("GET", "/machines/")] {
+        fault(&bed, method, path, 1, refuse(404, None));
+        bed.provider.stop(&agent).await.unwrap_or_else(|error| panic!("stop, {method} {path}: {error}"));
+        bed.provider.resume(&spec, &environment(&[("A", "b")])).await.unwrap();
+    }
+    for (method, path) in [("GET", "/machines"), ("POST", "/start"), ("GET", "/wait"), ("GET", "/machines/")] {
+        bed.provider.stop(&agent).await.unwrap();
+        fault(&bed, method, path, 1, refuse(404, None));
+        let resumed = bed.provider.resume(&spec, &environment(&[("A", "b")])).await;
+        resumed.unwrap_or_else(|error| panic!("resume, {method} {path}: {error}"));
+    }
+    fault(&bed, "GET", &format!("/apps/{}/machines", app(&agent)), 1, refuse(404, None));
+    fault(&bed, "GET", "/orgs/", 1, alter("/machines", json!([])));
+    assert_eq!(bed.listed(&agent).await, Some(true));
+    fault(&bed, "GET", &format!("/apps/{}/machines", app(&agent)), 1, alter("/0/state", "restarting".into()));
+    fault(&bed, "GET", "/orgs/", 1, alter("/machines", json!([])));
+    assert_eq!(bed.listed(&agent).await, Some(true), "what comes up again is not lost");
+    bed.destroy(&agent).await;
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_machine_that_somebody_suspended_loses_its_memory_before_it_runs_again() {
     let bed = Bed::fly("suspended").await;
     let (spec, agent) = bed.create(&[("A", "old")]).await;
@@ -176,8 +239,9 @@ async fn a_create_goes_through_storms_lost_answers_and_repetitions_and_makes_one
         made.unwrap_or_else(|error| panic!("{kind:?}: {error}"));
         assert_eq!(bed.bash(&agent(&spec), "printf $A").await, "b", "{kind:?}");
         let left = bed.fly_emulator().controls.left();
-        let machines = left.iter().filter(|id| !id.starts_with("vol_") && !id.starts_with("agt-")).count();
-        assert_eq!(machines, 1, "{kind:?}: {left:?}");
+        let count = |of: fn(&str) -> bool| left.iter().filter(|id| of(id)).count();
+        let machine = |id: &str| id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        assert_eq!(count(machine), 1, "{kind:?}: {left:?}");
         bed.destroy(&agent(&spec)).await;
         assert_eq!(bed.fly_emulator().controls.left(), [""; 0], "{kind:?}");
     }
