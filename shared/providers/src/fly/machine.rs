@@ -3,7 +3,7 @@
 use super::FlyProvider;
 use super::account::Twice;
 use super::failure::{failed, from_answer, not_understood};
-use super::parts::{ATTEMPTS, SETTLE_PAUSE, made, settle};
+use super::parts::{ATTEMPTS, Made, SETTLE_PAUSE, SETTLE_WITHIN, made, settle};
 use crate::{ProviderError, SandboxSpec};
 use http::Method;
 use serde::Deserialize;
@@ -30,11 +30,18 @@ pub(super) struct Machine {
     pub(super) region: String,
     /// Of its configuration.
     instance_id: String,
+    #[serde(default)]
+    config: Value,
 }
 
 impl Machine {
     pub(super) fn runs(&self) -> bool {
         self.state == "started"
+    }
+
+    /// The volume that it mounts.
+    pub(super) fn volume(&self) -> Option<&str> {
+        self.config["mounts"][0]["volume"].as_str()
     }
 
     /// Whether it does not run, and will not without being told to.
@@ -47,6 +54,11 @@ impl Machine {
         matches!(self.state.as_str(), "stopped" | "failed" | "launch_failed")
     }
 
+    /// Ids become parts of paths.
+    fn has_plain_id(&self) -> bool {
+        self.id.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    }
+
     pub(super) fn is_going(&self) -> bool {
         matches!(self.state.as_str(), "destroying" | "destroyed")
     }
@@ -56,12 +68,12 @@ impl FlyProvider {
     /// The agent's machines, the one that counts first: of several that creates at the same moment made, all who look choose
     /// the same. [`ProviderError::SandboxGone`] where there is no app.
     pub(super) async fn machines(&self, app: &str) -> Result<Vec<Machine>, ProviderError> {
-        let found: Option<Vec<Machine>> = self.account.get("list machines", &format!("/apps/{app}/machines")).await?;
-        let mut found = found.ok_or(ProviderError::SandboxGone)?;
+        const LIST: &str = "list machines";
+        let found: Option<Option<Vec<Machine>>> = self.account.get(LIST, &format!("/apps/{app}/machines")).await?;
+        let mut found = found.ok_or(ProviderError::SandboxGone)?.unwrap_or_default();
         found.retain(|machine| !machine.is_going());
-        // They become parts of paths.
-        if found.iter().any(|machine| !machine.id.bytes().all(|byte| byte.is_ascii_alphanumeric())) {
-            return Err(not_understood("list machines"));
+        if !found.iter().all(Machine::has_plain_id) {
+            return Err(not_understood(LIST));
         }
         found.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(found)
@@ -76,25 +88,49 @@ impl FlyProvider {
     ) -> Result<Machine, ProviderError> {
         const CREATE: &str = "create machine";
         let body = json!({ "name": "agent", "region": region, "config": self.config(spec, &volume) });
-        let mut refusal = None;
-        for attempt in 0..ATTEMPTS {
-            let mut found = match self.machines(app).await {
-                // An app that was just made.
-                Err(ProviderError::SandboxGone) => Vec::new(),
-                other => other?,
-            }
-            .into_iter();
-            if let Some(machine) = found.next() {
-                for second in found {
-                    self.destroy_machine(app, &second.id).await?;
-                }
+        let path = format!("/apps/{app}/machines");
+        let until = Instant::now() + SETTLE_WITHIN;
+        let (mut attempt, mut refusal) = (0, None);
+        loop {
+            if let Some(machine) = self.the_only_machine(app).await? {
                 return Ok(machine);
             }
+            if attempt >= ATTEMPTS {
+                return Err(refusal.unwrap_or_else(|| failed(CREATE, None, true, "the machine does not show")));
+            }
             settle(attempt).await;
-            let path = format!("/apps/{app}/machines");
-            refusal = made(CREATE, self.make(CREATE, &path, &body, Twice::Makes).await)?;
+            match self.account.call(CREATE, Method::POST, &path, Some(&body), Twice::Makes).await {
+                // An app that does not show everywhere yet; or a volume that another create, quicker with its machine, removed.
+                Ok(answer) if answer.status == 404 && Instant::now() < until => {
+                    tokio::time::sleep(SETTLE_PAUSE).await;
+                    continue;
+                }
+                outcome => match made(CREATE, outcome)? {
+                    Made::Surely(answer) => {
+                        let made: Machine = serde_json::from_slice(&answer).map_err(|_| not_understood(CREATE))?;
+                        // The list decides between several, once it shows any.
+                        let first = self.the_only_machine(app).await?;
+                        let unlisted = Some(made).filter(Machine::has_plain_id).ok_or_else(|| not_understood(CREATE));
+                        return first.map_or(unlisted, Ok);
+                    }
+                    Made::Perhaps(error) => refusal = Some(error),
+                },
+            }
+            attempt += 1;
         }
-        Err(refusal.unwrap_or_else(|| failed(CREATE, None, true, "the machine does not show")))
+    }
+
+    /// The machine that counts, after the others were removed.
+    async fn the_only_machine(&self, app: &str) -> Result<Option<Machine>, ProviderError> {
+        let found = match self.machines(app).await {
+            // An app that was just made.
+            Err(ProviderError::SandboxGone) => Vec::new(),
+            other => other?,
+        };
+        for second in found.iter().skip(1) {
+            self.destroy_machine(app, &second.id).await?;
+        }
+        Ok(found.into_iter().next())
     }
 
     /// What the machine is to be. All of it can be read with any token of the app's.

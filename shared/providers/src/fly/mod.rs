@@ -175,13 +175,18 @@ impl FlyProvider {
     async fn ensure(&self, app: &str, spec: &SandboxSpec) -> Result<Machine, ProviderError> {
         let region = self.region(spec).await?;
         self.ensure_app(app).await?;
-        let (volume, _, ()) = tokio::try_join!(
+        let (volume, (), ()) = tokio::try_join!(
             self.ensure_volume(app, &region),
             self.ensure_address(app),
             self.ensure_policy(app, spec.internet)
         )?;
         let machine = self.ensure_machine(app, volume, spec).await?;
-        self.run(app, machine).await
+        let (running, tidied) = tokio::join!(self.run(app, machine.clone()), self.tidy(app, &machine));
+        if let Err(error) = tidied {
+            // It goes with the app.
+            tracing::warn!(app, %error, "more may be left at Fly than the agent uses");
+        }
+        running
     }
 
     /// Delivers to a machine that runs.

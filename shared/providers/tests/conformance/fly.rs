@@ -225,6 +225,88 @@ async fn a_machine_that_somebody_suspended_loses_its_memory_before_it_runs_again
     bed.end().await;
 }
 
+/// That one agent is there, with one machine, one volume and one address.
+fn assert_one_of_each(bed: &Bed, after: &str) {
+    let left = bed.fly_emulator().controls.left();
+    let count = |of: fn(&str) -> bool| left.iter().filter(|id| of(id)).count();
+    let machines = count(|id| id.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let volumes = count(|id| id.starts_with("vol_"));
+    let addresses = count(|id| id.starts_with("127."));
+    assert_eq!((machines, volumes, addresses, left.len()), (1, 1, 1, 4), "{after}: {left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_just_made_is_not_made_again_because_no_list_shows_it_yet() {
+    let bed = Bed::fly("lag").await;
+    for times in [2, 4] {
+        let spec = spec();
+        fault(&bed, "GET", "/volumes", times, alter("", json!([])));
+        fault(&bed, "GET", "/ip_assignments", times, alter("/ips", json!([])));
+        // Before and after it is made; then it is asked for by its id.
+        fault(&bed, "GET", "/machines", 2, alter("", json!([])));
+        bed.provider.create(&spec, &environment(&[("A", "b")])).await.unwrap();
+        assert_eq!(bed.bash(&agent(&spec), "printf $A").await, "b");
+        assert_one_of_each(&bed, &format!("{times} lists"));
+        bed.fly_emulator().controls.forgive();
+        bed.destroy(&agent(&spec)).await;
+    }
+    // Go writes an empty list as nothing.
+    for (path, place) in [("/volumes", ""), ("/machines", ""), ("/ip_assignments", "/ips"), ("/network_policies", "")] {
+        fault(&bed, "GET", path, 1, alter(place, Value::Null));
+    }
+    let (spec, agent) = bed.create(&[]).await;
+    assert_one_of_each(&bed, "null");
+    for (path, place) in [("/v1/apps", "/apps"), ("/orgs/", "/machines"), ("/orgs/", "/error_regions")] {
+        fault(&bed, "GET", path, 1, alter(place, Value::Null));
+        bed.provider.list_mine().await.unwrap_or_else(|error| panic!("{path} {place}: {error}"));
+    }
+    bed.provider.create(&spec, &Environment::default()).await.unwrap();
+    assert_one_of_each(&bed, "a create of what is there");
+    bed.destroy(&agent).await;
+    assert_eq!(bed.left().await, [""; 0]);
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lost_answer_made_is_looked_for_until_it_shows() {
+    let bed = Bed::fly("late").await;
+    let spec = spec();
+    fault(&bed, "POST", "/v1/apps", 1, FaultKind::LoseAnswer);
+    fault(&bed, "GET", "/v1/apps/", 3, refuse(404, None));
+    // The last attempt of a create is the one that makes the machine.
+    fault(&bed, "POST", "/machines", 4, refuse(500, None));
+    fault(&bed, "POST", "/machines", 1, FaultKind::LoseAnswer);
+    bed.provider.create(&spec, &environment(&[("A", "b")])).await.unwrap();
+    assert_eq!(bed.bash(&agent(&spec), "printf $A").await, "b");
+    assert_one_of_each(&bed, "lost answers");
+    bed.destroy(&agent(&spec)).await;
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_is_told_to_stop_is_told_until_it_has_and_one_that_failed_need_not_be() {
+    let bed = Bed::fly("halting").await;
+    let (spec, agent) = bed.create(&[]).await;
+    for state in ["created", "starting", "started"] {
+        fault(&bed, "GET", "/machines", 1, alter("/0/state", state.into()));
+        // It is taken, and nothing comes of it.
+        fault(&bed, "POST", "/stop", 1, refuse(200, None));
+        fault(&bed, "GET", "/wait", 2, refuse(408, None));
+        bed.provider.stop(&agent).await.unwrap_or_else(|error| panic!("{state}: {error}"));
+        bed.fly_emulator().controls.forgive();
+        assert_eq!(machine(&bed, &agent).await["state"], "stopped", "{state}");
+        bed.provider.resume(&spec, &Environment::default()).await.unwrap();
+    }
+    for state in ["failed", "launch_failed"] {
+        fault(&bed, "GET", "/machines", 1, alter("/0/state", state.into()));
+        let begun = Instant::now();
+        bed.provider.stop(&agent).await.unwrap_or_else(|error| panic!("{state}: {error}"));
+        assert!(begun.elapsed() < Duration::from_secs(3), "{state}: nothing runs that could be waited for");
+    }
+    bed.destroy(&agent).await;
+    bed.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_create_goes_through_storms_lost_answers_and_repetitions_and_makes_one_of_each() {
     let bed = Bed::fly("storms").await;
@@ -238,10 +320,7 @@ async fn a_create_goes_through_storms_lost_answers_and_repetitions_and_makes_one
         let made = bed.provider.create(&spec, &environment(&[("A", "b")])).await;
         made.unwrap_or_else(|error| panic!("{kind:?}: {error}"));
         assert_eq!(bed.bash(&agent(&spec), "printf $A").await, "b", "{kind:?}");
-        let left = bed.fly_emulator().controls.left();
-        let count = |of: fn(&str) -> bool| left.iter().filter(|id| of(id)).count();
-        let machine = |id: &str| id.bytes().all(|byte| byte.is_ascii_hexdigit());
-        assert_eq!(count(machine), 1, "{kind:?}: {left:?}");
+        assert_one_of_each(&bed, &format!("{kind:?}"));
         bed.destroy(&agent(&spec)).await;
         assert_eq!(bed.fly_emulator().controls.left(), [""; 0], "{kind:?}");
     }
