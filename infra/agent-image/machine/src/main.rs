@@ -11,6 +11,7 @@
 mod admission;
 mod layout;
 mod serve;
+mod socket;
 mod tls;
 
 use std::io::Write;
