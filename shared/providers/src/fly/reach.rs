@@ -18,7 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_guest_protocol::Response;
-use theazo_guest_protocol::machine::{FINGERPRINT, MACHINE_PATH, MACHINE_PORT};
+use theazo_guest_protocol::machine::{FINGERPRINT, MACHINE_PATH, MACHINE_PORT, UNDELIVERED};
 use tokio::time::Instant;
 
 /// How long a machine that runs may take until it admits, and until what is sent to its address comes to it.
@@ -35,7 +35,8 @@ pub(super) struct Handle {
 }
 
 impl FlyProvider {
-    /// Makes a running machine take requests of ours, for that long from now if it says so.
+    /// Makes a running machine take requests of ours, for that long from now if it says so; otherwise only one that has been
+    /// delivered to since it booted.
     pub(super) async fn admit(
         &self,
         agent: &str,
@@ -67,6 +68,10 @@ impl FlyProvider {
                             Some(fingerprint) => return Ok(fingerprint),
                             None => not_understood(ADMIT),
                         },
+                        // It booted without us, and everything that it was given is lost: it is not the sandbox any more.
+                        Ok(Ran { exit_code, exit_signal: 0, .. }) if exit_code == i64::from(UNDELIVERED) => {
+                            return Err(ProviderError::SandboxGone);
+                        }
                         Ok(_) => failed(ADMIT, None, false, "the image's theazo-machine does not admit"),
                         Err(_) => not_understood(ADMIT),
                     },

@@ -125,10 +125,11 @@ async fn another_process_and_another_token_of_the_account_find_the_machine_and_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_that_restarted_behind_our_back_is_known_by_its_new_key() {
+async fn a_machine_that_restarted_behind_our_back_runs_nothing_without_its_variables() {
     let bed = Bed::fly("pinned").await;
-    let (_, agent) = bed.create(&[("A", "b")]).await;
+    let (spec, agent) = bed.create(&[("A", "b")]).await;
     assert_eq!(bed.bash(&agent, "printf $A").await, "b");
+    bed.write(&agent, "/data/kept", b"kept").await.unwrap();
     // The machine restarts behind our back, and so has another key.
     bed.fly_emulator().controls.crash(&app(&agent));
     let path = format!("/apps/{}/machines/{}", app(&agent), machine(&bed, &agent).await["id"].as_str().unwrap());
@@ -141,8 +142,22 @@ async fn a_machine_that_restarted_behind_our_back_is_known_by_its_new_key() {
     assert!(matches!(ran, Err(ProviderError::SandboxGone)));
     manage(&bed, reqwest::Method::POST, &format!("{path}/start"), json!({})).await;
     manage(&bed, reqwest::Method::GET, &format!("{path}/wait?state=started&timeout=10"), json!({})).await;
-    // It runs, with nothing delivered: what was lost is lost until the next resume.
-    assert_eq!(bed.bash(&agent, "printf ${A-none}").await, "none");
+    // It runs, with nothing delivered, and so is not the sandbox that was made, as little as a container that was started
+    // again. Its files are there.
+    for _ in 0..2 {
+        let ran = bed.provider.exec(&agent, request(Language::Bash, "echo ran > /data/ran")).await;
+        assert!(matches!(ran, Err(ProviderError::SandboxGone)));
+        assert!(matches!(bed.read(&agent, "/data/kept").await, Err(ProviderError::SandboxGone)));
+    }
+    bed.provider.stop(&agent).await.unwrap();
+    bed.provider.resume(&spec, &environment(&[("A", "c")])).await.unwrap();
+    assert_eq!(bed.bash(&agent, "printf $A; cat /data/kept; ls /data/ran 2>/dev/null || true").await, "ckept");
+    // Nothing to deliver is a delivery as well.
+    bed.provider.stop(&agent).await.unwrap();
+    bed.provider.resume(&spec, &Environment::default()).await.unwrap();
+    let served = bed.fly_emulator();
+    let other = served.provider(&served.deployment, FLY_TOKEN);
+    assert_eq!(other.exec(&agent, request(Language::Bash, "printf ${A-none}")).await.unwrap().stdout, "none");
     bed.destroy(&agent).await;
     bed.end().await;
 }
