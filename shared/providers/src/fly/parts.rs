@@ -198,8 +198,9 @@ impl FlyProvider {
         }
     }
 
-    /// What the agent may connect to outside. Before the machine: it holds from its next boot on. A policy allows ports and
-    /// must allow one; this one is for a protocol that nobody speaks.
+    /// What the agent may connect to outside. Before the machine: it holds from its next boot on. A policy only ever allows
+    /// ports, and without one may mean nothing, so TCP port 1 stays open, to any address: whoever listens there can be
+    /// connected to.
     pub(super) async fn ensure_policy(&self, app: &str, internet: bool) -> Result<(), ProviderError> {
         const POLICY: &str = "set network policy";
         if internet {
