@@ -167,7 +167,7 @@ routes! {
     PROVIDERS_LIST = "providers-list" GET "/v1/providers"
         by [Platform] needs [ProviderConfigs, Sandboxes] => providers::list;
     PROVIDERS_SET = "providers-set" PUT "/v1/providers/{provider}"
-        by [Platform] needs [ProviderCredentials] => providers::set;
+        by [Platform] needs [ProviderCredentials, ProviderConfigs, Agents] => providers::set;
     PROVIDERS_DELETE = "providers-delete" DELETE "/v1/providers/{provider}"
         by [Platform] needs [ProviderConfigs, Agents] => providers::delete;
 

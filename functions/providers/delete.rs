@@ -1,7 +1,7 @@
 //! `DELETE /v1/providers/{provider}`
 
-use super::configurable;
-use theazo_http::{Answer, ApiError, Call, ErrorCode};
+use super::{configurable, refuse_while_used};
+use theazo_http::{Answer, ApiError, Call};
 use theazo_store::{Agents, ProviderConfigs};
 use theazo_tenancy::ReadScope;
 
@@ -10,14 +10,13 @@ use theazo_tenancy::ReadScope;
 pub async fn handle(call: Call, configs: ProviderConfigs, agents: Agents) -> Result<Answer, ApiError> {
     let read = |scope: ReadScope| {
         let (call, agents) = (&call, &agents);
-        async move { Ok((configurable(call)?, agents.unsettled_of_platform(&scope).await?)) }
+        async move {
+            let kind = configurable(call)?;
+            refuse_while_used(kind, &scope, agents).await?;
+            Ok(kind)
+        }
     };
-    let (principal, (kind, unsettled)) = call.authenticate_with(read).await?;
-    let there = unsettled.iter().filter(|agent| agent.provider == kind.as_str()).count();
-    if there > 0 {
-        let why = format!("{there} agents have something there still; terminate them first");
-        return Err(ApiError::new(ErrorCode::Conflict, why).detail("agents", there));
-    }
+    let (principal, kind) = call.authenticate_with(read).await?;
     configs.remove(&principal.scope(), kind.as_str()).await?;
     Ok(Answer::no_content())
 }

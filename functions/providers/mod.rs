@@ -5,10 +5,11 @@ pub mod list;
 pub mod set;
 
 use serde_json::{Value, json};
-use theazo_http::{ApiError, Call, format_time};
+use theazo_http::{ApiError, Call, ErrorCode, format_time};
 use theazo_providers::e2b::DEFAULT_TEMPLATE;
 use theazo_providers::{Health, ProviderKind};
-use theazo_store::ProviderConfig;
+use theazo_store::{Agents, ProviderConfig};
+use theazo_tenancy::ReadScope;
 
 /// The provider that the path names, if a platform can configure it.
 fn configurable(call: &Call) -> Result<ProviderKind, ApiError> {
@@ -16,6 +17,17 @@ fn configurable(call: &Call) -> Result<ProviderKind, ApiError> {
         Some(kind) if kind != ProviderKind::Simulated => Ok(kind),
         _ => Err(ApiError::not_found()),
     }
+}
+
+/// Refuses as long as agents have something at the provider: nobody could reach or end them any more.
+async fn refuse_while_used(kind: ProviderKind, scope: &ReadScope, agents: &Agents) -> Result<(), ApiError> {
+    let unsettled = agents.unsettled_of_platform(scope).await?;
+    let there = unsettled.iter().filter(|agent| agent.provider == kind.as_str()).count();
+    if there == 0 {
+        return Ok(());
+    }
+    let why = format!("{there} agents have something there still; terminate them first");
+    Err(ApiError::new(ErrorCode::Conflict, why).detail("agents", there))
 }
 
 /// Longest code of a region.

@@ -1,9 +1,10 @@
 //! `PUT /v1/providers/{provider}`
 
-use super::{configurable, show};
+use super::{configurable, refuse_while_used, show};
 use theazo_http::{Answer, ApiError, Call, Fields};
 use theazo_providers::ProviderKind;
-use theazo_store::{ProviderCredentials, ProviderSettings, SecretName};
+use theazo_store::{Agents, ProviderConfigs, ProviderCredentials, ProviderSettings, SecretName};
+use theazo_tenancy::ReadScope;
 
 /// What is part of the contract and not built yet.
 const UNBUILT: &[&str] = &["priority", "limits"];
@@ -13,9 +14,29 @@ const MAX_TEMPLATE: usize = 128;
 const MAX_IMAGE: usize = 255;
 const MAX_ORGANIZATION: usize = 63;
 
-/// Names the platform secret that holds a provider's credential. From then on no agent boots with that secret.
-pub async fn handle(call: Call, credentials: ProviderCredentials) -> Result<Answer, ApiError> {
-    let (principal, (kind, credential, settings)) = call.authenticate_with(|_| async { parse(&call) }).await?;
+/// Names the platform secret that holds a provider's credential. From then on no agent boots with that secret. Another
+/// organization is refused as long as agents have something in the one before.
+pub async fn handle(
+    call: Call,
+    credentials: ProviderCredentials,
+    configs: ProviderConfigs,
+    agents: Agents,
+) -> Result<Answer, ApiError> {
+    let read = |scope: ReadScope| {
+        let (call, configs, agents) = (&call, &configs, &agents);
+        async move {
+            let (kind, credential, settings) = parse(call)?;
+            if settings.organization.is_some() {
+                let configured = configs.list(&scope).await?;
+                let before = configured.iter().find(|config| config.provider == kind.as_str());
+                if before.is_some_and(|before| before.organization != settings.organization) {
+                    refuse_while_used(kind, &scope, agents).await?;
+                }
+            }
+            Ok((kind, credential, settings))
+        }
+    };
+    let (principal, (kind, credential, settings)) = call.authenticate_with(read).await?;
     let config = credentials.configure_with(&principal.scope(), kind.as_str(), &credential, settings).await;
     let config = config.map_err(|error| match error {
         theazo_store::StoreError::UnknownSecret(_) => {

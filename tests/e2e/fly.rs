@@ -80,6 +80,16 @@ async fn key_session_secret_agent_and_variable_on_fly_and_nothing_shows_the_valu
     let refused = client.delete("/v1/providers/fly").await.expect_error(409, "conflict");
     assert_eq!(refused["details"]["agents"], 1);
 
+    // Nor reach it in another organization; all else of the configuration may change.
+    let config = |organization: &str, region: &str| {
+        let config = json!({ "organization": organization, "image": "registry.fly.io/agents:1", "region": region });
+        json!({ "credentialRef": "fly_api_token", "config": config })
+    };
+    let refused = client.call("PUT", "/v1/providers/fly", Some(&config("another", "iad"))).await;
+    assert_eq!(refused.expect_error(409, "conflict")["details"], json!({ "agents": 1 }));
+    let kept = client.call("PUT", "/v1/providers/fly", Some(&config(FLY_ORGANIZATION, "syd"))).await.expect(200);
+    assert_eq!((&kept["config"]["organization"], &kept["config"]["region"]), (&json!(FLY_ORGANIZATION), &json!("syd")));
+
     // Files, a pause, and the vault's values of now.
     let file = json!({ "path": "/data/a b/ü.txt", "data": "kept" });
     client.post(&format!("/v1/agents/{agent}/files"), file).await.expect(204);
@@ -101,6 +111,7 @@ async fn key_session_secret_agent_and_variable_on_fly_and_nothing_shows_the_valu
 
     client.terminate(&session).await;
     assert!(!is_there(&agent).await, "nothing is left at Fly");
+    client.call("PUT", "/v1/providers/fly", Some(&config("another", "iad"))).await.expect(200);
     client.delete("/v1/providers/fly").await.expect(204);
     let records = serde_json::to_string(&fly_emulator().controls.records()).unwrap();
     assert!(records.contains(&agent));

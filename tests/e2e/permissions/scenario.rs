@@ -79,6 +79,12 @@ async fn in_a_mode(recorder: &mut Recorder, mode: &str) {
     // A provider's credential is looked for in the configurations before it is deleted.
     recorder.refused("platform-secrets-delete", &["B"], none.clone()).await;
     recorder.ok("providers-delete", &["e2b"], none.clone()).await;
+    // Another organization is taken only where no agent is in the one before.
+    for organization in ["one", "another"] {
+        let config = json!({ "organization": organization, "image": "agents:1" });
+        recorder.ok("providers-set", &["fly"], json!({ "credentialRef": "B", "config": config })).await;
+    }
+    recorder.ok("providers-delete", &["fly"], none.clone()).await;
     recorder.refused("providers-delete", &["nobody"], none.clone()).await;
 
     for name in ["agents-pause", "agents-resume", "agents-restart"] {

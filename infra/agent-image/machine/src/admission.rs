@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use subtle::ConstantTimeEq;
+use theazo_guest_protocol::ENV_FILE;
 use theazo_guest_protocol::machine::{FINGERPRINT, TOKEN};
 
 /// How long a machine has that nobody has given time to: whoever starts one does that at once.
@@ -25,8 +26,9 @@ fn place(name: &str) -> PathBuf {
     Path::new(OWN_DIR).join(name)
 }
 
-/// Admits a token and prints the fingerprint of the server's key.
-pub fn admit(digest: &str, seconds: Option<u64>) -> io::Result<()> {
+/// Admits a token and prints the fingerprint of the server's key. Without time for it a machine must have been delivered to
+/// since it booted: false where it was not, and then nothing is admitted.
+pub fn admit(digest: &str, seconds: Option<u64>) -> io::Result<bool> {
     let digest = hex::decode(digest).ok().filter(|digest| digest.len() == 32);
     let digest = digest.ok_or_else(|| io::Error::other("DIGEST is the SHA-256 of a token, in hex"))?;
     let until = Instant::now() + UP_WITHIN;
@@ -37,11 +39,14 @@ pub fn admit(digest: &str, seconds: Option<u64>) -> io::Result<()> {
             Err(_) => sleep(LOOK_AGAIN),
         }
     };
-    if let Some(seconds) = seconds {
-        replace("deadline", (now() + seconds.min(LONGEST)).to_string().as_bytes())?;
+    match seconds {
+        Some(seconds) => replace("deadline", (now() + seconds.min(LONGEST)).to_string().as_bytes())?,
+        None if fs::exists(ENV_FILE)? => {}
+        None => return Ok(false),
     }
     replace("admitted", hex::encode(digest).as_bytes())?;
-    writeln!(io::stdout(), "{fingerprint}")
+    writeln!(io::stdout(), "{fingerprint}")?;
+    Ok(true)
 }
 
 /// Whether that token is admitted now.

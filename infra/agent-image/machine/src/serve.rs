@@ -1,5 +1,6 @@
 //! Connections, and a guest for each request.
 
+use crate::socket::Socket;
 use crate::{admission, complain, layout, tls};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{DumpableBehavior, Pid, Signal, kill_process, set_dumpable_behavior};
@@ -18,7 +19,9 @@ use zeroize::Zeroizing;
 
 /// Connections at once. An agent has at most 20 calls at a time; the rest is for strangers who get no further than a token.
 const CONNECTIONS: usize = 128;
-/// How long a client may be silent that has something to say.
+/// How long a client has until it is admitted, handshake and token together.
+const ADMITTED_WITHIN: Duration = Duration::from_secs(10);
+/// How long an admitted client may be silent that has something to say.
 const PATIENCE: Duration = Duration::from_secs(20);
 const TICK: Duration = Duration::from_millis(200);
 /// How long a guest that is told to end may take for ending what it has started.
@@ -26,7 +29,7 @@ const END_WITHIN: Duration = Duration::from_secs(12);
 /// Longest answer of a guest, in bytes.
 const LONGEST_ANSWER: u64 = (4 + MAX_HEADER + MAX_PAYLOAD) as u64;
 
-type Stream = StreamOwned<ServerConnection, TcpStream>;
+type Stream = StreamOwned<ServerConnection, Socket>;
 
 /// Serves until told to end, or until the machine's time is over.
 pub fn run() -> io::Result<()> {
@@ -62,25 +65,23 @@ fn accept(listener: &TcpListener, config: &Arc<ServerConfig>) {
         let (config, open) = (config.clone(), open.clone());
         std::thread::spawn(move || {
             // A connection that fails is its client's to notice.
-            let _ = attend(connection, config);
+            let _ = attend(connection, config, ADMITTED_WITHIN);
             open.fetch_sub(1, Ordering::SeqCst);
         });
     }
 }
 
 /// One connection: a token, a request, an answer.
-fn attend(connection: TcpStream, config: Arc<ServerConfig>) -> io::Result<()> {
-    connection.set_read_timeout(Some(PATIENCE))?;
-    connection.set_write_timeout(Some(PATIENCE))?;
-    connection.set_nodelay(true)?;
-    let mut stream = StreamOwned::new(ServerConnection::new(config).map_err(io::Error::other)?, connection);
+fn attend(connection: TcpStream, config: Arc<ServerConfig>, admitted_within: Duration) -> io::Result<()> {
+    let socket = Socket::new(connection, admitted_within)?;
+    let mut stream = StreamOwned::new(ServerConnection::new(config).map_err(io::Error::other)?, socket);
     let mut token = Zeroizing::new([0; TOKEN]);
-    // What is read of a stranger is bounded in time as well: a byte now and then keeps no connection.
-    read_within(&mut stream, token.as_mut(), PATIENCE)?;
+    stream.read_exact(token.as_mut())?;
     if !admission::admits(&token) {
         stream.write_all(&[REFUSED])?;
         return farewell(stream);
     }
+    stream.sock.admit(PATIENCE)?;
     stream.write_all(&[ADMITTED])?;
     stream.flush()?;
     let request: Request = read_header(&mut stream).map_err(io::Error::other)?;
@@ -102,20 +103,6 @@ fn attend(connection: TcpStream, config: Arc<ServerConfig>) -> io::Result<()> {
     stream.write_all(&[ANSWER])?;
     stream.write_all(&answer)?;
     farewell(stream)
-}
-
-fn read_within(stream: &mut Stream, mut buffer: &mut [u8], limit: Duration) -> io::Result<()> {
-    let until = Instant::now() + limit;
-    while !buffer.is_empty() {
-        match stream.read(buffer)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => buffer = buffer.get_mut(count..).unwrap_or_default(),
-        }
-        if Instant::now() >= until {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-    }
-    Ok(())
 }
 
 /// Ends a connection so that the client knows it has everything.
@@ -182,5 +169,51 @@ impl Drop for Guest {
         }
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(500);
+
+    /// What becomes of a connection on which a stranger says these bytes, one every 50 ms.
+    fn drip(bytes: Vec<u8>) -> (io::Result<()>, Duration) {
+        let (config, _) = tls::make().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut stranger = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (connection, _) = listener.accept().unwrap();
+        std::thread::spawn(move || {
+            for byte in bytes {
+                if stranger.write_all(&[byte]).is_err() {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let begun = Instant::now();
+        (attend(connection, config, LIMIT), begun.elapsed())
+    }
+
+    #[test]
+    fn a_stranger_who_says_a_byte_now_and_then_keeps_no_connection() {
+        // The beginning of a handshake that goes on for long.
+        let hello = [0x16, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3];
+        let (outcome, took) = drip(hello.into_iter().chain([0; 80]).collect());
+        assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(took < LIMIT * 3, "{took:?}");
+    }
+
+    #[test]
+    fn a_stranger_who_says_nothing_keeps_no_connection() {
+        let (config, _) = tls::make().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _stranger = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let begun = Instant::now();
+        let outcome = attend(listener.accept().unwrap().0, config, LIMIT);
+        assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(begun.elapsed() < LIMIT * 3);
     }
 }

@@ -8,6 +8,9 @@
 
 /// Where the program is inside the image.
 pub const MACHINE_PATH: &str = "/usr/local/bin/theazo-machine";
+/// How its `admit` exits where nothing was delivered since the machine booted and no time is given to it: it has lost what it
+/// had, and must not run anything as if it had not.
+pub const UNDELIVERED: u8 = 3;
 /// The port that it listens on inside the machine.
 pub const MACHINE_PORT: u16 = 7443;
 /// Bytes of a token, random ones.

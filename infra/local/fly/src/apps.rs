@@ -220,7 +220,8 @@ impl World {
         self.with(|state| {
             let of = |(name, app): (&String, &App)| {
                 let inside = app.machines.keys().chain(app.volumes.keys()).cloned();
-                std::iter::once(name.clone()).chain(inside).collect::<Vec<_>>()
+                let addresses = app.addresses.iter().map(|address| address.ip.to_string());
+                std::iter::once(name.clone()).chain(inside).chain(addresses).collect::<Vec<_>>()
             };
             state.apps.iter().flat_map(of).collect()
         })

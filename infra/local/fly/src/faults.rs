@@ -1,6 +1,7 @@
 //! Faults on demand: what a network and a busy service do to calls.
 
 use serde::Deserialize;
+use serde_json::Value;
 use std::sync::{Mutex, PoisonError};
 
 /// What happens to a call.
@@ -23,6 +24,14 @@ pub enum FaultKind {
     Reset,
     /// The call is done twice, as when a network delivers it twice; the second answer is given.
     Twice,
+    /// The call is done, and its answer says something else in one place: a list that lags, a machine that is under way.
+    /// An answer without that place stays as it is.
+    Alter {
+        /// Which place, by JSON pointer; empty for all of it.
+        place: String,
+        /// What it says there.
+        value: Value,
+    },
     /// The call is done so much later.
     Delay {
         /// Milliseconds.
@@ -50,6 +59,10 @@ pub(crate) struct Faults(Mutex<Vec<Fault>>);
 impl Faults {
     pub(crate) fn add(&self, fault: Fault) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(fault);
+    }
+
+    pub(crate) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// What shall happen to a call, used up by asking.

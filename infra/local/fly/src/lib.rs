@@ -108,12 +108,17 @@ impl Controls {
         self.faults.add(fault);
     }
 
+    /// Does nothing more to coming calls.
+    pub fn forgive(&self) {
+        self.faults.clear();
+    }
+
     /// Calls and answers so far that are not as Fly describes its API.
     pub fn violations(&self) -> Vec<String> {
         self.described.violations()
     }
 
-    /// What there is: names of apps, ids of machines and volumes.
+    /// What there is: names of apps, ids of machines and volumes, addresses.
     pub fn left(&self) -> Vec<String> {
         self.world.left()
     }

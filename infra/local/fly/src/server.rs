@@ -60,6 +60,9 @@ async fn answer(State(controls): State<Controls>, request: Request) -> Response 
             manage(&controls, &parts.headers, call.clone()).await;
             manage(&controls, &parts.headers, call).await
         }
+        Some(FaultKind::Alter { place, value }) => {
+            altered(manage(&controls, &parts.headers, call).await, &place, value).await
+        }
         Some(FaultKind::Delay { millis }) => {
             tokio::time::sleep(Duration::from_millis(millis)).await;
             manage(&controls, &parts.headers, call).await
@@ -80,6 +83,16 @@ fn broken() -> Response {
     let pieces = [Ok(Bytes::from_static(b"{")), Err(std::io::Error::other("a fault was asked for"))];
     ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(futures_util::stream::iter(pieces)))
         .into_response()
+}
+
+async fn altered(response: Response, place: &str, value: Value) -> Response {
+    let status = response.status().as_u16();
+    let Ok(body) = axum::body::to_bytes(response.into_body(), usize::MAX).await else { return broken() };
+    let Ok(mut content) = serde_json::from_slice::<Value>(&body) else { return broken() };
+    if let Some(part) = content.pointer_mut(place) {
+        *part = value;
+    }
+    shown(status, Some(&content))
 }
 
 fn control(controls: &Controls, method: &str, subject: &str, body: &[u8]) -> Response {

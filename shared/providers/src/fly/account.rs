@@ -143,7 +143,8 @@ fn repeats(status: u16, twice: Twice) -> bool {
 
 fn asked_pause(answer: &Answer) -> Option<Duration> {
     let asked = answer.headers.get(header::RETRY_AFTER)?.to_str().ok()?;
-    asked.parse().ok().map(Duration::from_secs)
+    // Any more than we have patience for is as good as that.
+    asked.parse().ok().map(|seconds| Duration::from_secs(seconds).min(PATIENCE))
 }
 
 /// Doubling with each attempt, of which half is chance.
@@ -186,6 +187,16 @@ mod tests {
             ("  ", "", "Bearer"),
         ] {
             assert_eq!((without_scheme(text), scheme(without_scheme(text))), (bare, how), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn however_long_an_answer_asks_to_wait_a_moment_after_that_can_be_told() {
+        for (asked, pause) in [("0", Some(0)), ("7", Some(7)), ("18446744073709551615", Some(20)), ("soon", None)] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(asked));
+            let pause = pause.map(Duration::from_secs);
+            assert_eq!(asked_pause(&Answer { status: 429, headers, body: Bytes::new() }), pause, "{asked}");
         }
     }
 

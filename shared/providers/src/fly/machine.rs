@@ -3,7 +3,7 @@
 use super::FlyProvider;
 use super::account::Twice;
 use super::failure::{failed, from_answer, not_understood};
-use super::parts::{ATTEMPTS, SETTLE_PAUSE, made, settle};
+use super::parts::{ATTEMPTS, Made, SETTLE_PAUSE, SETTLE_WITHIN, made, settle};
 use crate::{ProviderError, SandboxSpec};
 use http::Method;
 use serde::Deserialize;
@@ -17,6 +17,10 @@ const WAIT_SECONDS: u64 = 30;
 /// How long a machine may take to start, which pulls its image, and to stop.
 const START_WITHIN: Duration = Duration::from_secs(150);
 const STOP_WITHIN: Duration = Duration::from_secs(40);
+/// Longest that a machine which is to stop is waited for at a time, in seconds: until it is up, as one that is told before
+/// may start after all; and until it is down, before it is told again.
+const UP_SECONDS: u64 = 5;
+const DOWN_SECONDS: u64 = 8;
 
 /// A machine.
 #[derive(Clone, Debug, Deserialize)]
@@ -26,6 +30,8 @@ pub(super) struct Machine {
     pub(super) region: String,
     /// Of its configuration.
     instance_id: String,
+    #[serde(default)]
+    config: Value,
 }
 
 impl Machine {
@@ -33,7 +39,27 @@ impl Machine {
         self.state == "started"
     }
 
-    fn is_going(&self) -> bool {
+    /// The volume that it mounts.
+    pub(super) fn volume(&self) -> Option<&str> {
+        self.config["mounts"][0]["volume"].as_str()
+    }
+
+    /// Whether it does not run, and will not without being told to.
+    pub(super) fn has_ended(&self) -> bool {
+        self.is_down() || self.state == "suspended"
+    }
+
+    /// Whether nothing of its last run is left.
+    fn is_down(&self) -> bool {
+        matches!(self.state.as_str(), "stopped" | "failed" | "launch_failed")
+    }
+
+    /// Ids become parts of paths.
+    fn has_plain_id(&self) -> bool {
+        self.id.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    }
+
+    pub(super) fn is_going(&self) -> bool {
         matches!(self.state.as_str(), "destroying" | "destroyed")
     }
 }
@@ -42,12 +68,12 @@ impl FlyProvider {
     /// The agent's machines, the one that counts first: of several that creates at the same moment made, all who look choose
     /// the same. [`ProviderError::SandboxGone`] where there is no app.
     pub(super) async fn machines(&self, app: &str) -> Result<Vec<Machine>, ProviderError> {
-        let found: Option<Vec<Machine>> = self.account.get("list machines", &format!("/apps/{app}/machines")).await?;
-        let mut found = found.ok_or(ProviderError::SandboxGone)?;
+        const LIST: &str = "list machines";
+        let found: Option<Option<Vec<Machine>>> = self.account.get(LIST, &format!("/apps/{app}/machines")).await?;
+        let mut found = found.ok_or(ProviderError::SandboxGone)?.unwrap_or_default();
         found.retain(|machine| !machine.is_going());
-        // They become parts of paths.
-        if found.iter().any(|machine| !machine.id.bytes().all(|byte| byte.is_ascii_alphanumeric())) {
-            return Err(not_understood("list machines"));
+        if !found.iter().all(Machine::has_plain_id) {
+            return Err(not_understood(LIST));
         }
         found.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(found)
@@ -62,25 +88,49 @@ impl FlyProvider {
     ) -> Result<Machine, ProviderError> {
         const CREATE: &str = "create machine";
         let body = json!({ "name": "agent", "region": region, "config": self.config(spec, &volume) });
-        let mut refusal = None;
-        for attempt in 0..ATTEMPTS {
-            let mut found = match self.machines(app).await {
-                // An app that was just made.
-                Err(ProviderError::SandboxGone) => Vec::new(),
-                other => other?,
-            }
-            .into_iter();
-            if let Some(machine) = found.next() {
-                for second in found {
-                    self.destroy_machine(app, &second.id).await?;
-                }
+        let path = format!("/apps/{app}/machines");
+        let until = Instant::now() + SETTLE_WITHIN;
+        let (mut attempt, mut refusal) = (0, None);
+        loop {
+            if let Some(machine) = self.the_only_machine(app).await? {
                 return Ok(machine);
             }
+            if attempt >= ATTEMPTS {
+                return Err(refusal.unwrap_or_else(|| failed(CREATE, None, true, "the machine does not show")));
+            }
             settle(attempt).await;
-            let path = format!("/apps/{app}/machines");
-            refusal = made(CREATE, self.make(CREATE, &path, &body, Twice::Makes).await)?;
+            match self.account.call(CREATE, Method::POST, &path, Some(&body), Twice::Makes).await {
+                // An app that does not show everywhere yet; or a volume that another create, quicker with its machine, removed.
+                Ok(answer) if answer.status == 404 && Instant::now() < until => {
+                    tokio::time::sleep(SETTLE_PAUSE).await;
+                    continue;
+                }
+                outcome => match made(CREATE, outcome)? {
+                    Made::Surely(answer) => {
+                        let made: Machine = serde_json::from_slice(&answer).map_err(|_| not_understood(CREATE))?;
+                        // The list decides between several, once it shows any.
+                        let first = self.the_only_machine(app).await?;
+                        let unlisted = Some(made).filter(Machine::has_plain_id).ok_or_else(|| not_understood(CREATE));
+                        return first.map_or(unlisted, Ok);
+                    }
+                    Made::Perhaps(error) => refusal = Some(error),
+                },
+            }
+            attempt += 1;
         }
-        Err(refusal.unwrap_or_else(|| failed(CREATE, None, true, "the machine does not show")))
+    }
+
+    /// The machine that counts, after the others were removed.
+    async fn the_only_machine(&self, app: &str) -> Result<Option<Machine>, ProviderError> {
+        let found = match self.machines(app).await {
+            // An app that was just made.
+            Err(ProviderError::SandboxGone) => Vec::new(),
+            other => other?,
+        };
+        for second in found.iter().skip(1) {
+            self.destroy_machine(app, &second.id).await?;
+        }
+        Ok(found.into_iter().next())
     }
 
     /// What the machine is to be. All of it can be read with any token of the app's.
@@ -107,11 +157,6 @@ impl FlyProvider {
         })
     }
 
-    pub(super) async fn machine(&self, app: &str, id: &str) -> Result<Machine, ProviderError> {
-        let found: Option<Machine> = self.account.get("get machine", &format!("/apps/{app}/machines/{id}")).await?;
-        found.filter(|machine| !machine.is_going()).ok_or(ProviderError::SandboxGone)
-    }
-
     /// Waits until a machine is in that state. Gives it as it then is.
     async fn until(
         &self,
@@ -132,8 +177,9 @@ impl FlyProvider {
             match answer.status {
                 200 if now.state == state => return Ok(now),
                 200 | 408 if Instant::now() < until => {}
-                200 | 408 => return Err(ProviderError::TimedOut),
-                404 => return Err(ProviderError::SandboxGone),
+                // It was there a moment later.
+                404 if Instant::now() < until => tokio::time::sleep(SETTLE_PAUSE).await,
+                200 | 404 | 408 => return Err(ProviderError::TimedOut),
                 status => return Err(from_answer(WAIT, status, &answer.body)),
             }
             if matches!(now.state.as_str(), "failed" | "launch_failed") {
@@ -158,8 +204,7 @@ impl FlyProvider {
                     return self.until(app, &machine, "started", until.saturating_duration_since(Instant::now())).await;
                 }
                 // What its memory holds is another environment's.
-                "suspending" | "suspended" => machine = self.halt(app, machine).await?,
-                "stopping" => machine = self.until(app, &machine, "stopped", STOP_WITHIN).await?,
+                "suspending" | "suspended" | "stopping" => machine = self.halt(app, machine).await?,
                 _ => {
                     let path = format!("/apps/{app}/machines/{}/start", machine.id);
                     let answer = self.account.call(START, Method::POST, &path, None, Twice::Harmless).await?;
@@ -169,9 +214,8 @@ impl FlyProvider {
                                 .until(app, &machine, "started", until.saturating_duration_since(Instant::now()))
                                 .await;
                         }
-                        404 => return Err(ProviderError::SandboxGone),
-                        // It settles, or was started by a call whose answer was lost.
-                        412 if Instant::now() < until => {
+                        // It settles, or was started by a call whose answer was lost, or is out of sight.
+                        404 | 412 if Instant::now() < until => {
                             tokio::time::sleep(SETTLE_PAUSE).await;
                             machine = self.machine(app, &machine.id).await?;
                         }
@@ -188,22 +232,33 @@ impl FlyProvider {
     /// Stops a machine, whatever it does. What its memory held is gone then.
     pub(super) async fn halt(&self, app: &str, machine: Machine) -> Result<Machine, ProviderError> {
         const STOP: &str = "stop machine";
-        if machine.state == "stopped" {
-            return Ok(machine);
+        let until = Instant::now() + STOP_WITHIN;
+        let mut machine = machine;
+        while !machine.is_down() {
+            if Instant::now() >= until {
+                return Err(ProviderError::TimedOut);
+            }
+            let path = format!("/apps/{app}/machines/{}", machine.id);
+            if matches!(machine.state.as_str(), "created" | "creating" | "starting") {
+                let wait = format!("{path}/wait?state=started&timeout={UP_SECONDS}");
+                self.account.call(STOP, Method::GET, &wait, None, Twice::Harmless).await?;
+            }
+            let body = json!({ "signal": "SIGTERM", "timeout": "5s" });
+            let stop = format!("{path}/stop");
+            let answer = self.account.call(STOP, Method::POST, &stop, Some(&body), Twice::Harmless).await?;
+            match answer.status {
+                // Told while it is on its way somewhere, it may go on there: it is told again.
+                200..=299 | 404 | 409 | 412 => {}
+                status => return Err(from_answer(STOP, status, &answer.body)),
+            }
+            let wait = format!("{path}/wait?state=stopped&timeout={DOWN_SECONDS}&version={}", machine.instance_id);
+            let waited = self.account.call(STOP, Method::GET, &wait, None, Twice::Harmless).await?;
+            if waited.status != 200 {
+                tokio::time::sleep(SETTLE_PAUSE).await;
+            }
+            machine = self.machine(app, &machine.id).await?;
         }
-        if matches!(machine.state.as_str(), "created" | "creating" | "starting") {
-            // One that is told now may start after all.
-            let path = format!("/apps/{app}/machines/{}/wait?state=started&timeout=30", machine.id);
-            self.account.call(STOP, Method::GET, &path, None, Twice::Harmless).await?;
-        }
-        let path = format!("/apps/{app}/machines/{}/stop", machine.id);
-        let body = json!({ "signal": "SIGTERM", "timeout": "5s" });
-        let answer = self.account.call(STOP, Method::POST, &path, Some(&body), Twice::Harmless).await?;
-        match answer.status {
-            200..=299 | 412 => self.until(app, &machine, "stopped", STOP_WITHIN).await,
-            404 => Err(ProviderError::SandboxGone),
-            status => Err(from_answer(STOP, status, &answer.body)),
-        }
+        Ok(machine)
     }
 
     async fn destroy_machine(&self, app: &str, id: &str) -> Result<(), ProviderError> {

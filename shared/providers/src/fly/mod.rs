@@ -14,6 +14,7 @@ mod channel;
 mod failure;
 mod machine;
 mod parts;
+mod presence;
 mod reach;
 
 use crate::frame::{Frame, unexpected};
@@ -174,13 +175,18 @@ impl FlyProvider {
     async fn ensure(&self, app: &str, spec: &SandboxSpec) -> Result<Machine, ProviderError> {
         let region = self.region(spec).await?;
         self.ensure_app(app).await?;
-        let (volume, _, ()) = tokio::try_join!(
+        let (volume, (), ()) = tokio::try_join!(
             self.ensure_volume(app, &region),
             self.ensure_address(app),
             self.ensure_policy(app, spec.internet)
         )?;
         let machine = self.ensure_machine(app, volume, spec).await?;
-        self.run(app, machine).await
+        let (running, tidied) = tokio::join!(self.run(app, machine.clone()), self.tidy(app, &machine));
+        if let Err(error) = tidied {
+            // It goes with the app.
+            tracing::warn!(app, %error, "more may be left at Fly than the agent uses");
+        }
+        running
     }
 
     /// Delivers to a machine that runs.
@@ -234,7 +240,7 @@ impl Provider for FlyProvider {
 
     async fn stop(&self, agent: &AgentRef) -> Result<Kept, ProviderError> {
         let app = app_name(&agent.agent)?;
-        let machine = self.machines(&app).await?.into_iter().next().ok_or(ProviderError::SandboxGone)?;
+        let machine = self.present(&app).await?;
         let bytes = if machine.runs() { self.farewell(agent).await } else { None };
         self.service().known.forget(self.account.fingerprint, &agent.agent);
         self.halt(&app, machine).await?;
@@ -245,7 +251,7 @@ impl Provider for FlyProvider {
         let frame = Frame::deliver(KIND, environment)?;
         let app = app_name(&spec.agent)?;
         self.service().known.forget(self.account.fingerprint, &spec.agent);
-        let machine = self.machines(&app).await?.into_iter().next().ok_or(ProviderError::SandboxGone)?;
+        let machine = self.present(&app).await?;
         // What an interrupted resume left runs with another environment.
         let ran = machine.runs();
         let machine = self.run(&app, machine).await?;
@@ -330,10 +336,11 @@ impl Provider for FlyProvider {
             let agent = agent_of(&app, &self.service().deployment)?;
             let seen = started.contains(&app.name);
             Some(async move {
-                // The list of all lags behind; that one does not run is believed to the app itself alone.
+                // The list of all lags behind; that one does not run is believed to the app itself alone, and of one that
+                // may be coming up it is not said: whoever asks takes it for lost.
                 let running = seen
-                    || match self.machines(&app.name).await {
-                        Ok(machines) => machines.iter().any(Machine::runs),
+                    || match self.settled_machines(&app.name).await {
+                        Ok(machines) => !machines.iter().all(Machine::has_ended),
                         Err(ProviderError::SandboxGone) => return Ok(None),
                         Err(error) => return Err(error),
                     };

@@ -3,20 +3,23 @@
 //! creates end in one of each.
 
 use super::account::Twice;
-use super::failure::{failed, from_answer};
-use super::machine::guest;
+use super::failure::{failed, from_answer, not_understood};
+use super::machine::{Machine, guest};
 use super::{FlyProvider, short};
 use crate::ProviderError;
 use crate::http::Answer;
+use bytes::Bytes;
 use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long something may take to show that was just made, or to go that was just removed.
-const SETTLE_WITHIN: Duration = Duration::from_secs(20);
+pub(super) const SETTLE_WITHIN: Duration = Duration::from_secs(20);
+/// How long a name that is taken is looked for among our apps: one that is somebody else's never shows there.
+const TAKEN_WITHIN: Duration = Duration::from_secs(4);
 pub(super) const SETTLE_PAUSE: Duration = Duration::from_millis(250);
 /// How often a part is looked for, and asked for, in one create.
 pub(super) const ATTEMPTS: u32 = 5;
@@ -46,13 +49,28 @@ struct Volume {
 
 #[derive(Deserialize)]
 struct Addresses {
-    #[serde(default)]
-    ips: Vec<Assigned>,
+    ips: Option<Vec<Assigned>>,
 }
 
 #[derive(Deserialize)]
 struct Assigned {
     ip: String,
+    region: Option<String>,
+    shared: Option<bool>,
+}
+
+impl Assigned {
+    /// A public one that is the app's alone. Shared ones take only what the proxy can read, and the others lead to no
+    /// service or not from outside.
+    fn dedicated(&self) -> Option<Ipv4Addr> {
+        let ip: Ipv4Addr = self.ip.parse().ok()?;
+        (self.shared != Some(true) && !ip.is_private() && !ip.is_unspecified()).then_some(ip)
+    }
+
+    /// Addresses that connections go out from are those of a region.
+    fn is_regional(&self) -> bool {
+        self.region.as_deref().is_some_and(|region| !matches!(region, "" | "global"))
+    }
 }
 
 /// A machine of any app, in a list of all.
@@ -64,18 +82,15 @@ pub(super) struct Listed {
 
 #[derive(Deserialize)]
 struct AppsPage {
-    #[serde(default)]
-    apps: Vec<App>,
+    apps: Option<Vec<App>>,
     next_cursor: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct MachinesPage {
-    #[serde(default)]
-    machines: Vec<Listed>,
+    machines: Option<Vec<Listed>>,
     next_cursor: Option<String>,
-    #[serde(default)]
-    error_regions: Vec<String>,
+    error_regions: Option<Vec<String>>,
 }
 
 /// The name of an agent's app. Names at Fly are labels of DNS.
@@ -103,17 +118,22 @@ fn is_unclear(error: &ProviderError) -> bool {
     matches!(error, ProviderError::Failed { retryable: true, .. } | ProviderError::TimedOut)
 }
 
-/// What came of a call that makes something: nothing to say where it may have made it.
-pub(super) fn made(
-    operation: &'static str,
-    outcome: Result<Answer, ProviderError>,
-) -> Result<Option<ProviderError>, ProviderError> {
+/// What came of a call that makes something.
+pub(super) enum Made {
+    /// It did, and says this of it. Lists may not show it yet.
+    Surely(Bytes),
+    /// It may have.
+    Perhaps(ProviderError),
+}
+
+/// What came of a call that makes something, unless it surely made nothing.
+pub(super) fn made(operation: &'static str, outcome: Result<Answer, ProviderError>) -> Result<Made, ProviderError> {
     let refusal = match outcome {
-        Ok(answer) if answer.status < 300 => return Ok(None),
+        Ok(answer) if answer.status < 300 => return Ok(Made::Surely(answer.body)),
         Ok(answer) => from_answer(operation, answer.status, &answer.body),
         Err(error) => error,
     };
-    if is_unclear(&refusal) { Ok(Some(refusal)) } else { Err(refusal) }
+    if is_unclear(&refusal) { Ok(Made::Perhaps(refusal)) } else { Err(refusal) }
 }
 
 impl FlyProvider {
@@ -122,7 +142,7 @@ impl FlyProvider {
     }
 
     /// The agent's app, if it is there and ours.
-    async fn app(&self, name: &str) -> Result<Option<App>, ProviderError> {
+    pub(super) async fn app(&self, name: &str) -> Result<Option<App>, ProviderError> {
         let found: Option<App> = self.account.get("get app", &format!("/apps/{name}")).await?;
         Ok(found.filter(|app| app.network == network_name(self.deployment(), name)))
     }
@@ -138,16 +158,23 @@ impl FlyProvider {
             Ok(answer) => Some(from_answer(CREATE, answer.status, &answer.body)),
             Err(error) => return Err(error),
         };
-        // A name that is taken is usually that of an earlier create; and a new app does not show at once.
-        let until = Instant::now() + SETTLE_WITHIN;
+        // A name that is taken is usually that of an earlier create, or of this call when its answer was lost; and a new app
+        // does not show at once.
+        let within = match &refused {
+            None => SETTLE_WITHIN,
+            Some(ProviderError::Failed { retryable: true, .. } | ProviderError::Failed { status: Some(422), .. }) => {
+                TAKEN_WITHIN
+            }
+            Some(_) => Duration::ZERO,
+        };
+        let until = Instant::now() + within;
         loop {
             let seen = self.app(name).await;
-            match (seen, &refused) {
-                (Ok(Some(_)), _) => return Ok(()),
-                (Ok(None) | Err(_), Some(_)) => break,
-                (Err(error), None) if Instant::now() >= until => return Err(error),
-                (Ok(None), None) if Instant::now() >= until => break,
-                _ => tokio::time::sleep(SETTLE_PAUSE).await,
+            match seen {
+                Ok(Some(_)) => return Ok(()),
+                _ if Instant::now() < until => tokio::time::sleep(SETTLE_PAUSE).await,
+                Err(error) if refused.is_none() => return Err(error),
+                _ => break,
             }
         }
         Err(refused.unwrap_or_else(|| failed(CREATE, None, true, "the app does not show")))
@@ -171,16 +198,17 @@ impl FlyProvider {
         }
     }
 
-    /// What the agent may connect to outside. Before the machine: it holds from its next boot on. A policy allows ports and
-    /// must allow one; this one is for a protocol that nobody speaks.
+    /// What the agent may connect to outside. Before the machine: it holds from its next boot on. A policy only ever allows
+    /// ports, and without one may mean nothing, so TCP port 1 stays open, to any address: whoever listens there can be
+    /// connected to.
     pub(super) async fn ensure_policy(&self, app: &str, internet: bool) -> Result<(), ProviderError> {
         const POLICY: &str = "set network policy";
         if internet {
             return Ok(());
         }
         let path = format!("/apps/{app}/network_policies");
-        let there: Option<Vec<Value>> = self.account.get(POLICY, &path).await?;
-        if there.is_some_and(|there| there.iter().any(|policy| policy["name"] == "theazo-no-egress")) {
+        let there: Option<Option<Vec<Value>>> = self.account.get(POLICY, &path).await?;
+        if there.flatten().is_some_and(|there| there.iter().any(|policy| policy["name"] == "theazo-no-egress")) {
             return Ok(());
         }
         let rule = json!({ "action": "allow", "direction": "egress", "ports": [{ "protocol": "tcp", "port": 1 }] });
@@ -190,34 +218,50 @@ impl FlyProvider {
     }
 
     /// Makes the app's address, a public one of its own: only such a one takes connections that the proxy leaves alone.
-    pub(super) async fn ensure_address(&self, app: &str) -> Result<IpAddr, ProviderError> {
+    pub(super) async fn ensure_address(&self, app: &str) -> Result<(), ProviderError> {
         const ADDRESS: &str = "assign address";
         let path = format!("/apps/{app}/ip_assignments");
         let mut refusal = None;
         for attempt in 0..ATTEMPTS {
-            if let Some(address) = self.address(app).await? {
-                return Ok(address);
+            if self.address(app).await?.is_some() {
+                return Ok(());
             }
             settle(attempt).await;
-            refusal = made(ADDRESS, self.make(ADDRESS, &path, &json!({ "type": "v4" }), Twice::Makes).await)?;
+            match made(ADDRESS, self.make(ADDRESS, &path, &json!({ "type": "v4" }), Twice::Makes).await)? {
+                Made::Surely(_) => return Ok(()),
+                Made::Perhaps(error) => refusal = Some(error),
+            }
         }
         let missing = || refusal.unwrap_or_else(|| failed(ADDRESS, None, true, "the address does not show"));
-        self.address(app).await?.ok_or_else(missing)
+        self.address(app).await?.map(|_| ()).ok_or_else(missing)
     }
 
-    /// An address of an app. Of several, all lead to the same machine.
-    pub(super) async fn address(&self, app: &str) -> Result<Option<IpAddr>, ProviderError> {
+    /// The app's own public addresses. The first counts; all lead to the same machine.
+    async fn addresses(&self, app: &str) -> Result<Vec<Ipv4Addr>, ProviderError> {
         let found: Option<Addresses> = self.account.get("get address", &format!("/apps/{app}/ip_assignments")).await?;
-        Ok(found.and_then(|found| found.ips.iter().find_map(|assigned| assigned.ip.parse().ok())))
+        let found = found.and_then(|found| found.ips).unwrap_or_default();
+        let own = found.iter().filter_map(|assigned| Some((assigned.is_regional(), assigned.dedicated()?)));
+        let mut own: Vec<(bool, Ipv4Addr)> = own.collect();
+        own.sort_unstable();
+        Ok(own.into_iter().map(|(_, ip)| ip).collect())
     }
 
-    /// The agent's volume, and where it is: of several, all who look choose the same.
-    async fn volume(&self, app: &str) -> Result<Option<(String, String)>, ProviderError> {
-        let found: Option<Vec<Volume>> = self.account.get("list volumes", &format!("/apps/{app}/volumes")).await?;
-        let mut found = found.unwrap_or_default();
+    pub(super) async fn address(&self, app: &str) -> Result<Option<IpAddr>, ProviderError> {
+        Ok(self.addresses(app).await?.first().copied().map(IpAddr::V4))
+    }
+
+    /// The agent's volumes: of several, all who look choose the same first.
+    async fn volumes(&self, app: &str) -> Result<Vec<Volume>, ProviderError> {
+        const LIST: &str = "list volumes";
+        let found: Option<Option<Vec<Volume>>> = self.account.get(LIST, &format!("/apps/{app}/volumes")).await?;
+        let mut found = found.flatten().unwrap_or_default();
         found.retain(|volume| !volume.state.contains("destroy"));
         found.sort_by_key(|volume| (volume.attached_machine_id.is_none(), volume.id.clone()));
-        Ok(found.into_iter().next().map(|volume| (volume.id, volume.region)))
+        Ok(found)
+    }
+
+    async fn volume(&self, app: &str) -> Result<Option<(String, String)>, ProviderError> {
+        Ok(self.volumes(app).await?.into_iter().next().map(|volume| (volume.id, volume.region)))
     }
 
     /// Makes the volume: its id, and the region that it and so the machine is in.
@@ -235,10 +279,39 @@ impl FlyProvider {
                 return Ok(chosen);
             }
             settle(attempt).await;
-            refusal = made(CREATE, self.make(CREATE, &path, &body, Twice::Makes).await)?;
+            match made(CREATE, self.make(CREATE, &path, &body, Twice::Makes).await)? {
+                Made::Surely(answer) => match serde_json::from_slice::<Volume>(&answer) {
+                    Ok(volume) => return Ok((volume.id, volume.region)),
+                    Err(_) => refusal = Some(not_understood(CREATE)),
+                },
+                Made::Perhaps(error) => refusal = Some(error),
+            }
         }
         let missing = || refusal.unwrap_or_else(|| failed(CREATE, None, true, "the volume does not show"));
         self.volume(app).await?.ok_or_else(missing)
+    }
+
+    /// Removes what creates at the same moment, or calls that were done twice, made beside what the machine uses. A create
+    /// that would use it finds that the machine is there already.
+    pub(super) async fn tidy(&self, app: &str, machine: &Machine) -> Result<(), ProviderError> {
+        let volumes = async {
+            // One whose host does not answer does not say.
+            let Some(used) = machine.volume() else { return Ok(()) };
+            for surplus in self.volumes(app).await? {
+                if surplus.id != used && surplus.attached_machine_id.is_none_or(|id| id.is_empty()) {
+                    let path = format!("/apps/{app}/volumes/{}", super::encode(&surplus.id));
+                    self.delete("delete volume", &path).await?;
+                }
+            }
+            Ok(())
+        };
+        let addresses = async {
+            for surplus in self.addresses(app).await?.iter().skip(1) {
+                self.delete("release address", &format!("/apps/{app}/ip_assignments/{surplus}")).await?;
+            }
+            Ok(())
+        };
+        tokio::try_join!(volumes, addresses).map(|_| ())
     }
 
     pub(super) async fn delete(&self, operation: &'static str, path: &str) -> Result<(), ProviderError> {
@@ -272,7 +345,9 @@ impl FlyProvider {
             let path = format!("/apps?org_slug={}&limit={PAGE}{cursor}", self.settings.organization);
             let page: Option<AppsPage> = self.account.get(LIST, &path).await?;
             let page = page.ok_or_else(|| failed(LIST, Some(404), false, "there is no such organization"))?;
-            all.extend(page.apps.into_iter().filter(|app| agent_of(app, self.deployment()).is_some()));
+            all.extend(
+                page.apps.unwrap_or_default().into_iter().filter(|app| agent_of(app, self.deployment()).is_some()),
+            );
             match page.next_cursor.filter(|next| !next.is_empty()) {
                 Some(next) => cursor = format!("&cursor={}", super::encode(&next)),
                 None => return Ok(all),
@@ -289,10 +364,10 @@ impl FlyProvider {
             let path = format!("/orgs/{}/machines?summary=true&limit={PAGE}{cursor}", self.settings.organization);
             let page: Option<MachinesPage> = self.account.get(LIST, &path).await?;
             let page = page.ok_or_else(|| failed(LIST, Some(404), false, "there is no such organization"))?;
-            if !page.error_regions.is_empty() {
+            if page.error_regions.is_some_and(|regions| !regions.is_empty()) {
                 return Err(failed(LIST, None, true, "not all regions answer"));
             }
-            all.extend(page.machines);
+            all.extend(page.machines.unwrap_or_default());
             match page.next_cursor.filter(|next| !next.is_empty()) {
                 Some(next) => cursor = format!("&cursor={}", super::encode(&next)),
                 None => return Ok(all),
@@ -302,9 +377,26 @@ impl FlyProvider {
     }
 }
 
-/// Waits before all attempts but the first.
+/// Waits before all attempts but the first, longer each time: lists lag behind.
 pub(super) async fn settle(attempt: u32) {
     if attempt > 0 {
-        tokio::time::sleep(SETTLE_PAUSE).await;
+        tokio::time::sleep(SETTLE_PAUSE * (1 << (attempt - 1).min(3))).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_public_address_of_the_apps_own_is_taken() {
+        let dedicated = |shown: Value| serde_json::from_value::<Assigned>(shown).unwrap().dedicated();
+        let own = Some(Ipv4Addr::new(137, 66, 1, 2));
+        assert_eq!(dedicated(json!({ "ip": "137.66.1.2", "region": "global", "shared": false })), own);
+        assert_eq!(dedicated(json!({ "ip": "137.66.1.2", "region": null, "shared": null })), own);
+        assert_eq!(dedicated(json!({ "ip": "66.241.1.2", "shared": true })), None);
+        for other in ["2a09:8280:1::1", "fdaa:0:1:0:1::2", "172.19.0.3", "no address", ""] {
+            assert_eq!(dedicated(json!({ "ip": other })), None, "{other}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use super::channel::{ChannelFault, converse};
 use super::failure::{failed, from_answer, not_understood};
 use super::machine::Machine;
 use super::parts::app_name;
+use super::presence::LOOK_AGAIN;
 use super::{FlyProvider, KIND, whole_seconds};
 use crate::frame::{Frame, take_apart, unexpected};
 use crate::{AgentRef, ProviderError};
@@ -13,11 +14,11 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_guest_protocol::Response;
-use theazo_guest_protocol::machine::{FINGERPRINT, MACHINE_PATH, MACHINE_PORT};
+use theazo_guest_protocol::machine::{FINGERPRINT, MACHINE_PATH, MACHINE_PORT, UNDELIVERED};
 use tokio::time::Instant;
 
 /// How long a machine that runs may take until it admits, and until what is sent to its address comes to it.
@@ -34,7 +35,8 @@ pub(super) struct Handle {
 }
 
 impl FlyProvider {
-    /// Makes a running machine take requests of ours, for that long from now if it says so.
+    /// Makes a running machine take requests of ours, for that long from now if it says so; otherwise only one that has been
+    /// delivered to since it booted.
     pub(super) async fn admit(
         &self,
         agent: &str,
@@ -66,25 +68,41 @@ impl FlyProvider {
                             Some(fingerprint) => return Ok(fingerprint),
                             None => not_understood(ADMIT),
                         },
+                        // It booted without us, and everything that it was given is lost: it is not the sandbox any more.
+                        Ok(Ran { exit_code, exit_signal: 0, .. }) if exit_code == i64::from(UNDELIVERED) => {
+                            return Err(ProviderError::SandboxGone);
+                        }
                         Ok(_) => failed(ADMIT, None, false, "the image's theazo-machine does not admit"),
                         Err(_) => not_understood(ADMIT),
                     },
-                    404 => ProviderError::SandboxGone,
+                    // Said of machines that run, too, when the service is busy.
+                    404 => failed(ADMIT, Some(404), true, "Fly does not find the machine"),
                     status => from_answer(ADMIT, status, &answer.body),
                 };
                 // A machine that has just started, or is just ending.
                 if !matches!(refusal, ProviderError::Failed { retryable: true, .. }) || Instant::now() >= until {
                     return Err(refusal);
                 }
-                if !self.machine(app, &machine.id).await?.runs() {
-                    return Err(ProviderError::SandboxGone);
+                if self.running(app).await?.iter().all(|running| running.id != machine.id) {
+                    return Err(failed(ADMIT, None, true, "another machine has taken its place"));
                 }
                 tokio::time::sleep(UP_PAUSE).await;
             }
         };
-        let (fingerprint, address) = tokio::try_join!(admitted, self.address(app))?;
-        let address = address.ok_or_else(|| failed(ADMIT, None, false, "the app has lost its address"))?;
+        let (fingerprint, address) = tokio::try_join!(admitted, self.settled_address(app))?;
         Ok(Handle { address: SocketAddr::new(address, MACHINE_PORT), fingerprint })
+    }
+
+    /// The app's address, which may not show yet.
+    async fn settled_address(&self, app: &str) -> Result<IpAddr, ProviderError> {
+        let mut pauses = LOOK_AGAIN.into_iter();
+        loop {
+            if let Some(address) = self.address(app).await? {
+                return Ok(address);
+            }
+            let lost = || failed("get address", None, true, "the app's address does not show");
+            tokio::time::sleep(pauses.next().ok_or_else(lost)?).await;
+        }
     }
 
     async fn send(
@@ -125,8 +143,8 @@ impl FlyProvider {
             return Ok(handle);
         }
         let app = app_name(agent)?;
-        let running = self.machines(&app).await?.into_iter().find(Machine::runs);
-        let handle = self.admit(agent, &app, &running.ok_or(ProviderError::SandboxGone)?, None).await?;
+        let running = self.running(&app).await?.into_iter().next().ok_or(ProviderError::SandboxGone)?;
+        let handle = self.admit(agent, &app, &running, None).await?;
         Ok(self.service().known.keep(self.account.fingerprint, agent, handle))
     }
 
@@ -158,14 +176,10 @@ impl FlyProvider {
 
     /// A connection that breaks is often that of a machine that ended; only the service knows.
     async fn settle(&self, agent: &str, error: ProviderError) -> ProviderError {
-        let machines = match app_name(agent) {
-            Ok(app) => self.machines(&app).await,
-            Err(_) => return error,
-        };
-        match machines {
-            Ok(machines) if machines.iter().any(Machine::runs) => error,
-            Ok(_) | Err(ProviderError::SandboxGone) => ProviderError::SandboxGone,
-            Err(_) => error,
+        let Ok(app) = app_name(agent) else { return error };
+        match self.running(&app).await {
+            Err(ProviderError::SandboxGone) => ProviderError::SandboxGone,
+            Ok(_) | Err(_) => error,
         }
     }
 }

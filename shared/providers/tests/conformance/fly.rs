@@ -7,6 +7,10 @@ use std::time::{Duration, Instant};
 use theazo_fly_emulator::{Fault, FaultKind};
 use theazo_providers::{AgentRef, Environment, ExecRequest, Language, Provider, ProviderError, SandboxSpec};
 
+fn alter(place: &str, value: Value) -> FaultKind {
+    FaultKind::Alter { place: place.into(), value }
+}
+
 /// A call as somebody with the account's token makes it.
 async fn manage(bed: &Bed, method: reqwest::Method, path: &str, body: Value) -> Value {
     let url = format!("{}/v1{path}", bed.fly_emulator().url);
@@ -121,10 +125,11 @@ async fn another_process_and_another_token_of_the_account_find_the_machine_and_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_that_restarted_behind_our_back_is_known_by_its_new_key() {
+async fn a_machine_that_restarted_behind_our_back_runs_nothing_without_its_variables() {
     let bed = Bed::fly("pinned").await;
-    let (_, agent) = bed.create(&[("A", "b")]).await;
+    let (spec, agent) = bed.create(&[("A", "b")]).await;
     assert_eq!(bed.bash(&agent, "printf $A").await, "b");
+    bed.write(&agent, "/data/kept", b"kept").await.unwrap();
     // The machine restarts behind our back, and so has another key.
     bed.fly_emulator().controls.crash(&app(&agent));
     let path = format!("/apps/{}/machines/{}", app(&agent), machine(&bed, &agent).await["id"].as_str().unwrap());
@@ -137,8 +142,81 @@ async fn a_machine_that_restarted_behind_our_back_is_known_by_its_new_key() {
     assert!(matches!(ran, Err(ProviderError::SandboxGone)));
     manage(&bed, reqwest::Method::POST, &format!("{path}/start"), json!({})).await;
     manage(&bed, reqwest::Method::GET, &format!("{path}/wait?state=started&timeout=10"), json!({})).await;
-    // It runs, with nothing delivered: what was lost is lost until the next resume.
-    assert_eq!(bed.bash(&agent, "printf ${A-none}").await, "none");
+    // It runs, with nothing delivered, and so is not the sandbox that was made, as little as a container that was started
+    // again. Its files are there.
+    for _ in 0..2 {
+        let ran = bed.provider.exec(&agent, request(Language::Bash, "echo ran > /data/ran")).await;
+        assert!(matches!(ran, Err(ProviderError::SandboxGone)));
+        assert!(matches!(bed.read(&agent, "/data/kept").await, Err(ProviderError::SandboxGone)));
+    }
+    bed.provider.stop(&agent).await.unwrap();
+    bed.provider.resume(&spec, &environment(&[("A", "c")])).await.unwrap();
+    assert_eq!(bed.bash(&agent, "printf $A; cat /data/kept; ls /data/ran 2>/dev/null || true").await, "ckept");
+    // Nothing to deliver is a delivery as well.
+    bed.provider.stop(&agent).await.unwrap();
+    bed.provider.resume(&spec, &Environment::default()).await.unwrap();
+    let served = bed.fly_emulator();
+    let other = served.provider(&served.deployment, FLY_TOKEN);
+    assert_eq!(other.exec(&agent, request(Language::Bash, "printf ${A-none}")).await.unwrap().stdout, "none");
+    bed.destroy(&agent).await;
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_the_service_does_not_find_for_a_moment_is_not_taken_for_gone() {
+    let bed = Bed::fly("flaps").await;
+    let (spec, agent) = bed.create(&[("A", "b")]).await;
+    let served = bed.fly_emulator();
+    // A process that has not spoken to the machine yet asks for it first.
+    let run = || async {
+        let ran =
+            served.provider(&served.deployment, FLY_TOKEN).exec(&agent, request(Language::Bash, "printf $A")).await;
+        ran.map(|output| output.stdout)
+    };
+    for (method, path) in [("POST", "/exec"), ("GET", "/machines"), ("GET", "/ip_assignments")] {
+        fault(&bed, method, path, 1, refuse(404, None));
+        assert_eq!(run().await.unwrap_or_else(|error| panic!("{method} {path}: {error}")), "b");
+    }
+    // Also while it looks whether the machine that refused is still there.
+    fault(&bed, "POST", "/exec", 1, refuse(404, None));
+    fault(&bed, "GET", "/machines", 2, refuse(404, None));
+    assert_eq!(run().await.unwrap(), "b");
+    fault(&bed, "POST", "/exec", 1, refuse(412, None));
+    fault(&bed, "GET", "/machines", 1, alter("", json!([])));
+    assert_eq!(run().await.unwrap(), "b");
+    // One that is under way is neither there nor gone.
+    for state in ["restarting", "updating", "replacing", "created", "starting", "stopping"] {
+        fault(&bed, "GET", "/machines", 1, alter("/0/state", state.into()));
+        assert_eq!(run().await.unwrap_or_else(|error| panic!("{state}: {error}")), "b");
+    }
+    fault(&bed, "GET", "/machines", 1000, alter("/0/state", "restarting".into()));
+    let refused = run().await.unwrap_err();
+    assert!(matches!(refused, ProviderError::Failed { retryable: true, .. }), "{refused}");
+    served.controls.forgive();
+    // A service that finds the app and goes on not finding what is in it has lost sight, and not we the machine.
+    fault(&bed, "GET", "/machines", 1000, refuse(404, None));
+    let refused = run().await.unwrap_err();
+    assert!(matches!(refused, ProviderError::Failed { retryable: true, .. }), "{refused}");
+    let refused = bed.provider.list_mine().await.map(|all| all.len());
+    assert!(!matches!(refused, Ok(0)), "no agent may be taken for lost: {refused:?}");
+    served.controls.forgive();
+    for (method, path) in [("GET", "/machines"), ("POST", "/stop"), ("GET", "/wait"), ("GET", "/machines/")] {
+        fault(&bed, method, path, 1, refuse(404, None));
+        bed.provider.stop(&agent).await.unwrap_or_else(|error| panic!("stop, {method} {path}: {error}"));
+        bed.provider.resume(&spec, &environment(&[("A", "b")])).await.unwrap();
+    }
+    for (method, path) in [("GET", "/machines"), ("POST", "/start"), ("GET", "/wait"), ("GET", "/machines/")] {
+        bed.provider.stop(&agent).await.unwrap();
+        fault(&bed, method, path, 1, refuse(404, None));
+        let resumed = bed.provider.resume(&spec, &environment(&[("A", "b")])).await;
+        resumed.unwrap_or_else(|error| panic!("resume, {method} {path}: {error}"));
+    }
+    fault(&bed, "GET", &format!("/apps/{}/machines", app(&agent)), 1, refuse(404, None));
+    fault(&bed, "GET", "/orgs/", 1, alter("/machines", json!([])));
+    assert_eq!(bed.listed(&agent).await, Some(true));
+    fault(&bed, "GET", &format!("/apps/{}/machines", app(&agent)), 1, alter("/0/state", "restarting".into()));
+    fault(&bed, "GET", "/orgs/", 1, alter("/machines", json!([])));
+    assert_eq!(bed.listed(&agent).await, Some(true), "what comes up again is not lost");
     bed.destroy(&agent).await;
     bed.end().await;
 }
@@ -162,6 +240,88 @@ async fn a_machine_that_somebody_suspended_loses_its_memory_before_it_runs_again
     bed.end().await;
 }
 
+/// That one agent is there, with one machine, one volume and one address.
+fn assert_one_of_each(bed: &Bed, after: &str) {
+    let left = bed.fly_emulator().controls.left();
+    let count = |of: fn(&str) -> bool| left.iter().filter(|id| of(id)).count();
+    let machines = count(|id| id.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let volumes = count(|id| id.starts_with("vol_"));
+    let addresses = count(|id| id.starts_with("127."));
+    assert_eq!((machines, volumes, addresses, left.len()), (1, 1, 1, 4), "{after}: {left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_just_made_is_not_made_again_because_no_list_shows_it_yet() {
+    let bed = Bed::fly("lag").await;
+    for times in [2, 4] {
+        let spec = spec();
+        fault(&bed, "GET", "/volumes", times, alter("", json!([])));
+        fault(&bed, "GET", "/ip_assignments", times, alter("/ips", json!([])));
+        // Before and after it is made; then it is asked for by its id.
+        fault(&bed, "GET", "/machines", 2, alter("", json!([])));
+        bed.provider.create(&spec, &environment(&[("A", "b")])).await.unwrap();
+        assert_eq!(bed.bash(&agent(&spec), "printf $A").await, "b");
+        assert_one_of_each(&bed, &format!("{times} lists"));
+        bed.fly_emulator().controls.forgive();
+        bed.destroy(&agent(&spec)).await;
+    }
+    // Go writes an empty list as nothing.
+    for (path, place) in [("/volumes", ""), ("/machines", ""), ("/ip_assignments", "/ips"), ("/network_policies", "")] {
+        fault(&bed, "GET", path, 1, alter(place, Value::Null));
+    }
+    let (spec, agent) = bed.create(&[]).await;
+    assert_one_of_each(&bed, "null");
+    for (path, place) in [("/v1/apps", "/apps"), ("/orgs/", "/machines"), ("/orgs/", "/error_regions")] {
+        fault(&bed, "GET", path, 1, alter(place, Value::Null));
+        bed.provider.list_mine().await.unwrap_or_else(|error| panic!("{path} {place}: {error}"));
+    }
+    bed.provider.create(&spec, &Environment::default()).await.unwrap();
+    assert_one_of_each(&bed, "a create of what is there");
+    bed.destroy(&agent).await;
+    assert_eq!(bed.left().await, [""; 0]);
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lost_answer_made_is_looked_for_until_it_shows() {
+    let bed = Bed::fly("late").await;
+    let spec = spec();
+    fault(&bed, "POST", "/v1/apps", 1, FaultKind::LoseAnswer);
+    fault(&bed, "GET", "/v1/apps/", 3, refuse(404, None));
+    // The last attempt of a create is the one that makes the machine.
+    fault(&bed, "POST", "/machines", 4, refuse(500, None));
+    fault(&bed, "POST", "/machines", 1, FaultKind::LoseAnswer);
+    bed.provider.create(&spec, &environment(&[("A", "b")])).await.unwrap();
+    assert_eq!(bed.bash(&agent(&spec), "printf $A").await, "b");
+    assert_one_of_each(&bed, "lost answers");
+    bed.destroy(&agent(&spec)).await;
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_is_told_to_stop_is_told_until_it_has_and_one_that_failed_need_not_be() {
+    let bed = Bed::fly("halting").await;
+    let (spec, agent) = bed.create(&[]).await;
+    for state in ["created", "starting", "started"] {
+        fault(&bed, "GET", "/machines", 1, alter("/0/state", state.into()));
+        // It is taken, and nothing comes of it.
+        fault(&bed, "POST", "/stop", 1, refuse(200, None));
+        fault(&bed, "GET", "/wait", 2, refuse(408, None));
+        bed.provider.stop(&agent).await.unwrap_or_else(|error| panic!("{state}: {error}"));
+        bed.fly_emulator().controls.forgive();
+        assert_eq!(machine(&bed, &agent).await["state"], "stopped", "{state}");
+        bed.provider.resume(&spec, &Environment::default()).await.unwrap();
+    }
+    for state in ["failed", "launch_failed"] {
+        fault(&bed, "GET", "/machines", 1, alter("/0/state", state.into()));
+        let begun = Instant::now();
+        bed.provider.stop(&agent).await.unwrap_or_else(|error| panic!("{state}: {error}"));
+        assert!(begun.elapsed() < Duration::from_secs(3), "{state}: nothing runs that could be waited for");
+    }
+    bed.destroy(&agent).await;
+    bed.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_create_goes_through_storms_lost_answers_and_repetitions_and_makes_one_of_each() {
     let bed = Bed::fly("storms").await;
@@ -175,9 +335,7 @@ async fn a_create_goes_through_storms_lost_answers_and_repetitions_and_makes_one
         let made = bed.provider.create(&spec, &environment(&[("A", "b")])).await;
         made.unwrap_or_else(|error| panic!("{kind:?}: {error}"));
         assert_eq!(bed.bash(&agent(&spec), "printf $A").await, "b", "{kind:?}");
-        let left = bed.fly_emulator().controls.left();
-        let machines = left.iter().filter(|id| !id.starts_with("vol_") && !id.starts_with("agt-")).count();
-        assert_eq!(machines, 1, "{kind:?}: {left:?}");
+        assert_one_of_each(&bed, &format!("{kind:?}"));
         bed.destroy(&agent(&spec)).await;
         assert_eq!(bed.fly_emulator().controls.left(), [""; 0], "{kind:?}");
     }
