@@ -199,8 +199,8 @@ impl FlyProvider {
     }
 
     /// What the agent may connect to outside. Before the machine: it holds from its next boot on. A policy only ever allows
-    /// ports, and without one may mean nothing, so TCP port 1 stays open, to any address: whoever listens there can be
-    /// connected to.
+    /// ports, and what one without any means Fly does not say, so TCP port 1 stays open, to any address: whoever listens there
+    /// can be connected to.
     pub(super) async fn ensure_policy(&self, app: &str, internet: bool) -> Result<(), ProviderError> {
         const POLICY: &str = "set network policy";
         if internet {
@@ -325,16 +325,24 @@ impl FlyProvider {
     /// Removes the app, and with it machine, volume and address, and looks until it is gone.
     pub(super) async fn remove(&self, name: &str) -> Result<(), ProviderError> {
         let until = Instant::now() + SETTLE_WITHIN;
-        while self.app(name).await?.is_some() {
-            if Instant::now() >= until {
+        let (mut told, mut unseen) = (false, 0);
+        loop {
+            if self.app(name).await?.is_none() {
+                unseen += 1;
+                // Once is not believed, see `presence`, but of what was told to go.
+                if told || unseen >= 2 {
+                    return Ok(());
+                }
+            } else if Instant::now() >= until {
                 return Err(failed("delete app", None, true, "the app stays"));
+            } else {
+                self.delete("delete app", &format!("/apps/{name}?force=true")).await?;
+                if !std::mem::replace(&mut told, true) {
+                    continue;
+                }
             }
-            self.delete("delete app", &format!("/apps/{name}?force=true")).await?;
-            if self.app(name).await?.is_some() {
-                tokio::time::sleep(SETTLE_PAUSE).await;
-            }
+            tokio::time::sleep(SETTLE_PAUSE).await;
         }
-        Ok(())
     }
 
     /// All apps of the organization that are ours.

@@ -217,7 +217,9 @@ async fn a_machine_that_the_service_does_not_find_for_a_moment_is_not_taken_for_
     fault(&bed, "GET", &format!("/apps/{}/machines", app(&agent)), 1, alter("/0/state", "restarting".into()));
     fault(&bed, "GET", "/orgs/", 1, alter("/machines", json!([])));
     assert_eq!(bed.listed(&agent).await, Some(true), "what comes up again is not lost");
+    fault(&bed, "GET", "/v1/apps/", 1, refuse(404, None));
     bed.destroy(&agent).await;
+    assert_eq!(served.controls.left(), [""; 0], "an app is not removed because it was not seen");
     bed.end().await;
 }
 
