@@ -122,8 +122,8 @@ assert sqlite3.connect("/data/x.db").execute("select 6*7").fetchone() == (42,)
 assert zoneinfo.ZoneInfo("Europe/Berlin")
 assert json.__cached__ and os.path.exists(json.__cached__), "compiled"
 assert ctypes.CDLL(None).getpid() == os.getpid()
-async def main(): return (await asyncio.create_subprocess_exec("true")).returncode
-asyncio.run(main())
+async def main(): return await (await asyncio.create_subprocess_exec("true")).wait()
+assert asyncio.run(main()) == 0
 print(os.environ["TOKEN"], sys.stdin.read(), os.getcwd(), os.environ["HOME"], os.getuid(), os.getgid())
 "#;
 
