@@ -2,9 +2,11 @@
 //!
 //! A random script of one platform is run twice, each time on a platform of its own: by itself, and with a second
 //! platform calling at the same time, with its own credentials, forged ones and none, about its own things and about the
-//! first one's. Status and body of every answer must be the same, but for ids, times and what is measured.
+//! first one's. Status and body of every answer must be the same, but for ids, times and what is measured. Once with test
+//! keys, and once with live ones and agents that really run, in one account of E2B's for both platforms.
 
-use crate::harness::{Answer, Client, Platform, stack};
+use crate::e2b::configure;
+use crate::harness::{Answer, Client, E2B_KEY, Platform, stack};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde_json::{Value, json};
@@ -13,11 +15,16 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use theazo_tenancy::{Mode, PlatformId, SessionId, make_api_key, make_session_token};
 
-/// Scripts, and the time after which no new one is begun.
+/// Scripts in one mode, and the time after which no new one is begun.
 const SCRIPTS: u32 = 40;
 const TIME: Duration = Duration::from_secs(15);
-/// Fewer than that would say little.
-const LEAST_SCRIPTS: u32 = 4;
+/// Fewer than that would say little. Agents that run take their time.
+fn least_scripts(mode: Mode) -> u32 {
+    match mode {
+        Mode::Test => 4,
+        Mode::Live => 2,
+    }
+}
 /// Steps of a script.
 const STEPS: std::ops::Range<usize> = 4..14;
 /// Calls of the other platform beside one step.
@@ -26,6 +33,7 @@ const BESIDE: std::ops::Range<usize> = 0..5;
 /// What a platform has and can name.
 #[derive(Clone)]
 struct Things {
+    mode: Mode,
     platform: PlatformId,
     sessions: Vec<String>,
     agents: Vec<String>,
@@ -91,7 +99,14 @@ fn request(step: Step, things: &Things) -> Request {
     let key = pick(&things.keys, "key_00000000000000000000000000");
     let name = format!("NAME_{}", step.variant % 3);
     let user = step.variant % 3;
-    let code = format!("# theazo:stdout {}\n# theazo:env NAME_0\n# theazo:exit {}", step.variant, step.variant % 2);
+    // What a simulated agent goes by is a comment to one that runs.
+    let (exit, is_live) = (step.variant % 2, things.mode == Mode::Live);
+    let simulated = format!("# theazo:stdout {}\n# theazo:env NAME_0\n# theazo:exit {exit}", step.variant);
+    let code = format!("{simulated}\necho {} $NAME_0\nexit {exit}", step.variant);
+    let agent_body = |more: Value| match is_live {
+        true => json!({ "provider": "e2b", "metadata": more }),
+        false => json!({ "metadata": more }),
+    };
     let of_session = |rest: &str| format!("/v1/sessions/{session}{rest}");
     let of_agent = |rest: &str| format!("/v1/agents/{agent}{rest}");
     let variant = step.variant;
@@ -102,7 +117,7 @@ fn request(step: Step, things: &Things) -> Request {
         4 => ("POST", "/v1/secrets".into(), Some(json!({ &name: format!("a shared value {variant}") }))),
         5 => ("DELETE", format!("/v1/secrets/{name}"), None),
         6 => ("GET", "/v1/secrets?details=true".into(), None),
-        7..=9 | 38 => ("POST", of_session("/agents"), Some(json!({ "metadata": { "k": variant.to_string() } }))),
+        7..=9 | 38 => ("POST", of_session("/agents"), Some(agent_body(json!({ "k": variant.to_string() })))),
         10 | 11 => ("POST", of_agent("/exec"), Some(json!({ "language": "bash", "code": code }))),
         12 => {
             ("POST", of_agent("/files"), Some(json!({ "path": format!("/data/{user}"), "data": variant.to_string() })))
@@ -126,6 +141,8 @@ fn request(step: Step, things: &Things) -> Request {
         31 => ("POST", "/v1/api-keys".into(), Some(json!({ "name": name, "environment": "test" }))),
         32 => ("DELETE", format!("/v1/api-keys/{key}"), None),
         33 => ("GET", "/v1/api-keys".into(), None),
+        // Live agents need the account that is configured.
+        34 | 35 if is_live => ("GET", "/v1/providers".into(), None),
         34 => ("PUT", "/v1/providers/e2b".into(), Some(json!({ "credentialRef": name }))),
         35 => ("DELETE", "/v1/providers/e2b".into(), None),
         36 => ("GET", "/v1/providers".into(), None),
@@ -147,13 +164,20 @@ fn request(step: Step, things: &Things) -> Request {
 }
 
 impl Side {
-    async fn make(platform: Platform) -> Self {
-        let client = platform.client.with_key(Some(&platform.test_key));
+    async fn make(platform: Platform, mode: Mode) -> Self {
+        let client = match mode {
+            Mode::Test => platform.client.with_key(Some(&platform.test_key)),
+            Mode::Live => platform.client.clone(),
+        };
+        if mode == Mode::Live {
+            configure(&client, E2B_KEY).await;
+        }
         let sessions = vec![client.session("first").await, client.session("second").await];
         let minted = client.post(&format!("/v1/sessions/{}/tokens", sessions[0]), json!({})).await.expect(201);
         let token = minted["token"].as_str().unwrap().to_owned();
-        let agents = vec![client.boot(&sessions[0], json!({})).await, client.boot(&sessions[1], json!({})).await];
-        let things = Things { platform: platform.id, sessions, agents, keys: Vec::new() };
+        let body = if mode == Mode::Live { json!({ "provider": "e2b" }) } else { json!({}) };
+        let agents = vec![client.boot(&sessions[0], body.clone()).await, client.boot(&sessions[1], body).await];
+        let things = Things { mode, platform: platform.id, sessions, agents, keys: Vec::new() };
         Self { client, token, things }
     }
 
@@ -183,10 +207,10 @@ impl Side {
         let forged = match beside.credential {
             Credential::Key => return drop(send(&self.client, &request).await),
             Credential::Token => Some(self.token.clone()),
-            Credential::ForgedKey => Some(make_api_key(&first.platform, Mode::Test).text.to_string()),
+            Credential::ForgedKey => Some(make_api_key(&first.platform, first.mode).text.to_string()),
             Credential::ForgedToken => {
                 let session = SessionId::parse(&first.sessions[0]).unwrap();
-                Some(make_session_token(&first.platform, Mode::Test, &session).text.to_string())
+                Some(make_session_token(&first.platform, first.mode, &session).text.to_string())
             }
             Credential::None => None,
         };
@@ -229,7 +253,14 @@ const OTHER: [&str; 12] = [
 
 impl Observations {
     fn note(&mut self, what: &str, answer: &Answer) {
-        let mut body = if answer.text.is_empty() { Value::Null } else { self.same_in_every_run(answer.json()) };
+        let mut body = if answer.text.is_empty() { Value::Null } else { answer.json() };
+        // A platform's first keys are made at one moment, and listed in any order.
+        if let Some(keys) = body.get_mut("data").and_then(Value::as_array_mut)
+            && keys.iter().all(|key| key.get("prefix").is_some())
+        {
+            keys.sort_by_key(|key| key["name"].to_string());
+        }
+        let mut body = self.same_in_every_run(body);
         // What one call did at once is on record in any order.
         if let Some(entries) = body.get_mut("data").and_then(Value::as_array_mut)
             && is_trail(entries)
@@ -293,8 +324,8 @@ fn is_entry(fields: &serde_json::Map<String, Value>) -> bool {
 const IDS: [&str; 8] = ["plt", "key", "ses", "agt", "snap", "ckpt", "log", "aud"];
 
 /// Runs a script of the first platform, with the other's calls or without, and gives what the first saw.
-async fn run(script: &[(Step, Vec<Beside>)], other: Option<&Side>) -> Vec<String> {
-    let mut side = Side::make(Platform::make("first").await).await;
+async fn run(script: &[(Step, Vec<Beside>)], mode: Mode, other: Option<&Side>) -> Vec<String> {
+    let mut side = Side::make(Platform::make("first").await, mode).await;
     let mut seen = Observations::default();
     for (step, beside) in script {
         let shown = request(*step, &side.things);
@@ -336,6 +367,11 @@ async fn run(script: &[(Step, Vec<Beside>)], other: Option<&Side>) -> Vec<String
         seen.note("GET", &answer);
     }
     assert!(!side.things.sessions.is_empty() && seen.ids.len() > 3, "there is nothing to see");
+    if mode == Mode::Live {
+        for session in &side.things.sessions {
+            side.client.terminate(session).await;
+        }
+    }
     seen.seen
 }
 
@@ -357,19 +393,28 @@ fn scripts() -> impl Strategy<Value = Vec<(Step, Vec<Beside>)>> {
 }
 
 #[test]
-fn whatever_another_platform_does_a_platform_observes_what_it_would_alone() {
+fn whatever_another_platform_does_with_test_keys_a_platform_observes_what_it_would_alone() {
+    compare(Mode::Test);
+}
+
+#[test]
+fn whatever_another_platform_does_with_agents_that_run_a_platform_observes_what_it_would_alone() {
+    compare(Mode::Live);
+}
+
+fn compare(mode: Mode) {
     stack();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     // One other platform for all scripts: what it left behind must not matter either.
-    let other = runtime.block_on(async { Side::make(Platform::make("other").await).await });
+    let other = runtime.block_on(async { Side::make(Platform::make("other").await, mode).await });
     let (started, ran) = (Instant::now(), Cell::new(0));
     let config = Config { cases: SCRIPTS, max_shrink_iters: 40, failure_persistence: None, ..Config::default() };
     let outcome = TestRunner::new(config).run(&scripts(), |script| {
-        if started.elapsed() > TIME && ran.get() >= LEAST_SCRIPTS {
+        if started.elapsed() > TIME && ran.get() >= least_scripts(mode) {
             return Ok(());
         }
-        let alone = runtime.block_on(run(&script, None));
-        let disturbed = runtime.block_on(run(&script, Some(&other)));
+        let alone = runtime.block_on(run(&script, mode, None));
+        let disturbed = runtime.block_on(run(&script, mode, Some(&other)));
         ran.set(ran.get() + 1);
         match alone.iter().zip(&disturbed).find(|(alone, disturbed)| alone != disturbed) {
             Some((alone, disturbed)) => Err(TestCaseError::fail(format!("alone:     {alone}\ndisturbed: {disturbed}"))),
@@ -383,5 +428,5 @@ fn whatever_another_platform_does_a_platform_observes_what_it_would_alone() {
     if let Err(failure) = outcome {
         panic!("{failure}");
     }
-    assert!(ran.get() >= LEAST_SCRIPTS);
+    assert!(ran.get() >= least_scripts(mode));
 }
