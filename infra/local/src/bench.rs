@@ -1,6 +1,8 @@
 //! `cargo dev bench`: what Theazo's own work costs, each figure beside a baseline that was measured in the same run,
 //! in turns with it, so that whatever else the machine does weighs on both.
 
+pub mod agents;
+mod agents_bare;
 pub mod api;
 mod api_cases;
 pub mod cold_start;
@@ -40,9 +42,19 @@ pub struct Row {
     /// How often a call waits for the table or the key service.
     #[serde(rename = "roundTrips", skip_serializing_if = "Option::is_none")]
     pub trips: Option<usize>,
+    /// All that was measured, where that is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples: Option<Samples>,
     /// What was done, and what the baseline is.
     #[serde(skip)]
     pub what: &'static str,
+}
+
+/// What was measured, in order.
+#[derive(Serialize)]
+pub struct Samples {
+    ours: Vec<f64>,
+    baseline: Vec<f64>,
 }
 
 /// What a figure counts.
@@ -122,7 +134,13 @@ impl Row {
         let ours = Figures::of(ours, unit);
         let baseline = baseline.map(|samples| Figures::of(samples, unit));
         let ratio = baseline.map(|base| if unit.is_rate() { base.p50 / ours.p50 } else { ours.p50 / base.p50 });
-        Self { name: name.into(), unit, ours, baseline, ratio, trips: None, what }
+        Self { name: name.into(), unit, ours, baseline, ratio, trips: None, samples: None, what }
+    }
+
+    /// Beside a baseline, with all samples for the file.
+    fn with_all(name: &str, unit: Unit, ours: Vec<f64>, baseline: Vec<f64>, what: &'static str) -> Self {
+        let samples = Samples { ours: ours.clone(), baseline: baseline.clone() };
+        Self { samples: Some(samples), ..Self::new(name, unit, ours, Some(baseline), what) }
     }
 
     fn with_trips(self, trips: usize) -> Self {

@@ -6,8 +6,10 @@ pub mod data_dir;
 mod door;
 pub mod lambda;
 pub mod quickstart;
+mod scratch;
 mod server;
 mod stack;
 pub mod terminal;
 
+pub use scratch::{On, Throwaway};
 pub use stack::{Stack, StackConfig, StackError};

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use theazo_functions::deployment::{DockerEngine, e2b_from_env, fly_from_env, rate_limits_from_env};
 use theazo_http::{LogFormat, init_logging};
-use theazo_local::quickstart::{self, On, Through};
+use theazo_local::quickstart::{self, Through};
 use theazo_local::terminal::{TerminalProgress, interrupted, say};
-use theazo_local::{Stack, StackConfig, bench};
+use theazo_local::{On, Stack, StackConfig, Throwaway, bench};
 use theazo_setup::{SetupError, ensure_agent_image, ensure_engine, ensure_firewall, machine_programs};
 
 /// Theazo on this machine.
@@ -27,7 +27,7 @@ enum Command {
     Quickstart {
         /// Where its agents run: on this machine's Docker engine, or on an emulator of E2B or of Fly.
         #[arg(long, default_value = "docker")]
-        provider: quickstart::On,
+        provider: On,
     },
     /// The same through each endpoint's own Lambda binary, under `cargo lambda watch`.
     Lambda,
@@ -64,6 +64,18 @@ enum Bench {
     /// Sealing, opening, a session's secrets as an agent gets them, and masking.
     Vault {
         /// Also write the figures to this file.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// What an agent's life takes through the API, beside what its provider takes by itself.
+    Agents {
+        /// Where the agents run: on this machine's Docker engine, or on an emulator of E2B or of Fly.
+        #[arg(long, default_value = "docker")]
+        provider: On,
+        /// How many are made.
+        #[arg(long, default_value_t = bench::agents::Effort::FULL.agents)]
+        agents: usize,
+        /// Also write the figures, and all samples, to this file.
         #[arg(long)]
         json: Option<PathBuf>,
     },
@@ -123,6 +135,7 @@ async fn main() -> ExitCode {
         Some(Command::Template) => update_template(),
         Some(Command::Bench(Bench::Vault { json })) => measure_vault(json).await,
         Some(Command::Bench(Bench::Api { rows, json })) => measure_api(rows, json).await,
+        Some(Command::Bench(Bench::Agents { provider, agents, json })) => measure_agents(provider, agents, json).await,
         Some(Command::Openapi) => write_openapi(),
         Some(Command::Bench(Bench::ColdStart { folder, only, json })) => measure_starts(&folder, &only, json).await,
         Some(Command::Emulator(EmulatorOf::E2b { listen })) => emulate_e2b(listen).await,
@@ -158,6 +171,11 @@ async fn measure_api(rows: usize, json: Option<PathBuf>) -> Result<(), Failure> 
     bench::api::run(effort).await?.publish(json.as_deref())
 }
 
+async fn measure_agents(on: On, agents: usize, json: Option<PathBuf>) -> Result<(), Failure> {
+    let effort = bench::agents::Effort { agents: agents.max(1), ..bench::agents::Effort::FULL };
+    bench::agents::run(on, effort).await?.publish(json.as_deref())
+}
+
 fn write_openapi() -> Result<(), Failure> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../openapi.json");
     Ok(std::fs::write(path, theazo_openapi::document_text())?)
@@ -165,7 +183,7 @@ fn write_openapi() -> Result<(), Failure> {
 
 async fn emulate_e2b(listen: SocketAddr) -> Result<(), Failure> {
     init_logging(LogFormat::Text)?;
-    let folder = quickstart::Throwaway::make();
+    let folder = Throwaway::make();
     std::fs::create_dir_all(folder.path())?;
     let listener = tokio::net::TcpListener::bind(listen).await?;
     let url = format!("http://{}", listener.local_addr()?);
@@ -182,7 +200,7 @@ async fn emulate_e2b(listen: SocketAddr) -> Result<(), Failure> {
 async fn emulate_fly(listen: SocketAddr) -> Result<(), Failure> {
     init_logging(LogFormat::Text)?;
     let programs = machine_programs(&TerminalProgress).await?;
-    let folder = quickstart::Throwaway::make();
+    let folder = Throwaway::make();
     std::fs::create_dir_all(folder.path())?;
     let listener = tokio::net::TcpListener::bind(listen).await?;
     let url = format!("http://{}", listener.local_addr()?);

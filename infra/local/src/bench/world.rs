@@ -2,7 +2,7 @@
 //! key service.
 
 use super::Failure;
-use crate::quickstart::Throwaway;
+use crate::scratch::Throwaway;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;

@@ -1,11 +1,10 @@
 //! A plain HTTP client that shows what it does, as any backend's would look.
 
+use crate::scratch::Failure;
 use crate::terminal::say;
 use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-use super::Failure;
 
 /// Calls the API with a key.
 pub(super) struct Client {

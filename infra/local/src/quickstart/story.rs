@@ -1,17 +1,14 @@
 //! The story itself.
 
 use super::client::Client;
-use super::{Account, Failure};
 use crate::Stack;
+use crate::scratch::{Account, Failure, left_on_engine};
 use crate::terminal::say;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use theazo_functions::agents::Sandboxes;
-use theazo_functions::deployment::Capability;
-use theazo_providers::AgentRef;
 
 /// Names as a platform might give them; an agent sees them uppercased.
 const NAMES: [&str; 3] = ["HUBSPOT_API_KEY", "database_url", "StripeKey"];
@@ -188,22 +185,4 @@ async fn compare(client: &Client, agent: &str, expected: &Value) -> Result<(), F
         ensure(seen == *expected, &format!("{language} sees all three, byte for byte"))?;
     }
     Ok(())
-}
-
-/// What the engine itself still lists as this stack's, whatever the table says.
-async fn left_on_engine(stack: &Stack) -> Result<Vec<String>, Failure> {
-    let mut left = Vec::new();
-    for provider in Sandboxes::of(stack.deployment()).own() {
-        left.extend(provider.list_mine().await?.into_iter().map(|sandbox| sandbox.agent));
-    }
-    Ok(left)
-}
-
-pub(super) async fn clean_up(stack: &Stack) {
-    let Ok(left) = left_on_engine(stack).await else { return };
-    for provider in Sandboxes::of(stack.deployment()).own() {
-        for agent in &left {
-            let _ = provider.destroy(&AgentRef { agent: agent.clone() }).await;
-        }
-    }
 }
