@@ -5,8 +5,8 @@ use super::not_usable;
 use futures_util::future::try_join;
 use theazo_http::{ApiError, ErrorCode};
 use theazo_store::{
-    Agent, AgentStatus, Intent, PausedBy, SecretName, SecretOpener, SecretSelection, Session, SessionStatus, Sessions,
-    StoreError, now_ms,
+    Agent, AgentStatus, Intent, NextBoot, PausedBy, SecretName, SecretOpener, SecretSelection, Session, SessionStatus,
+    Sessions, StoreError, now_ms,
 };
 use theazo_tenancy::{CredentialKind, Principal, TenantScope};
 
@@ -30,7 +30,7 @@ pub(crate) async fn boot_again(
 ) -> Result<Agent, ApiError> {
     for _ in 0..ATTEMPTS {
         allowed(&agent)?;
-        boot.provider(scope, &agent.provider).await?;
+        let max_concurrent = boot.places(scope, &agent.provider).await?;
         let session = sessions.get(scope, &agent.session);
         let (session, sealed) = try_join(session, opener.load(scope, &agent.session)).await?;
         let session = session.ok_or_else(ApiError::not_found)?;
@@ -39,7 +39,8 @@ pub(crate) async fn boot_again(
             return Err(ApiError::new(ErrorCode::Conflict, "the agent's running time is used up"));
         }
         let opened = opener.open(scope, &sealed, &selection(&agent)?, now_ms()).await?;
-        match boot.agents().begin_again(scope, &session, &agent, intent, booted_with(&opened)).await {
+        let next = NextBoot { secrets: booted_with(&opened), max_concurrent };
+        match boot.agents().begin_again(scope, &session, &agent, intent, next).await {
             Ok(agent) => return boot.finish(scope, agent, opener, &sealed, opened).await,
             Err(StoreError::Conflict(_)) => {
                 agent = boot.agents().get(scope, &agent.id).await?.ok_or_else(ApiError::not_found)?;

@@ -4,15 +4,14 @@
 
 use super::{Sandboxes, failure, lifecycle};
 use futures_util::future::{join, try_join, try_join3};
-use std::sync::Arc;
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
-use theazo_providers::{AgentRef, Environment, Provider, ProviderError, ProviderKind, Sandbox, SandboxSpec};
+use theazo_providers::{AgentRef, Environment, ProviderError, ProviderKind, Sandbox, SandboxSpec};
 use theazo_store::{
     Agent, AgentCopies, AgentStatus, AgentToken, AgentTokens, Agents, BootedSecret, ENDPOINT_VARIABLE, Intent,
     OpenedSecret, SealedSecrets, SecretOpener,
 };
-use theazo_tenancy::TenantScope;
+use theazo_tenancy::{ReadScope, TenantScope};
 use theazo_vault::SecretValue;
 use tokio::time::Instant;
 
@@ -73,19 +72,20 @@ impl Boot {
         &self.agents
     }
 
-    /// The provider of that name.
+    /// How many agents may run at the provider of that name at a time, where there is a limit. To be asked before an agent
+    /// is recorded: one that cannot boot leaves no row.
     ///
     /// # Errors
-    /// `no_providers_available` when the deployment has none of that name.
-    pub(super) async fn provider(&self, scope: &TenantScope, name: &str) -> Result<Arc<dyn Provider>, ApiError> {
-        self.sandboxes.provider(scope, name).await
+    /// As [`Sandboxes::provider`].
+    pub(super) async fn places(&self, scope: &TenantScope, name: &str) -> Result<Option<u32>, ApiError> {
+        Ok(self.sandboxes.provider_and_places(scope, name).await?.1)
     }
 
-    /// Where an agent may run whose creator named no provider.
+    /// Where an agent may run whose creator named no provider, the first before the next.
     ///
     /// # Errors
     /// As [`Sandboxes::usual`].
-    pub(super) async fn usual(&self, scope: &TenantScope) -> Result<ProviderKind, ApiError> {
+    pub(super) async fn usual(&self, scope: &ReadScope) -> Result<Vec<ProviderKind>, ApiError> {
         self.sandboxes.usual(scope).await
     }
 
@@ -147,7 +147,8 @@ impl Boot {
         // Before anything is stopped or made, all side by side.
         let stands = async { Ok(opener.confirm(scope, &agent.session, &agent.secrets).await?) };
         let copies = async { Ok(self.copies.seal(scope, &agent.id, sealed, &opened, gone_by_ms).await?) };
-        let (provider, (), copies) = try_join3(self.provider(scope, &agent.provider), stands, copies).await?;
+        let provider = self.sandboxes.provider(scope, &agent.provider);
+        let (provider, (), copies) = try_join3(provider, stands, copies).await?;
         let for_token = match token {
             Some(token) => Some(self.tokens.seal(scope, &agent.id, token, &opened, gone_by_ms)?),
             None => None,

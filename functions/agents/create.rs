@@ -34,12 +34,12 @@ struct Wanted {
     session: SessionId,
     new: NewAgent,
     selection: SecretSelection,
-    /// Where it may run, the first before the next. Empty: wherever it can.
+    /// Where it may run, the first before the next. Empty: wherever the platform's agents run.
     providers: Vec<ProviderKind>,
 }
 
 /// Boots an agent with the session's secrets in its environment. Where a provider fails, or has no room, the next of those
-/// that the caller has named is tried, as a new agent: of the one before nothing is left at its provider.
+/// that the caller has named, or that the platform has, is tried, as a new agent: of the one before nothing is left at its provider.
 #[expect(clippy::too_many_arguments, reason = "each is a capability that the route table names")]
 pub async fn handle(
     call: Call,
@@ -53,11 +53,16 @@ pub async fn handle(
 ) -> Result<Answer, ApiError> {
     let boot = Boot::begin(agents, copies, tokens, sandboxes);
     let read = |scope: ReadScope| {
-        let (call, sessions, opener) = (&call, &sessions, &opener);
+        let (call, sessions, opener, boot) = (&call, &sessions, &opener, &boot);
         async move {
-            let wanted = parse(call, scope.mode())?;
-            let session = sessions.get(&scope, &wanted.session);
-            let (session, sealed) = try_join(session, opener.load(&scope, &wanted.session)).await?;
+            let mut wanted = parse(call, scope.mode())?;
+            let read = try_join(sessions.get(&scope, &wanted.session), opener.load(&scope, &wanted.session));
+            let usual = async { if wanted.providers.is_empty() { boot.usual(&scope).await } else { Ok(Vec::new()) } };
+            let ((session, sealed), usual) = try_join(async { Ok(read.await?) }, usual).await?;
+            if wanted.providers.is_empty() {
+                wanted.providers = usual;
+                prefer_regions(&wanted.new, &mut wanted.providers);
+            }
             Ok((wanted, session, sealed))
         }
     };
@@ -66,19 +71,16 @@ pub async fn handle(
     let session = session.filter(|session| scope.sees(&session.id)).ok_or_else(ApiError::not_found)?;
     let work = async {
         refuse_early(&scope, &session, &sessions).await?;
-        let mut providers = wanted.providers;
-        if providers.is_empty() {
-            providers.push(boot.usual(&scope).await?);
-        }
+        let providers = wanted.providers;
         providers.iter().try_for_each(|provider| expect_regions(&wanted.new, *provider))?;
         let mut left = providers.into_iter();
         let mut refusal = None;
         while let Some(provider) = left.next() {
             let attempt = async {
-                boot.provider(&scope, provider.as_str()).await?;
+                let max_concurrent = boot.places(&scope, provider.as_str()).await?;
                 let opened = opener.open(&scope, &sealed, &wanted.selection, now_ms()).await?;
                 let (provider, secrets) = (provider.as_str().to_owned(), booted_with(&opened));
-                let new = NewAgent { provider, secrets, ..wanted.new.clone() };
+                let new = NewAgent { provider, secrets, max_concurrent, ..wanted.new.clone() };
                 let agent = begin(&scope, session.clone(), new, &sessions, boot.agents()).await?;
                 boot.finish(&scope, agent, &opener, &sealed, opened).await
             };
@@ -90,7 +92,8 @@ pub async fn handle(
                 Err(error) => return Err(error),
             }
         }
-        Err(refusal.unwrap_or_else(ApiError::internal))
+        let none = || ApiError::new(ErrorCode::NoProvidersAvailable, "no compute provider is configured");
+        Err(refusal.unwrap_or_else(none))
     };
     once(&call, &principal, &replays, None, work).await
 }
@@ -122,6 +125,7 @@ fn parse(call: &Call, mode: Mode) -> Result<Wanted, ApiError> {
         auto_pause_ms: read_auto_pause(&fields)?,
         selection: names_of(&selection),
         cost_cap: fields.cents("costCap", 1, MAX_CENTS)?,
+        max_concurrent: None,
         secrets: Vec::new(),
     };
     Ok(Wanted { session, new, selection, providers })
@@ -168,7 +172,7 @@ pub(super) fn provider_for(mode: Mode, field: &str, asked: ProviderKind) -> Resu
     }
 }
 
-fn read_region(fields: &Fields) -> Result<Option<String>, ApiError> {
+pub(super) fn read_region(fields: &Fields) -> Result<Option<String>, ApiError> {
     let region = fields.text("region", MAX_REGION)?;
     if region.is_some_and(|region| !is_region(region)) {
         return Err(ApiError::invalid("region", "must be a region's code"));
@@ -176,12 +180,29 @@ fn read_region(fields: &Fields) -> Result<Option<String>, ApiError> {
     Ok(region.map(str::to_owned))
 }
 
+/// Whether one can choose where at a provider an agent runs.
+fn has_regions(provider: ProviderKind) -> bool {
+    matches!(provider, ProviderKind::Fly | ProviderKind::Simulated)
+}
+
+/// Where a region is asked for and no provider, only those that have regions come into question, if there are any.
+fn prefer_regions(new: &NewAgent, providers: &mut Vec<ProviderKind>) {
+    if new.region.is_some() && providers.iter().any(|provider| has_regions(*provider)) {
+        providers.retain(|provider| has_regions(*provider));
+    }
+}
+
 /// Refuses a region before anything is made where a provider has none to choose from.
 fn expect_regions(new: &NewAgent, provider: ProviderKind) -> Result<(), ApiError> {
-    if new.region.is_none() || matches!(provider, ProviderKind::Fly | ProviderKind::Simulated) {
+    if new.region.is_none() || has_regions(provider) {
         return Ok(());
     }
-    Err(ApiError::invalid("region", "is no choice that the provider has").detail("provider", provider.as_str()))
+    Err(no_regions(provider.as_str()))
+}
+
+/// A region was asked for at a provider that has none to choose from.
+pub(super) fn no_regions(provider: &str) -> ApiError {
+    ApiError::invalid("region", "is no choice that the provider has").detail("provider", provider)
 }
 
 fn read_internet(fields: &Fields) -> Result<bool, ApiError> {

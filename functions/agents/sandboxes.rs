@@ -9,8 +9,8 @@ use theazo_providers::e2b::{E2bEndpoints, E2bProvider, E2bService};
 use theazo_providers::fly::{FlyEndpoints, FlyProvider, FlyService, FlySettings};
 use theazo_providers::simulated::SimulatedProvider;
 use theazo_providers::{Provider, ProviderKind};
-use theazo_store::{LogWriter, NewLog, ProviderAccess, SimulatedDisks};
-use theazo_tenancy::{Mode, TenantScope};
+use theazo_store::{LogWriter, NewLog, ProviderAccess, ProviderConfig, SimulatedDisks};
+use theazo_tenancy::{Mode, ReadScope, TenantScope};
 
 /// Calling compute providers, and telling what they refuse.
 #[derive(Clone)]
@@ -80,6 +80,19 @@ fn not_configured(name: &str) -> ApiError {
     ApiError::new(ErrorCode::NoProvidersAvailable, format!("no {name} provider is configured")).detail("provider", name)
 }
 
+/// The order in which providers are tried: by the platform's priorities, then the deployment's own, then by name.
+fn in_order(own_docker: bool, configured: &[ProviderConfig]) -> Vec<ProviderKind> {
+    let of_platform = configured.iter().filter_map(|config| {
+        let kind = ProviderKind::parse(&config.provider)?;
+        matches!(kind, ProviderKind::E2b | ProviderKind::Fly).then_some((config.priority.unwrap_or(u32::MAX), kind))
+    });
+    // After every priority that can be given, and before those that have none.
+    let of_deployment = own_docker.then_some((u32::MAX - 1, ProviderKind::Docker));
+    let mut usable: Vec<_> = of_platform.chain(of_deployment).collect();
+    usable.sort_unstable();
+    usable.into_iter().map(|(_, kind)| kind).collect()
+}
+
 impl Sandboxes {
     /// Those providers, and a simulated one on these disks for every tenant.
     pub fn new(
@@ -103,15 +116,29 @@ impl Sandboxes {
     /// `no_providers_available` when neither the deployment nor the platform has one of that name; as
     /// [`ProviderAccess::open`].
     pub async fn provider(&self, scope: &TenantScope, name: &str) -> Result<Arc<dyn Provider>, ApiError> {
+        Ok(self.provider_and_places(scope, name).await?.0)
+    }
+
+    /// The same, with how many agents the platform lets run there at a time.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::provider`].
+    pub(super) async fn provider_and_places(
+        &self,
+        scope: &TenantScope,
+        name: &str,
+    ) -> Result<(Arc<dyn Provider>, Option<u32>), ApiError> {
         match (scope.mode(), ProviderKind::parse(name)) {
-            (Mode::Test, _) => Ok(self.simulated(scope)),
-            (Mode::Live, Some(ProviderKind::Docker)) => self.docker.clone().ok_or_else(|| not_configured(name)),
+            (Mode::Test, _) => Ok((self.simulated(scope), None)),
+            (Mode::Live, Some(ProviderKind::Docker)) => {
+                Ok((self.docker.clone().ok_or_else(|| not_configured(name))?, None))
+            }
             (Mode::Live, Some(ProviderKind::E2b)) => {
                 let configured = self.access.open(scope, name).await?;
                 let (config, credential) = configured.ok_or_else(|| not_configured(name))?;
                 let provider = E2bProvider::new(self.e2b.service()?, &credential, config.template.as_deref());
                 let provider = provider.map_err(|error| super::failure::to_api(name, &error))?;
-                Ok(Arc::new(provider))
+                Ok((Arc::new(provider), config.max_concurrent))
             }
             (Mode::Live, Some(ProviderKind::Fly)) => {
                 let configured = self.access.open(scope, name).await?;
@@ -122,27 +149,23 @@ impl Sandboxes {
                 };
                 let settings = FlySettings { organization, image, region: config.region };
                 let provider = FlyProvider::new(self.fly.service()?, &credential, settings);
-                Ok(Arc::new(provider.map_err(|error| super::failure::to_api(name, &error))?))
+                let provider = provider.map_err(|error| super::failure::to_api(name, &error))?;
+                Ok((Arc::new(provider), config.max_concurrent))
             }
             (Mode::Live, _) => Err(not_configured(name)),
         }
     }
 
-    /// Where an agent may run whose creator named no provider: the deployment's own first, then what the platform has
-    /// configured.
+    /// Where an agent may run whose creator named no provider, the first before the next: what the platform has given a
+    /// priority, then the deployment's own, then what else the platform has configured.
     ///
     /// # Errors
-    /// `no_providers_available` when there is none.
-    pub async fn usual(&self, scope: &TenantScope) -> Result<ProviderKind, ApiError> {
+    /// `internal_error` when the table does not answer.
+    pub(super) async fn usual(&self, scope: &ReadScope) -> Result<Vec<ProviderKind>, ApiError> {
         match scope.mode() {
-            Mode::Test => return Ok(ProviderKind::Simulated),
-            Mode::Live if self.docker.is_some() => return Ok(ProviderKind::Docker),
-            Mode::Live => {}
+            Mode::Test => Ok(vec![ProviderKind::Simulated]),
+            Mode::Live => Ok(in_order(self.docker.is_some(), &self.access.list(scope).await?)),
         }
-        let configured = self.access.list(scope).await?;
-        let usable = configured.iter().filter_map(|config| ProviderKind::parse(&config.provider));
-        let mut usable = usable.filter(|kind| matches!(kind, ProviderKind::E2b | ProviderKind::Fly));
-        usable.next().ok_or_else(|| ApiError::new(ErrorCode::NoProvidersAvailable, "no compute provider is configured"))
     }
 
     /// All of the deployment's own that a tenant can run agents on.
@@ -160,5 +183,34 @@ impl Sandboxes {
 
     fn simulated(&self, scope: &TenantScope) -> Arc<dyn Provider> {
         Arc::new(SimulatedProvider::new(TenantDisk::new(self.simulated.clone(), scope.clone())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(provider: &str, priority: Option<u32>) -> ProviderConfig {
+        serde_json::from_value(serde_json::json!({
+            "provider": provider, "credential": "C", "priority": priority, "updated_at_ms": 0,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn priorities_come_first_then_the_deployments_own_then_the_rest_by_name() {
+        use ProviderKind::{Docker, E2b, Fly};
+        let both = |e2b, fly| [config("fly", fly), config("e2b", e2b)];
+        for (own, configured, expected) in [
+            (true, both(None, None), vec![Docker, E2b, Fly]),
+            (true, both(None, Some(9)), vec![Fly, Docker, E2b]),
+            (true, both(Some(2), Some(1)), vec![Fly, E2b, Docker]),
+            (true, both(Some(1), Some(1)), vec![E2b, Fly, Docker]),
+            (false, both(Some(100), None), vec![E2b, Fly]),
+        ] {
+            assert_eq!(in_order(own, &configured), expected);
+        }
+        assert_eq!(in_order(true, &[]), [Docker]);
+        assert!(in_order(false, &[config("modal", Some(1))]).is_empty(), "one that this version does not know");
     }
 }

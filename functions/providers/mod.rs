@@ -4,7 +4,7 @@ pub mod delete;
 pub mod list;
 pub mod set;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use theazo_http::{ApiError, Call, ErrorCode, format_time};
 use theazo_providers::e2b::DEFAULT_TEMPLATE;
 use theazo_providers::{Health, ProviderKind};
@@ -42,18 +42,21 @@ pub fn is_region(code: &str) -> bool {
 /// A platform's own configuration as the API shows it. Never a credential.
 fn show(config: &ProviderConfig, health: Option<Health>) -> Value {
     let template = config.template.as_deref().or((config.provider == "e2b").then_some(DEFAULT_TEMPLATE));
-    let mut settings = json!({ "template": template });
-    let others = [("organization", &config.organization), ("image", &config.image), ("region", &config.region)];
-    for (name, value) in others {
-        if let Some(value) = value {
-            settings[name] = value.as_str().into();
-        }
-    }
+    let settings = [
+        ("template", template),
+        ("organization", config.organization.as_deref()),
+        ("image", config.image.as_deref()),
+        ("region", config.region.as_deref()),
+    ];
+    let settings = settings.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into())));
+    let limits = config.max_concurrent.map_or_else(|| json!({}), |max| json!({ "maxConcurrent": max }));
     let mut shown = json!({
         "provider": config.provider,
         "source": "platform",
         "credentialRef": config.credential,
-        "config": settings,
+        "config": settings.collect::<Map<String, Value>>(),
+        "priority": config.priority,
+        "limits": limits,
         "updatedAt": format_time(config.updated_at_ms),
     });
     if let Some(Health { healthy, message }) = health {

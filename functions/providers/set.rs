@@ -6,8 +6,9 @@ use theazo_providers::ProviderKind;
 use theazo_store::{Agents, ProviderConfigs, ProviderCredentials, ProviderSettings, SecretName};
 use theazo_tenancy::ReadScope;
 
-/// What is part of the contract and not built yet.
-const UNBUILT: &[&str] = &["priority", "limits"];
+/// Greatest number of a turn, and of agents at a time.
+const MAX_PRIORITY: u64 = 100;
+const MAX_CONCURRENT: u64 = 10_000;
 /// Longest name of a template.
 const MAX_TEMPLATE: usize = 128;
 /// Longest reference of an image, and name of an organization.
@@ -53,14 +54,27 @@ fn parse(call: &Call) -> Result<(ProviderKind, SecretName, ProviderSettings), Ap
     if kind == ProviderKind::Docker {
         return Err(ApiError::not_built("provider.docker.hosts"));
     }
-    fields.refuse_unbuilt(UNBUILT)?;
-    let settings = match kind {
+    let mut settings = match kind {
         ProviderKind::E2b => ProviderSettings { template: read_template(&fields)?, ..ProviderSettings::default() },
         _ => read_fly(&fields)?,
     };
+    settings.priority = small(fields.number("priority", 1, MAX_PRIORITY)?);
+    settings.max_concurrent = read_max_concurrent(&fields)?;
     let credential = SecretName::parse(fields.required_text("credentialRef", 128)?)
         .map_err(|error| ApiError::invalid("credentialRef", &error.to_string()))?;
     Ok((kind, credential, settings))
+}
+
+fn read_max_concurrent(fields: &Fields) -> Result<Option<u32>, ApiError> {
+    let Some(limits) = fields.object("limits")? else { return Ok(None) };
+    if let Some(other) = limits.names().find(|name| *name != "maxConcurrent") {
+        return Err(ApiError::not_built(&format!("limits.{other}")));
+    }
+    Ok(small(limits.number("maxConcurrent", 0, MAX_CONCURRENT)?))
+}
+
+fn small(number: Option<u64>) -> Option<u32> {
+    number.and_then(|number| u32::try_from(number).ok())
 }
 
 /// The template of `config`, an alias or id with an optional tag, as E2B has them.

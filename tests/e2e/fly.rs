@@ -97,7 +97,10 @@ async fn key_session_secret_agent_and_variable_on_fly_and_nothing_shows_the_valu
     assert_eq!(paused["provider"], "fly");
     client.post(&format!("/v1/agents/{agent}/exec"), json!({ "language": "bash", "code": "true" })).await.expect(409);
     client.set_secrets(&session, json!({ "hubspot_api_key": changed, "ADDED": "x" })).await;
-    client.call("POST", &format!("/v1/agents/{agent}/resume"), None).await.expect(200);
+    // Its files are where it ran.
+    let moved = client.post(&format!("/v1/agents/{agent}/resume"), json!({ "region": "iad" })).await;
+    assert_eq!(moved.expect_error(409, "conflict")["details"]["field"], "region");
+    client.post(&format!("/v1/agents/{agent}/resume"), json!({ "provider": "fly", "region": "ams" })).await.expect(200);
     let seen = client.environment(&agent).await;
     assert_eq!((&seen["HUBSPOT_API_KEY"].1, &seen["ADDED"].1), (&sha256(&changed), &sha256("x")));
     let read = client.get(&format!("/v1/agents/{agent}/files/data/a%20b/%C3%BC.txt")).await.expect(200);

@@ -72,7 +72,8 @@ async fn circle(client: &Client, provider: &str, exec: bool) {
     assert!(details.iter().all(|secret| secret["retainedBy"] == json!([])), "it holds nothing: {details:?}");
 
     for (body, status) in [
-        (json!({ "region": "fra" }), 422),
+        (json!({ "region": "fra" }), 400),
+        (json!({ "region": "Über all" }), 400),
         (json!({ "checkpoint": "ckpt_x" }), 422),
         (json!({ "provider": "nowhere" }), 400),
         (json!({ "provider": 5 }), 400),

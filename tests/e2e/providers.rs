@@ -1,7 +1,14 @@
 //! Providers: their configuration, and the credential that no agent may ever see.
 
-use crate::harness::{Platform, make_canary, sha256};
-use serde_json::json;
+use crate::e2b::{configure, on_e2b};
+use crate::harness::{E2B_KEY, Platform, make_canary, sha256};
+use serde_json::{Value, json};
+
+/// A JSON object with the fields of another.
+fn with(object: &Value, more: Value) -> Value {
+    let fields = [object.clone(), more].into_iter().filter_map(|value| value.as_object().cloned()).flatten();
+    Value::Object(fields.collect())
+}
 
 #[tokio::test]
 async fn a_providers_credential_never_reaches_an_agent_from_the_moment_it_is_named() {
@@ -70,11 +77,19 @@ async fn what_cannot_be_configured_is_refused_and_nothing_shows_a_credential() {
     assert_eq!(absent["details"]["field"], "credentialRef");
     let hosts = put("docker", json!({ "credentialRef": "HOSTS" })).await.expect_error(422, "unprocessable_entity");
     assert_eq!(hosts["details"]["feature"], "provider.docker.hosts");
-    for feature in ["priority", "limits"] {
-        let body = json!({ "credentialRef": "A", feature: { "x": 1 } });
-        let refused = put("fly", body).await.expect_error(422, "unprocessable_entity");
-        assert_eq!(refused["details"]["feature"], feature);
+    for (body, field) in [
+        (json!({ "priority": 0 }), "priority"),
+        (json!({ "priority": 101 }), "priority"),
+        (json!({ "priority": "first" }), "priority"),
+        (json!({ "limits": 3 }), "limits"),
+        (json!({ "limits": { "maxConcurrent": -1 } }), "limits.maxConcurrent"),
+        (json!({ "limits": { "maxConcurrent": 10_001 } }), "limits.maxConcurrent"),
+    ] {
+        let refused = put("e2b", with(&body, json!({ "credentialRef": "A" }))).await;
+        assert_eq!(refused.expect_error(400, "invalid_request")["details"]["field"], field);
     }
+    let other = put("e2b", json!({ "credentialRef": "A", "limits": { "maxCost": 1 } })).await;
+    assert_eq!(other.expect_error(422, "unprocessable_entity")["details"]["feature"], "limits.maxCost");
     put("simulated", json!({ "credentialRef": "A" })).await.expect_error(404, "not_found");
     for (config, field) in [
         (json!(null), "config"),
@@ -108,4 +123,50 @@ async fn what_cannot_be_configured_is_refused_and_nothing_shows_a_credential() {
     }
     let region = put("e2b", json!({ "credentialRef": "KEY", "config": { "region": "x" } })).await;
     assert_eq!(region.expect_error(422, "unprocessable_entity")["details"]["feature"], "config.region");
+}
+
+#[tokio::test]
+async fn a_platforms_priorities_and_limits_decide_where_agents_run() {
+    let platform = Platform::make("provider priorities").await;
+    let client = &platform.client;
+    let set = async |more: Value| {
+        let body = with(&json!({ "credentialRef": "E2B_API_KEY" }), more);
+        client.call("PUT", "/v1/providers/e2b", Some(&body)).await.expect(200)
+    };
+    let session = client.session("u").await;
+    let agents = format!("/v1/sessions/{session}/agents");
+    let boot = async |body: Value| client.post(&agents, body).await.expect(201);
+    let configured = configure(client, E2B_KEY).await;
+    assert_eq!((&configured["priority"], &configured["limits"]), (&Value::Null, &json!({})));
+    assert_eq!(boot(json!({})).await["provider"], "docker", "without a priority the deployment's own comes first");
+
+    let shown = set(json!({ "priority": 7, "limits": { "maxConcurrent": 1 } })).await;
+    assert_eq!((&shown["priority"], &shown["limits"]), (&json!(7), &json!({ "maxConcurrent": 1 })));
+    let listed = client.get("/v1/providers").await.expect(200);
+    let e2b = listed["data"].as_array().unwrap().iter().find(|entry| entry["provider"] == "e2b").unwrap().clone();
+    assert_eq!((&e2b["priority"], &e2b["limits"]["maxConcurrent"]), (&json!(7), &json!(1)));
+
+    let first = boot(json!({})).await;
+    assert_eq!(first["provider"], "e2b");
+    assert_eq!(boot(json!({})).await["provider"], "docker", "full, so the next in turn");
+    let refused = client.post(&agents, on_e2b()).await.expect_error(503, "no_providers_available");
+    assert_eq!(refused["details"], json!({ "provider": "e2b", "limit": "maxConcurrent", "max": 1 }));
+    let listed = client.get(&format!("{agents}?provider=e2b")).await.expect(200);
+    assert_eq!(listed["data"].as_array().unwrap().len(), 1, "what was refused left no row");
+
+    // A paused agent takes no place, and needs one to be resumed.
+    let first = format!("/v1/agents/{}", first["id"].as_str().unwrap());
+    client.call("POST", &format!("{first}/pause"), None).await.expect(200);
+    let second = boot(on_e2b()).await;
+    let refused = client.call("POST", &format!("{first}/resume"), None).await;
+    assert_eq!(refused.expect_error(503, "no_providers_available")["details"]["limit"], "maxConcurrent");
+    let second = format!("/v1/agents/{}", second["id"].as_str().unwrap());
+    client.call("POST", &format!("{second}/restart"), None).await.expect(200);
+    client.call("POST", &format!("{second}/terminate"), None).await.expect(200);
+    client.call("POST", &format!("{first}/resume"), None).await.expect(200);
+
+    // What is not said again holds no more.
+    assert_eq!(set(json!({ "limits": { "maxConcurrent": null } })).await["limits"], json!({}));
+    assert_eq!(boot(on_e2b()).await["provider"], "e2b");
+    client.terminate(&session).await;
 }

@@ -213,6 +213,12 @@ impl From<StoreError> for ApiError {
                     .detail("used", used)
                     .detail("max", max)
             }
+            StoreError::ProviderFull { provider, max } => {
+                Self::new(ErrorCode::NoProvidersAvailable, format!("as many agents run at {provider} as may"))
+                    .detail("provider", provider)
+                    .detail("limit", "maxConcurrent")
+                    .detail("max", max)
+            }
             StoreError::ScopeFull(rule) => Self::new(ErrorCode::UnprocessableEntity, rule),
             StoreError::UnknownSecret(name) => {
                 Self::new(ErrorCode::InvalidRequest, format!("secrets: there is no secret {name} to select"))
@@ -327,6 +333,13 @@ mod tests {
         let shown = body(StoreError::LimitExceeded { limit: "maxAgents", used: 3, max: 3 }.into());
         assert_eq!(shown["error"]["code"], "session_limit_exceeded");
         assert_eq!(shown["error"]["details"], json!({ "limit": "maxAgents", "used": 3, "max": 3 }));
+    }
+
+    #[test]
+    fn a_full_provider_tells_which_it_is_and_how_many_may_run_there() {
+        let shown = body(StoreError::ProviderFull { provider: "e2b".into(), max: 3 }.into());
+        assert_eq!(shown["error"]["code"], "no_providers_available");
+        assert_eq!(shown["error"]["details"], json!({ "provider": "e2b", "limit": "maxConcurrent", "max": 3 }));
     }
 
     #[test]

@@ -5,9 +5,10 @@ mod beside;
 mod changes;
 mod metering;
 mod pause;
+mod places;
 mod state;
 
-pub use pause::PauseReason;
+pub use pause::{NextBoot, PauseReason};
 pub use state::{AgentStatus, Intent, PausedBy};
 
 use crate::counters::CountersUpdate;
@@ -97,6 +98,8 @@ pub struct NewAgent {
     pub selection: Option<Vec<String>>,
     /// What it may cost in all, cents.
     pub cost_cap: Option<u32>,
+    /// How many agents may run at its provider at a time.
+    pub max_concurrent: Option<u32>,
     /// What it boots with.
     pub secrets: Vec<BootedSecret>,
 }
@@ -160,6 +163,9 @@ pub struct Agent {
     /// What is being done to it beyond what its status says.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub intent: Option<Intent>,
+    /// Whether it has a place of those that there are at its provider.
+    #[serde(default)]
+    pub has_place: bool,
     /// How often a boot was begun. A boot that has stalled finds out by it that another one has followed.
     #[serde(default)]
     pub boots: u64,
@@ -262,6 +268,7 @@ impl Agent {
         if runs {
             self.paused_by = None;
         }
+        self.has_place &= status.takes_place();
         (self.status, self.since_ms, self.stored_to_ms, self.intent) = (status, now_ms, None, None);
         self.turn_meter(status, metered_to_ms)
     }
@@ -364,10 +371,11 @@ impl Agents {
     }
 
     /// Records an agent as `booting`, before any provider is asked, in the transaction that counts it against the
-    /// session's limits and notes it in the operator's work list. What its running costs an hour is fixed with that.
+    /// session's limits and its provider's and notes it in the operator's work list. What its running costs an hour is fixed
+    /// with that.
     ///
     /// # Errors
-    /// [`StoreError::LimitExceeded`]; [`StoreError::Conflict`] when the session is not active or has changed since it
+    /// [`StoreError::LimitExceeded`]; [`StoreError::ProviderFull`]; [`StoreError::Conflict`] when the session is not active or has changed since it
     /// was read (the caller reads it again).
     pub async fn begin_boot(&self, scope: &TenantScope, session: &Session, new: NewAgent) -> Result<Agent, StoreError> {
         let own = scope.session(&session.id).ok_or(StoreError::NotFound)?;
@@ -394,6 +402,7 @@ impl Agents {
             meter: Meter::default(),
             secrets: new.secrets,
             intent: None,
+            has_place: new.max_concurrent.is_some(),
             boots: 1,
             paused_by: None,
             snapshot: None,
@@ -432,6 +441,8 @@ impl Agents {
                 .audit(&self.0, scope, changes::deed(&agent, AuditAction::AgentBoot).with(AuditOutcome::Started))?
                 .log(&self.0, scope, [changes::status_log(&agent, None)])?
                 .measure_created(&self.0, &own, &agent);
+            let place = transaction.len();
+            let transaction = self.take_place(transaction, scope, &agent, new.max_concurrent)?;
             match transaction.commit(&self.0).await? {
                 Committed::Yes => return Ok(agent),
                 Committed::Refused { write: 0, .. } => return Err(StoreError::Conflict("the session has changed")),
@@ -440,6 +451,9 @@ impl Agents {
                     let counters = Counters::read(row.unwrap_or_default())?;
                     allowance = metering::allowance(session, Some(&counters), rate, now, true)?;
                     agent.meter = Meter::default();
+                }
+                Committed::Refused { write, .. } if write == place => {
+                    return Err(places::full(&agent, new.max_concurrent));
                 }
                 Committed::Refused { .. } => return Err(StoreError::Conflict("an id was made twice")),
             }

@@ -218,7 +218,9 @@ impl PlatformDeletion {
                 return Err(StoreError::Contended(1));
             }
         }
-        for partition in [wide.agents(), scope.secret_values()?, scope.providers()?, wide.replays()] {
+        let partitions =
+            [wide.agents(), scope.secret_values()?, scope.providers()?, scope.provider_counters()?, wide.replays()];
+        for partition in partitions {
             self.table.remove_partition(&partition).await?;
         }
         self.table.remove_logs(&LogPlace::Platform(wide)).await?;

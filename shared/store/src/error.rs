@@ -19,6 +19,14 @@ pub enum StoreError {
         /// What is allowed.
         max: u64,
     },
+    /// As many of the platform's agents run at a provider as it wants at most.
+    #[error("{max} agents run at {provider}, which is as many as may")]
+    ProviderFull {
+        /// The provider's name.
+        provider: String,
+        /// How many may run there.
+        max: u32,
+    },
     /// The scope would hold too many secrets, or too large ones.
     #[error("the scope is full: {0}")]
     ScopeFull(&'static str),

@@ -49,6 +49,12 @@ pub struct ProviderConfig {
     /// Where agents run that ask for no region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
+    /// Its turn among the platform's providers where an agent may run at any, the lowest first; those without one come last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u32>,
+    /// How many agents may run there at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_concurrent: Option<u32>,
     /// Unix milliseconds of the last change.
     pub updated_at_ms: i64,
 }
@@ -64,6 +70,10 @@ pub struct ProviderSettings {
     pub organization: Option<String>,
     /// Where agents run that ask for no region.
     pub region: Option<String>,
+    /// Its turn where an agent may run at any, the lowest first.
+    pub priority: Option<u32>,
+    /// How many agents may run there at a time.
+    pub max_concurrent: Option<u32>,
 }
 
 impl ProviderConfigs {
@@ -169,7 +179,7 @@ impl ProviderCredentials {
         credential: &SecretName,
         settings: ProviderSettings,
     ) -> Result<ProviderConfig, StoreError> {
-        let ProviderSettings { template, image, organization, region } = settings;
+        let ProviderSettings { template, image, organization, region, priority, max_concurrent } = settings;
         let config = ProviderConfig {
             provider: provider.to_owned(),
             credential: credential.canonical().to_owned(),
@@ -177,6 +187,8 @@ impl ProviderCredentials {
             image,
             organization,
             region,
+            priority,
+            max_concurrent,
             updated_at_ms: crate::now_ms(),
         };
         let shield = ProviderShield { table: &self.table, keys: &self.keys };

@@ -20,6 +20,7 @@
 //! | `<platform>#<mode>#logs#<yyyy-mm-dd>#<shard>` | `log_…` | a log entry, for the platform |
 //! | `<platform>#<mode>#replays` | SHA-256, hex | an answer to be given again |
 //! | `<platform>#<mode>#providers` | `docker` … | a configured provider |
+//! | `<platform>#<mode>#counters` | `docker` … | how many agents have a place at a provider that the platform limits |
 //! | `<platform>#<mode>#ses_…#counters` | `counters` | a session's counters |
 //! | `<platform>#<mode>#ses_…#agents` | `agt_…` | an agent, for its session |
 //! | `<platform>#<mode>#ses_…#live-agents` | `agt_…` | the same, for its session |
@@ -189,6 +190,7 @@ mod tests {
                 wide.live_agents(),
                 scope.secret_values().unwrap(),
                 scope.providers().unwrap(),
+                scope.provider_counters().unwrap(),
                 wide.replays(),
                 wide.audit("2026-11"),
                 scope.agent_copies(&agent).unwrap(),
@@ -235,7 +237,8 @@ mod tests {
         let scope = TenantScope::proven(PlatformId::make(), Mode::Live, reach, Actor::ours(ActorKind::Agent));
         assert!(scope.session(&session).is_none() && !scope.sees(&session));
         assert!(scope.platform_wide().is_err());
-        assert!(scope.secret_names_key().is_err() && scope.secret_values().is_err() && scope.providers().is_err());
+        assert!(scope.secret_names_key().is_err() && scope.secret_values().is_err());
+        assert!(scope.providers().is_err() && scope.provider_counters().is_err());
         let operator = Operator::assume().tenant(scope.platform(), Mode::Live);
         let row = operator.session(&session).unwrap().agents().row(own.as_str());
         assert_eq!(scope.agent_key(&own), Ok(row));

@@ -306,6 +306,14 @@ impl ReadScope {
         self.shared("providers")
     }
 
+    /// How many of the platform's agents have a place at each of its providers, a row each.
+    ///
+    /// # Errors
+    /// [`OutOfReach`] for an agent's token.
+    pub fn provider_counters(&self) -> Result<Partition, OutOfReach> {
+        self.shared("counters")
+    }
+
     /// What the sessions of a platform have in common.
     fn shared(&self, suffix: &str) -> Result<Partition, OutOfReach> {
         match self.reach {

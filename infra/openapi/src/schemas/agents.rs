@@ -17,7 +17,7 @@ pub(super) fn all() -> Vec<(&'static str, Value)> {
         ("AgentStanding", standing()),
         ("AgentProgress", progress()),
         ("AgentSecrets", secrets()),
-        ("ResumeAgent", example(request(&[("provider?", one_of(&PROVIDERS))]), json!({}))),
+        ("ResumeAgent", example(resume_agent(), json!({}))),
         ("Snapshot", snapshot()),
         ("Exec", exec()),
         ("ExecResult", exec_result()),
@@ -95,10 +95,7 @@ fn new_agent() -> Value {
         ),
         (
             "region?",
-            about(
-                pattern("^[a-z0-9-]{1,32}$"),
-                "Where it runs, by the provider's own code, for a provider that lets one choose: Fly.",
-            ),
+            about(region(), "Where it runs, by the provider's own code, for a provider that lets one choose: Fly."),
         ),
         ("timeout?", duration("1 hour", "24 hours")),
         ("costCap?", about(cost_cap, "At which it is paused.")),
@@ -116,11 +113,19 @@ fn new_agent() -> Value {
             )]),
         ),
     ]);
-    let schema = about(
-        schema,
-        "Fields that ask for something not built, such as `browser`, `gpu` or `region`, are refused by name.",
-    );
+    let schema =
+        about(schema, "Fields that ask for something not built, such as `browser` or `gpu`, are refused by name.");
     example(schema, json!({ "compute": "python", "timeout": "30m", "secrets": ["HUBSPOT_API_KEY"] }))
+}
+
+fn region() -> Value {
+    pattern("^[a-z0-9-]{1,32}$")
+}
+
+/// Its files are where they are; naming the place makes sure of it.
+fn resume_agent() -> Value {
+    let elsewhere = "Where its files are; any other is a conflict.";
+    request(&[("provider?", about(one_of(&PROVIDERS), elsewhere)), ("region?", about(region(), elsewhere))])
 }
 
 fn standing() -> Value {

@@ -1,7 +1,7 @@
 //! What a platform has: its credentials, its providers.
 
 use crate::shape::{
-    about, answer, duration, example, flag, id, list, nullable, one_of, pattern, request, text, text_to, time,
+    about, answer, between, duration, example, flag, id, list, nullable, one_of, pattern, request, text, text_to, time,
 };
 use serde_json::{Value, json};
 
@@ -81,6 +81,12 @@ fn new_api_key() -> Value {
     example(schema, json!({ "name": "backend", "environment": "live" }))
 }
 
+const PRIORITY: &str = "Its turn where the creator of an agent names no provider: the lowest comes first, then the \
+                        deployment's own, then those without a priority. Where one fails or has no room, the next is tried.";
+const MAX_CONCURRENT: &str = "How many of the platform's agents may run there at a time: boot, or run and are not paused. \
+                              One more is `no_providers_available`. Agents that run when a limit is first set are not \
+                              counted until they are resumed.";
+
 fn provider() -> Value {
     let health = answer(&[("healthy", flag()), ("message?", nullable(text()))]);
     let schema = answer(&[
@@ -88,6 +94,8 @@ fn provider() -> Value {
         ("source", about(one_of(&["deployment", "platform"]), "Whose it is.")),
         ("credentialRef?", about(text(), "The platform secret that holds its credential.")),
         ("config?", shown_config()),
+        ("priority?", nullable(about(between(1, 100), PRIORITY))),
+        ("limits?", answer(&[("maxConcurrent?", about(between(0, 10_000), MAX_CONCURRENT))])),
         ("updatedAt?", time()),
         ("health?", about(health, "Not asked for when a provider is being configured.")),
     ]);
@@ -99,7 +107,7 @@ fn provider() -> Value {
 
 fn shown_config() -> Value {
     answer(&[
-        ("template", nullable(about(text(), "E2B: the template that agents run in."))),
+        ("template?", about(text(), "E2B: the template that agents run in.")),
         ("organization?", about(text(), "Fly: the organization that agents run in.")),
         ("image?", about(text(), "Fly: the image that agents run in.")),
         ("region?", about(text(), "Fly: where agents run that ask for no region.")),
@@ -119,7 +127,11 @@ fn provider_to_set() -> Value {
         "Fly only: where agents run that ask for no region; otherwise in the one nearest to the control plane.",
     );
     let config = [("template?", template), ("organization?", organization), ("image?", image), ("region?", region)];
-    let schema =
-        request(&[("credentialRef", pattern("^[A-Za-z_][A-Za-z0-9_]{0,127}$")), ("config?", request(&config))]);
-    example(schema, json!({ "credentialRef": "E2B_API_KEY" }))
+    let schema = request(&[
+        ("credentialRef", pattern("^[A-Za-z_][A-Za-z0-9_]{0,127}$")),
+        ("config?", request(&config)),
+        ("priority?", about(between(1, 100), PRIORITY)),
+        ("limits?", request(&[("maxConcurrent?", about(between(0, 10_000), MAX_CONCURRENT))])),
+    ]);
+    example(schema, json!({ "credentialRef": "E2B_API_KEY", "priority": 1, "limits": { "maxConcurrent": 20 } }))
 }

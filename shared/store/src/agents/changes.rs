@@ -255,6 +255,7 @@ impl Agents {
         let places = i64::from(after.status.takes_place()) - i64::from(before.status.takes_place());
         let update = CountersUpdate::of(metered, self.0.now_ms()).add("active_agents", places);
         let stored = if after.status == before.status { Vec::new() } else { before.stored(after.since_ms) };
+        let transaction = self.give_place_back(transaction, scope, before, after)?;
         self.count(transaction, scope, after, update, metered, &stored)
     }
 

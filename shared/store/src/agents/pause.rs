@@ -2,7 +2,7 @@
 //! asked, and ends with one that says how it went; whoever finds the first without the second knows what to do.
 
 use super::changes::{Change, deed, status_log};
-use super::{Agent, AgentStatus, Agents, BootedSecret, Intent, PausedBy, Snapshot, metering};
+use super::{Agent, AgentStatus, Agents, BootedSecret, Intent, PausedBy, Snapshot, metering, places};
 use crate::counters::CountersUpdate;
 use crate::sessions::unchanged_and_active;
 use crate::table::number;
@@ -31,6 +31,20 @@ impl From<PausedBy> for PauseReason {
 impl From<Reached> for PauseReason {
     fn from(reached: Reached) -> Self {
         Self { by: PausedBy::Limit, reached: Some(reached) }
+    }
+}
+
+/// What an agent that has run before boots with.
+pub struct NextBoot {
+    /// The secrets that it gets.
+    pub secrets: Vec<BootedSecret>,
+    /// How many agents may run at its provider at a time.
+    pub max_concurrent: Option<u32>,
+}
+
+impl From<Vec<BootedSecret>> for NextBoot {
+    fn from(secrets: Vec<BootedSecret>) -> Self {
+        Self { secrets, max_concurrent: None }
     }
 }
 
@@ -169,11 +183,12 @@ impl Agents {
     }
 
     /// Notes that a paused agent is to boot ([`Intent::Resuming`]), or a running one to boot again
-    /// ([`Intent::Restarting`]), with these secrets. Both claim what
-    /// they will run, at the price of now; a resumed one also takes a place of its session's.
+    /// ([`Intent::Restarting`]), with what `boot` says. Both claim what
+    /// they will run, at the price of now; a resumed one also takes a place of its session's, and one of the
+    /// `max_concurrent` that there are at its provider.
     ///
     /// # Errors
-    /// [`StoreError::LimitExceeded`]; [`StoreError::Conflict`] when the session is not active, or it or the agent has
+    /// [`StoreError::LimitExceeded`]; [`StoreError::ProviderFull`]; [`StoreError::Conflict`] when the session is not active, or it or the agent has
     /// changed since it was read, or the agent's state does not allow it (the caller reads both again).
     pub async fn begin_again(
         &self,
@@ -181,8 +196,9 @@ impl Agents {
         session: &Session,
         agent: &Agent,
         intent: Intent,
-        secrets: Vec<BootedSecret>,
+        boot: impl Into<NextBoot>,
     ) -> Result<Agent, StoreError> {
+        let NextBoot { secrets, max_concurrent } = boot.into();
         let (action, from) = match intent {
             Intent::Resuming => (AuditAction::AgentResume, agent.status == AgentStatus::Paused),
             Intent::Restarting => {
@@ -206,6 +222,7 @@ impl Agents {
         }
         // One that is restarted has its place.
         let places = i64::from(intent == Intent::Resuming);
+        let max_concurrent = max_concurrent.filter(|_| places > 0);
         let max_agents = session.limits.max_agents.filter(|_| places > 0);
         let limited = Session { limits: Limits { max_agents, ..session.limits.clone() }, ..session.clone() };
         let counters = match limited.limits.meter_use() {
@@ -219,6 +236,7 @@ impl Agents {
             after.allow(allowance.ms, rate, now);
             let metered = stopped.and(after.meter.claim(rate, now, allowance.claim_ms));
             after.intent = Some(intent);
+            after.has_place |= max_concurrent.is_some();
             after.boots += 1;
             after.secrets.clone_from(&secrets);
             let update = CountersUpdate::of(&metered, now).add("active_agents", places).within(&limited.limits);
@@ -231,12 +249,15 @@ impl Agents {
                 deed(&after, action).with(AuditOutcome::Started),
             )?;
             let transaction = transaction.log(&self.0, scope, [status_log(&after, Some(agent.status))])?;
+            let place = transaction.len();
+            let transaction = self.take_place(transaction, scope, &after, max_concurrent)?;
             match transaction.commit(&self.0).await? {
                 Committed::Yes => return Ok(after),
                 Committed::Refused { write: 1, row } if counts => {
                     let counters = Counters::read(row.unwrap_or_default())?;
                     allowance = metering::allowance(&limited, Some(&counters), rate, now, true)?;
                 }
+                Committed::Refused { write, .. } if write == place => return Err(places::full(&after, max_concurrent)),
                 Committed::Refused { .. } => {
                     return Err(StoreError::Conflict("the session or the agent has changed"));
                 }

@@ -24,6 +24,7 @@ pub fn new_agent() -> NewAgent {
         auto_pause_ms: None,
         selection: None,
         cost_cap: None,
+        max_concurrent: None,
         secrets: Vec::new(),
     }
 }

@@ -176,7 +176,7 @@ async fn an_agent_that_is_ended_while_it_restarts_leaves_nothing_of_its_earlier_
     let running = world.agents().transition(&scope, &agent.id, AgentStatus::Ready, |_| {}).await.unwrap();
     world.delete(&scope, &own(&session), "A").await.unwrap();
     let (_, opened) = open(&world, &scope, &session).await;
-    let secrets = opened.iter().map(|secret| secret.booted.clone()).collect();
+    let secrets = opened.iter().map(|secret| secret.booted.clone()).collect::<Vec<_>>();
     world.agents().begin_again(&scope, &session, &running, Intent::Restarting, secrets).await.unwrap();
     end(&world.agents(), &scope, &agent, AgentStatus::Completed).await.unwrap();
     assert_none_beside(&world, &scope, &agent, "ended while it restarts").await;
