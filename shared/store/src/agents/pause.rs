@@ -11,7 +11,7 @@ use crate::{AuditAction, AuditOutcome, Counters, Limits, LogLevel, LogSource, Ne
 use futures_util::future::try_join;
 use serde_json::json;
 use theazo_metering::Changes;
-use theazo_tenancy::{AgentId, SnapshotId, TenantScope};
+use theazo_tenancy::{AgentId, CheckpointId, SnapshotId, TenantScope};
 
 /// How exactly it is known when an agent had its last call, milliseconds.
 const BUSY_STEP_MS: i64 = 30_000;
@@ -183,7 +183,27 @@ impl Agents {
         intent: Intent,
         secrets: Vec<BootedSecret>,
     ) -> Result<Agent, StoreError> {
+        self.begin_again_from(scope, session, agent, intent, secrets, None).await
+    }
+
+    /// The same on the files of one of its checkpoints, which a retry ([`Intent::Retrying`]) needs: it boots an agent that is
+    /// over, with all of its running time before it, and takes a place as a resume does.
+    ///
+    /// # Errors
+    /// As [`Agents::begin_again`]; [`StoreError::Conflict`] also when there is no such checkpoint any more.
+    pub async fn begin_again_from(
+        &self,
+        scope: &TenantScope,
+        session: &Session,
+        agent: &Agent,
+        intent: Intent,
+        secrets: Vec<BootedSecret>,
+        checkpoint: Option<&CheckpointId>,
+    ) -> Result<Agent, StoreError> {
         let (action, from) = match intent {
+            Intent::Retrying => {
+                (AuditAction::AgentRetry, agent.can_be_retried(self.0.now_ms()) && checkpoint.is_some())
+            }
             Intent::Resuming => (AuditAction::AgentResume, agent.status == AgentStatus::Paused),
             Intent::Restarting => {
                 let runs = matches!(agent.status, AgentStatus::Ready | AgentStatus::Running);
@@ -191,7 +211,8 @@ impl Agents {
             }
             Intent::Pausing => return Err(StoreError::Conflict("a pause boots nothing")),
         };
-        if !from || agent.session != session.id {
+        let is_kept = checkpoint.is_none_or(|id| agent.kept_checkpoint(id).is_some());
+        if !from || !is_kept || agent.session != session.id {
             return Err(StoreError::Conflict("the agent's state does not allow it"));
         }
         let from_status = agent.status;
@@ -205,7 +226,7 @@ impl Agents {
             return Err(reached.into());
         }
         // One that is restarted has its place.
-        let places = i64::from(intent == Intent::Resuming);
+        let places = i64::from(intent != Intent::Restarting);
         let max_agents = session.limits.max_agents.filter(|_| places > 0);
         let limited = Session { limits: Limits { max_agents, ..session.limits.clone() }, ..session.clone() };
         let counters = match limited.limits.meter_use() {
@@ -219,6 +240,13 @@ impl Agents {
             after.allow(allowance.ms, rate, now);
             let metered = stopped.and(after.meter.claim(rate, now, allowance.claim_ms));
             after.intent = Some(intent);
+            if let Some(chosen) = checkpoint.and_then(|id| after.kept_checkpoint(id)) {
+                let snapshot = Snapshot { id: chosen.snapshot.clone(), bytes: chosen.bytes };
+                (after.restores, after.snapshot) = (Some(chosen.id.clone()), Some(snapshot));
+            }
+            if intent == Intent::Retrying {
+                after.begin_anew();
+            }
             after.boots += 1;
             after.secrets.clone_from(&secrets);
             let update = CountersUpdate::of(&metered, now).add("active_agents", places).within(&limited.limits);
