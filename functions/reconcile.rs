@@ -3,7 +3,7 @@
 
 mod accounts;
 
-use crate::agents::{Sandboxes, lifecycle};
+use crate::agents::{Sandboxes, lifecycle, remove_left_over};
 use crate::deployment::{Capability, Deployment};
 use crate::emf;
 use crate::limits::Watch;
@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
 use theazo_store::{
-    AgentStatus, Agents, BOOT_GRACE_MS, DeletionState, Intent, Measurements, PausedBy, PlatformDeletion,
-    PlatformSuspension, SecretSealer, SessionStatus, Sessions, Table, Work, WorkItem, now_ms,
+    AgentStatus, Agents, BOOT_GRACE_MS, CHECKPOINT_GRACE_MS, DeletionState, Intent, Measurements, PausedBy,
+    PlatformDeletion, PlatformSuspension, SecretSealer, SessionStatus, Sessions, Table, Work, WorkItem, now_ms,
 };
 use theazo_tenancy::{Mode, Operator, PlatformId, SessionId, TenantScope, WorkRef};
 use tokio::time::Instant;
@@ -60,6 +60,8 @@ pub struct Outcome {
     pub lost: usize,
     /// Ended agents whose sandbox was still to be removed.
     pub settled: usize,
+    /// Checkpoints that nobody makes or keeps any more and that were removed.
+    pub checkpoints: usize,
     /// Terminated sessions whose removal was finished, and paused ones whose agents all are.
     pub sessions: usize,
     /// Deleted platforms of which now only the tombstone is left.
@@ -85,6 +87,7 @@ impl AddAssign for Outcome {
             suspended,
             lost,
             settled,
+            checkpoints,
             sessions,
             platforms,
             orphans,
@@ -100,6 +103,7 @@ impl AddAssign for Outcome {
         self.suspended += suspended;
         self.lost += lost;
         self.settled += settled;
+        self.checkpoints += checkpoints;
         self.sessions += sessions;
         self.platforms += platforms;
         self.orphans += orphans;
@@ -308,6 +312,10 @@ impl Run {
                 .is_some_and(|running| !running.contains(agent.id.as_str()));
         let grace = if self.boots == Boots::Impossible { 0 } else { BOOT_GRACE_MS };
         let is_interrupted = now - agent.since_ms >= grace;
+        let grace_ms = if grace == 0 { 0 } else { CHECKPOINT_GRACE_MS };
+        let left = remove_left_over(&scope, &agent, &self.agents, &self.sandboxes, Some(grace_ms)).await;
+        outcome.checkpoints += left.0;
+        outcome.postponed += left.1;
         let (status, count) = match agent.status {
             AgentStatus::Booting if is_interrupted => {
                 lifecycle::take_back(&scope, &agent, None, &self.agents, &self.sandboxes).await?;
@@ -321,7 +329,11 @@ impl Run {
                 }
                 return Ok(());
             }
-            status if status.is_over() => (status, &mut outcome.settled),
+            status if status.is_over() => {
+                let cleared = lifecycle::clear(&scope, &agent, &self.agents, &self.sandboxes).await?;
+                outcome.settled += usize::from(cleared);
+                return Ok(());
+            }
             AgentStatus::Ready | AgentStatus::Running if now >= agent.deadline_ms() => {
                 outcome.lag_ms = outcome.lag_ms.max(u64::try_from(now - agent.deadline_ms()).unwrap_or(0));
                 (AgentStatus::Completed, &mut outcome.expired)

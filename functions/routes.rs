@@ -144,12 +144,18 @@ routes! {
         by [Platform, Session] needs [Agents, SecretNames] => agents::secrets_list;
     AGENTS_PROGRESS = "agents-progress" GET "/v1/agents/{id}/progress"
         by [Platform, Session] needs [Agents] => agents::progress;
+    AGENTS_CHECKPOINTS_CREATE = "agents-checkpoints-create" POST "/v1/agents/{id}/checkpoints"
+        by [Platform, Session] needs [Agents, Sandboxes, Replays] repeats Once => agents::checkpoints_create;
+    AGENTS_CHECKPOINTS_LIST = "agents-checkpoints-list" GET "/v1/agents/{id}/checkpoints"
+        by [Platform, Session] needs [Agents] => agents::checkpoints_list;
     AGENTS_PAUSE = "agents-pause" POST "/v1/agents/{id}/pause"
         by [Platform, Session] needs [Agents, Sandboxes] => agents::pause;
     AGENTS_RESUME = "agents-resume" POST "/v1/agents/{id}/resume"
         by [Platform, Session] needs [Sessions, Agents, SecretOpener, AgentCopies, AgentTokens, Sandboxes] => agents::resume;
     AGENTS_RESTART = "agents-restart" POST "/v1/agents/{id}/restart"
         by [Platform, Session] needs [Sessions, Agents, SecretOpener, AgentCopies, AgentTokens, Sandboxes] repeats Again => agents::restart;
+    AGENTS_RETRY = "agents-retry" POST "/v1/agents/{id}/retry"
+        by [Platform, Session] needs [Sessions, Agents, SecretOpener, AgentCopies, AgentTokens, Sandboxes] => agents::retry;
     AGENTS_TERMINATE = "agents-terminate" POST "/v1/agents/{id}/terminate"
         by [Platform, Session] needs [Agents, Sandboxes] => agents::terminate;
 
@@ -309,6 +315,6 @@ mod tests {
             .filter(|route| route.capabilities.contains(&CapabilityName::SecretOpener))
             .map(|route| route.info.name)
             .collect();
-        assert_eq!(openers, ["sessions-resume", "agents-create", "agents-resume", "agents-restart"]);
+        assert_eq!(openers, ["sessions-resume", "agents-create", "agents-resume", "agents-restart", "agents-retry"]);
     }
 }

@@ -8,7 +8,7 @@ use theazo_store::{
     Agent, AgentStatus, Intent, NextBoot, PausedBy, SecretName, SecretOpener, SecretSelection, Session, SessionStatus,
     Sessions, StoreError, now_ms,
 };
-use theazo_tenancy::{CredentialKind, Principal, TenantScope};
+use theazo_tenancy::{CheckpointId, CredentialKind, Principal, TenantScope};
 
 /// How often a session or an agent that changes under our hands is read again.
 const ATTEMPTS: u32 = 20;
@@ -21,25 +21,43 @@ const ATTEMPTS: u32 = 20;
 /// [`Boot::finish`].
 pub(crate) async fn boot_again(
     scope: &TenantScope,
-    mut agent: Agent,
+    agent: Agent,
     intent: Intent,
     sessions: &Sessions,
     opener: &SecretOpener,
     boot: &Boot,
     allowed: impl Fn(&Agent) -> Result<(), ApiError>,
 ) -> Result<Agent, ApiError> {
+    let on_its_files = |agent: &Agent| allowed(agent).map(|()| None);
+    boot_from(scope, agent, intent, sessions, opener, boot, on_its_files).await
+}
+
+/// The same on the files of the checkpoint that `chosen` gives of the agent, if it gives one.
+///
+/// # Errors
+/// As [`boot_again`].
+pub(super) async fn boot_from(
+    scope: &TenantScope,
+    mut agent: Agent,
+    intent: Intent,
+    sessions: &Sessions,
+    opener: &SecretOpener,
+    boot: &Boot,
+    chosen: impl Fn(&Agent) -> Result<Option<CheckpointId>, ApiError>,
+) -> Result<Agent, ApiError> {
     for _ in 0..ATTEMPTS {
-        allowed(&agent)?;
+        let checkpoint = chosen(&agent)?;
         let max_concurrent = boot.places(scope, &agent.provider).await?;
         let session = sessions.get(scope, &agent.session);
         let (session, sealed) = try_join(session, opener.load(scope, &agent.session)).await?;
         let session = session.ok_or_else(ApiError::not_found)?;
         expect_active(&session)?;
-        if agent.time_left_ms() == 0 {
+        // A retry has all of it anew.
+        if agent.time_left_ms() == 0 && intent != Intent::Retrying {
             return Err(ApiError::new(ErrorCode::Conflict, "the agent's running time is used up"));
         }
         let opened = opener.open(scope, &sealed, &selection(&agent)?, now_ms()).await?;
-        let next = NextBoot { secrets: booted_with(&opened), max_concurrent };
+        let next = NextBoot { secrets: booted_with(&opened), max_concurrent, checkpoint };
         match boot.agents().begin_again(scope, &session, &agent, intent, next).await {
             Ok(agent) => return boot.finish(scope, agent, opener, &sealed, opened).await,
             Err(StoreError::Conflict(_)) => {

@@ -167,9 +167,10 @@ impl Boot {
             self.agents.drop_copies(scope, &agent.id).await?;
         }
         let created = async {
-            let created = match agent.intent {
-                None => provider.create(&spec, &environment),
-                Some(_) => provider.resume(&spec, &environment),
+            let created = match (&agent.restores, agent.intent) {
+                (Some(checkpoint), _) => provider.restore(&spec, &environment, checkpoint.as_str()),
+                (None, None) => provider.create(&spec, &environment),
+                (None, Some(_)) => provider.resume(&spec, &environment),
             };
             tokio::time::timeout_at(give_up_at, created).await.unwrap_or(Err(ProviderError::TimedOut))
         };

@@ -31,6 +31,11 @@ pub(super) fn to_api_naming(field: &str, provider: &str, error: &ProviderError) 
             "the compute provider cannot pause this agent without keeping its memory",
         )
         .detail("provider", provider),
+        ProviderError::CannotCheckpoint => ApiError::new(
+            ErrorCode::Conflict,
+            "the compute provider cannot make a checkpoint of this agent's files alone",
+        )
+        .detail("provider", provider),
         ProviderError::SandboxGone => failed(None, false),
         ProviderError::TimedOut => failed(None, true),
         ProviderError::FileNotFound => ApiError::not_found(),

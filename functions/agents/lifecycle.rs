@@ -14,6 +14,8 @@ use theazo_tenancy::TenantScope;
 const CLOCK_SLACK_MS: i64 = 10_000;
 /// How long the provider may take to stop a sandbox. What takes longer is finished by a repeated call or on schedule.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often an agent that is retried under our hands is ended again.
+const ATTEMPTS: u32 = 5;
 
 /// Ends an agent and removes everything it has at its provider. The row says so first, so that being interrupted
 /// leaves a note to finish by, never a sandbox that nobody knows. Idempotent; an agent that is over stays as it was.
@@ -36,7 +38,53 @@ pub async fn end(
     if ended.sandbox_gone {
         return Ok(ended);
     }
-    remove(scope, agent, agents, sandboxes).await
+    remove(scope, &ended, agents, sandboxes).await
+}
+
+/// The same for good: an agent that is over already keeps no checkpoint either, and cannot be retried.
+///
+/// # Errors
+/// As [`end`].
+pub async fn terminate(
+    scope: &TenantScope,
+    agent: &Agent,
+    agents: &Agents,
+    sandboxes: &Sandboxes,
+) -> Result<Agent, ApiError> {
+    for _ in 0..ATTEMPTS {
+        let ended = agents.transition(scope, &agent.id, AgentStatus::Completed, |agent| agent.terminated = true).await;
+        let over = match ended {
+            Ok(ended) if ended.terminated || ended.sandbox_gone => Ok(ended),
+            // It had ended before.
+            Ok(_) | Err(StoreError::Conflict(_)) => agents.terminate_over(scope, &agent.id).await,
+            Err(error) => return Err(error.into()),
+        };
+        match over {
+            Ok(ended) if ended.sandbox_gone => return Ok(ended),
+            Ok(ended) => return remove(scope, &ended, agents, sandboxes).await,
+            // It was retried in between.
+            Err(StoreError::Conflict(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(StoreError::Contended(ATTEMPTS).into())
+}
+
+/// Removes what an agent that is over still has at its provider and may not keep. Whether anything was removed.
+///
+/// # Errors
+/// As [`end`].
+pub async fn clear(
+    scope: &TenantScope,
+    agent: &Agent,
+    agents: &Agents,
+    sandboxes: &Sandboxes,
+) -> Result<bool, ApiError> {
+    if agent.only_checkpoints && agent.keeps_checkpoints(now_ms()) {
+        return Ok(false);
+    }
+    let cleared = remove(scope, agent, agents, sandboxes).await?;
+    Ok(cleared.sandbox_gone || cleared.only_checkpoints)
 }
 
 /// What the log says of a sandbox that its provider has no more.
@@ -47,11 +95,15 @@ fn sandbox_gone(agent: &Agent) -> NewLog {
 
 /// What the log says of a provider that did not do what was asked of it, and how the caller is told. Its own words stay in
 /// the operator's log.
-fn refused(agent: &Agent, event: &str, what: &str, error: &ProviderError) -> (NewLog, ApiError) {
+pub(super) fn refused(agent: &Agent, event: &str, what: &str, error: &ProviderError) -> (NewLog, ApiError) {
     let told = failure::to_api(&agent.provider, error);
     let code = told.code().as_str();
     // That it cannot is how it is; anything else is a failure.
-    let level = if matches!(error, ProviderError::CannotPause) { LogLevel::Warn } else { LogLevel::Error };
+    let level = if matches!(error, ProviderError::CannotPause | ProviderError::CannotCheckpoint) {
+        LogLevel::Warn
+    } else {
+        LogLevel::Error
+    };
     let entry = NewLog::of_agent(agent, level, LogSource::Provider, format!("{what}: {code}"))
         .metadata(&json!({ "event": event, "error": code }));
     (entry, told)
@@ -208,9 +260,10 @@ pub async fn take_back(
 ) -> Result<Agent, ApiError> {
     let cause = failure.and_then(|failure| boot_failed(agent, failure));
     let is_this = |now: &Agent| now.boots == agent.boots && now.status == AgentStatus::Booting;
-    if agent.intent.is_none() {
+    // Neither has files of its own that could be lost; of one that was retried the checkpoints stay.
+    if matches!(agent.intent, None | Some(Intent::Retrying)) {
         return match agents.transition_because(scope, &agent.id, AgentStatus::Failed, cause, is_this, |_| {}).await {
-            Ok(_) => remove(scope, agent, agents, sandboxes).await,
+            Ok(failed) => remove(scope, &failed, agents, sandboxes).await,
             Err(StoreError::Conflict(_)) => after_the_end(scope, agent, agents, sandboxes).await,
             Err(error) => Err(error.into()),
         };
@@ -219,7 +272,15 @@ pub async fn take_back(
     if !is_this(&now) {
         return after_the_end(scope, agent, agents, sandboxes).await;
     }
-    match stop(scope, agent, sandboxes).await? {
+    let stopped = match &agent.restores {
+        // Its files are those of a checkpoint, which stays, and are put in place anew by the next boot.
+        Some(_) => {
+            discard(scope, agent, sandboxes).await?;
+            Stopped::Kept(Kept { bytes: None })
+        }
+        None => stop(scope, agent, sandboxes).await?,
+    };
+    match stopped {
         Stopped::Kept(_) => {}
         // Nor can the files be kept of one that does not stop without its memory.
         Stopped::Gone | Stopped::CannotPause => {
@@ -243,6 +304,9 @@ async fn after_the_end(
     let now = agents.get(scope, &agent.id).await?.ok_or_else(ApiError::not_found)?;
     if !now.status.is_over() {
         return Ok(now);
+    }
+    if now.keeps_checkpoints(now_ms()) {
+        return remove(scope, &now, agents, sandboxes).await;
     }
     destroy(scope, &now, sandboxes).await?;
     // Another boot that has followed may still be writing.
@@ -308,7 +372,12 @@ async fn without_files(
     }
 }
 
+/// Removes what an agent that is over, as it was read last, has at its provider: all, or all but its checkpoints.
 async fn remove(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: &Sandboxes) -> Result<Agent, ApiError> {
+    if agent.keeps_checkpoints(now_ms()) {
+        discard(scope, agent, sandboxes).await?;
+        return Ok(agents.settle_all_but_checkpoints(scope, &agent.id).await?);
+    }
     destroy(scope, agent, sandboxes).await?;
     Ok(agents.settle(scope, &agent.id).await?)
 }
@@ -316,9 +385,18 @@ async fn remove(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: 
 async fn destroy(scope: &TenantScope, agent: &Agent, sandboxes: &Sandboxes) -> Result<(), ApiError> {
     let sandbox = AgentRef { agent: agent.id.to_string() };
     let destroyed = sandboxes.provider(scope, &agent.provider).await?.destroy(&sandbox).await;
-    destroyed.map_err(|error| {
-        let (entry, told) = refused(agent, "provider.removal_failed", "the sandbox was not removed", &error);
-        sandboxes.note(scope, entry);
-        told
-    })
+    destroyed.map_err(|error| not_removed(scope, agent, &error, sandboxes))
+}
+
+/// The same but for checkpoints.
+async fn discard(scope: &TenantScope, agent: &Agent, sandboxes: &Sandboxes) -> Result<(), ApiError> {
+    let sandbox = AgentRef { agent: agent.id.to_string() };
+    let discarded = sandboxes.provider(scope, &agent.provider).await?.discard(&sandbox).await;
+    discarded.map_err(|error| not_removed(scope, agent, &error, sandboxes))
+}
+
+fn not_removed(scope: &TenantScope, agent: &Agent, error: &ProviderError, sandboxes: &Sandboxes) -> ApiError {
+    let (entry, told) = refused(agent, "provider.removal_failed", "the sandbox was not removed", error);
+    sandboxes.note(scope, entry);
+    told
 }

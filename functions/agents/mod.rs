@@ -2,6 +2,9 @@
 
 mod again;
 mod boot;
+mod checkpoints;
+pub mod checkpoints_create;
+pub mod checkpoints_list;
 pub mod create;
 pub mod exec;
 mod exec_record;
@@ -19,6 +22,7 @@ pub mod pause;
 pub mod progress;
 pub mod restart;
 pub mod resume;
+pub mod retry;
 mod sandboxes;
 pub mod secrets_list;
 mod simulated;
@@ -27,6 +31,7 @@ pub mod terminate;
 
 pub(crate) use again::boot_again;
 pub(crate) use boot::Boot;
+pub(crate) use checkpoints::remove_left_over;
 pub use sandboxes::{E2b, Fly, Sandboxes};
 
 use futures_util::future::{BoxFuture, join};

@@ -4,7 +4,7 @@ use super::show;
 use crate::agents::{Sandboxes, lifecycle};
 use futures_util::future::join_all;
 use theazo_http::{Answer, ApiError, Call};
-use theazo_store::{AgentStatus, Agents, SecretSealer, Sessions};
+use theazo_store::{Agents, SecretSealer, Sessions};
 use theazo_tenancy::{SessionId, TenantScope};
 
 /// Ends a session for good: no agent or secret can be added from then on, its agents end, its secrets go. Repeating
@@ -39,7 +39,7 @@ pub async fn finish(
     // Values first: they must go even if a provider does not answer.
     sealer.remove_all(scope, id).await?;
     let left = agents.unsettled_of_session(&own).await?;
-    let ends = left.iter().map(|agent| lifecycle::end(scope, agent, AgentStatus::Completed, agents, sandboxes));
+    let ends = left.iter().map(|agent| lifecycle::terminate(scope, agent, agents, sandboxes));
     for end in join_all(ends).await {
         end?;
     }

@@ -20,6 +20,7 @@ mod breaches;
 mod breaches_host;
 mod breaches_hostile;
 mod breaches_paths;
+mod checkpoints;
 mod concurrency;
 mod crash;
 mod crash_accounts;

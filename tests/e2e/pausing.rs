@@ -74,7 +74,8 @@ async fn circle(client: &Client, provider: &str, exec: bool) {
     for (body, status) in [
         (json!({ "region": "fra" }), 400),
         (json!({ "region": "Über all" }), 400),
-        (json!({ "checkpoint": "ckpt_x" }), 422),
+        (json!({ "checkpoint": "ckpt_x" }), 400),
+        (json!({ "checkpoint": "ckpt_01jd9s6q0f3v8x2n4m5k7h9tbc" }), 400),
         (json!({ "provider": "nowhere" }), 400),
         (json!({ "provider": 5 }), 400),
     ] {

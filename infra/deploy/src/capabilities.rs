@@ -217,6 +217,7 @@ fn only_what_makes_credentials_or_takes_one_back_may_change_what_they_say() {
         "agents-create",
         "agents-resume",
         "agents-restart",
+        "agents-retry",
     ];
     assert_eq!(changing, expected);
 }

@@ -202,8 +202,39 @@ pub trait Provider: Send + Sync {
     /// Lists a directory beneath `/data` or `/tmp`.
     async fn list_files(&self, agent: &AgentRef, dir: &str) -> Result<Vec<FileEntry>, ProviderError>;
 
-    /// Removes the sandbox and everything that belongs to it. Idempotent; succeeding means nothing is left.
+    /// Removes the sandbox and everything that belongs to it, checkpoints included. Idempotent; succeeding means nothing is
+    /// left.
     async fn destroy(&self, agent: &AgentRef) -> Result<(), ProviderError>;
+
+    /// Ends the sandbox, whose files are not wanted any more: nothing of it runs, and what was delivered is gone. Its
+    /// checkpoints stay; what else may stay goes with [`Provider::restore`] or [`Provider::destroy`]. Idempotent.
+    async fn discard(&self, agent: &AgentRef) -> Result<(), ProviderError> {
+        self.destroy(agent).await
+    }
+
+    /// Keeps the files beneath `/data` as they are at one moment, beside the sandbox, which runs on: never its memory, nor
+    /// what was delivered to it. `checkpoint` is an id, `ckpt_…`; what an interrupted call left under it is replaced. On an
+    /// error, call [`Provider::remove_checkpoint`]. [`ProviderError::CannotCheckpoint`] means that nothing was kept.
+    async fn checkpoint(&self, _agent: &AgentRef, _checkpoint: &str) -> Result<Kept, ProviderError> {
+        Err(ProviderError::CannotCheckpoint)
+    }
+
+    /// Removes a checkpoint, also one that was not finished. Idempotent.
+    async fn remove_checkpoint(&self, _agent: &AgentRef, _checkpoint: &str) -> Result<(), ProviderError> {
+        Ok(())
+    }
+
+    /// Makes the agent's sandbox on the files of a checkpoint, which stays, with this environment and no other. Whatever the
+    /// agent has there besides its checkpoints is removed first. On an error, call [`Provider::discard`];
+    /// [`ProviderError::SandboxGone`] means that the checkpoint is not there.
+    async fn restore(
+        &self,
+        _spec: &SandboxSpec,
+        _environment: &Environment,
+        _checkpoint: &str,
+    ) -> Result<Sandbox, ProviderError> {
+        Err(ProviderError::CannotCheckpoint)
+    }
 
     /// Every sandbox of this deployment that the provider still has any part of.
     async fn list_mine(&self) -> Result<Vec<OwnedSandbox>, ProviderError>;

@@ -36,6 +36,9 @@ pub enum ProviderError {
     /// The provider does not keep this sandbox's files without its memory, and with it nothing is kept. It runs on.
     #[error("the provider does not pause this sandbox without its memory")]
     CannotPause,
+    /// The provider does not keep a copy of this sandbox's files alone while it runs. Nothing is kept.
+    #[error("the provider makes no checkpoint of this sandbox's files alone")]
+    CannotCheckpoint,
     /// The sandbox does not answer in time; the call may or may not have had an effect.
     #[error("the sandbox did not answer in time")]
     TimedOut,

@@ -3,11 +3,15 @@
 
 mod beside;
 mod changes;
+mod checkpoints;
 mod metering;
 mod pause;
 mod places;
 mod state;
 
+pub use checkpoints::{
+    CHECKPOINT_GRACE_MS, Checkpoint, CheckpointState, LastCheckpoint, MAX_CHECKPOINTS, NewCheckpoint,
+};
 pub use pause::{NextBoot, PauseReason};
 pub use state::{AgentStatus, Intent, PausedBy};
 
@@ -21,7 +25,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use theazo_metering::{Changes, Meter, Prices};
-use theazo_tenancy::{AgentId, KeyId, ReadScope, SessionId, SessionScope, SnapshotId, TenantScope};
+use theazo_tenancy::{AgentId, CheckpointId, KeyId, ReadScope, SessionId, SessionScope, SnapshotId, TenantScope};
 
 /// How long an ended agent stays readable, milliseconds.
 const RETENTION_MS: i64 = 30 * 24 * 60 * 60 * 1000;
@@ -178,6 +182,22 @@ pub struct Agent {
     /// Up to when what its files take in the present pause is booked, Unix milliseconds; from its beginning if absent.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub stored_to_ms: Option<i64>,
+    /// What is kept of its files beside them, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub checkpoints: Vec<Checkpoint>,
+    /// What its last checkpoint said.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub last_checkpoint: Option<LastCheckpoint>,
+    /// The checkpoint whose files its next boot, or the present one, puts in place of its own. Once chosen it stays so until
+    /// the agent has run, for nobody knows how far an interrupted boot came.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub restores: Option<CheckpointId>,
+    /// Whether it was ended for good, and cannot be retried.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub terminated: bool,
+    /// Whether of an agent that is over the provider is known to hold its checkpoints and nothing else.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub only_checkpoints: bool,
     /// Unix milliseconds.
     pub created_at_ms: i64,
     /// Since when it stands where it stands, Unix milliseconds.
@@ -266,7 +286,7 @@ impl Agent {
             self.boot_writes_until_ms = Some(self.since_ms.saturating_add(BOOT_GRACE_MS));
         }
         if runs {
-            self.paused_by = None;
+            (self.paused_by, self.restores) = (None, None);
         }
         self.has_place &= status.takes_place();
         (self.status, self.since_ms, self.stored_to_ms, self.intent) = (status, now_ms, None, None);
@@ -274,13 +294,21 @@ impl Agent {
     }
 
     fn without_texts(&self) -> Self {
-        Self { instructions: None, tools: None, metadata: BTreeMap::new(), ..self.clone() }
+        let mut short = Self { instructions: None, tools: None, metadata: BTreeMap::new(), ..self.clone() };
+        for checkpoint in &mut short.checkpoints {
+            (checkpoint.phase, checkpoint.metadata) = (None, BTreeMap::new());
+        }
+        short
     }
 
     /// Whether its time to be readable is over. The table drops such rows when it gets to it.
     fn is_expired(&self, now_ms: i64) -> bool {
         self.sandbox_gone && self.ended_at_ms.is_some_and(|ended| ended.saturating_add(RETENTION_MS) <= now_ms)
     }
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 fn without_expired(mut page: Page<Agent>, now: i64) -> Page<Agent> {
@@ -407,6 +435,11 @@ impl Agents {
             paused_by: None,
             snapshot: None,
             stored_to_ms: None,
+            checkpoints: Vec::new(),
+            last_checkpoint: None,
+            restores: None,
+            terminated: false,
+            only_checkpoints: false,
             created_at_ms: now,
             since_ms: now,
             run_started_ms: None,

@@ -48,6 +48,12 @@ pub enum AuditAction {
     /// A running agent was booted anew, with the secrets of that time.
     #[serde(rename = "agent.restart")]
     AgentRestart,
+    /// A checkpoint was made of a running agent's files.
+    #[serde(rename = "agent.checkpoint")]
+    AgentCheckpoint,
+    /// An agent that was over was booted with secrets from a checkpoint.
+    #[serde(rename = "agent.retry")]
+    AgentRetry,
     /// An agent was ended.
     #[serde(rename = "agent.end")]
     AgentEnd,

@@ -75,6 +75,15 @@ pub(super) fn wrong_bodies(route: &str, value: &str) -> Vec<String> {
             json!({ "checkpoint": value }),
             json!({ "checkpoint": [value] }),
         ],
+        "agents-retry" => vec![json!({ "checkpoint": value }), json!({ "checkpoint": [value] })],
+        "agents-checkpoints-create" => vec![
+            json!({ "phase": [value] }),
+            json!({ "phase": long }),
+            json!({ "progress": value }),
+            json!({ "metadata": value }),
+            json!({ "metadata": { "k": [value] } }),
+            json!({ "metadata": { value: 5 } }),
+        ],
         "api-keys-create" => vec![
             json!({ "name": [value], "environment": "live" }),
             json!({ "name": long, "environment": "live" }),

@@ -3,11 +3,11 @@
 mod table;
 mod world;
 
-use crate::harness::{Answer, Platform, sha256};
+use crate::harness::{Answer, Platform, fail_agent, sha256};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
-use table::{Caller, Row, TABLE, Target};
+use table::{Caller, FAIL, Row, TABLE, Target};
 use theazo_functions::routes::{ROUTES, Route};
 use theazo_http::{Caller as Kind, format_time};
 use theazo_tenancy::{AgentId, KeyId, Mode, PlatformId, SessionId, make_agent_token, make_api_key, make_session_token};
@@ -51,6 +51,10 @@ async fn every_owner_succeeds_on_every_route_that_serves_their_kind() {
             let target = &owned.target;
             let client = world.test().with_key(Some(world.credential(caller, owned)));
             for (method, path, body) in row.before {
+                if *method == FAIL {
+                    fail_agent(&world.platform.id, Mode::Test, &target.fill(path)).await;
+                    continue;
+                }
                 let body = target.body(body);
                 let answer = client.call(method, &target.fill(path), body.as_ref()).await;
                 assert!(answer.status < 300, "{} before {}: {answer:?}", path, row.route);

@@ -78,6 +78,9 @@ const fn row(route: &'static str, body: &'static str, statuses: [u16; CALLERS.le
 }
 
 const EXEC: &str = r##"{"language": "bash", "code": "# theazo:stdout done"}"##;
+const CHECKPOINT: &str = r#"{"phase": "x", "progress": 5}"#;
+/// In place of a method: the agent that is named fails.
+pub const FAIL: &str = "FAIL";
 const FILE: &str = r#"{"path": "/data/was-here", "data": "x"}"#;
 const KEY: &str = r#"{"name": "another", "environment": "test"}"#;
 const LOG: &str = r#"{"agentId": "$agent", "sessionId": "$session", "level": "info", "message": "x"}"#;
@@ -140,6 +143,8 @@ pub static TABLE: &[Row] = &[
     row("agents-files-read", "",                     [200, 200, 200, 404, 404, 404, 404, 404, 403, 403]),
     row("agents-secrets-list", "",                   [200, 200, 200, 404, 404, 404, 404, 404, 403, 403]),
     row("agents-progress", "",                       [200, 200, 200, 404, 404, 404, 404, 404, 403, 403]),
+    row("agents-checkpoints-create", CHECKPOINT,     [201, 201, 403, 404, 404, 404, 404, 404, 403, 403]),
+    row("agents-checkpoints-list", "",               [200, 200, 200, 404, 404, 404, 404, 404, 403, 403]),
     row("agents-pause", "",                          [200, 200, 403, 404, 404, 404, 404, 404, 403, 403]),
     // Each resumes what they paused themselves.
     Row {
@@ -147,6 +152,10 @@ pub static TABLE: &[Row] = &[
         ..row("agents-resume", "",                   [200, 200, 403, 404, 404, 404, 404, 404, 403, 403])
     },
     row("agents-restart", "",                        [200, 200, 403, 404, 404, 404, 404, 404, 403, 403]),
+    Row {
+        before: &[("POST", "/v1/agents/$agent/checkpoints", "{}"), (FAIL, "$agent", "")],
+        ..row("agents-retry", "",                    [200, 200, 403, 404, 404, 404, 404, 404, 403, 403])
+    },
     row("agents-terminate", "",                      [200, 200, 403, 404, 404, 404, 404, 404, 403, 403]),
 
     row("providers-list", "",                        [200, 403, 403, 403, 200, 403, 200, 200, 403, 403]),

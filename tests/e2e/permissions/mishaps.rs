@@ -69,8 +69,9 @@ async fn destroy(recorder: &Recorder, agent: &str) {
 /// What is asked of agents whose sandboxes are gone. The stack looks for those now and then as well, and may come first.
 async fn lost(recorder: &mut Recorder) {
     let session = session_of(recorder, "lost").await;
-    let more: [AgentCall; 3] = [
+    let more: [AgentCall; 4] = [
         ("agents-pause", &[], "", Value::Null),
+        ("agents-checkpoints-create", &[], "", Value::Null),
         ("agents-restart", &[], "", Value::Null),
         ("agents-resume", &[], "", Value::Null),
     ];
@@ -110,6 +111,7 @@ async fn failing_boots(recorder: &mut Recorder) {
     let running = boot(recorder, &session).await;
     let paused = boot(recorder, &session).await;
     recorder.ok("agents-pause", &[&paused], Value::Null).await;
+    let over = super::scenario::over(recorder, &session, json!({})).await;
     let other = session_of(recorder, "failing-too").await;
     boot(recorder, &other).await;
     recorder.ok("sessions-pause", &[&other], Value::Null).await;
@@ -119,6 +121,7 @@ async fn failing_boots(recorder: &mut Recorder) {
             ("agents-create", session.as_str()),
             ("agents-resume", &paused),
             ("agents-restart", &running),
+            ("agents-retry", &over),
             ("sessions-resume", &other),
         ] {
             let (status, answer) = recorder.call(name, &[param], "", json!({})).await;
@@ -207,6 +210,7 @@ async fn changes(recorder: &mut Recorder, user: &str) -> (String, Vec<(&'static 
         one("providers-set", &["e2b"], &json!({ "credentialRef": "P" })),
         one("providers-delete", &["e2b"], &none),
         one("agents-create", &[&session], &json!({})),
+        one("agents-checkpoints-create", &[&running], &json!({})),
         one("agents-restart", &[&running], &json!({})),
         one("agents-pause", &[&running], &none),
         one("agents-resume", &[&paused], &json!({})),

@@ -91,6 +91,7 @@ async fn in_a_mode(recorder: &mut Recorder, mode: &str) {
         recorder.ok(name, &[&agent], none.clone()).await;
     }
     recorder.refused("agents-resume", &[&agent], json!({ "checkpoint": 1 })).await;
+    checkpoints(recorder, &session, json!({})).await;
     recorder.ok("sessions-pause", &[&session], none.clone()).await;
     recorder.ok("sessions-resume", &[&session], none.clone()).await;
     recorder.ok("agents-terminate", &[&agent], none.clone()).await;
@@ -120,6 +121,7 @@ async fn on_e2b(recorder: &mut Recorder) {
     }
     recorder.ok("sessions-pause", &[&session], none.clone()).await;
     recorder.ok("sessions-resume", &[&session], none.clone()).await;
+    checkpoints(recorder, &session, json!({ "provider": "e2b" })).await;
     recorder.run(&RECONCILE).await;
     recorder.refused("providers-delete", &["e2b"], none.clone()).await;
     recorder.ok("agents-terminate", &[&agent], none.clone()).await;
@@ -127,6 +129,34 @@ async fn on_e2b(recorder: &mut Recorder) {
     recorder.ok("sessions-terminate", &[&session], none.clone()).await;
     recorder.run(&RECONCILE).await;
     recorder.ok("providers-delete", &["e2b"], none).await;
+}
+
+/// An agent with checkpoints: resumed from one, over, retried from one.
+async fn checkpoints(recorder: &mut Recorder, session: &str, new: Value) {
+    let none = Value::Null;
+    let agent = over(recorder, session, new).await;
+    recorder.ok("agents-checkpoints-list", &[&agent], none.clone()).await;
+    recorder.ok("agents-progress", &[&agent], none.clone()).await;
+    recorder.refused("agents-checkpoints-create", &[&agent], json!({ "progress": 101 })).await;
+    recorder.ok("agents-retry", &[&agent], json!({})).await;
+    recorder.ok("agents-terminate", &[&agent], none.clone()).await;
+    recorder.refused("agents-retry", &[&agent], none).await;
+}
+
+/// An agent that has a checkpoint and has run out of time.
+pub(super) async fn over(recorder: &mut Recorder, session: &str, new: Value) -> String {
+    let none = Value::Null;
+    let agent = id(&recorder.ok("agents-create", &[session], new).await);
+    let about = json!({ "phase": "p", "progress": 5, "metadata": { "a": "b" } });
+    let first = id(&recorder.ok("agents-checkpoints-create", &[&agent], about).await);
+    recorder.ok("agents-pause", &[&agent], none.clone()).await;
+    recorder.ok("agents-resume", &[&agent], json!({ "checkpoint": first })).await;
+    let caller = recorder.ok("whoami", &[], none).await;
+    let (platform, mode) = (caller["platformId"].as_str().unwrap(), caller["environment"].as_str().unwrap());
+    let early = json!({ ":t": { "N": "1" } });
+    recorder.edit(&format!("{platform}#{mode}#agents"), &agent, "SET timeout_ms = :t", early).await;
+    recorder.run(&RECONCILE).await;
+    agent
 }
 
 async fn credentials(recorder: &mut Recorder, mode: &str) {

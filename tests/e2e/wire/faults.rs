@@ -229,7 +229,16 @@ fn is_own(name: &str) -> bool {
 
 /// Whether each of its calls takes a boot, its own or that of the agent that it ends or pauses.
 fn boots(route: &Route) -> bool {
-    ["agents-create", "agents-pause", "agents-resume", "agents-restart", "agents-terminate"].contains(&route.info.name)
+    let names = [
+        "agents-create",
+        "agents-pause",
+        "agents-resume",
+        "agents-restart",
+        "agents-retry",
+        "agents-checkpoints-create",
+        "agents-terminate",
+    ];
+    names.contains(&route.info.name)
 }
 
 /// Every route, in parts that can be looked at side by side.

@@ -336,17 +336,29 @@ impl Sandboxes {
     }
 
     pub(crate) fn snapshot(&self, id: &str, name: Option<&str>, memory: bool) -> Result<Value, Refusal> {
+        if !memory && self.with(|state| state.refuses_files_only) {
+            let message = "filesystem-only snapshots are not available for your team";
+            return Err(Refusal::coded(400, "snapshot_filesystem_only_disabled", message));
+        }
         let (dir, run) = self.find(id, |sandbox| Ok((sandbox.dir.clone(), sandbox.run.clone())))?;
         let snapshot = format!("{}:default", make_id("s"));
         let names: Vec<String> = name.map(|name| format!("team/{name}:default")).into_iter().collect();
         let shown = names.first().cloned().unwrap_or(snapshot);
         let target = self.dir.join(make_id("snapshot-"));
-        copy(&dir, &target)?;
+        // It is of one moment, and the sandbox runs on.
+        let freeze = |frozen| run.iter().for_each(|run| run.room.freeze(frozen));
+        freeze(true);
+        let copied = copy(&dir, &target);
+        freeze(false);
+        copied?;
         if let (true, Some(run)) = (memory, run) {
             self.records.add("snapshot", Some(id), "memory", json!({ "envVars": run.envs }));
         }
         let kept = Snapshot { names: names.clone(), sandbox: id.to_owned(), dir: target };
-        self.with(|state| state.snapshots.insert(shown.clone(), kept));
+        let before = self.with(|state| state.snapshots.insert(shown.clone(), kept));
+        if let Some(before) = before {
+            let _ = std::fs::remove_dir_all(before.dir);
+        }
         Ok(json!({ "snapshotID": shown, "names": names }))
     }
 

@@ -1,6 +1,6 @@
 //! An emulator of the Fly Machines API, for the local stack and for tests, with real processes behind it.
 //!
-//! Apps with their networks, addresses and network policies, volumes, and machines with what they go through: `wait` and
+//! Apps with their networks, addresses and network policies, volumes and forks of them, and machines with what they go through: `wait` and
 //! its 408, starts that come later than their answer, stops by signal, `exec` with its 60 seconds and 15 KB, capacity
 //! errors on demand. A machine has one address for each of its app's, a loopback address of this machine, and what
 //! connects to a service's port there is handed on as it is, as Fly's proxy does it without handlers.

@@ -2,10 +2,11 @@
 
 use crate::REGIONS;
 use crate::apps::{World, make_id, parse};
-use crate::error::Refusal;
+use crate::error::{EmulatorError, Refusal};
 use serde::Deserialize;
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use time::OffsetDateTime;
 
 pub(crate) struct Volume {
@@ -28,6 +29,7 @@ struct NewVolume {
     size_gb: Option<u64>,
     auto_backup_enabled: Option<bool>,
     snapshot_retention: Option<u64>,
+    source_volume_id: Option<String>,
 }
 
 /// The region that is meant: a name, or the nearest where there is none.
@@ -48,7 +50,20 @@ impl World {
         }
         let region = region(new.region)?;
         // Before the directory, which nobody would remove.
-        self.in_app(app, |_| Ok(()))?;
+        let source = self.in_app(app, |app| match new.source_volume_id.filter(|id| !id.is_empty()) {
+            None => Ok(None),
+            Some(source) => {
+                let source = app.volumes.get(&source).ok_or_else(|| Refusal::new(404, "source volume not found"))?;
+                if source.region != region {
+                    return Err(Refusal::invalid("the source volume is in another region"));
+                }
+                if new.size_gb.unwrap_or(3) < source.size_gb {
+                    return Err(Refusal::invalid("the volume is smaller than its source"));
+                }
+                let holder = source.claimed.as_ref().and_then(|id| app.machines.get(id)?.run.clone());
+                Ok(Some((source.dir.clone(), holder)))
+            }
+        })?;
         let id = make_id("vol_", 16);
         let volume = Volume {
             dir: self.make_dir(&id)?,
@@ -61,6 +76,14 @@ impl World {
             claimed: None,
             created: OffsetDateTime::now_utc(),
         };
+        if let Some((source, holder)) = source {
+            // It is of one moment.
+            let freeze = |frozen| holder.iter().for_each(|run| run.room.freeze(frozen));
+            freeze(true);
+            let forked = fork(&source, &volume.dir);
+            freeze(false);
+            forked?;
+        }
         let shown = volume.show();
         self.in_app(app, |app| {
             app.volumes.insert(id, volume);
@@ -80,6 +103,16 @@ impl World {
         shown["state"] = "pending_destroy".into();
         volume.end();
         Ok(shown)
+    }
+}
+
+/// Copies what a volume has at this moment to one that was just made.
+fn fork(from: &Path, to: &Path) -> Result<(), EmulatorError> {
+    let copied = Command::new("cp").args(["-a", "--reflink=auto", "--"]).arg(from.join(".")).arg(to).output();
+    match copied {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(_) => Err(EmulatorError::File { path: to.to_owned(), source: std::io::ErrorKind::Other.into() }),
+        Err(source) => Err(EmulatorError::File { path: from.to_owned(), source }),
     }
 }
 

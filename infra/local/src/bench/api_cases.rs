@@ -15,13 +15,15 @@ pub(super) struct Case {
 
 type Call = (&'static str, &'static str, &'static str);
 
-/// What is not measured: what goes on until it is ended, what asks providers outside, and what only agents may call.
+/// What is not measured: what goes on until it is ended, what asks providers outside,
+/// what needs an agent that has failed, and what only agents may call.
 #[cfg(test)]
 const NOT_MEASURED: &[&str] = &[
     "logs-stream",
     "agents-logs-stream",
     "providers-set",
     "providers-delete",
+    "agents-retry",
     "sandbox-log",
     "sandbox-model",
     "sandbox-span",
@@ -95,6 +97,8 @@ pub(super) static CASES: &[Case] = &[
     get("agents-files-read", "/v1/agents/$agent/files/data/kept"),
     get("agents-secrets-list", "/v1/agents/$agent/secrets"),
     get("agents-progress", "/v1/agents/$agent/progress"),
+    with(&[BOOT], call("agents-checkpoints-create", "/v1/agents/$new/checkpoints", ""), &[END]),
+    get("agents-checkpoints-list", "/v1/agents/$agent/checkpoints"),
     with(&[BOOT], call("agents-pause", "/v1/agents/$new/pause", ""), &[END]),
     with(&[BOOT, PAUSE], call("agents-resume", "/v1/agents/$new/resume", ""), &[END]),
     with(&[BOOT], call("agents-restart", "/v1/agents/$new/restart", ""), &[END]),

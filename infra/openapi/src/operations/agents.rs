@@ -50,17 +50,29 @@ pub(super) fn describe(name: &str) -> Option<Operation> {
             .refuses(&[Conflict, UnprocessableEntity, Provider, NoProvidersAvailable]),
         "agents-secrets-list" => agent("What an agent booted with").gives(200, component("AgentSecrets")),
         "agents-progress" => agent("How far an agent has come").gives(200, component("AgentProgress")),
+        "agents-checkpoints-create" => agent("Keep a running agent's files as they are, to boot from later")
+            .more("Of `/data` alone, at one moment: never of memory, nor of the environment. The agent runs on; its processes may stand still for a moment. An agent has at most 10, and with one more the oldest goes; they go with the agent when it is terminated, and 30 days after it has ended in another way. A provider that does not keep files alone answers `conflict`. Of an agent one is made at a time.")
+            .body_if_any(component("NewCheckpoint"))
+            .gives(201, component("Checkpoint"))
+            .refuses(&[Conflict, UnprocessableEntity, Provider, NoProvidersAvailable]),
+        "agents-checkpoints-list" => agent("List an agent's checkpoints, newest first").gives(200, component("Checkpoints")),
         "agents-pause" => agent("Pause an agent and keep its files")
             .gives(200, component("Snapshot"))
             .refuses(&[Conflict, Provider, NoProvidersAvailable]),
         "agents-resume" => agent("Boot a paused agent on its files, with the vault's secrets of now")
+            .more("With a checkpoint, on that one's files: they take the place of its own from then on, for good. Should this boot fail, the next one is from the same checkpoint, unless another is named.")
             .body_if_any(component("ResumeAgent"))
             .gives(200, component("Agent"))
             .refuses(&boots),
         "agents-restart" => agent("Boot an agent again on its files, with the vault's secrets of now")
             .gives(200, component("Agent"))
             .refuses(&boots),
-        "agents-terminate" => agent("End an agent; nothing is left at its provider")
+        "agents-retry" => agent("Boot a failed or completed agent again, from a checkpoint")
+            .more("With the same id, the vault's secrets of now, and all of its running time before it. It takes a place of its session's as a resume does. `conflict` for an agent that has no checkpoint, was terminated, or whose last run is still being removed.")
+            .body_if_any(component("RetryAgent"))
+            .gives(200, component("Agent"))
+            .refuses(&boots),
+        "agents-terminate" => agent("End an agent; nothing is left at its provider, its checkpoints included")
             .more("Idempotent.")
             .gives(200, component("Agent"))
             .refuses(&[Conflict, Provider, NoProvidersAvailable]),

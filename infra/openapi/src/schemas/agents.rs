@@ -17,7 +17,17 @@ pub(super) fn all() -> Vec<(&'static str, Value)> {
         ("AgentStanding", standing()),
         ("AgentProgress", progress()),
         ("AgentSecrets", secrets()),
+        ("NewCheckpoint", new_checkpoint()),
+        ("Checkpoint", checkpoint()),
+        (
+            "Checkpoints",
+            example(answer(&[("data", list(component("Checkpoint")))]), json!({ "data": [shown_checkpoint()] })),
+        ),
         ("ResumeAgent", example(resume_agent(), json!({}))),
+        (
+            "RetryAgent",
+            example(request(&[("checkpoint?", about(id("ckpt"), "The last one unless given."))]), json!({})),
+        ),
         ("Snapshot", snapshot()),
         ("Exec", exec()),
         ("ExecResult", exec_result()),
@@ -125,7 +135,11 @@ fn region() -> Value {
 /// Its files are where they are; naming the place makes sure of it.
 fn resume_agent() -> Value {
     let elsewhere = "Where its files are; any other is a conflict.";
-    request(&[("provider?", about(one_of(&PROVIDERS), elsewhere)), ("region?", about(region(), elsewhere))])
+    request(&[
+        ("provider?", about(one_of(&PROVIDERS), elsewhere)),
+        ("region?", about(region(), elsewhere)),
+        ("checkpoint?", about(id("ckpt"), "On whose files it boots; those of now unless given.")),
+    ])
 }
 
 fn standing() -> Value {
@@ -150,8 +164,9 @@ fn standing() -> Value {
 
 fn progress() -> Value {
     let schema = answer(&[
-        ("phase", nullable(text())),
-        ("checkpoints", count()),
+        ("phase", about(nullable(text()), "Of the last checkpoint.")),
+        ("progress", about(nullable(percent()), "Likewise.")),
+        ("checkpoints", about(count(), "How many are kept.")),
         ("totalDuration", text()),
         ("totalDurationMs", count()),
         ("activeDuration", text()),
@@ -162,10 +177,47 @@ fn progress() -> Value {
     example(
         schema,
         json!({
-            "phase": null, "checkpoints": 0, "totalDuration": "10m 0s", "totalDurationMs": 600_000,
-            "activeDuration": "3m 12s", "activeDurationMs": 192_000, "status": "active", "lastCheckpointAt": null,
+            "phase": "collecting", "progress": 40, "checkpoints": 2, "totalDuration": "10m 0s", "totalDurationMs": 600_000,
+            "activeDuration": "3m 12s", "activeDurationMs": 192_000, "status": "active",
+            "lastCheckpointAt": "2026-11-26T09:05:00.000Z",
         }),
     )
+}
+
+fn percent() -> Value {
+    json!({ "type": "number", "minimum": 0, "maximum": 100 })
+}
+
+fn new_checkpoint() -> Value {
+    let mut metadata = texts();
+    metadata["maxProperties"] = 16.into();
+    let schema = request(&[
+        ("phase?", about(text_to(256), "What the agent is at.")),
+        ("progress?", about(percent(), "How far it is; kept to hundredths.")),
+        ("metadata?", about(metadata, "At most 2 KiB in all.")),
+    ]);
+    example(schema, json!({ "phase": "collecting", "progress": 40, "metadata": { "batch": "7" } }))
+}
+
+fn shown_checkpoint() -> Value {
+    json!({
+        "id": "ckpt_01jd9s6q0f3v8x2n4m5k7h9tbc", "agentId": "agt_01jd9s6q0f3v8x2n4m5k7h9tbc",
+        "snapshotId": "snap_01jd9s6q0f3v8x2n4m5k7h9tbc", "phase": "collecting", "progress": 40,
+        "metadata": { "batch": "7" }, "createdAt": "2026-11-26T09:05:00.000Z",
+    })
+}
+
+fn checkpoint() -> Value {
+    let schema = answer(&[
+        ("id", id("ckpt")),
+        ("agentId", id("agt")),
+        ("snapshotId", id("snap")),
+        ("phase", nullable(text())),
+        ("progress", nullable(percent())),
+        ("metadata", texts()),
+        ("createdAt", time()),
+    ]);
+    example(schema, shown_checkpoint())
 }
 
 fn secrets() -> Value {

@@ -11,6 +11,7 @@
 //! bollard logs request and answer bodies at debug level. Bodies hold no values of the environment, but answers
 //! hold what agents print: cap the `bollard` and `hyper` log targets at info.
 
+mod checkpoints;
 mod container;
 mod failure;
 mod guest;
@@ -219,6 +220,27 @@ impl Provider for DockerProvider {
 
     async fn destroy(&self, agent: &AgentRef) -> Result<(), ProviderError> {
         self.remove_all(&agent.agent, parts::Files::Go).await
+    }
+
+    async fn discard(&self, agent: &AgentRef) -> Result<(), ProviderError> {
+        self.remove_all(&agent.agent, parts::Files::CheckpointsStay).await
+    }
+
+    async fn checkpoint(&self, agent: &AgentRef, checkpoint: &str) -> Result<Kept, ProviderError> {
+        self.make_checkpoint(agent, checkpoint).await
+    }
+
+    async fn remove_checkpoint(&self, agent: &AgentRef, checkpoint: &str) -> Result<(), ProviderError> {
+        self.drop_checkpoint(agent, checkpoint).await
+    }
+
+    async fn restore(
+        &self,
+        spec: &SandboxSpec,
+        environment: &Environment,
+        checkpoint: &str,
+    ) -> Result<Sandbox, ProviderError> {
+        self.restore_sandbox(spec, environment, checkpoint).await
     }
 
     async fn list_mine(&self) -> Result<Vec<OwnedSandbox>, ProviderError> {

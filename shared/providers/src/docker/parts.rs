@@ -24,8 +24,10 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(200);
 pub(super) enum Files {
     /// They are removed too.
     Go,
-    /// Its volume is kept.
+    /// Its volume is kept, and its checkpoints.
     Stay,
+    /// Its volume is removed, and its checkpoints are kept.
+    CheckpointsStay,
 }
 
 /// What is left of an agent: the engine's ids, and volume names.
@@ -49,8 +51,10 @@ impl DockerProvider {
         let until = Instant::now() + REMOVE_WITHIN;
         loop {
             let mut parts = self.find(agent, &name).await?;
-            if files == Files::Stay {
-                parts.volumes.clear();
+            match files {
+                Files::Go => {}
+                Files::Stay => parts.volumes.clear(),
+                Files::CheckpointsStay => parts.volumes.retain(|volume| *volume == name),
             }
             if parts.is_empty() {
                 return Ok(());
@@ -105,7 +109,7 @@ impl DockerProvider {
         {
             parts.networks.extend(found.id);
         }
-        if parts.volumes.is_empty()
+        if !parts.volumes.iter().any(|volume| volume == name)
             && let Some(found) = self.inspect_volume(name).await?
             && names::is_ours(Some(&found.labels), deployment, agent)
         {

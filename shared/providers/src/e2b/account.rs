@@ -240,6 +240,21 @@ impl Account {
         }
     }
 
+    /// Keeps a running sandbox's file system, without its memory, under that name.
+    pub(super) async fn snapshot(&self, id: &str, name: &str) -> Result<(), ProviderError> {
+        const SNAPSHOT: &str = "make snapshot";
+        let path = format!("/sandboxes/{}/snapshots", encode(id));
+        let body = json!({ "name": name, "memory": false });
+        let answer = self.call(SNAPSHOT, Method::POST, &path, Some(&body), None).await?;
+        match answer.status {
+            200..=299 => Ok(()),
+            404 => Err(ProviderError::SandboxGone),
+            // Not for this account or node; or the service does not know the word, as in a pause.
+            400 | 422 => Err(ProviderError::CannotCheckpoint),
+            status => Err(from_answer(SNAPSHOT, status, &answer.body)),
+        }
+    }
+
     /// Ends a sandbox, running or paused. One that is not there is ended.
     pub(super) async fn kill(&self, id: &str) -> Result<(), ProviderError> {
         self.delete("end sandbox", &format!("/sandboxes/{}", encode(id))).await

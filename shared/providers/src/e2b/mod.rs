@@ -9,6 +9,7 @@
 
 mod account;
 mod ask;
+mod checkpoints;
 mod envd;
 mod failure;
 
@@ -32,7 +33,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use theazo_guest_protocol::{FileEntry, Request, Response, WriteAt};
 use theazo_vault::SecretValue;
-use tokio::time::Instant;
 
 /// The template that agents run in unless a platform names its own. It must have `python3` and `bash`.
 pub const DEFAULT_TEMPLATE: &str = "base";
@@ -127,9 +127,9 @@ impl E2bProvider {
         &self.account.service
     }
 
-    fn body(&self, spec: &SandboxSpec, seconds: u64) -> Value {
+    fn body(&self, spec: &SandboxSpec, template: &str, seconds: u64) -> Value {
         json!({
-            "templateID": self.template,
+            "templateID": template,
             "timeout": seconds,
             "metadata": {
                 DEPLOYMENT_LABEL: self.service().deployment,
@@ -150,10 +150,15 @@ impl E2bProvider {
 
     /// Makes the agent's sandbox, or finds the one that is there, and puts the guest into it.
     async fn ensure(&self, spec: &SandboxSpec) -> Result<Handle, ProviderError> {
+        let key = idempotency_key(&self.service().deployment, &spec.agent);
+        self.ensure_from(spec, &self.template, key).await
+    }
+
+    /// The same of that template, under that key.
+    async fn ensure_from(&self, spec: &SandboxSpec, template: &str, mut key: String) -> Result<Handle, ProviderError> {
         let mut seconds = whole_seconds(spec.lifetime);
-        let mut key = idempotency_key(&self.service().deployment, &spec.agent);
         for attempt in 0..CREATE_ATTEMPTS {
-            let handle = match self.account.create(&self.body(spec, seconds), &key).await? {
+            let handle = match self.account.create(&self.body(spec, template, seconds), &key).await? {
                 Created::Here(handle) => handle,
                 Created::TooLong(allowed) if allowed < seconds => {
                     seconds = allowed;
@@ -232,31 +237,6 @@ impl E2bProvider {
         let output = tokio::time::timeout(FAREWELL_LIMIT, self.exec(agent, request)).await.ok()?.ok()?;
         std::str::from_utf8(&output.stdout).ok()?.trim().parse().ok()
     }
-
-    /// One pass over all that is left of an agent. Whether there was anything.
-    async fn remove(&self, agent: &str) -> Result<bool, ProviderError> {
-        let sandboxes = self.sandboxes(agent).await?;
-        for Listed { id, .. } in &sandboxes {
-            for snapshot in self.account.snapshots(Some(id)).await? {
-                self.account.delete_snapshot(&snapshot.id).await?;
-            }
-            self.account.kill(id).await?;
-        }
-        Ok(!sandboxes.is_empty())
-    }
-
-    /// Snapshots that carry an agent's name, of all agents of this deployment.
-    async fn named_snapshots(&self) -> Result<Vec<(String, String)>, ProviderError> {
-        let prefix = snapshot_prefix(&self.service().deployment);
-        let named = self.account.snapshots(None).await?.into_iter().filter_map(|snapshot| {
-            // `team/name:tag`
-            let names = snapshot.names.iter().chain([&snapshot.id]);
-            let mut names = names.filter_map(|name| name.rsplit('/').next()?.split(':').next());
-            let agent = names.find_map(|name| name.strip_prefix(&prefix))?.replacen('-', "_", 1);
-            Some((agent, snapshot.id.clone()))
-        });
-        Ok(named.collect())
-    }
 }
 
 /// A lifetime in whole seconds, never shorter than asked.
@@ -272,11 +252,6 @@ fn short(deployment: &str) -> String {
 /// The key under which E2B makes an agent's sandbox once.
 fn idempotency_key(deployment: &str, agent: &str) -> String {
     format!("theazo-{}-{}", short(deployment), agent.replace('_', "-"))
-}
-
-/// What the name of a snapshot of an agent begins with; the agent's id with `-` for `_` follows.
-fn snapshot_prefix(deployment: &str) -> String {
-    format!("theazo-{}-", short(deployment))
 }
 
 #[async_trait]
@@ -388,19 +363,30 @@ impl Provider for E2bProvider {
 
     async fn destroy(&self, agent: &AgentRef) -> Result<(), ProviderError> {
         self.service().known.forget(self.fingerprint, &agent.agent);
-        for (owner, snapshot) in self.named_snapshots().await? {
-            if owner == agent.agent {
-                self.account.delete_snapshot(&snapshot).await?;
-            }
-        }
-        let until = Instant::now() + REMOVE_WITHIN;
-        while self.remove(&agent.agent).await? {
-            if Instant::now() >= until {
-                return Err(failed("end sandbox", None, true, "the sandbox stays listed"));
-            }
-            tokio::time::sleep(REMOVE_PAUSE).await;
-        }
-        Ok(())
+        self.remove_snapshots(&agent.agent, None).await?;
+        self.remove_sandboxes(&agent.agent).await
+    }
+
+    async fn discard(&self, agent: &AgentRef) -> Result<(), ProviderError> {
+        self.service().known.forget(self.fingerprint, &agent.agent);
+        self.remove_sandboxes(&agent.agent).await
+    }
+
+    async fn checkpoint(&self, agent: &AgentRef, checkpoint: &str) -> Result<Kept, ProviderError> {
+        self.make_checkpoint(agent, checkpoint).await
+    }
+
+    async fn remove_checkpoint(&self, agent: &AgentRef, checkpoint: &str) -> Result<(), ProviderError> {
+        self.remove_snapshots(&agent.agent, Some(checkpoint)).await
+    }
+
+    async fn restore(
+        &self,
+        spec: &SandboxSpec,
+        environment: &Environment,
+        checkpoint: &str,
+    ) -> Result<Sandbox, ProviderError> {
+        self.restore_sandbox(spec, environment, checkpoint).await
     }
 
     async fn list_mine(&self) -> Result<Vec<OwnedSandbox>, ProviderError> {
@@ -412,7 +398,7 @@ impl Provider for E2bProvider {
                 *agents.entry(agent).or_default() |= sandbox.state == "running";
             }
         }
-        for agent in snapshots.into_iter().map(|(agent, _)| agent).collect::<BTreeSet<_>>() {
+        for agent in snapshots.into_iter().map(|snapshot| snapshot.agent).collect::<BTreeSet<_>>() {
             agents.entry(agent).or_default();
         }
         Ok(agents.into_iter().map(|(agent, running)| OwnedSandbox { agent, running }).collect())

@@ -261,7 +261,7 @@ impl FlyProvider {
         Ok(machine)
     }
 
-    async fn destroy_machine(&self, app: &str, id: &str) -> Result<(), ProviderError> {
+    pub(super) async fn destroy_machine(&self, app: &str, id: &str) -> Result<(), ProviderError> {
         self.delete("destroy machine", &format!("/apps/{app}/machines/{id}?force=true")).await
     }
 }

@@ -11,6 +11,7 @@
 
 mod account;
 mod channel;
+mod checkpoints;
 mod failure;
 mod machine;
 mod parts;
@@ -326,6 +327,31 @@ impl Provider for FlyProvider {
     async fn destroy(&self, agent: &AgentRef) -> Result<(), ProviderError> {
         self.service().known.forget(self.account.fingerprint, &agent.agent);
         self.remove(&app_name(&agent.agent)?).await
+    }
+
+    /// Stops its machine: looking for one that is not there takes long, and what it keeps on its volume is the agent's own.
+    async fn discard(&self, agent: &AgentRef) -> Result<(), ProviderError> {
+        match self.stop(agent).await {
+            Ok(_) | Err(ProviderError::SandboxGone) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn checkpoint(&self, agent: &AgentRef, checkpoint: &str) -> Result<Kept, ProviderError> {
+        self.make_checkpoint(agent, checkpoint).await
+    }
+
+    async fn remove_checkpoint(&self, agent: &AgentRef, checkpoint: &str) -> Result<(), ProviderError> {
+        self.drop_checkpoint(&app_name(&agent.agent)?, checkpoint).await
+    }
+
+    async fn restore(
+        &self,
+        spec: &SandboxSpec,
+        environment: &Environment,
+        checkpoint: &str,
+    ) -> Result<Sandbox, ProviderError> {
+        self.restore_machine(spec, environment, checkpoint).await
     }
 
     async fn list_mine(&self) -> Result<Vec<OwnedSandbox>, ProviderError> {

@@ -24,7 +24,9 @@ pub(super) const SETTLE_PAUSE: Duration = Duration::from_millis(250);
 /// How often a part is looked for, and asked for, in one create.
 pub(super) const ATTEMPTS: u32 = 5;
 /// A volume's size in GB, the least there is.
-const VOLUME_GB: u32 = 1;
+pub(super) const VOLUME_GB: u32 = 1;
+/// The name of the volume with an agent's files.
+pub(super) const DATA: &str = "data";
 /// Most rows in one page, and pages in one list.
 const PAGE: usize = 1000;
 const PAGES: usize = 100;
@@ -38,11 +40,13 @@ pub(super) struct App {
 }
 
 #[derive(Deserialize)]
-struct Volume {
-    id: String,
-    region: String,
+pub(super) struct Volume {
+    pub(super) id: String,
     #[serde(default)]
-    state: String,
+    pub(super) name: String,
+    pub(super) region: String,
+    #[serde(default)]
+    pub(super) state: String,
     #[serde(default)]
     attached_machine_id: Option<String>,
 }
@@ -250,8 +254,8 @@ impl FlyProvider {
         Ok(self.addresses(app).await?.first().copied().map(IpAddr::V4))
     }
 
-    /// The agent's volumes: of several, all who look choose the same first.
-    async fn volumes(&self, app: &str) -> Result<Vec<Volume>, ProviderError> {
+    /// All volumes of the app, checkpoints among them: of several of a name, all who look choose the same first.
+    pub(super) async fn volumes(&self, app: &str) -> Result<Vec<Volume>, ProviderError> {
         const LIST: &str = "list volumes";
         let found: Option<Option<Vec<Volume>>> = self.account.get(LIST, &format!("/apps/{app}/volumes")).await?;
         let mut found = found.flatten().unwrap_or_default();
@@ -261,14 +265,15 @@ impl FlyProvider {
     }
 
     async fn volume(&self, app: &str) -> Result<Option<(String, String)>, ProviderError> {
-        Ok(self.volumes(app).await?.into_iter().next().map(|volume| (volume.id, volume.region)))
+        let own = self.volumes(app).await?.into_iter().find(|volume| volume.name == DATA);
+        Ok(own.map(|volume| (volume.id, volume.region)))
     }
 
     /// Makes the volume: its id, and the region that it and so the machine is in.
     pub(super) async fn ensure_volume(&self, app: &str, region: &str) -> Result<(String, String), ProviderError> {
         const CREATE: &str = "create volume";
         let body = json!({
-            "name": "data", "region": region, "size_gb": VOLUME_GB, "compute": guest(),
+            "name": DATA, "region": region, "size_gb": VOLUME_GB, "compute": guest(),
             // What is kept is kept on the volume alone. The service keeps no copy for less than a day.
             "auto_backup_enabled": false, "snapshot_retention": 1,
         });
@@ -298,7 +303,10 @@ impl FlyProvider {
             // One whose host does not answer does not say.
             let Some(used) = machine.volume() else { return Ok(()) };
             for surplus in self.volumes(app).await? {
-                if surplus.id != used && surplus.attached_machine_id.is_none_or(|id| id.is_empty()) {
+                if surplus.name == DATA
+                    && surplus.id != used
+                    && surplus.attached_machine_id.is_none_or(|id| id.is_empty())
+                {
                     let path = format!("/apps/{app}/volumes/{}", super::encode(&surplus.id));
                     self.delete("delete volume", &path).await?;
                 }

@@ -27,9 +27,18 @@ pub(super) struct Index {
     pub(super) stopped: bool,
     /// What it was given at its last boot, by name.
     pub(super) variables: Vec<String>,
+    /// The checkpoints, by id: where the list of each one's files lies.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) checkpoints: BTreeMap<String, Manifest>,
+    /// Whether there is nothing here but checkpoints.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) discarded: bool,
     /// By path. A directory is there as long as a file lies beneath it, which is for ever: no call removes a file.
     pub(super) files: BTreeMap<String, File>,
 }
+
+/// The pieces that the list of a checkpoint's files lies in: its files have pieces of their own.
+pub(super) type Manifest = Vec<String>;
 
 /// A file.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -6,6 +6,7 @@
 //!
 //! Values of the environment are never kept. A sandbox knows the names that it was given, and no more.
 
+mod checkpoints;
 mod index;
 mod script;
 mod store;
@@ -115,6 +116,8 @@ fn fresh(spec: &SandboxSpec, environment: &Environment) -> Index {
         ends_at_ms: now_ms().saturating_add(millis(spec.lifetime)),
         stopped: false,
         variables: environment.names().map(str::to_owned).collect(),
+        checkpoints: BTreeMap::new(),
+        discarded: false,
         files: BTreeMap::new(),
     }
 }
@@ -180,6 +183,28 @@ impl<D: SimulatedDisk> Provider for SimulatedProvider<D> {
 
     async fn destroy(&self, agent: &AgentRef) -> Result<(), ProviderError> {
         self.disk.remove(&agent.agent).await
+    }
+
+    async fn discard(&self, agent: &AgentRef) -> Result<(), ProviderError> {
+        self.discard_all_but_checkpoints(&agent.agent).await
+    }
+
+    async fn checkpoint(&self, agent: &AgentRef, checkpoint: &str) -> Result<Kept, ProviderError> {
+        self.keep(&agent.agent, checkpoint).await
+    }
+
+    async fn remove_checkpoint(&self, agent: &AgentRef, checkpoint: &str) -> Result<(), ProviderError> {
+        self.remove_kept(&agent.agent, checkpoint).await
+    }
+
+    async fn restore(
+        &self,
+        spec: &SandboxSpec,
+        environment: &Environment,
+        checkpoint: &str,
+    ) -> Result<Sandbox, ProviderError> {
+        self.put_back(&spec.agent, fresh(spec, environment), checkpoint).await?;
+        Ok(sandbox(spec))
     }
 
     /// Always an error: disks are found by their agents, and no tenant's provider sees those of others.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use theazo_guest_protocol::{MAX_PAYLOAD, WriteAt};
 
 /// How often an index that changes under our hands is read again.
-const ATTEMPTS: u32 = 40;
+pub(super) const ATTEMPTS: u32 = 40;
 
 /// A write that is ready: the index as it shall be, the pieces that are new, and those that it no longer holds.
 struct Change {
@@ -24,7 +24,11 @@ impl<D: SimulatedDisk> SimulatedProvider<D> {
     pub(super) async fn deliver_again(&self, agent: &str, fresh: Index) -> Result<(), ProviderError> {
         for attempt in 0..ATTEMPTS {
             let stored = self.disk.index(agent).await?.ok_or(ProviderError::SandboxGone)?;
-            let index = Index { files: Index::parse(&stored.bytes)?.files, ..fresh.clone() };
+            let before = Index::parse(&stored.bytes)?;
+            if before.discarded {
+                return Err(ProviderError::SandboxGone);
+            }
+            let index = Index { files: before.files, checkpoints: before.checkpoints, ..fresh.clone() };
             if self.disk.replace(agent, stored.revision, index.to_bytes()?, index.gone_by_ms()).await? {
                 return Ok(());
             }
@@ -38,6 +42,9 @@ impl<D: SimulatedDisk> SimulatedProvider<D> {
         for attempt in 0..ATTEMPTS {
             let stored = self.disk.index(agent).await?.ok_or(ProviderError::SandboxGone)?;
             let mut index = Index::parse(&stored.bytes)?;
+            if index.discarded {
+                return Err(ProviderError::SandboxGone);
+            }
             let (kept, lost) = index.files.into_iter().partition(|(path, _)| path.starts_with("/data/"));
             index.files = kept;
             let bytes = Some(index.size());
@@ -49,7 +56,7 @@ impl<D: SimulatedDisk> SimulatedProvider<D> {
             if self.disk.replace(agent, stored.revision, index.to_bytes()?, index.gone_by_ms()).await? {
                 let lost: BTreeMap<String, File> = lost;
                 let pieces: Vec<String> = lost.into_values().flat_map(|file| file.pieces).flatten().collect();
-                self.discard(agent, &pieces).await;
+                self.discard_pieces(agent, &pieces).await;
                 return Ok(Kept { bytes });
             }
             back_off(attempt).await?;
@@ -73,7 +80,7 @@ impl<D: SimulatedDisk> SimulatedProvider<D> {
             {
                 return Ok(());
             }
-            self.discard(agent, &written).await;
+            self.discard_pieces(agent, &written).await;
             let (revision, index) = loaded?;
             let Some(change) = self.plan(agent, index, path, at, data).await? else {
                 back_off(attempt).await?;
@@ -85,12 +92,12 @@ impl<D: SimulatedDisk> SimulatedProvider<D> {
             self.disk.put(agent, change.new, gone_by_ms).await?;
             // After an error here nobody knows whether it happened, and the new pieces stay.
             if self.disk.replace(agent, revision, bytes, gone_by_ms).await? {
-                self.discard(agent, &change.old).await;
+                self.discard_pieces(agent, &change.old).await;
                 return Ok(());
             }
             back_off(attempt).await?;
         }
-        self.discard(agent, &written).await;
+        self.discard_pieces(agent, &written).await;
         Err(contended("write file"))
     }
 
@@ -206,7 +213,7 @@ impl<D: SimulatedDisk> SimulatedProvider<D> {
     }
 
     /// Removes pieces that no index holds. Those that stay for now go with the sandbox.
-    async fn discard(&self, agent: &str, pieces: &[String]) {
+    pub(super) async fn discard_pieces(&self, agent: &str, pieces: &[String]) {
         let ids: Vec<&str> = pieces.iter().map(String::as_str).collect();
         if !ids.is_empty()
             && let Err(error) = self.disk.delete(agent, &ids).await
@@ -221,7 +228,7 @@ fn within(position: u64, base: u64) -> usize {
     usize::try_from(position.saturating_sub(base)).unwrap_or(usize::MAX)
 }
 
-fn contended(operation: &'static str) -> ProviderError {
+pub(super) fn contended(operation: &'static str) -> ProviderError {
     failed(operation, true, "others kept changing the same disk")
 }
 
@@ -232,12 +239,12 @@ fn make_random_bytes<const N: usize>() -> Result<[u8; N], ProviderError> {
     Ok(bytes)
 }
 
-fn make_piece_id() -> Result<String, ProviderError> {
+pub(super) fn make_piece_id() -> Result<String, ProviderError> {
     Ok(format!("{:016x}", u64::from_be_bytes(make_random_bytes()?)))
 }
 
 /// Waits a random part of a span that doubles with each attempt, at most a quarter of a second.
-async fn back_off(attempt: u32) -> Result<(), ProviderError> {
+pub(super) async fn back_off(attempt: u32) -> Result<(), ProviderError> {
     let span_us = (4_000_u32 << attempt.min(6)).min(250_000);
     let random = u16::from_be_bytes(make_random_bytes()?);
     let wait = u64::from(span_us) * u64::from(random) / u64::from(u16::MAX);

@@ -25,6 +25,9 @@ async fn a_service_that_keeps_no_files_without_memory_is_told_apart_and_the_sand
     let (_, agent) = bed.create(&[("API_TOKEN", "still here")]).await;
     bed.emulator().controls.refuse_files_only(true);
     assert!(matches!(bed.provider.stop(&agent).await, Err(ProviderError::CannotPause)));
+    let checkpoint = theazo_tenancy::CheckpointId::make().to_string();
+    let refused = bed.provider.checkpoint(&agent, &checkpoint).await;
+    assert!(matches!(refused, Err(ProviderError::CannotCheckpoint)), "{refused:?}");
     assert_eq!(bed.bash(&agent, "printf %s \"$API_TOKEN\"").await, "still here");
     assert!(!bed.emulator().controls.records().iter().any(|record| record.kind == "snapshot"));
     bed.emulator().controls.refuse_files_only(false);

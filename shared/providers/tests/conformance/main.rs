@@ -5,6 +5,7 @@
 
 mod bed;
 mod behaviour;
+mod checkpoints;
 mod e2b;
 mod faults;
 mod fly;
@@ -59,7 +60,8 @@ const WITHIN: Duration = Duration::from_secs(90);
 
 /// Tries all promises of which the subject has what they need. Panics with the broken ones.
 async fn keeps_every_promise(bed: Arc<Bed>) {
-    let all = [secrets::promises(), behaviour::promises(), life::promises()].into_iter().flatten();
+    let all =
+        [secrets::promises(), behaviour::promises(), life::promises(), checkpoints::promises()].into_iter().flatten();
     let outcomes: Vec<(Promise, Option<Result<Duration, String>>)> = futures_util::stream::iter(all)
         .map(|promise| {
             let bed = bed.clone();

@@ -103,7 +103,7 @@ async fn a_variable_that_no_process_can_have_is_refused_and_leaves_nothing(bed: 
 }
 
 /// A value nobody else has, and what it looks like in base64 at each alignment.
-fn canary() -> (String, Vec<String>) {
+pub fn canary() -> (String, Vec<String>) {
     let value = format!("canary-{}-value", AgentId::make());
     let bytes = value.as_bytes();
     let middles = (0..3).map(|skip| {
@@ -154,7 +154,7 @@ async fn nothing_that_a_pause_keeps_has_a_value_in_it(bed: Arc<Bed>) {
 }
 
 /// The bytes of all ordinary files beneath a directory.
-fn gather(dir: &Path, into: &mut Vec<u8>) {
+pub fn gather(dir: &Path, into: &mut Vec<u8>) {
     let Ok(entries) = std::fs::read_dir(dir) else { return };
     for entry in entries.flatten() {
         match entry.file_type() {

@@ -37,6 +37,7 @@ fn outcomes(before: &Agent, after: &Agent) -> Vec<(AuditAction, AuditOutcome)> {
     let begun = match (before.status, before.intent) {
         (AgentStatus::Booting, Some(Intent::Resuming)) => Some(AuditAction::AgentResume),
         (AgentStatus::Booting, Some(Intent::Restarting)) => Some(AuditAction::AgentRestart),
+        (AgentStatus::Booting, Some(Intent::Retrying)) => Some(AuditAction::AgentRetry),
         (AgentStatus::Booting, _) => Some(AuditAction::AgentBoot),
         (_, Some(Intent::Pausing)) => Some(AuditAction::AgentPause),
         _ => None,
@@ -226,13 +227,16 @@ impl Agents {
         for attempt in 0..ATTEMPTS {
             let mut agent = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
             self.remove_copies(scope, &agent).await?;
-            if agent.sandbox_gone || (agent.status.is_over() && !nobody_writes(&agent)) {
+            let is_written = !nobody_writes(&agent) || agent.is_being_kept(self.0.now_ms());
+            if agent.sandbox_gone || (agent.status.is_over() && is_written) {
                 return Ok(agent);
             }
             if !agent.status.is_over() {
                 return Err(StoreError::Conflict("the agent has not ended"));
             }
             agent.sandbox_gone = true;
+            (agent.only_checkpoints, agent.restores) = (false, None);
+            agent.checkpoints.clear();
             let transaction =
                 self.rewrite(scope, &mut agent)?.delete(&self.0, &scope.work_key(id), Expression::default());
             match transaction.commit(&self.0).await? {

@@ -11,7 +11,7 @@ use crate::{AuditAction, AuditOutcome, Counters, Limits, LogLevel, LogSource, Ne
 use futures_util::future::try_join;
 use serde_json::json;
 use theazo_metering::Changes;
-use theazo_tenancy::{AgentId, SnapshotId, TenantScope};
+use theazo_tenancy::{AgentId, CheckpointId, SnapshotId, TenantScope};
 
 /// How exactly it is known when an agent had its last call, milliseconds.
 const BUSY_STEP_MS: i64 = 30_000;
@@ -35,16 +35,19 @@ impl From<Reached> for PauseReason {
 }
 
 /// What an agent that has run before boots with.
+#[derive(Default)]
 pub struct NextBoot {
     /// The secrets that it gets.
     pub secrets: Vec<BootedSecret>,
     /// How many agents may run at its provider at a time.
     pub max_concurrent: Option<u32>,
+    /// Of which of its checkpoints it gets the files, if not those that it has.
+    pub checkpoint: Option<CheckpointId>,
 }
 
 impl From<Vec<BootedSecret>> for NextBoot {
     fn from(secrets: Vec<BootedSecret>) -> Self {
-        Self { secrets, max_concurrent: None }
+        Self { secrets, ..Self::default() }
     }
 }
 
@@ -182,14 +185,15 @@ impl Agents {
         self.transition_if(scope, id, AgentStatus::Paused, holds, count).await
     }
 
-    /// Notes that a paused agent is to boot ([`Intent::Resuming`]), or a running one to boot again
-    /// ([`Intent::Restarting`]), with what `boot` says. Both claim what
-    /// they will run, at the price of now; a resumed one also takes a place of its session's, and one of the
-    /// `max_concurrent` that there are at its provider.
+    /// Notes that a paused agent is to boot ([`Intent::Resuming`]), a running one to boot again ([`Intent::Restarting`]),
+    /// or one that is over to boot from a checkpoint with all of its running time before it ([`Intent::Retrying`]), with
+    /// what `boot` says. All claim what they will run, at the price of now; but for a restarted one they also take a place of
+    /// their session's, and one of the `max_concurrent` that there are at their provider.
     ///
     /// # Errors
-    /// [`StoreError::LimitExceeded`]; [`StoreError::ProviderFull`]; [`StoreError::Conflict`] when the session is not active, or it or the agent has
-    /// changed since it was read, or the agent's state does not allow it (the caller reads both again).
+    /// [`StoreError::LimitExceeded`]; [`StoreError::ProviderFull`]; [`StoreError::Conflict`] when the session is not active,
+    /// or it or the agent has changed since it was read, or the agent's state does not allow it (the caller reads both again),
+    /// or there is no such checkpoint any more.
     pub async fn begin_again(
         &self,
         scope: &TenantScope,
@@ -198,8 +202,11 @@ impl Agents {
         intent: Intent,
         boot: impl Into<NextBoot>,
     ) -> Result<Agent, StoreError> {
-        let NextBoot { secrets, max_concurrent } = boot.into();
+        let NextBoot { secrets, max_concurrent, checkpoint } = boot.into();
         let (action, from) = match intent {
+            Intent::Retrying => {
+                (AuditAction::AgentRetry, agent.can_be_retried(self.0.now_ms()) && checkpoint.is_some())
+            }
             Intent::Resuming => (AuditAction::AgentResume, agent.status == AgentStatus::Paused),
             Intent::Restarting => {
                 let runs = matches!(agent.status, AgentStatus::Ready | AgentStatus::Running);
@@ -207,7 +214,8 @@ impl Agents {
             }
             Intent::Pausing => return Err(StoreError::Conflict("a pause boots nothing")),
         };
-        if !from || agent.session != session.id {
+        let is_kept = checkpoint.as_ref().is_none_or(|id| agent.kept_checkpoint(id).is_some());
+        if !from || !is_kept || agent.session != session.id {
             return Err(StoreError::Conflict("the agent's state does not allow it"));
         }
         let from_status = agent.status;
@@ -221,7 +229,7 @@ impl Agents {
             return Err(reached.into());
         }
         // One that is restarted has its place.
-        let places = i64::from(intent == Intent::Resuming);
+        let places = i64::from(intent != Intent::Restarting);
         let max_concurrent = max_concurrent.filter(|_| places > 0);
         let max_agents = session.limits.max_agents.filter(|_| places > 0);
         let limited = Session { limits: Limits { max_agents, ..session.limits.clone() }, ..session.clone() };
@@ -237,6 +245,13 @@ impl Agents {
             let metered = stopped.and(after.meter.claim(rate, now, allowance.claim_ms));
             after.intent = Some(intent);
             after.has_place |= max_concurrent.is_some();
+            if let Some(chosen) = checkpoint.as_ref().and_then(|id| after.kept_checkpoint(id)) {
+                let snapshot = Snapshot { id: chosen.snapshot.clone(), bytes: chosen.bytes };
+                (after.restores, after.snapshot) = (Some(chosen.id.clone()), Some(snapshot));
+            }
+            if intent == Intent::Retrying {
+                after.begin_anew();
+            }
             after.boots += 1;
             after.secrets.clone_from(&secrets);
             let update = CountersUpdate::of(&metered, now).add("active_agents", places).within(&limited.limits);

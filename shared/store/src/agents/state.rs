@@ -57,7 +57,8 @@ impl AgentStatus {
         matches!(self, Self::Booting | Self::Ready | Self::Running)
     }
 
-    /// Which moves there are. An agent that is over stays over. What runs boots again in a restart, and a boot of an agent
+    /// Which moves there are. An agent that is over stays over; what takes it out of that is a retry alone, which is a boot
+    /// and no move of its own. What runs boots again in a restart, and a boot of an agent
     /// that has files is taken back to where it keeps them.
     pub const fn can_become(self, to: Self) -> bool {
         match self {
@@ -82,6 +83,8 @@ pub enum Intent {
     Resuming,
     /// A running one boots again. Interrupted, it is paused: its files are safe, and a resume is what is left to do.
     Restarting,
+    /// One that was over boots from a checkpoint. Interrupted, it has failed again, and keeps its checkpoints.
+    Retrying,
 }
 
 /// Who paused an agent.

@@ -48,7 +48,7 @@ impl Bed {
     }
 
     async fn again(&self, agent: &Agent, intent: Intent, max: u32) -> Result<Agent, StoreError> {
-        let next = NextBoot { secrets: Vec::new(), max_concurrent: Some(max) };
+        let next = NextBoot { max_concurrent: Some(max), ..NextBoot::default() };
         self.world.agents().begin_again(&self.scope, &self.session, agent, intent, next).await
     }
 

@@ -1,0 +1,4 @@
+//! `GET /v1/agents/{id}/checkpoints`
+use theazo_functions::{lambda, routes};
+
+lambda!(routes::AGENTS_CHECKPOINTS_LIST);

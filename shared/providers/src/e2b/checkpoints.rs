@@ -1,0 +1,147 @@
+//! Checkpoints at E2B: snapshots of a sandbox's file system, named after the agent and the checkpoint, and what else of an
+//! agent is found by names and labels. A snapshot is a template, and has no end of its own: what booted from it is another
+//! sandbox of the same agent's.
+
+use super::account::Listed;
+use super::failure::failed;
+use super::{E2bProvider, KIND, REMOVE_PAUSE, REMOVE_WITHIN, idempotency_key, short};
+use crate::frame::Frame;
+use crate::{AgentRef, Environment, Kept, ProviderError, Sandbox, SandboxSpec};
+use tokio::time::Instant;
+
+/// A snapshot that carries an agent's name.
+pub(super) struct Named {
+    /// Whose it is.
+    pub(super) agent: String,
+    /// Which checkpoint it is, `ckpt_…`, if it is one.
+    checkpoint: Option<String>,
+    /// What E2B calls it.
+    id: String,
+}
+
+/// What the names of all snapshots of a deployment begin with. The agent's id with `-` for `_` follows, and of a checkpoint
+/// a further `-` with its id without what all such ids begin with.
+fn prefix(deployment: &str) -> String {
+    format!("theazo-{}-", short(deployment))
+}
+
+fn name_of(deployment: &str, agent: &str, checkpoint: &str) -> String {
+    let bare = checkpoint.strip_prefix("ckpt_").unwrap_or(checkpoint);
+    format!("{}{}-{bare}", prefix(deployment), agent.replace('_', "-"))
+}
+
+/// The agent and the checkpoint of a name, `team/name:tag` or a part of it.
+fn parse(deployment: &str, name: &str) -> Option<(String, Option<String>)> {
+    let name = name.rsplit('/').next()?.split(':').next()?;
+    let mut parts = name.strip_prefix(&prefix(deployment))?.splitn(3, '-');
+    let agent = format!("{}_{}", parts.next()?, parts.next()?);
+    Some((agent, parts.next().map(|bare| format!("ckpt_{bare}"))))
+}
+
+impl E2bProvider {
+    /// Snapshots that carry an agent's name, of all agents of this deployment.
+    pub(super) async fn named_snapshots(&self) -> Result<Vec<Named>, ProviderError> {
+        let named = self.account.snapshots(None).await?.into_iter().filter_map(|snapshot| {
+            let mut names = snapshot.names.iter().chain([&snapshot.id]);
+            let (agent, checkpoint) = names.find_map(|name| parse(&self.service().deployment, name))?;
+            Some(Named { agent, checkpoint, id: snapshot.id.clone() })
+        });
+        Ok(named.collect())
+    }
+
+    /// Removes an agent's named snapshots: all, or those of one checkpoint.
+    pub(super) async fn remove_snapshots(&self, agent: &str, checkpoint: Option<&str>) -> Result<(), ProviderError> {
+        for named in self.named_snapshots().await? {
+            let is_meant = checkpoint.is_none_or(|checkpoint| named.checkpoint.as_deref() == Some(checkpoint));
+            if named.agent == agent && is_meant {
+                self.account.delete_snapshot(&named.id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends an agent's sandboxes until there are none, with the snapshots of them that nobody has named.
+    pub(super) async fn remove_sandboxes(&self, agent: &str) -> Result<(), ProviderError> {
+        let until = Instant::now() + REMOVE_WITHIN;
+        while self.remove_listed(agent).await? {
+            if Instant::now() >= until {
+                return Err(failed("end sandbox", None, true, "the sandbox stays listed"));
+            }
+            tokio::time::sleep(REMOVE_PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// One pass over an agent's sandboxes. Whether there was any.
+    async fn remove_listed(&self, agent: &str) -> Result<bool, ProviderError> {
+        let sandboxes = self.sandboxes(agent).await?;
+        for Listed { id, .. } in &sandboxes {
+            for snapshot in self.account.snapshots(Some(id)).await? {
+                let names = snapshot.names.iter().chain([&snapshot.id]);
+                let mut ours = names.filter_map(|name| parse(&self.service().deployment, name));
+                if !ours.any(|(owner, _)| owner == agent) {
+                    self.account.delete_snapshot(&snapshot.id).await?;
+                }
+            }
+            self.account.kill(id).await?;
+        }
+        Ok(!sandboxes.is_empty())
+    }
+
+    pub(super) async fn make_checkpoint(&self, agent: &AgentRef, checkpoint: &str) -> Result<Kept, ProviderError> {
+        let sandboxes = self.sandboxes(&agent.agent).await?;
+        let running = sandboxes.iter().find(|listed| listed.state == "running").ok_or(ProviderError::SandboxGone)?;
+        // What is only in the memory of its file system is not kept.
+        let bytes = self.farewell(agent).await;
+        let name = name_of(&self.service().deployment, &agent.agent, checkpoint);
+        self.account.snapshot(&running.id, &name).await?;
+        Ok(Kept { bytes })
+    }
+
+    /// Makes a sandbox of a checkpoint in place of the agent's own.
+    pub(super) async fn restore_sandbox(
+        &self,
+        spec: &SandboxSpec,
+        environment: &Environment,
+        checkpoint: &str,
+    ) -> Result<Sandbox, ProviderError> {
+        let frame = Frame::deliver(KIND, environment)?;
+        let is_it = |named: &super::checkpoints::Named| {
+            named.agent == spec.agent && named.checkpoint.as_deref() == Some(checkpoint)
+        };
+        let kept = self.named_snapshots().await?.into_iter().find(is_it).ok_or(ProviderError::SandboxGone)?;
+        self.service().known.forget(self.fingerprint, &spec.agent);
+        self.remove_sandboxes(&spec.agent).await?;
+        // Another key each time: what was made of the checkpoint before is gone.
+        let mut chance = [0; 8];
+        let no_randomness = |_| failed("create sandbox", None, true, "the system gave no randomness");
+        getrandom::fill(&mut chance).map_err(no_randomness)?;
+        let key = format!("{}-{}", idempotency_key(&self.service().deployment, &spec.agent), hex::encode(chance));
+        let handle = self.ensure_from(spec, &kept.id, key).await?;
+        self.boot(spec, handle, frame).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshots_name_says_whose_it_is_and_which_and_strangers_say_nothing() {
+        let (agent, checkpoint) = ("agt_01h0000000000000000000000a", "ckpt_01h0000000000000000000000b");
+        let name = name_of("d", agent, checkpoint);
+        let both = (agent.to_owned(), Some(checkpoint.to_owned()));
+        for shown in [name.clone(), format!("{name}:default"), format!("team/{name}:default")] {
+            assert_eq!(parse("d", &shown), Some(both.clone()), "{shown}");
+        }
+        let alone = format!("{}{}", prefix("d"), agent.replace('_', "-"));
+        assert_eq!(parse("d", &alone), Some((agent.to_owned(), None)));
+        for foreign in [name.as_str(), "theazo-x", "base", "abc123:default", ""] {
+            assert_eq!(parse("another", foreign), None, "{foreign}");
+        }
+        assert!(
+            name.len() <= 96
+                && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        );
+    }
+}

@@ -1,0 +1,200 @@
+//! Checkpoints of running agents, resuming from one, and retrying what is over.
+
+use crate::harness::{Answer, Client, Platform, end_agent, fail_agent, make_canary, sha256};
+use serde_json::{Value, json};
+use theazo_store::AgentStatus;
+use theazo_tenancy::Mode;
+
+async fn act(client: &Client, agent: &str, what: &str, body: Value) -> Answer {
+    client.post(&format!("/v1/agents/{agent}/{what}"), body).await
+}
+
+async fn checkpoint(client: &Client, agent: &str, phase: &str) -> String {
+    let made = act(client, agent, "checkpoints", json!({ "phase": phase })).await.expect(201);
+    made["id"].as_str().unwrap().to_owned()
+}
+
+/// The phases of an agent's checkpoints.
+async fn phases(client: &Client, agent: &str) -> Vec<String> {
+    let listed = client.get(&format!("/v1/agents/{agent}/checkpoints")).await.expect(200);
+    let listed = listed["data"].as_array().unwrap().clone();
+    listed.iter().map(|one| one["phase"].as_str().unwrap().to_owned()).collect()
+}
+
+async fn progress(client: &Client, agent: &str) -> Value {
+    client.get(&format!("/v1/agents/{agent}/progress")).await.expect(200)
+}
+
+async fn write(client: &Client, agent: &str, path: &str, data: &str) {
+    client.post(&format!("/v1/agents/{agent}/files"), json!({ "path": path, "data": data })).await.expect(204);
+}
+
+async fn read(client: &Client, agent: &str, path: &str) -> Value {
+    client.get(&format!("/v1/agents/{agent}/files{path}")).await.expect(200)["data"].clone()
+}
+
+async fn status(client: &Client, agent: &str) -> Value {
+    client.get(&format!("/v1/agents/{agent}")).await.expect(200)["status"].clone()
+}
+
+async fn active(client: &Client, session: &str) -> Value {
+    client.get(&format!("/v1/sessions/{session}/usage")).await.expect(200)["activeAgents"].clone()
+}
+
+/// All of it, as far as it is the same at every provider. `exec` says whether code really runs.
+pub async fn circle(platform: &Platform, client: &Client, mode: Mode, new: Value, exec: bool) {
+    let session = client.session("checkpoints").await;
+    let values = [make_canary("before"), make_canary("after")];
+    client.set_secrets(&session, json!({ "KEY": values[0] })).await;
+    let agent = client.boot(&session, new).await;
+    assert_eq!(progress(client, &agent).await["lastCheckpointAt"], Value::Null);
+    write(client, &agent, "/data/dir/file", "first").await;
+    write(client, &agent, "/tmp/lost", "lost").await;
+
+    let about = json!({ "phase": "collecting", "progress": 41.666, "metadata": { "batch": "7" } });
+    let first = act(client, &agent, "checkpoints", about).await.expect(201);
+    let prefixed = |field: &str, prefix: &str| first[field].as_str().unwrap().starts_with(prefix);
+    assert!(prefixed("id", "ckpt_") && prefixed("snapshotId", "snap_"), "{first}");
+    assert_eq!((&first["agentId"], &first["phase"]), (&json!(agent), &json!("collecting")));
+    assert_eq!((&first["progress"], &first["metadata"]), (&json!(41.67), &json!({ "batch": "7" })));
+    // It runs on, and what it does from now on is in no checkpoint.
+    assert_eq!(status(client, &agent).await, "ready");
+    write(client, &agent, "/data/dir/file", "second").await;
+    write(client, &agent, "/data/later", "later").await;
+    let second = checkpoint(client, &agent, "second").await;
+    write(client, &agent, "/data/dir/file", "third").await;
+    assert_eq!(phases(client, &agent).await, ["second", "collecting"]);
+    let told = progress(client, &agent).await;
+    assert_eq!((&told["phase"], &told["checkpoints"], &told["progress"]), (&json!("second"), &json!(2), &Value::Null));
+    assert!(told["lastCheckpointAt"].as_str().unwrap().ends_with('Z'));
+    let other = client.boot(&session, json!({})).await;
+    for refused in [
+        act(client, &agent, "resume", json!({ "checkpoint": first["id"] })).await,
+        act(client, &agent, "retry", json!({})).await,
+        act(client, &other, "retry", json!({})).await,
+    ] {
+        refused.expect_error(409, "conflict");
+    }
+
+    act(client, &agent, "pause", json!({})).await.expect(200);
+    act(client, &agent, "checkpoints", json!({})).await.expect_error(409, "conflict");
+    act(client, &agent, "retry", json!({})).await.expect_error(409, "conflict");
+    client.set_secrets(&session, json!({ "KEY": values[1] })).await;
+    act(client, &other, "pause", json!({})).await.expect(200);
+    let foreign = act(client, &other, "resume", json!({ "checkpoint": first["id"] })).await;
+    assert_eq!(foreign.expect_error(400, "invalid_request")["details"]["field"], "checkpoint");
+    act(client, &other, "terminate", json!({})).await.expect(200);
+    let resumed = act(client, &agent, "resume", json!({ "checkpoint": first["id"] })).await.expect(200);
+    assert_eq!((&resumed["id"], &resumed["status"]), (&json!(agent), &json!("ready")));
+    assert_eq!(read(client, &agent, "/data/dir/file").await, "first");
+    for gone in ["/data/later", "/tmp/lost"] {
+        client.get(&format!("/v1/agents/{agent}/files{gone}")).await.expect_error(404, "not_found");
+    }
+    if exec {
+        assert_eq!(client.environment(&agent).await["KEY"].1, sha256(&values[1]));
+    }
+    // Pauses keep its own files again.
+    write(client, &agent, "/data/own", "own").await;
+    act(client, &agent, "pause", json!({})).await.expect(200);
+    act(client, &agent, "resume", json!({})).await.expect(200);
+    assert_eq!(read(client, &agent, "/data/own").await, "own");
+
+    for (end, chosen) in [(AgentStatus::Failed, None), (AgentStatus::Completed, Some(&first["id"]))] {
+        end_agent(&platform.id, mode, &agent, end).await;
+        assert_eq!(status(client, &agent).await, end.as_str());
+        assert_eq!(active(client, &session).await, 0);
+        assert_eq!(phases(client, &agent).await, ["second", "collecting"], "they stay");
+        act(client, &agent, "resume", json!({})).await.expect_error(409, "conflict");
+        let unknown = act(client, &agent, "retry", json!({ "checkpoint": "ckpt_01jd9s6q0f3v8x2n4m5k7h9tbc" })).await;
+        unknown.expect_error(400, "invalid_request");
+        let retried = act(client, &agent, "retry", json!({ "checkpoint": chosen })).await.expect(200);
+        assert_eq!((&retried["id"], &retried["status"]), (&json!(agent), &json!("ready")));
+        assert_eq!(active(client, &session).await, 1);
+        let expected = if chosen.is_some() { "first" } else { "second" };
+        assert_eq!(read(client, &agent, "/data/dir/file").await, expected);
+        client.get(&format!("/v1/agents/{agent}/files/data/own")).await.expect_error(404, "not_found");
+        act(client, &agent, "retry", json!({})).await.expect_error(409, "conflict");
+    }
+    if exec {
+        assert_eq!(client.environment(&agent).await["KEY"].1, sha256(&values[1]));
+    }
+    assert_eq!(progress(client, &agent).await["phase"], "second");
+    let used = client.get(&format!("/v1/sessions/{session}/usage")).await.expect(200);
+    assert_eq!(used["totalAgentsCreated"], 2, "a retry makes no agent");
+    trail(client, &session, &agent).await;
+    let _ = second;
+
+    end_agent(&platform.id, mode, &agent, AgentStatus::Failed).await;
+    let ended = act(client, &agent, "terminate", json!({})).await.expect(200);
+    assert_eq!(ended["status"], "failed");
+    assert!(phases(client, &agent).await.is_empty(), "nothing is left at its provider");
+    act(client, &agent, "retry", json!({})).await.expect_error(409, "conflict");
+    assert_eq!(progress(client, &agent).await["phase"], "second", "what it said stays");
+    client.terminate(&session).await;
+}
+
+async fn trail(client: &Client, session: &str, agent: &str) {
+    let trail = client.get(&format!("/v1/audit?session={session}&limit=100")).await.expect(200);
+    let trail = trail["data"].as_array().unwrap();
+    for (action, outcomes) in [("agent.checkpoint", 4), ("agent.retry", 4)] {
+        let entries: Vec<_> = trail.iter().filter(|entry| entry["action"] == action).collect();
+        assert_eq!(entries.len(), outcomes, "{entries:?}");
+        assert!(entries.iter().all(|entry| entry["agentId"] == json!(agent)));
+        let says = |outcome: &str| entries.iter().filter(|entry| entry["outcome"] == outcome).count();
+        assert_eq!((says("started"), says("succeeded")), (outcomes / 2, outcomes / 2), "{entries:?}");
+    }
+    let logs = client.get(&format!("/v1/logs?agentId={agent}&limit=100")).await.expect(200);
+    let said = logs["data"].as_array().unwrap().iter().filter(|log| log["metadata"]["event"] == "agent.checkpoint");
+    assert_eq!(said.count(), 2);
+}
+
+#[tokio::test]
+async fn a_test_agent_is_resumed_and_retried_from_its_checkpoints() {
+    let platform = Platform::make("checkpoints test").await;
+    let client = platform.client.with_key(Some(&platform.test_key));
+    circle(&platform, &client, Mode::Test, json!({}), false).await;
+}
+
+#[tokio::test]
+async fn an_agent_keeps_its_ten_last_checkpoints_and_a_repeated_request_makes_no_second() {
+    let platform = Platform::make("checkpoints bound").await;
+    let client = platform.client.with_key(Some(&platform.test_key));
+    let session = client.session("u").await;
+    let agent = client.boot(&session, json!({})).await;
+    let path = format!("/v1/agents/{agent}/checkpoints");
+    let once = client.post_once(&path, json!({ "phase": "0" }), "same").await.expect(201);
+    assert_eq!(client.post_once(&path, json!({ "phase": "0" }), "same").await.expect(201), once);
+    client.post_once(&path, json!({ "phase": "1" }), "same").await.expect_error(409, "conflict");
+    for number in 1..12 {
+        checkpoint(&client, &agent, &number.to_string()).await;
+    }
+    let kept: Vec<String> = (2..12).rev().map(|number| number.to_string()).collect();
+    assert_eq!(phases(&client, &agent).await, kept);
+    assert_eq!(progress(&client, &agent).await["checkpoints"], 10);
+    act(&client, &agent, "pause", json!({})).await.expect(200);
+    let gone = act(&client, &agent, "resume", json!({ "checkpoint": once["id"] })).await;
+    gone.expect_error(400, "invalid_request");
+    client.terminate(&session).await;
+}
+
+#[tokio::test]
+async fn a_retry_takes_a_place_and_has_its_whole_time_again() {
+    let platform = Platform::make("checkpoints limits").await;
+    let client = platform.client.with_key(Some(&platform.test_key));
+    let session = client.session("u").await;
+    client.call("PATCH", &format!("/v1/sessions/{session}/limits"), Some(&json!({ "maxAgents": 1 }))).await.expect(200);
+    let agent = client.boot(&session, json!({})).await;
+    act(&client, &agent, "checkpoints", json!({})).await.expect(201);
+    fail_agent(&platform.id, Mode::Test, &agent).await;
+    let other = client.boot(&session, json!({})).await;
+    act(&client, &agent, "retry", json!({})).await.expect_error(402, "session_limit_exceeded");
+    assert_eq!(status(&client, &agent).await, "failed");
+    act(&client, &other, "terminate", json!({})).await.expect(200);
+    act(&client, &agent, "retry", json!({})).await.expect(200);
+    assert_eq!(active(&client, &session).await, 1);
+    // Of a session that has ended nothing is retried, nor kept.
+    fail_agent(&platform.id, Mode::Test, &agent).await;
+    client.terminate(&session).await;
+    act(&client, &agent, "retry", json!({})).await.expect_error(409, "conflict");
+    assert!(phases(&client, &agent).await.is_empty());
+}
