@@ -30,7 +30,7 @@ pub(crate) async fn boot_again(
 ) -> Result<Agent, ApiError> {
     for _ in 0..ATTEMPTS {
         allowed(&agent)?;
-        boot.provider(scope, &agent.provider).await?;
+        boot.expect_provider(scope, &agent).await?;
         let session = sessions.get(scope, &agent.session);
         let (session, sealed) = try_join(session, opener.load(scope, &agent.session)).await?;
         let session = session.ok_or_else(ApiError::not_found)?;

@@ -4,10 +4,9 @@
 
 use super::{Sandboxes, failure, lifecycle};
 use futures_util::future::{join, try_join, try_join3};
-use std::sync::Arc;
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
-use theazo_providers::{AgentRef, Environment, Provider, ProviderError, ProviderKind, Sandbox, SandboxSpec};
+use theazo_providers::{AgentRef, Environment, ProviderError, ProviderKind, Sandbox, SandboxSpec};
 use theazo_store::{
     Agent, AgentCopies, AgentStatus, AgentToken, AgentTokens, Agents, BootedSecret, ENDPOINT_VARIABLE, Intent,
     OpenedSecret, SealedSecrets, SecretOpener,
@@ -73,12 +72,20 @@ impl Boot {
         &self.agents
     }
 
-    /// The provider of that name.
+    /// Whether the agent's provider is still to be had.
     ///
     /// # Errors
-    /// `no_providers_available` when the deployment has none of that name.
-    pub(super) async fn provider(&self, scope: &TenantScope, name: &str) -> Result<Arc<dyn Provider>, ApiError> {
-        self.sandboxes.provider(scope, name).await
+    /// As [`Sandboxes::of_agent`].
+    pub(super) async fn expect_provider(&self, scope: &TenantScope, agent: &Agent) -> Result<(), ApiError> {
+        self.sandboxes.of_agent(scope, agent).await.map(drop)
+    }
+
+    /// Which host of a provider a new agent goes to, where its platform has several.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::place`].
+    pub(super) async fn place(&self, scope: &TenantScope, kind: ProviderKind) -> Result<Option<String>, ApiError> {
+        self.sandboxes.place(scope, kind).await
     }
 
     /// Where an agent may run whose creator named no provider.
@@ -147,7 +154,7 @@ impl Boot {
         // Before anything is stopped or made, all side by side.
         let stands = async { Ok(opener.confirm(scope, &agent.session, &agent.secrets).await?) };
         let copies = async { Ok(self.copies.seal(scope, &agent.id, sealed, &opened, gone_by_ms).await?) };
-        let (provider, (), copies) = try_join3(self.provider(scope, &agent.provider), stands, copies).await?;
+        let (provider, (), copies) = try_join3(self.sandboxes.of_agent(scope, agent), stands, copies).await?;
         let for_token = match token {
             Some(token) => Some(self.tokens.seal(scope, &agent.id, token, &opened, gone_by_ms)?),
             None => None,

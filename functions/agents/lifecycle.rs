@@ -264,7 +264,7 @@ enum Stopped {
 
 /// Stops the agent's sandbox.
 async fn stop(scope: &TenantScope, agent: &Agent, sandboxes: &Sandboxes) -> Result<Stopped, ApiError> {
-    let provider = sandboxes.provider(scope, &agent.provider).await?;
+    let provider = sandboxes.of_agent(scope, agent).await?;
     let sandbox = AgentRef { agent: agent.id.to_string() };
     let stopped = tokio::time::timeout(STOP_TIMEOUT, provider.stop(&sandbox)).await;
     match stopped.unwrap_or(Err(ProviderError::TimedOut)) {
@@ -315,7 +315,11 @@ async fn remove(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: 
 
 async fn destroy(scope: &TenantScope, agent: &Agent, sandboxes: &Sandboxes) -> Result<(), ApiError> {
     let sandbox = AgentRef { agent: agent.id.to_string() };
-    let destroyed = sandboxes.provider(scope, &agent.provider).await?.destroy(&sandbox).await;
+    let Some(provider) = sandboxes.removing(scope, agent).await? else {
+        tracing::warn!(agent = %agent.id, "what an agent has on a host that is not its platform's any more stays there");
+        return Ok(());
+    };
+    let destroyed = provider.destroy(&sandbox).await;
     destroyed.map_err(|error| {
         let (entry, told) = refused(agent, "provider.removal_failed", "the sandbox was not removed", &error);
         sandboxes.note(scope, entry);

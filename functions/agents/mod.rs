@@ -3,6 +3,7 @@
 mod again;
 mod boot;
 pub mod create;
+mod docker_hosts;
 pub mod exec;
 mod exec_record;
 mod failure;
@@ -27,6 +28,7 @@ pub mod terminate;
 
 pub(crate) use again::boot_again;
 pub(crate) use boot::Boot;
+pub use docker_hosts::Docker;
 pub use sandboxes::{E2b, Fly, Sandboxes};
 
 use futures_util::future::{BoxFuture, join};
@@ -108,7 +110,7 @@ async fn usable(
         return Err(ApiError::new(ErrorCode::Conflict, "the session is paused"));
     }
     let scope = principal.scope();
-    Ok((sandboxes.provider(&scope, &agent.provider).await?, AgentRef { agent: agent.id.to_string() }))
+    Ok((sandboxes.of_agent(&scope, agent).await?, AgentRef { agent: agent.id.to_string() }))
 }
 
 /// Makes a call to a sandbox that may take so long, and notes side by side that the agent has something to do. The note

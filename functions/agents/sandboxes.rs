@@ -2,20 +2,21 @@
 //! configured, test ones the simulated provider. What a caller asks for does not change which of the two worlds it is in;
 //! the mode of its credential does.
 
+use super::docker_hosts::{Docker, not_among_the_hosts};
 use super::simulated::TenantDisk;
 use std::sync::{Arc, OnceLock};
 use theazo_http::{ApiError, ErrorCode};
 use theazo_providers::e2b::{E2bEndpoints, E2bProvider, E2bService};
 use theazo_providers::fly::{FlyEndpoints, FlyProvider, FlyService, FlySettings};
 use theazo_providers::simulated::SimulatedProvider;
-use theazo_providers::{Provider, ProviderKind};
-use theazo_store::{LogWriter, NewLog, ProviderAccess, SimulatedDisks};
+use theazo_providers::{Health, Provider, ProviderKind};
+use theazo_store::{Agent, LogWriter, NewLog, ProviderAccess, SimulatedDisks};
 use theazo_tenancy::{Mode, TenantScope};
 
 /// Calling compute providers, and telling what they refuse.
 #[derive(Clone)]
 pub struct Sandboxes {
-    docker: Option<Arc<dyn Provider>>,
+    docker: Docker,
     e2b: E2b,
     fly: Fly,
     access: ProviderAccess,
@@ -76,15 +77,14 @@ impl Fly {
 }
 
 /// No such provider is configured.
-fn not_configured(name: &str) -> ApiError {
+pub(super) fn not_configured(name: &str) -> ApiError {
     ApiError::new(ErrorCode::NoProvidersAvailable, format!("no {name} provider is configured")).detail("provider", name)
 }
 
 impl Sandboxes {
     /// Those providers, and a simulated one on these disks for every tenant.
     pub fn new(
-        docker: Option<Arc<dyn Provider>>,
-        (e2b, fly): (E2b, Fly),
+        (docker, e2b, fly): (Docker, E2b, Fly),
         access: ProviderAccess,
         simulated: SimulatedDisks,
         log: LogWriter,
@@ -97,7 +97,8 @@ impl Sandboxes {
         self.log.later_as_change(scope, entry);
     }
 
-    /// The provider of that name, for a tenant. In test mode every name is the simulated one's.
+    /// The provider of that name, for a tenant. In test mode every name is the simulated one's; of Docker it is the
+    /// deployment's own engine.
     ///
     /// # Errors
     /// `no_providers_available` when neither the deployment nor the platform has one of that name; as
@@ -105,7 +106,7 @@ impl Sandboxes {
     pub async fn provider(&self, scope: &TenantScope, name: &str) -> Result<Arc<dyn Provider>, ApiError> {
         match (scope.mode(), ProviderKind::parse(name)) {
             (Mode::Test, _) => Ok(self.simulated(scope)),
-            (Mode::Live, Some(ProviderKind::Docker)) => self.docker.clone().ok_or_else(|| not_configured(name)),
+            (Mode::Live, Some(ProviderKind::Docker)) => self.docker.own.clone().ok_or_else(|| not_configured(name)),
             (Mode::Live, Some(ProviderKind::E2b)) => {
                 let configured = self.access.open(scope, name).await?;
                 let (config, credential) = configured.ok_or_else(|| not_configured(name))?;
@@ -128,6 +129,89 @@ impl Sandboxes {
         }
     }
 
+    /// The provider that an agent is at: of several hosts of its platform, the one that it is on.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::provider`]; `provider_error` when its host is none of the platform's any more.
+    pub async fn of_agent(&self, scope: &TenantScope, agent: &Agent) -> Result<Arc<dyn Provider>, ApiError> {
+        match (scope.mode(), agent.host.as_deref()) {
+            (Mode::Live, Some(host)) => self.on_host(scope, &agent.provider, host).await?.ok_or_else(not_among_the_hosts),
+            _ => self.provider(scope, &agent.provider).await,
+        }
+    }
+
+    /// The same for an agent that is to be removed. Nothing of one whose host the platform has taken out of its credential:
+    /// what is still there is removed as an orphan, should the host ever come back.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::provider`].
+    pub(super) async fn removing(
+        &self,
+        scope: &TenantScope,
+        agent: &Agent,
+    ) -> Result<Option<Arc<dyn Provider>>, ApiError> {
+        match (scope.mode(), agent.host.as_deref()) {
+            (Mode::Live, Some(host)) => self.on_host(scope, &agent.provider, host).await,
+            _ => self.provider(scope, &agent.provider).await.map(Some),
+        }
+    }
+
+    async fn on_host(
+        &self,
+        scope: &TenantScope,
+        name: &str,
+        host: &str,
+    ) -> Result<Option<Arc<dyn Provider>>, ApiError> {
+        let hosts = self.docker.hosts(scope, &self.access).await?;
+        let (_, hosts) = hosts.ok_or_else(|| not_configured(name))?;
+        Ok(hosts.on(host))
+    }
+
+    /// Which host a new agent goes to, where the platform has hosts of its own at that provider. They come before an engine
+    /// of the deployment's.
+    ///
+    /// # Errors
+    /// `no_providers_available` when there is no provider of that name, or no host with room; as [`Sandboxes::provider`].
+    pub async fn place(&self, scope: &TenantScope, kind: ProviderKind) -> Result<Option<String>, ApiError> {
+        if (scope.mode(), kind) == (Mode::Live, ProviderKind::Docker)
+            && let Some((config, hosts)) = self.docker.hosts(scope, &self.access).await?
+        {
+            let host = hosts.place(&config.draining).await;
+            return host.map(Some).map_err(|error| super::failure::to_api(kind.as_str(), &error));
+        }
+        self.provider(scope, kind.as_str()).await.map(|_| None)
+    }
+
+    /// Whether what a tenant has configured answers.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::provider`].
+    pub async fn health(&self, scope: &TenantScope, name: &str) -> Result<Health, ApiError> {
+        if ProviderKind::parse(name) == Some(ProviderKind::Docker) {
+            let hosts = self.docker.hosts(scope, &self.access).await?;
+            let (config, hosts) = hosts.ok_or_else(|| not_configured(name))?;
+            return Ok(hosts.health(&config.draining).await);
+        }
+        Ok(self.provider(scope, name).await?.health().await)
+    }
+
+    /// What a tenant has configured, host by host where there are several.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::provider`].
+    pub async fn accounts(
+        &self,
+        scope: &TenantScope,
+        name: &str,
+    ) -> Result<Vec<(Option<String>, Arc<dyn Provider>)>, ApiError> {
+        if ProviderKind::parse(name) == Some(ProviderKind::Docker) {
+            let hosts = self.docker.hosts(scope, &self.access).await?;
+            let (_, hosts) = hosts.ok_or_else(|| not_configured(name))?;
+            return Ok(hosts.each().map(|(host, provider)| (Some(host.to_owned()), provider)).collect());
+        }
+        Ok(vec![(None, self.provider(scope, name).await?)])
+    }
+
     /// Where an agent may run whose creator named no provider: the deployment's own first, then what the platform has
     /// configured.
     ///
@@ -136,26 +220,26 @@ impl Sandboxes {
     pub async fn usual(&self, scope: &TenantScope) -> Result<ProviderKind, ApiError> {
         match scope.mode() {
             Mode::Test => return Ok(ProviderKind::Simulated),
-            Mode::Live if self.docker.is_some() => return Ok(ProviderKind::Docker),
+            Mode::Live if self.docker.own.is_some() => return Ok(ProviderKind::Docker),
             Mode::Live => {}
         }
         let configured = self.access.list(scope).await?;
         let usable = configured.iter().filter_map(|config| ProviderKind::parse(&config.provider));
-        let mut usable = usable.filter(|kind| matches!(kind, ProviderKind::E2b | ProviderKind::Fly));
+        let mut usable = usable.filter(|kind| *kind != ProviderKind::Simulated);
         usable.next().ok_or_else(|| ApiError::new(ErrorCode::NoProvidersAvailable, "no compute provider is configured"))
     }
 
     /// All of the deployment's own that a tenant can run agents on.
     pub fn all_of(&self, scope: &TenantScope) -> Vec<Arc<dyn Provider>> {
         match scope.mode() {
-            Mode::Live => self.docker.iter().cloned().collect(),
+            Mode::Live => self.docker.own.iter().cloned().collect(),
             Mode::Test => vec![self.simulated(scope)],
         }
     }
 
     /// All of the deployment's own that really run something, whoever it belongs to.
     pub fn own(&self) -> impl Iterator<Item = Arc<dyn Provider>> {
-        self.docker.iter().cloned()
+        self.docker.own.iter().cloned()
     }
 
     fn simulated(&self, scope: &TenantScope) -> Arc<dyn Provider> {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use theazo_http::{ApiError, Call, ErrorCode, format_time};
 use theazo_providers::e2b::DEFAULT_TEMPLATE;
 use theazo_providers::{Health, ProviderKind};
-use theazo_store::{Agents, ProviderConfig};
+use theazo_store::{Agent, Agents, ProviderConfig};
 use theazo_tenancy::ReadScope;
 
 /// The provider that the path names, if a platform can configure it.
@@ -22,7 +22,9 @@ fn configurable(call: &Call) -> Result<ProviderKind, ApiError> {
 /// Refuses as long as agents have something at the provider: nobody could reach or end them any more.
 async fn refuse_while_used(kind: ProviderKind, scope: &ReadScope, agents: &Agents) -> Result<(), ApiError> {
     let unsettled = agents.unsettled_of_platform(scope).await?;
-    let there = unsettled.iter().filter(|agent| agent.provider == kind.as_str()).count();
+    // Those on an engine of the deployment's are none of the platform's own hosts' business.
+    let own = |agent: &&Agent| agent.provider == kind.as_str() && (kind != ProviderKind::Docker || agent.host.is_some());
+    let there = unsettled.iter().filter(own).count();
     if there == 0 {
         return Ok(());
     }
@@ -43,6 +45,9 @@ pub fn is_region(code: &str) -> bool {
 fn show(config: &ProviderConfig, health: Option<Health>) -> Value {
     let template = config.template.as_deref().or((config.provider == "e2b").then_some(DEFAULT_TEMPLATE));
     let mut settings = json!({ "template": template });
+    if config.provider == "docker" {
+        settings = json!({ "draining": config.draining });
+    }
     let others = [("organization", &config.organization), ("image", &config.image), ("region", &config.region)];
     for (name, value) in others {
         if let Some(value) = value {
