@@ -7,10 +7,10 @@ pub use config::{
     e2b_from_env, fly_from_env, key_cache_from_env, log_retention_from_env, prices_from_env, rate_limits_from_env,
 };
 
-use crate::agents::{E2b, Fly, Sandboxes};
+use crate::agents::{Docker, E2b, Fly, Sandboxes};
 use std::sync::Arc;
 use theazo_providers::Provider;
-use theazo_providers::docker::{DockerConfig, DockerProvider};
+use theazo_providers::docker::{DockerConfig, DockerProvider, HostRanges};
 use theazo_store::{
     AgentCopies, AgentReports, AgentTokens, Agents, ApiKeys, AuditLog, Aws, Credentials, KeyRing, KeyRingConfig,
     LogQueue, LogWriter, Logs, Measurements, Metrics, ProviderAccess, ProviderConfigs, ProviderCredentials, Replays,
@@ -24,7 +24,7 @@ pub struct Deployment {
     config: DeploymentConfig,
     table: Table,
     keys: KeyRing,
-    docker: Option<Arc<dyn Provider>>,
+    docker: Docker,
     e2b: E2b,
     fly: Fly,
     credentials: Credentials,
@@ -62,6 +62,7 @@ impl Deployment {
             }
             None => None,
         };
+        let docker = Docker::new(docker, config.docker_ranges.clone(), &config.name);
         let credentials = Credentials::new(table.clone(), config.rate_limits);
         let e2b = E2b::new(config.e2b.clone(), &config.name);
         let fly = Fly::new(config.fly.clone(), &config.name);
@@ -122,6 +123,8 @@ pub enum CapabilityName {
     ProviderConfigs,
     /// Make a platform secret a provider's credential.
     ProviderCredentials,
+    /// Know where hosts of platforms may be.
+    HostRanges,
     /// Have answers given again.
     Replays,
     /// Read the audit trail.
@@ -176,6 +179,7 @@ capabilities! {
     SessionTokens: deployment => Self::new(deployment.table.clone());
     ProviderConfigs: deployment => Self::new(deployment.table.clone());
     ProviderCredentials: deployment => Self::new(deployment.table.clone(), deployment.keys.clone());
+    HostRanges: deployment => deployment.config.docker_ranges.clone();
     Replays: deployment => Self::new(deployment.table.clone());
     AuditLog: deployment => Self::new(deployment.table.clone());
     LogWriter: deployment => Self::new(deployment.table.clone(), deployment.log_queue.clone());
@@ -187,7 +191,7 @@ capabilities! {
     Measurements: deployment => Self::new(deployment.table.clone(), deployment.log_queue.clone());
     Metrics: deployment => Self::new(deployment.table.clone());
     Sandboxes: deployment => Self::new(
-        deployment.docker.clone(), (deployment.e2b.clone(), deployment.fly.clone()),
+        (deployment.docker.clone(), deployment.e2b.clone(), deployment.fly.clone()),
         ProviderAccess::new(deployment.table.clone(), deployment.keys.clone()),
         SimulatedDisks::new(deployment.table.clone()),
         LogWriter::new(deployment.table.clone(), deployment.log_queue.clone()));

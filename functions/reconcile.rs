@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
 use theazo_store::{
-    AgentStatus, Agents, BOOT_GRACE_MS, CHECKPOINT_GRACE_MS, DeletionState, Intent, Measurements, PausedBy,
+    Agent, AgentStatus, Agents, BOOT_GRACE_MS, CHECKPOINT_GRACE_MS, DeletionState, Intent, Measurements, PausedBy,
     PlatformDeletion, PlatformSuspension, SecretSealer, SessionStatus, Sessions, Table, Work, WorkItem, now_ms,
 };
 use theazo_tenancy::{Mode, Operator, PlatformId, SessionId, TenantScope, WorkRef};
@@ -37,8 +37,8 @@ const TURN_MS: i64 = 60_000;
 /// ratio).
 const TURN_SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The agents whose sandboxes run, by account: a provider's name, and the platform whose account it is.
-type Running = HashMap<(String, Option<PlatformId>), HashSet<String>>;
+/// The agents whose sandboxes run, by account: a provider's name, the platform whose account it is, and which of its hosts.
+type Running = HashMap<(String, Option<PlatformId>, Option<String>), HashSet<String>>;
 
 /// What a run did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -308,7 +308,7 @@ impl Run {
         // Only of an agent that ran before its provider was asked can the answer be that its sandbox is gone.
         let was_ready = agent.run_started_ms.is_some_and(|started| started < look.listed_at_ms);
         let is_lost = was_ready
-            && running_at(look.running, &agent.provider, &work.platform)
+            && running_at(look.running, &agent, &work.platform)
                 .is_some_and(|running| !running.contains(agent.id.as_str()));
         let grace = if self.boots == Boots::Impossible { 0 } else { BOOT_GRACE_MS };
         let is_interrupted = now - agent.since_ms >= grace;
@@ -408,9 +408,11 @@ impl Run {
 }
 
 /// What runs in the account that an agent of a platform is in, where it was listed.
-fn running_at<'a>(running: &'a Running, provider: &str, platform: &PlatformId) -> Option<&'a HashSet<String>> {
-    let of_deployment = running.get(&(provider.to_owned(), None));
-    of_deployment.or_else(|| running.get(&(provider.to_owned(), Some(platform.clone()))))
+/// A host of the platform's is asked for the agents that are on it and for no others.
+fn running_at<'a>(running: &'a Running, agent: &Agent, platform: &PlatformId) -> Option<&'a HashSet<String>> {
+    let at = |platform, host: &Option<String>| running.get(&(agent.provider.clone(), platform, host.clone()));
+    let of_deployment = if agent.host.is_none() { at(None, &None) } else { None };
+    of_deployment.or_else(|| at(Some(platform.clone()), &agent.host))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use theazo_store::{
 };
 
 use crate::agents::Sandboxes;
+use theazo_providers::docker::HostRanges;
 
 /// What a handler gives.
 pub type Handling = Pin<Box<dyn Future<Output = Result<Answer, ApiError>> + Send>>;
@@ -173,7 +174,7 @@ routes! {
     PROVIDERS_LIST = "providers-list" GET "/v1/providers"
         by [Platform] needs [ProviderConfigs, Sandboxes] => providers::list;
     PROVIDERS_SET = "providers-set" PUT "/v1/providers/{provider}"
-        by [Platform] needs [ProviderCredentials, ProviderConfigs, Agents] => providers::set;
+        by [Platform] needs [ProviderCredentials, ProviderConfigs, Agents, HostRanges] => providers::set;
     PROVIDERS_DELETE = "providers-delete" DELETE "/v1/providers/{provider}"
         by [Platform] needs [ProviderConfigs, Agents] => providers::delete;
 

@@ -142,6 +142,7 @@ mod tests {
     use std::time::Duration;
     use theazo_http::{Caller, ErrorCode, LogFormat, Repeats, RouteInfo, StreamLimits, make_subscriber};
     use theazo_metering::Prices;
+    use theazo_providers::docker::HostRanges;
     use theazo_providers::e2b::E2bEndpoints;
     use theazo_providers::fly::FlyEndpoints;
     use theazo_store::{Aws, AwsEndpoints, RateLimits};
@@ -178,6 +179,7 @@ mod tests {
             kms_key_arn: "none".into(),
             audit_days: 1,
             docker: None,
+            docker_ranges: HostRanges::default(),
             e2b: E2bEndpoints::default(),
             fly: FlyEndpoints::default(),
             agent_endpoint: None,

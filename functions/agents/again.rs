@@ -47,7 +47,7 @@ pub(super) async fn boot_from(
 ) -> Result<Agent, ApiError> {
     for _ in 0..ATTEMPTS {
         let checkpoint = chosen(&agent)?;
-        let max_concurrent = boot.places(scope, &agent.provider).await?;
+        let max_concurrent = boot.places_of(scope, &agent).await?;
         let session = sessions.get(scope, &agent.session);
         let (session, sealed) = try_join(session, opener.load(scope, &agent.session)).await?;
         let session = session.ok_or_else(ApiError::not_found)?;

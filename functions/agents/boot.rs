@@ -2,6 +2,7 @@
 //! opened secrets, the copies that mask its output are kept beside it, and its row learns how it went. After a boot that
 //! failed, nothing of it stays.
 
+use super::sandboxes::Place;
 use super::{Sandboxes, failure, lifecycle};
 use futures_util::future::{join, try_join, try_join3};
 use std::time::Duration;
@@ -72,13 +73,21 @@ impl Boot {
         &self.agents
     }
 
-    /// How many agents may run at the provider of that name at a time, where there is a limit. To be asked before an agent
-    /// is recorded: one that cannot boot leaves no row.
+    /// How many agents may run at an agent's provider at a time, where there is a limit. To be asked before it boots again:
+    /// one whose provider is not to be had stays as it is.
     ///
     /// # Errors
-    /// As [`Sandboxes::provider`].
-    pub(super) async fn places(&self, scope: &TenantScope, name: &str) -> Result<Option<u32>, ApiError> {
-        Ok(self.sandboxes.provider_and_places(scope, name).await?.1)
+    /// As [`Sandboxes::of_agent`].
+    pub(super) async fn places_of(&self, scope: &TenantScope, agent: &Agent) -> Result<Option<u32>, ApiError> {
+        self.sandboxes.places_of(scope, agent).await
+    }
+
+    /// Where at a provider a new agent goes. To be asked before it is recorded: one that cannot boot leaves no row.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::place`].
+    pub(super) async fn place(&self, scope: &TenantScope, kind: ProviderKind) -> Result<Place, ApiError> {
+        self.sandboxes.place(scope, kind).await
     }
 
     /// Where an agent may run whose creator named no provider, the first before the next.
@@ -147,8 +156,7 @@ impl Boot {
         // Before anything is stopped or made, all side by side.
         let stands = async { Ok(opener.confirm(scope, &agent.session, &agent.secrets).await?) };
         let copies = async { Ok(self.copies.seal(scope, &agent.id, sealed, &opened, gone_by_ms).await?) };
-        let provider = self.sandboxes.provider(scope, &agent.provider);
-        let (provider, (), copies) = try_join3(provider, stands, copies).await?;
+        let (provider, (), copies) = try_join3(self.sandboxes.of_agent(scope, agent), stands, copies).await?;
         let for_token = match token {
             Some(token) => Some(self.tokens.seal(scope, &agent.id, token, &opened, gone_by_ms)?),
             None => None,

@@ -172,10 +172,11 @@ async fn remove(
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<(), ApiError> {
-    let provider = sandboxes.provider(scope, &agent.provider).await?;
-    let sandbox = AgentRef { agent: agent.id.to_string() };
-    let removed = provider.remove_checkpoint(&sandbox, checkpoint.as_str()).await;
-    removed.map_err(|error| super::failure::to_api(&agent.provider, &error))?;
+    if let Some(provider) = sandboxes.removing(scope, agent).await? {
+        let sandbox = AgentRef { agent: agent.id.to_string() };
+        let removed = provider.remove_checkpoint(&sandbox, checkpoint.as_str()).await;
+        removed.map_err(|error| super::failure::to_api(&agent.provider, &error))?;
+    }
     agents.forget_checkpoint(scope, &agent.id, checkpoint).await?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use super::again::expect_active;
 use super::boot::{Boot, booted_with};
+use super::sandboxes::Place;
 use super::{Sandboxes, parse_compute, show};
 use crate::idempotency::once;
 use crate::providers::{MAX_REGION, is_region};
@@ -18,6 +19,8 @@ use theazo_tenancy::{Mode, ReadScope, SessionId, TenantScope};
 const UNBUILT: &[&str] = &["browser", "gpu", "guardrails", "approvals", "knowledge", "definition"];
 /// Most providers that a create may fall back to.
 const MAX_FALLBACKS: usize = 3;
+/// How often another host is looked for when one had no room after all.
+const MAX_HOSTS_TRIED: usize = 3;
 const DEFAULT_TIMEOUT_MS: i64 = 60 * 60 * 1000;
 const MAX_TIMEOUT_MS: i64 = 24 * 60 * 60 * 1000;
 /// Calls are noted to half a minute, so a shorter time without any says little.
@@ -74,19 +77,34 @@ pub async fn handle(
         let providers = wanted.providers;
         providers.iter().try_for_each(|provider| expect_regions(&wanted.new, *provider))?;
         let mut left = providers.into_iter();
+        let mut next = left.next();
         let mut refusal = None;
-        while let Some(provider) = left.next() {
+        let mut more_hosts = MAX_HOSTS_TRIED;
+        while let Some(provider) = next {
+            let mut placed = None;
             let attempt = async {
-                let max_concurrent = boot.places(&scope, provider.as_str()).await?;
+                let Place { host, max_concurrent } = boot.place(&scope, provider).await?;
+                placed.clone_from(&host);
                 let opened = opener.open(&scope, &sealed, &wanted.selection, now_ms()).await?;
                 let (provider, secrets) = (provider.as_str().to_owned(), booted_with(&opened));
-                let new = NewAgent { provider, secrets, max_concurrent, ..wanted.new.clone() };
+                let new = NewAgent { provider, secrets, host, max_concurrent, ..wanted.new.clone() };
                 let agent = begin(&scope, session.clone(), new, &sessions, boot.agents()).await?;
                 boot.finish(&scope, agent, &opener, &sealed, opened).await
             };
             match attempt.await {
                 Ok(agent) => return Answer::json(201, &show(&agent)),
+                // Another create has taken the last place of that host meanwhile.
+                Err(error)
+                    if error.code() == ErrorCode::NoProvidersAvailable
+                        && placed.is_some()
+                        && more_hosts > 0
+                        && boot.may_fall_back() =>
+                {
+                    more_hosts -= 1;
+                    refusal = Some(error);
+                }
                 Err(error) if falls_back(&error) && !left.as_slice().is_empty() && boot.may_fall_back() => {
+                    next = left.next();
                     refusal = Some(error);
                 }
                 Err(error) => return Err(error),
@@ -116,6 +134,7 @@ fn parse(call: &Call, mode: Mode) -> Result<Wanted, ApiError> {
         provider: String::new(),
         compute: compute.to_owned(),
         region: read_region(&fields)?,
+        host: None,
         model: fields.text("model", 256)?.map(str::to_owned),
         instructions: fields.text("instructions", MAX_INSTRUCTIONS)?.map(str::to_owned),
         tools,

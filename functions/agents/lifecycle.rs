@@ -2,9 +2,10 @@
 
 use super::{Sandboxes, failure, not_usable};
 use serde_json::json;
+use std::sync::Arc;
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
-use theazo_providers::{AgentRef, Kept, ProviderError};
+use theazo_providers::{AgentRef, Kept, Provider, ProviderError};
 use theazo_store::{
     Agent, AgentStatus, Agents, Intent, LogLevel, LogSource, NewLog, PauseReason, PausedBy, StoreError, now_ms,
 };
@@ -328,7 +329,7 @@ enum Stopped {
 
 /// Stops the agent's sandbox.
 async fn stop(scope: &TenantScope, agent: &Agent, sandboxes: &Sandboxes) -> Result<Stopped, ApiError> {
-    let provider = sandboxes.provider(scope, &agent.provider).await?;
+    let provider = sandboxes.of_agent(scope, agent).await?;
     let sandbox = AgentRef { agent: agent.id.to_string() };
     let stopped = tokio::time::timeout(STOP_TIMEOUT, provider.stop(&sandbox)).await;
     match stopped.unwrap_or(Err(ProviderError::TimedOut)) {
@@ -384,15 +385,28 @@ async fn remove(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: 
 
 async fn destroy(scope: &TenantScope, agent: &Agent, sandboxes: &Sandboxes) -> Result<(), ApiError> {
     let sandbox = AgentRef { agent: agent.id.to_string() };
-    let destroyed = sandboxes.provider(scope, &agent.provider).await?.destroy(&sandbox).await;
-    destroyed.map_err(|error| not_removed(scope, agent, &error, sandboxes))
+    let Some(provider) = removing(scope, agent, sandboxes).await? else { return Ok(()) };
+    provider.destroy(&sandbox).await.map_err(|error| not_removed(scope, agent, &error, sandboxes))
 }
 
 /// The same but for checkpoints.
 async fn discard(scope: &TenantScope, agent: &Agent, sandboxes: &Sandboxes) -> Result<(), ApiError> {
     let sandbox = AgentRef { agent: agent.id.to_string() };
-    let discarded = sandboxes.provider(scope, &agent.provider).await?.discard(&sandbox).await;
-    discarded.map_err(|error| not_removed(scope, agent, &error, sandboxes))
+    let Some(provider) = removing(scope, agent, sandboxes).await? else { return Ok(()) };
+    provider.discard(&sandbox).await.map_err(|error| not_removed(scope, agent, &error, sandboxes))
+}
+
+/// Where there is something to remove.
+async fn removing(
+    scope: &TenantScope,
+    agent: &Agent,
+    sandboxes: &Sandboxes,
+) -> Result<Option<Arc<dyn Provider>>, ApiError> {
+    let provider = sandboxes.removing(scope, agent).await?;
+    if provider.is_none() {
+        tracing::warn!(agent = %agent.id, "what an agent has on a host that is not its platform's any more stays there");
+    }
+    Ok(provider)
 }
 
 fn not_removed(scope: &TenantScope, agent: &Agent, error: &ProviderError, sandboxes: &Sandboxes) -> ApiError {

@@ -6,6 +6,7 @@ mod checkpoints;
 pub mod checkpoints_create;
 pub mod checkpoints_list;
 pub mod create;
+mod docker_hosts;
 pub mod exec;
 mod exec_record;
 mod failure;
@@ -32,6 +33,7 @@ pub mod terminate;
 pub(crate) use again::boot_again;
 pub(crate) use boot::Boot;
 pub(crate) use checkpoints::remove_left_over;
+pub use docker_hosts::Docker;
 pub use sandboxes::{E2b, Fly, Sandboxes};
 
 use futures_util::future::{BoxFuture, join};
@@ -113,7 +115,7 @@ async fn usable(
         return Err(ApiError::new(ErrorCode::Conflict, "the session is paused"));
     }
     let scope = principal.scope();
-    Ok((sandboxes.provider(&scope, &agent.provider).await?, AgentRef { agent: agent.id.to_string() }))
+    Ok((sandboxes.of_agent(&scope, agent).await?, AgentRef { agent: agent.id.to_string() }))
 }
 
 /// Makes a call to a sandbox that may take so long, and notes side by side that the agent has something to do. The note

@@ -2,20 +2,21 @@
 //! configured, test ones the simulated provider. What a caller asks for does not change which of the two worlds it is in;
 //! the mode of its credential does.
 
+use super::docker_hosts::{Docker, not_among_the_hosts};
 use super::simulated::TenantDisk;
 use std::sync::{Arc, OnceLock};
 use theazo_http::{ApiError, ErrorCode};
 use theazo_providers::e2b::{E2bEndpoints, E2bProvider, E2bService};
 use theazo_providers::fly::{FlyEndpoints, FlyProvider, FlyService, FlySettings};
 use theazo_providers::simulated::SimulatedProvider;
-use theazo_providers::{Provider, ProviderKind};
-use theazo_store::{LogWriter, NewLog, ProviderAccess, ProviderConfig, SimulatedDisks};
+use theazo_providers::{Health, Provider, ProviderKind};
+use theazo_store::{Agent, LogWriter, NewLog, ProviderAccess, ProviderConfig, SimulatedDisks};
 use theazo_tenancy::{Mode, ReadScope, TenantScope};
 
 /// Calling compute providers, and telling what they refuse.
 #[derive(Clone)]
 pub struct Sandboxes {
-    docker: Option<Arc<dyn Provider>>,
+    docker: Docker,
     e2b: E2b,
     fly: Fly,
     access: ProviderAccess,
@@ -75,8 +76,19 @@ impl Fly {
     }
 }
 
+/// A provider, and how many agents the platform lets run there at a time.
+type Reached = (Arc<dyn Provider>, Option<u32>);
+
+/// Where a new agent goes at a provider.
+pub(super) struct Place {
+    /// Which of the platform's hosts, where it has several.
+    pub(super) host: Option<String>,
+    /// How many agents the platform lets run there at a time.
+    pub(super) max_concurrent: Option<u32>,
+}
+
 /// No such provider is configured.
-fn not_configured(name: &str) -> ApiError {
+pub(super) fn not_configured(name: &str) -> ApiError {
     ApiError::new(ErrorCode::NoProvidersAvailable, format!("no {name} provider is configured")).detail("provider", name)
 }
 
@@ -84,10 +96,11 @@ fn not_configured(name: &str) -> ApiError {
 fn in_order(own_docker: bool, configured: &[ProviderConfig]) -> Vec<ProviderKind> {
     let of_platform = configured.iter().filter_map(|config| {
         let kind = ProviderKind::parse(&config.provider)?;
-        matches!(kind, ProviderKind::E2b | ProviderKind::Fly).then_some((config.priority.unwrap_or(u32::MAX), kind))
+        (kind != ProviderKind::Simulated).then_some((config.priority.unwrap_or(u32::MAX), kind))
     });
-    // After every priority that can be given, and before those that have none.
-    let of_deployment = own_docker.then_some((u32::MAX - 1, ProviderKind::Docker));
+    // After every priority that can be given, and before those that have none. The platform's own hosts take its place.
+    let is_own = own_docker && !configured.iter().any(|config| config.provider == ProviderKind::Docker.as_str());
+    let of_deployment = is_own.then_some((u32::MAX - 1, ProviderKind::Docker));
     let mut usable: Vec<_> = of_platform.chain(of_deployment).collect();
     usable.sort_unstable();
     usable.into_iter().map(|(_, kind)| kind).collect()
@@ -96,8 +109,7 @@ fn in_order(own_docker: bool, configured: &[ProviderConfig]) -> Vec<ProviderKind
 impl Sandboxes {
     /// Those providers, and a simulated one on these disks for every tenant.
     pub fn new(
-        docker: Option<Arc<dyn Provider>>,
-        (e2b, fly): (E2b, Fly),
+        (docker, e2b, fly): (Docker, E2b, Fly),
         access: ProviderAccess,
         simulated: SimulatedDisks,
         log: LogWriter,
@@ -110,7 +122,8 @@ impl Sandboxes {
         self.log.later_as_change(scope, entry);
     }
 
-    /// The provider of that name, for a tenant. In test mode every name is the simulated one's.
+    /// The provider of that name, for a tenant. In test mode every name is the simulated one's; of Docker it is the
+    /// deployment's own engine.
     ///
     /// # Errors
     /// `no_providers_available` when neither the deployment nor the platform has one of that name; as
@@ -123,15 +136,11 @@ impl Sandboxes {
     ///
     /// # Errors
     /// As [`Sandboxes::provider`].
-    pub(super) async fn provider_and_places(
-        &self,
-        scope: &TenantScope,
-        name: &str,
-    ) -> Result<(Arc<dyn Provider>, Option<u32>), ApiError> {
+    pub(super) async fn provider_and_places(&self, scope: &TenantScope, name: &str) -> Result<Reached, ApiError> {
         match (scope.mode(), ProviderKind::parse(name)) {
             (Mode::Test, _) => Ok((self.simulated(scope), None)),
             (Mode::Live, Some(ProviderKind::Docker)) => {
-                Ok((self.docker.clone().ok_or_else(|| not_configured(name))?, None))
+                Ok((self.docker.own.clone().ok_or_else(|| not_configured(name))?, None))
             }
             (Mode::Live, Some(ProviderKind::E2b)) => {
                 let configured = self.access.open(scope, name).await?;
@@ -156,6 +165,99 @@ impl Sandboxes {
         }
     }
 
+    /// The provider that an agent is at: of several hosts of its platform, the one that it is on.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::provider`]; `provider_error` when its host is none of the platform's any more.
+    pub async fn of_agent(&self, scope: &TenantScope, agent: &Agent) -> Result<Arc<dyn Provider>, ApiError> {
+        Ok(self.reach(scope, agent).await?.0)
+    }
+
+    /// How many agents the platform lets run at an agent's provider at a time.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::of_agent`].
+    pub(super) async fn places_of(&self, scope: &TenantScope, agent: &Agent) -> Result<Option<u32>, ApiError> {
+        Ok(self.reach(scope, agent).await?.1)
+    }
+
+    async fn reach(&self, scope: &TenantScope, agent: &Agent) -> Result<Reached, ApiError> {
+        match (scope.mode(), agent.host.as_deref()) {
+            (Mode::Live, Some(host)) => {
+                self.on_host(scope, &agent.provider, host).await?.ok_or_else(not_among_the_hosts)
+            }
+            _ => self.provider_and_places(scope, &agent.provider).await,
+        }
+    }
+
+    /// The provider of an agent that is to be removed. Nothing of one whose host the platform has taken out of its
+    /// credential: what is still there is removed as an orphan, should the host ever come back.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::provider`].
+    pub(super) async fn removing(
+        &self,
+        scope: &TenantScope,
+        agent: &Agent,
+    ) -> Result<Option<Arc<dyn Provider>>, ApiError> {
+        match (scope.mode(), agent.host.as_deref()) {
+            (Mode::Live, Some(host)) => Ok(self.on_host(scope, &agent.provider, host).await?.map(|reached| reached.0)),
+            _ => self.provider(scope, &agent.provider).await.map(Some),
+        }
+    }
+
+    async fn on_host(&self, scope: &TenantScope, name: &str, host: &str) -> Result<Option<Reached>, ApiError> {
+        let hosts = self.docker.hosts(scope, &self.access).await?;
+        let (config, hosts) = hosts.ok_or_else(|| not_configured(name))?;
+        Ok(hosts.on(host).map(|provider| (provider, config.max_concurrent)))
+    }
+
+    /// Where a new agent goes at a provider. Hosts of the platform's own come before an engine of the deployment's.
+    ///
+    /// # Errors
+    /// `no_providers_available` when there is no provider of that name, or no host with room; as [`Sandboxes::provider`].
+    pub(super) async fn place(&self, scope: &TenantScope, kind: ProviderKind) -> Result<Place, ApiError> {
+        if (scope.mode(), kind) == (Mode::Live, ProviderKind::Docker)
+            && let Some((config, hosts)) = self.docker.hosts(scope, &self.access).await?
+        {
+            let host = hosts.place(&config.draining).await;
+            let host = host.map_err(|error| super::failure::to_api(kind.as_str(), &error))?;
+            return Ok(Place { host: Some(host), max_concurrent: config.max_concurrent });
+        }
+        let (_, max_concurrent) = self.provider_and_places(scope, kind.as_str()).await?;
+        Ok(Place { host: None, max_concurrent })
+    }
+
+    /// Whether what a tenant has configured answers.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::provider`].
+    pub async fn health(&self, scope: &TenantScope, name: &str) -> Result<Health, ApiError> {
+        if ProviderKind::parse(name) == Some(ProviderKind::Docker) {
+            let hosts = self.docker.hosts(scope, &self.access).await?;
+            let (config, hosts) = hosts.ok_or_else(|| not_configured(name))?;
+            return Ok(hosts.health(&config.draining).await);
+        }
+        Ok(self.provider(scope, name).await?.health().await)
+    }
+
+    /// What a tenant has configured, host by host where there are several.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::provider`].
+    pub async fn accounts(
+        &self,
+        scope: &TenantScope,
+        name: &str,
+    ) -> Result<Vec<(Option<String>, Arc<dyn Provider>)>, ApiError> {
+        if ProviderKind::parse(name) == Some(ProviderKind::Docker) {
+            let hosts = self.docker.hosts(scope, &self.access).await?;
+            let (_, hosts) = hosts.ok_or_else(|| not_configured(name))?;
+            return Ok(hosts.each().map(|(host, provider)| (Some(host.to_owned()), provider)).collect());
+        }
+        Ok(vec![(None, self.provider(scope, name).await?)])
+    }
+
     /// Where an agent may run whose creator named no provider, the first before the next: what the platform has given a
     /// priority, then the deployment's own, then what else the platform has configured.
     ///
@@ -164,21 +266,21 @@ impl Sandboxes {
     pub(super) async fn usual(&self, scope: &ReadScope) -> Result<Vec<ProviderKind>, ApiError> {
         match scope.mode() {
             Mode::Test => Ok(vec![ProviderKind::Simulated]),
-            Mode::Live => Ok(in_order(self.docker.is_some(), &self.access.list(scope).await?)),
+            Mode::Live => Ok(in_order(self.docker.own.is_some(), &self.access.list(scope).await?)),
         }
     }
 
     /// All of the deployment's own that a tenant can run agents on.
     pub fn all_of(&self, scope: &TenantScope) -> Vec<Arc<dyn Provider>> {
         match scope.mode() {
-            Mode::Live => self.docker.iter().cloned().collect(),
+            Mode::Live => self.docker.own.iter().cloned().collect(),
             Mode::Test => vec![self.simulated(scope)],
         }
     }
 
     /// All of the deployment's own that really run something, whoever it belongs to.
     pub fn own(&self) -> impl Iterator<Item = Arc<dyn Provider>> {
-        self.docker.iter().cloned()
+        self.docker.own.iter().cloned()
     }
 
     fn simulated(&self, scope: &TenantScope) -> Arc<dyn Provider> {
@@ -211,6 +313,8 @@ mod tests {
             assert_eq!(in_order(own, &configured), expected);
         }
         assert_eq!(in_order(true, &[]), [Docker]);
+        assert_eq!(in_order(true, &[config("e2b", None), config("docker", Some(3))]), [Docker, E2b]);
+        assert_eq!(in_order(false, &[config("e2b", Some(2)), config("docker", None)]), [E2b, Docker]);
         assert!(in_order(false, &[config("modal", Some(1))]).is_empty(), "one that this version does not know");
     }
 }

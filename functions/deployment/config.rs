@@ -7,7 +7,7 @@ use std::time::Duration;
 use theazo_http::StreamLimits;
 use theazo_metering::{PriceError, Prices};
 use theazo_providers::ProviderError;
-use theazo_providers::docker::Endpoint;
+use theazo_providers::docker::{Endpoint, HostRanges};
 use theazo_providers::e2b::E2bEndpoints;
 use theazo_providers::fly::FlyEndpoints;
 use theazo_store::{DEFAULT_AUDIT_DAYS, LOG_RETENTION_DAYS, RateLimits, is_kms_key_arn};
@@ -32,6 +32,8 @@ pub struct DeploymentConfig {
     pub audit_days: u32,
     /// The deployment's own Docker engine, if it has one.
     pub docker: Option<DockerEngine>,
+    /// Where Docker hosts of platforms may be beside the internet.
+    pub docker_ranges: HostRanges,
     /// Where E2B is, for platforms that have configured it.
     pub e2b: E2bEndpoints,
     /// Where Fly is, for platforms that have configured it.
@@ -101,6 +103,7 @@ const LEDGER: &str = "THEAZO_LEDGER";
 const KMS_KEY: &str = "THEAZO_KMS_KEY_ARN";
 const DOCKER_ENDPOINT: &str = "THEAZO_DOCKER_ENDPOINT";
 const DOCKER_IMAGE: &str = "THEAZO_DOCKER_IMAGE";
+const DOCKER_RANGES: &str = "THEAZO_DOCKER_PRIVATE_RANGES";
 const E2B_API: &str = "THEAZO_E2B_API_URL";
 const E2B_SANDBOX: &str = "THEAZO_E2B_SANDBOX_URL";
 const FLY_API: &str = "THEAZO_FLY_API_URL";
@@ -263,6 +266,7 @@ impl DeploymentConfig {
             Some(endpoint) => Some(DockerEngine { endpoint: Endpoint::parse(&endpoint)?, image: get(DOCKER_IMAGE)? }),
             None => None,
         };
+        let docker_ranges = HostRanges::parse(&variable(DOCKER_RANGES).unwrap_or_default())?;
         let (e2b, rate_limits) = (e2b(variable), rate_limits(variable)?);
         let (name, table, kms_key_arn) = (get(NAME)?, get(TABLE)?, get(KMS_KEY)?);
         if !is_kms_key_arn(&kms_key_arn) {
@@ -282,6 +286,7 @@ impl DeploymentConfig {
             kms_key_arn,
             audit_days,
             docker,
+            docker_ranges,
             e2b,
             fly: fly(variable),
             agent_endpoint,
@@ -334,8 +339,12 @@ impl DeploymentConfig {
         if let Some(ledger) = &self.ledger {
             variables.push((LEDGER, ledger.clone()));
         }
-        if let Some(docker) = &self.docker {
-            let Endpoint::Unix(socket) = &docker.endpoint;
+        if !self.docker_ranges.is_empty() {
+            variables.push((DOCKER_RANGES, self.docker_ranges.to_string()));
+        }
+        if let Some(docker) = &self.docker
+            && let Endpoint::Unix(socket) = &docker.endpoint
+        {
             variables.push((DOCKER_ENDPOINT, format!("unix://{}", socket.display())));
             variables.push((DOCKER_IMAGE, docker.image.clone()));
         }
@@ -373,6 +382,7 @@ mod tests {
             (TOKEN_RATE, "8"),
             (DOCKER_ENDPOINT, "unix:///run/docker.sock"),
             (DOCKER_IMAGE, "agent:1"),
+            (DOCKER_RANGES, "10.0.0.0/8,fd00::/8"),
             (LOG_RETENTION, "60"),
             (AGENT_ENDPOINT, "https://api.example.com"),
             (E2B_API, "http://127.0.0.1:1"),

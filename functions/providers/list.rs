@@ -26,8 +26,8 @@ pub async fn handle(call: Call, configs: ProviderConfigs, sandboxes: Sandboxes) 
     .await;
     let scope = principal.scope();
     let own = join_all(configured.iter().map(|config| async {
-        let health = match sandboxes.provider(&scope, &config.provider).await {
-            Ok(provider) => provider.health().await,
+        let health = match sandboxes.health(&scope, &config.provider).await {
+            Ok(health) => health,
             Err(error) if error.code() == ErrorCode::NoProvidersAvailable => {
                 let message = "agents on this provider are not available in this version".to_owned();
                 Health { healthy: false, message }

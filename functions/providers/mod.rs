@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use theazo_http::{ApiError, Call, ErrorCode, format_time};
 use theazo_providers::e2b::DEFAULT_TEMPLATE;
 use theazo_providers::{Health, ProviderKind};
-use theazo_store::{Agents, ProviderConfig};
+use theazo_store::{Agent, Agents, ProviderConfig};
 use theazo_tenancy::ReadScope;
 
 /// The provider that the path names, if a platform can configure it.
@@ -22,7 +22,10 @@ fn configurable(call: &Call) -> Result<ProviderKind, ApiError> {
 /// Refuses as long as agents have something at the provider: nobody could reach or end them any more.
 async fn refuse_while_used(kind: ProviderKind, scope: &ReadScope, agents: &Agents) -> Result<(), ApiError> {
     let unsettled = agents.unsettled_of_platform(scope).await?;
-    let there = unsettled.iter().filter(|agent| agent.provider == kind.as_str()).count();
+    // Those on an engine of the deployment's are none of the platform's own hosts' business.
+    let own =
+        |agent: &&Agent| agent.provider == kind.as_str() && (kind != ProviderKind::Docker || agent.host.is_some());
+    let there = unsettled.iter().filter(own).count();
     if there == 0 {
         return Ok(());
     }
@@ -42,19 +45,23 @@ pub fn is_region(code: &str) -> bool {
 /// A platform's own configuration as the API shows it. Never a credential.
 fn show(config: &ProviderConfig, health: Option<Health>) -> Value {
     let template = config.template.as_deref().or((config.provider == "e2b").then_some(DEFAULT_TEMPLATE));
-    let settings = [
+    let texts = [
         ("template", template),
         ("organization", config.organization.as_deref()),
         ("image", config.image.as_deref()),
         ("region", config.region.as_deref()),
     ];
-    let settings = settings.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into())));
+    let mut settings = Map::new();
+    settings.extend(texts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))));
+    if config.provider == "docker" {
+        settings.insert("draining".into(), json!(config.draining));
+    }
     let limits = config.max_concurrent.map_or_else(|| json!({}), |max| json!({ "maxConcurrent": max }));
     let mut shown = json!({
         "provider": config.provider,
         "source": "platform",
         "credentialRef": config.credential,
-        "config": settings.collect::<Map<String, Value>>(),
+        "config": settings,
         "priority": config.priority,
         "limits": limits,
         "updatedAt": format_time(config.updated_at_ms),

@@ -3,8 +3,10 @@
 use super::{configurable, refuse_while_used, show};
 use theazo_http::{Answer, ApiError, Call, Fields};
 use theazo_providers::ProviderKind;
-use theazo_store::{Agents, ProviderConfigs, ProviderCredentials, ProviderSettings, SecretName};
+use theazo_providers::docker::{DockerHosts, HostRanges};
+use theazo_store::{Agents, ExpectCredential, ProviderConfigs, ProviderCredentials, ProviderSettings, SecretName};
 use theazo_tenancy::ReadScope;
+use theazo_vault::SecretValue;
 
 /// Greatest number of a turn, and of agents at a time.
 const MAX_PRIORITY: u64 = 100;
@@ -14,6 +16,10 @@ const MAX_TEMPLATE: usize = 128;
 /// Longest reference of an image, and name of an organization.
 const MAX_IMAGE: usize = 255;
 const MAX_ORGANIZATION: usize = 63;
+/// What hosts are named by, and most of them that drain.
+const DRAINING: &str = "draining";
+const MAX_HOST: usize = 262;
+const MAX_DRAINING: usize = 32;
 
 /// Names the platform secret that holds a provider's credential. From then on no agent boots with that secret. Another
 /// organization is refused as long as agents have something in the one before.
@@ -22,11 +28,18 @@ pub async fn handle(
     credentials: ProviderCredentials,
     configs: ProviderConfigs,
     agents: Agents,
+    ranges: HostRanges,
 ) -> Result<Answer, ApiError> {
     let read = |scope: ReadScope| {
         let (call, configs, agents) = (&call, &configs, &agents);
         async move {
-            let (kind, credential, settings) = parse(call)?;
+            let (kind, credential, mut settings) = parse(call)?;
+            if kind == ProviderKind::Docker && !asks_to_drain(call)? {
+                // Hosts go on draining until somebody says otherwise.
+                let configured = configs.list(&scope).await?;
+                let before = configured.into_iter().find(|config| config.provider == kind.as_str());
+                settings.draining = before.map(|before| before.draining).unwrap_or_default();
+            }
             if settings.organization.is_some() {
                 let configured = configs.list(&scope).await?;
                 let before = configured.iter().find(|config| config.provider == kind.as_str());
@@ -38,7 +51,11 @@ pub async fn handle(
         }
     };
     let (principal, (kind, credential, settings)) = call.authenticate_with(read).await?;
-    let config = credentials.configure_with(&principal.scope(), kind.as_str(), &credential, settings).await;
+    let is_hosts = move |credential: &SecretValue| -> Result<(), String> {
+        DockerHosts::check(credential, &ranges).map_err(|fault| fault.to_string())
+    };
+    let expect: Option<&ExpectCredential> = if kind == ProviderKind::Docker { Some(&is_hosts) } else { None };
+    let config = credentials.configure_with(&principal.scope(), kind.as_str(), &credential, settings, expect).await;
     let config = config.map_err(|error| match error {
         theazo_store::StoreError::UnknownSecret(_) => {
             ApiError::invalid("credentialRef", "names no secret of the platform")
@@ -51,11 +68,9 @@ pub async fn handle(
 fn parse(call: &Call) -> Result<(ProviderKind, SecretName, ProviderSettings), ApiError> {
     let kind = configurable(call)?;
     let fields = call.request().fields(false)?;
-    if kind == ProviderKind::Docker {
-        return Err(ApiError::not_built("provider.docker.hosts"));
-    }
     let mut settings = match kind {
         ProviderKind::E2b => ProviderSettings { template: read_template(&fields)?, ..ProviderSettings::default() },
+        ProviderKind::Docker => read_docker(&fields)?,
         _ => read_fly(&fields)?,
     };
     settings.priority = small(fields.number("priority", 1, MAX_PRIORITY)?);
@@ -102,22 +117,50 @@ fn read_fly(fields: &Fields) -> Result<ProviderSettings, ApiError> {
     if !organization.bytes().all(is_label) {
         return Err(ApiError::invalid("config.organization", "must be an organization's slug"));
     }
-    let image = config.required_text("image", MAX_IMAGE)?;
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/' | b':' | b'@');
-    if image.is_empty() || !image.bytes().all(plain) {
-        return Err(ApiError::invalid("config.image", "must be an image's reference"));
-    }
+    let image = read_image(&config)?;
     let region = config.text("region", super::MAX_REGION)?;
     if region.is_some_and(|region| !super::is_region(region)) {
         return Err(ApiError::invalid("config.region", "must be a region's code"));
     }
     let text = |text: &str| Some(text.to_owned());
     Ok(ProviderSettings {
-        image: text(image),
+        image: Some(image),
         organization: text(organization),
         region: region.map(str::to_owned),
         ..ProviderSettings::default()
     })
+}
+
+fn read_image(config: &Fields) -> Result<String, ApiError> {
+    let image = config.required_text("image", MAX_IMAGE)?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/' | b':' | b'@');
+    if image.is_empty() || !image.bytes().all(plain) {
+        return Err(ApiError::invalid("config.image", "must be an image's reference"));
+    }
+    Ok(image.to_owned())
+}
+
+/// Docker's `config`: the agent image, which every host has already, and the hosts that take no new agents.
+fn read_docker(fields: &Fields) -> Result<ProviderSettings, ApiError> {
+    let config = fields.object("config")?.ok_or_else(|| ApiError::invalid("config", "is required"))?;
+    if let Some(other) = config.names().find(|name| !["image", DRAINING].contains(name)) {
+        return Err(ApiError::not_built(&format!("config.{other}")));
+    }
+    let draining = config.text_list(DRAINING)?.unwrap_or_default();
+    let plain = |byte: u8| byte.is_ascii_graphic();
+    let is_name = |name: &&str| !name.is_empty() && name.len() <= MAX_HOST && name.bytes().all(plain);
+    if draining.len() > MAX_DRAINING || !draining.iter().all(is_name) {
+        return Err(ApiError::invalid("config.draining", "must be at most 32 names of hosts, like host:2376"));
+    }
+    let draining = draining.into_iter().map(str::to_ascii_lowercase).collect();
+    Ok(ProviderSettings { image: Some(read_image(&config)?), draining, ..ProviderSettings::default() })
+}
+
+/// Whether the request says which hosts drain.
+fn asks_to_drain(call: &Call) -> Result<bool, ApiError> {
+    let fields = call.request().fields(false)?;
+    let config = fields.object("config")?;
+    Ok(config.is_some_and(|config| config.names().any(|name| name == DRAINING)))
 }
 
 fn is_label(byte: u8) -> bool {

@@ -2,6 +2,7 @@
 
 use super::{ITEM_TIME, Outcome, Running, in_turn, sum};
 use crate::agents::Sandboxes;
+use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ const MAX_ORPHANS: usize = 20;
 struct Account {
     /// Whose it is, if not the deployment's own.
     platform: Option<PlatformId>,
+    /// Which of the platform's hosts it is, where there are several.
+    host: Option<String>,
     provider: Arc<dyn Provider>,
     sandboxes: Vec<OwnedSandbox>,
 }
@@ -46,7 +49,7 @@ pub(super) async fn ask(sandboxes: &Sandboxes, work: &Work, turn: usize) -> Resu
     let until = Instant::now() + ASK_TIME;
     let mut accounts = Accounts::default();
     for provider in sandboxes.own() {
-        accounts.add(list(None, provider).await);
+        accounts.add(list(None, None, provider).await);
     }
     let configured = work.list().await?.into_iter().filter_map(|item| match item {
         WorkItem::Provider(platform, mode, name) => Some((platform, mode, name)),
@@ -56,22 +59,24 @@ pub(super) async fn ask(sandboxes: &Sandboxes, work: &Work, turn: usize) -> Resu
     in_turn(&mut configured, turn);
     let asked = stream::iter(configured).map(|(platform, mode, name)| async move {
         if Instant::now() >= until {
-            return Some(Err(NotListed));
+            return vec![Err(NotListed)];
         }
         let scope = work.operator().tenant(&platform, mode);
-        let provider = tokio::time::timeout(LIST_TIME, sandboxes.provider(&scope, &name)).await;
-        match provider {
-            Ok(Ok(provider)) => Some(list(Some(platform), provider).await),
-            Ok(Err(error)) if error.code() == ErrorCode::NoProvidersAvailable => None,
+        match tokio::time::timeout(LIST_TIME, sandboxes.accounts(&scope, &name)).await {
+            // Each by itself: a host that does not answer keeps no other from being heard.
+            Ok(Ok(hosts)) => {
+                join_all(hosts.into_iter().map(|(host, provider)| list(Some(platform.clone()), host, provider))).await
+            }
+            Ok(Err(error)) if error.code() == ErrorCode::NoProvidersAvailable => Vec::new(),
             Ok(Err(error)) => {
                 tracing::warn!(%platform, provider = name, ?error, "a provider cannot be used");
-                Some(Err(NotListed))
+                vec![Err(NotListed)]
             }
-            Err(_) => Some(Err(NotListed)),
+            Err(_) => vec![Err(NotListed)],
         }
     });
-    let asked: Vec<_> = asked.buffer_unordered(ACCOUNTS_AT_ONCE).filter_map(std::future::ready).collect().await;
-    asked.into_iter().for_each(|listed| accounts.add(listed));
+    let asked: Vec<Vec<_>> = asked.buffer_unordered(ACCOUNTS_AT_ONCE).collect().await;
+    asked.into_iter().flatten().for_each(|listed| accounts.add(listed));
     Ok(accounts)
 }
 
@@ -110,7 +115,8 @@ impl Accounts {
     /// What runs at each provider that answered.
     pub(super) fn running(&self) -> Running {
         let of = |account: &Account| {
-            let name = (account.provider.kind().as_str().to_owned(), account.platform.clone());
+            let kind = account.provider.kind().as_str().to_owned();
+            let name = (kind, account.platform.clone(), account.host.clone());
             let alive = account.sandboxes.iter().filter(|sandbox| sandbox.running);
             (name, alive.map(|sandbox| sandbox.agent.clone()).collect())
         };
@@ -118,11 +124,15 @@ impl Accounts {
     }
 }
 
-async fn list(platform: Option<PlatformId>, provider: Arc<dyn Provider>) -> Result<Account, NotListed> {
+async fn list(
+    platform: Option<PlatformId>,
+    host: Option<String>,
+    provider: Arc<dyn Provider>,
+) -> Result<Account, NotListed> {
     match tokio::time::timeout(LIST_TIME, provider.list_mine()).await {
-        Ok(Ok(sandboxes)) => Ok(Account { platform, provider, sandboxes }),
+        Ok(Ok(sandboxes)) => Ok(Account { platform, host, provider, sandboxes }),
         Ok(Err(_)) | Err(_) => {
-            tracing::warn!(provider = provider.kind().as_str(), "the provider does not list its sandboxes");
+            tracing::warn!(provider = provider.kind().as_str(), host, "the provider does not list its sandboxes");
             Err(NotListed)
         }
     }

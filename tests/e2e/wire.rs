@@ -55,7 +55,7 @@ impl Tapped {
         let stack = stack();
         let table = Tap::tcp(address(&stack.dynamodb_url())).await;
         let kms = Tap::tcp(address(&stack.kms_url())).await;
-        let Endpoint::Unix(socket) = &docker_engine().endpoint;
+        let Endpoint::Unix(socket) = &docker_engine().endpoint else { panic!("the engine is this machine's") };
         let ours = std::env::temp_dir().join(format!("theazo-e2e-tap-{}-{name}.sock", std::process::id()));
         let engine = Tap::unix(socket, ours.clone()).await;
         let docker = DockerEngine { endpoint: Endpoint::Unix(ours), image: docker_engine().image.clone() };

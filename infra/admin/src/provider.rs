@@ -12,7 +12,7 @@ use std::time::Duration;
 use theazo_functions::agents::Sandboxes;
 use theazo_functions::deployment::{Capability, Deployment};
 use theazo_providers::{Health, ProviderKind};
-use theazo_store::{Agents, ProviderConfigs, StoreError, Work, WorkItem};
+use theazo_store::{Agent, Agents, ProviderConfigs, StoreError, Work, WorkItem};
 use theazo_tenancy::{Mode, PlatformId, TenantScope};
 
 /// Accounts asked side by side.
@@ -133,8 +133,8 @@ async fn in_time(health: impl Future<Output = Health>) -> Health {
 async fn ask(sandboxes: &Sandboxes, platform: PlatformId, mode: Mode, name: String) -> Line {
     let scope = operator().tenant(&platform, mode);
     let health = async {
-        match sandboxes.provider(&scope, &name).await {
-            Ok(provider) => provider.health().await,
+        match sandboxes.health(&scope, &name).await {
+            Ok(health) => health,
             Err(error) => {
                 let message = format!("it cannot be used: {}", error.code().as_str());
                 Health { healthy: false, message }
@@ -153,7 +153,9 @@ async fn ask(sandboxes: &Sandboxes, platform: PlatformId, mode: Mode, name: Stri
 
 async fn remove(deployment: &Deployment, scope: &TenantScope, provider: &'static str) -> Result<Removed, AdminError> {
     let agents = Agents::of(deployment).unsettled_of_platform(scope).await?;
-    let there = agents.iter().filter(|agent| agent.provider == provider).count();
+    // Those on an engine of the deployment's are not what the platform has configured.
+    let own = |agent: &&Agent| agent.provider == provider && (provider != "docker" || agent.host.is_some());
+    let there = agents.iter().filter(own).count();
     if there > 0 {
         return Err(AdminError::ProviderInUse(there));
     }

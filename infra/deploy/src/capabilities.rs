@@ -96,6 +96,8 @@ fn stands_for(capability: CapabilityName) -> &'static [Grant] {
             ("Data", "work#?", &["PutItem"]),
             ("Kms", "", &["Decrypt"]),
         ],
+        // Configuration, and no call.
+        CapabilityName::HostRanges => &[],
         CapabilityName::Replays => &[("Data", "*#replays", &["BatchGetItem", "DeleteItem", "GetItem", "PutItem"])],
         CapabilityName::AuditLog => &[("Data", "*#audit#*", &["Query"])],
         CapabilityName::LogWriter => &[("Data", "*#logs#*", &["BatchWriteItem"])],

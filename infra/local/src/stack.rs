@@ -16,6 +16,7 @@ use theazo_functions::routes::ROUTES;
 use theazo_functions::upkeep::{Rotated, advance_rotations};
 use theazo_http::{ApiError, StreamLimits};
 use theazo_kms_emulator::{Emulator, EmulatorError};
+use theazo_providers::docker::HostRanges;
 use theazo_providers::e2b::E2bEndpoints;
 use theazo_providers::fly::FlyEndpoints;
 use theazo_store::{Aws, AwsEndpoints, PageRequest, Platforms, RateLimits, StoreError, Table};
@@ -202,6 +203,8 @@ impl Stack {
             ledger: None,
             kms_key_arn,
             docker: config.docker,
+            // Whoever runs a stack is who names hosts to it, and has them close by.
+            docker_ranges: HostRanges::private(),
             e2b: config.e2b,
             fly: config.fly,
             audit_days: audit_days_from_env()?,

@@ -220,6 +220,7 @@ impl From<StoreError> for ApiError {
                     .detail("max", max)
             }
             StoreError::ScopeFull(rule) => Self::new(ErrorCode::UnprocessableEntity, rule),
+            StoreError::UnusableCredential(why) => Self::invalid("credentialRef", &why),
             StoreError::UnknownSecret(name) => {
                 Self::new(ErrorCode::InvalidRequest, format!("secrets: there is no secret {name} to select"))
                     .detail("field", "secrets")

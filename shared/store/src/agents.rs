@@ -84,6 +84,8 @@ pub struct NewAgent {
     pub compute: String,
     /// Where to run, if asked for.
     pub region: Option<String>,
+    /// On which of its platform's own hosts, where its provider has several.
+    pub host: Option<String>,
     /// Model of managed runs, kept and shown.
     pub model: Option<String>,
     /// Instructions of managed runs, kept.
@@ -127,6 +129,10 @@ pub struct Agent {
     /// Where it runs.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub region: Option<String>,
+    /// Which of its platform's own hosts it is on, `host:port`, where its provider has several. Written before that host is
+    /// asked for anything.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub host: Option<String>,
     /// Model of managed runs.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub model: Option<String>,
@@ -416,6 +422,7 @@ impl Agents {
             provider: new.provider,
             compute: new.compute,
             region: new.region,
+            host: new.host,
             model: new.model,
             instructions: new.instructions,
             tools: new.tools,

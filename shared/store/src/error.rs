@@ -33,6 +33,10 @@ pub enum StoreError {
     /// A secret that was asked for is not there, or may not be selected.
     #[error("a selected secret is not available")]
     UnknownSecret(String),
+    /// A secret that was to become a provider's credential is none that the provider could use. Says why, and nothing of
+    /// the value.
+    #[error("the secret is no credential that can be used: {0}")]
+    UnusableCredential(String),
     /// Others kept changing the same rows until we gave up.
     #[error("gave up after {0} attempts against concurrent changes")]
     Contended(u32),

@@ -1,8 +1,8 @@
 //! Providers as a platform configured them. Credentials are secrets of the vault, named here and kept there.
 
 use crate::audit::Deed;
-use crate::secrets::{CredentialAccess, ProviderShield, SecretName};
-use crate::table::from_item;
+use crate::secrets::{CredentialAccess, ExpectCredential, ProviderShield, SecretName};
+use crate::table::{from_item, number};
 use crate::transaction::{Committed, Expression, Transaction, back_off};
 use crate::{AuditAction, KeyRing, StoreError, Table};
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,9 @@ pub struct ProviderConfig {
     /// How many agents may run there at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_concurrent: Option<u32>,
+    /// Which of its hosts take no new agents.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub draining: Vec<String>,
     /// Unix milliseconds of the last change.
     pub updated_at_ms: i64,
 }
@@ -74,6 +77,8 @@ pub struct ProviderSettings {
     pub priority: Option<u32>,
     /// How many agents may run there at a time.
     pub max_concurrent: Option<u32>,
+    /// Which of its hosts take no new agents.
+    pub draining: Vec<String>,
 }
 
 impl ProviderConfigs {
@@ -88,6 +93,37 @@ impl ProviderConfigs {
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn list(&self, scope: &ReadScope) -> Result<Vec<ProviderConfig>, StoreError> {
         list(&self.0, scope).await
+    }
+
+    /// Has a provider's host take no new agents, or take them again. Those that are there stay.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when the provider is not configured; [`StoreError::Contended`].
+    pub async fn drain(
+        &self,
+        scope: &TenantScope,
+        provider: &str,
+        host: &str,
+        draining: bool,
+    ) -> Result<ProviderConfig, StoreError> {
+        let key = scope.providers()?.row(provider);
+        for attempt in 0..ATTEMPTS {
+            let mut config = self.0.get::<ProviderConfig>(&key).await?.ok_or(StoreError::NotFound)?;
+            let unchanged = Expression::new("updated_at_ms = :read").value(":read", number(config.updated_at_ms));
+            config.draining.retain(|other| other != host);
+            config.draining.extend(draining.then(|| host.to_owned()));
+            config.updated_at_ms = crate::now_ms().max(config.updated_at_ms + 1);
+            let transaction = Transaction::default().put(&self.0, &key, &config, unchanged)?.audit(
+                &self.0,
+                scope,
+                Deed::done(AuditAction::ProviderSet).names([provider]),
+            )?;
+            match transaction.commit(&self.0).await? {
+                Committed::Yes => return Ok(config),
+                Committed::Refused { .. } => back_off(attempt).await,
+            }
+        }
+        Err(StoreError::Contended(ATTEMPTS))
     }
 
     /// Removes a provider's configuration. Its credential stays in the vault and stays a credential.
@@ -165,21 +201,22 @@ impl ProviderCredentials {
         provider: &str,
         credential: &SecretName,
     ) -> Result<ProviderConfig, StoreError> {
-        self.configure_with(scope, provider, credential, ProviderSettings::default()).await
+        self.configure_with(scope, provider, credential, ProviderSettings::default(), None).await
     }
 
-    /// The same, with how it is to be used.
+    /// The same, with how it is to be used, and what the secret must be for that.
     ///
     /// # Errors
-    /// As [`ProviderCredentials::configure`].
+    /// As [`ProviderCredentials::configure`]; [`StoreError::UnusableCredential`] when it is not what it must be.
     pub async fn configure_with(
         &self,
         scope: &TenantScope,
         provider: &str,
         credential: &SecretName,
         settings: ProviderSettings,
+        expect: Option<&ExpectCredential>,
     ) -> Result<ProviderConfig, StoreError> {
-        let ProviderSettings { template, image, organization, region, priority, max_concurrent } = settings;
+        let ProviderSettings { template, image, organization, region, priority, max_concurrent, draining } = settings;
         let config = ProviderConfig {
             provider: provider.to_owned(),
             credential: credential.canonical().to_owned(),
@@ -189,9 +226,10 @@ impl ProviderCredentials {
             region,
             priority,
             max_concurrent,
+            draining,
             updated_at_ms: crate::now_ms(),
         };
-        let shield = ProviderShield { table: &self.table, keys: &self.keys };
+        let shield = ProviderShield { table: &self.table, keys: &self.keys, expect };
         for attempt in 0..ATTEMPTS {
             let shielding = shield.shield(scope, credential).await?;
             let transaction =

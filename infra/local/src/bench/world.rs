@@ -13,6 +13,7 @@ use std::time::Duration;
 use theazo_functions::deployment::{Deployment, DeploymentConfig, prices_from_env};
 use theazo_http::StreamLimits;
 use theazo_kms_emulator::Emulator;
+use theazo_providers::docker::HostRanges;
 use theazo_providers::e2b::E2bEndpoints;
 use theazo_providers::fly::FlyEndpoints;
 use theazo_store::{
@@ -80,6 +81,7 @@ impl World {
             kms_key_arn: self.kms_key_arn.clone(),
             audit_days: DEFAULT_AUDIT_DAYS,
             docker: None,
+            docker_ranges: HostRanges::default(),
             e2b: E2bEndpoints::default(),
             fly: FlyEndpoints::default(),
             agent_endpoint: None,

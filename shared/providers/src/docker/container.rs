@@ -21,6 +21,9 @@ const ATTEMPT_PAUSE: Duration = Duration::from_millis(150);
 /// Creating and starting wait for the engine's other work; 20 at once took 5 s on two cores.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
+/// gVisor's name among an engine's runtimes: a kernel of the container's own.
+const GVISOR: &str = "runsc";
+
 /// A lifetime in whole seconds, never shorter than asked.
 fn whole_seconds(lifetime: Duration) -> u64 {
     lifetime.as_secs() + u64::from(lifetime.subsec_nanos() > 0)
@@ -54,7 +57,7 @@ impl DockerProvider {
     ) -> Result<(), ProviderError> {
         for _ in 0..ATTEMPTS {
             let options = CreateContainerOptionsBuilder::default().name(name).build();
-            let body = self.container_body(spec, name, network);
+            let body = self.container_body(spec, name, network).await?;
             match timed(START_LIMIT, self.docker.create_container(Some(options), body)).await {
                 Ok(_) => return Ok(()),
                 Err(error) if status(&error) == Some(404) => {
@@ -96,17 +99,35 @@ impl DockerProvider {
     }
 
     /// The container without any environment: whatever is in here is shown by inspect, commit and save.
-    fn container_body(&self, spec: &SandboxSpec, name: &str, network: &AgentNetwork) -> ContainerCreateBody {
-        ContainerCreateBody {
+    async fn container_body(
+        &self,
+        spec: &SandboxSpec,
+        name: &str,
+        network: &AgentNetwork,
+    ) -> Result<ContainerCreateBody, ProviderError> {
+        let runtime = self.runtime().await?;
+        Ok(ContainerCreateBody {
             image: Some(self.config.image.clone()),
             hostname: Some("agent".into()),
             user: Some(format!("{SUPERVISOR_UID}:{SUPERVISOR_UID}")),
             entrypoint: Some(vec![GUEST_PATH.into()]),
             cmd: Some(vec!["init".into(), "--lifetime".into(), whole_seconds(spec.lifetime).to_string()]),
             labels: Some(names::labels(&self.config.deployment, spec)),
-            host_config: Some(self.host_config(spec, name, network)),
+            host_config: Some(HostConfig { runtime, ..self.host_config(spec, name, network) }),
             ..ContainerCreateBody::default()
+        })
+    }
+
+    /// The runtime that isolates best of those that the engine has, if that is not the usual one. Asked once.
+    async fn runtime(&self) -> Result<Option<String>, ProviderError> {
+        if !self.config.prefer_gvisor {
+            return Ok(None);
         }
+        let asked = self.gvisor.get_or_try_init(|| async {
+            let info = timed(CALL_LIMIT, self.docker.info()).await.map_err(|error| from_engine("info", error))?;
+            Ok::<_, ProviderError>(info.runtimes.is_some_and(|runtimes| runtimes.contains_key(GVISOR)))
+        });
+        Ok(asked.await?.then(|| GVISOR.to_owned()))
     }
 
     /// The hardening; each part was measured to hold on Docker 20.10. No binds, devices, published ports, capabilities or swap.

@@ -30,6 +30,9 @@ pub(super) fn from_engine(operation: &'static str, error: EngineError) -> Provid
             retryable: *status_code >= 500 || matches!(*status_code, 409 | 429),
             reason: format!("the engine answered {status_code}"),
         },
+        EngineError::HyperLegacyError { err } if certificate_fault(err).is_some() => {
+            failed(operation, false, certificate_fault(err).unwrap_or_default())
+        }
         EngineError::HyperLegacyError { err } if err.is_connect() => {
             failed(operation, true, "the engine cannot be reached")
         }
@@ -40,6 +43,28 @@ pub(super) fn from_engine(operation: &'static str, error: EngineError) -> Provid
         EngineError::IOError { err } => failed(operation, true, err.to_string()),
         _ => failed(operation, false, "the engine's answer was not understood"),
     }
+}
+
+/// What is wrong with a certificate, on either side, or with an address: neither passes by waiting. With TLS 1.3 an engine
+/// refuses ours only after the handshake, so that it is not always the connecting that fails.
+fn certificate_fault(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::PermissionDenied && io.get_ref().is_some()) {
+            return Some("its address is none that hosts may have");
+        }
+        // The operating system's view of it has no source, only what is wrapped.
+        let wrapped = io.and_then(|io| io.get_ref()).and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        match wrapped.or_else(|| error.downcast_ref()) {
+            Some(rustls::Error::InvalidCertificate(_)) => {
+                return Some("the engine's certificate is not one of the given authority for that name");
+            }
+            Some(rustls::Error::AlertReceived(_)) => return Some("the engine does not take the given certificate"),
+            _ => next = error.source(),
+        }
+    }
+    None
 }
 
 /// A failure in our own words.

@@ -1,4 +1,5 @@
-//! The Docker adapter: a container, a network and a volume per agent on one Docker engine.
+//! The Docker adapter: a container, a network and a volume per agent on one Docker engine; and of several engines on other
+//! machines, which one an agent is put on (`hosts`).
 //!
 //! Everything is named after the agent and carries our labels, and only what carries them is adopted or removed.
 //! The environment is nowhere in a container's configuration: it is delivered through the standard input of a
@@ -13,16 +14,24 @@
 
 mod checkpoints;
 mod container;
+mod credential;
 mod failure;
 mod guest;
+mod hosts;
 mod names;
 mod network;
 mod parts;
+mod ranges;
 mod stopping;
 mod subnets;
+mod tls;
 mod transport;
 
+pub use credential::CredentialFault;
+pub use hosts::{DockerHosts, HostSettings};
+pub use ranges::HostRanges;
 pub use subnets::SubnetPool;
+pub use tls::TlsEndpoint;
 pub use transport::{Endpoint, connect};
 
 use crate::frame::Frame;
@@ -37,6 +46,7 @@ use guest::{As, Unanswered, unexpected};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use theazo_guest_protocol::{FileEntry, Request, Response, WriteAt};
+use tokio::sync::OnceCell;
 
 /// The name under which an agent finds the host of its engine, on its own network.
 pub const HOST_NAME: &str = "host.theazo.internal";
@@ -69,6 +79,8 @@ pub struct DockerConfig {
     pub pids: i64,
     /// Where the agents' subnets come from. Must not be in use otherwise on the engine's host.
     pub subnet_pool: SubnetPool,
+    /// Whether gVisor isolates agents where the engine has it.
+    pub prefer_gvisor: bool,
 }
 
 impl DockerConfig {
@@ -82,6 +94,7 @@ impl DockerConfig {
             nano_cpus: 1_000_000_000,
             pids: 256,
             subnet_pool: SubnetPool::default(),
+            prefer_gvisor: false,
         }
     }
 }
@@ -90,6 +103,7 @@ impl DockerConfig {
 pub struct DockerProvider {
     docker: Docker,
     config: DockerConfig,
+    gvisor: OnceCell<bool>,
 }
 
 impl DockerProvider {
@@ -98,7 +112,7 @@ impl DockerProvider {
     /// # Errors
     /// [`ProviderError::Failed`] if no client can be made.
     pub fn new(config: DockerConfig) -> Result<Self, ProviderError> {
-        Ok(Self { docker: connect(&config.endpoint)?, config })
+        Ok(Self { docker: connect(&config.endpoint)?, config, gvisor: OnceCell::new() })
     }
 
     async fn deliver(&self, agent: &str, frame: Frame) -> Result<(), ProviderError> {

@@ -37,11 +37,7 @@ impl DockerProvider {
             let mut used: Vec<Subnet> = networks.iter().flat_map(subnets_of).collect();
             used.extend(&refused);
             let start = names::subnet_start(&self.config.deployment, &spec.agent);
-            let subnet = self
-                .config
-                .subnet_pool
-                .pick(start, &used)
-                .ok_or_else(|| failed("create network", true, "no subnet is free on this engine"))?;
+            let subnet = self.config.subnet_pool.pick(start, &used).ok_or(ProviderError::NoCapacity)?;
             let request = self.network_request(spec, name, subnet);
             match timed(CALL_LIMIT, self.docker.create_network(request)).await {
                 Ok(created) => return Ok(AgentNetwork { id: created.id, gateway: subnet.gateway() }),
@@ -54,6 +50,15 @@ impl DockerProvider {
             }
         }
         Err(failed("create network", true, "lost the race for a subnet too often"))
+    }
+
+    /// How many agents have room beside those that are there, and how many have in all.
+    pub(super) async fn room(&self, limit: Duration) -> Result<(u64, u64), ProviderError> {
+        let networks = timed(limit, self.docker.list_networks(None)).await;
+        let networks = networks.map_err(|error| from_engine("list networks", error))?;
+        let used: Vec<Subnet> = networks.iter().flat_map(subnets_of).collect();
+        let pool = &self.config.subnet_pool;
+        Ok((pool.free(&used), pool.places()))
     }
 
     fn is_agents_network(&self, network: &Network, spec: &SandboxSpec, name: &str) -> bool {

@@ -138,12 +138,14 @@ impl DockerProvider {
     pub(super) async fn list_owned(&self) -> Result<Vec<OwnedSandbox>, ProviderError> {
         let (containers, networks, volumes) = self.list(None).await?;
         let mut agents: BTreeMap<String, bool> = BTreeMap::new();
-        let leftovers = networks.into_iter().chain(volumes).filter_map(|(_, agent)| agent);
+        // Labels are what whoever runs the engine says; what could be no agent's is nobody's.
+        let plausible = |agent: &String| names::resource_name(agent).is_ok();
+        let leftovers = networks.into_iter().chain(volumes).filter_map(|(_, agent)| agent.filter(plausible));
         for agent in leftovers {
             agents.entry(agent).or_default();
         }
         for container in containers {
-            if let Some(agent) = container.agent {
+            if let Some(agent) = container.agent.filter(plausible) {
                 *agents.entry(agent).or_default() |= container.running;
             }
         }

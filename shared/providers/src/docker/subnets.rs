@@ -11,9 +11,15 @@ use std::net::Ipv4Addr;
 /// Prefix length of an agent's subnet: 8 addresses, of which the bridge and the container use one each.
 const AGENT_PREFIX: u32 = 29;
 
-/// A range of private addresses from which every agent gets a `/29`.
+/// A range of private addresses from which every agent gets a `/29`, and how many may at once.
+///
+/// The limit is exact whoever makes networks at the same time, because the engine gives no address twice: of those that
+/// come for the last place one gets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SubnetPool(Subnet);
+pub struct SubnetPool {
+    range: Subnet,
+    places: u64,
+}
 
 impl SubnetPool {
     /// The range `base/prefix`.
@@ -23,24 +29,47 @@ impl SubnetPool {
     pub fn new(base: Ipv4Addr, prefix: u32) -> Result<Self, ProviderError> {
         let subnet = Subnet { first: u32::from(base), prefix };
         if (8..=AGENT_PREFIX).contains(&prefix) && subnet.first & (subnet.size() - 1) == 0 {
-            Ok(Self(subnet))
+            Ok(Self::whole(subnet))
         } else {
             Err(failed("subnet pool", false, "a subnet pool that is not a range of at least 8 addresses"))
         }
     }
 
+    const fn whole(range: Subnet) -> Self {
+        Self { range, places: 1 << (AGENT_PREFIX - range.prefix) }
+    }
+
+    /// The same with at most so many agents, on the first subnets of the range.
+    #[must_use]
+    pub fn limited(self, agents: u32) -> Self {
+        Self { places: self.places.min(agents.into()), ..self }
+    }
+
     /// Whether an address is in the range.
     pub fn contains(&self, address: Ipv4Addr) -> bool {
-        self.0.overlaps(&Subnet { first: u32::from(address), prefix: 32 })
+        self.range.overlaps(&Subnet { first: u32::from(address), prefix: 32 })
+    }
+
+    /// How many agents may be there at once.
+    pub(super) fn places(&self) -> u64 {
+        self.places
+    }
+
+    /// How many of the places are free.
+    pub(super) fn free(&self, used: &[Subnet]) -> u64 {
+        let is_free = |place: &u64| self.place(*place).is_some_and(|subnet| !used.iter().any(|o| o.overlaps(&subnet)));
+        (0..self.places).filter(is_free).count() as u64
+    }
+
+    fn place(&self, place: u64) -> Option<Subnet> {
+        let first = self.range.first + u32::try_from(place).ok()? * (1 << (32 - AGENT_PREFIX));
+        Some(Subnet { first, prefix: AGENT_PREFIX })
     }
 
     /// The first free `/29` at or after the place that `start` points to, going round once.
     pub(super) fn pick(&self, start: u64, used: &[Subnet]) -> Option<Subnet> {
-        let slots = 1u64 << (AGENT_PREFIX - self.0.prefix);
-        (0..slots).find_map(|step| {
-            let slot = (start % slots + step) % slots;
-            let first = self.0.first + u32::try_from(slot).ok()? * (1 << (32 - AGENT_PREFIX));
-            let subnet = Subnet { first, prefix: AGENT_PREFIX };
+        (0..self.places).find_map(|step| {
+            let subnet = self.place((start % self.places + step) % self.places)?;
             (!used.iter().any(|other| other.overlaps(&subnet))).then_some(subnet)
         })
     }
@@ -49,7 +78,7 @@ impl SubnetPool {
 impl Default for SubnetPool {
     /// `10.213.0.0/16`: 8192 agents on one engine.
     fn default() -> Self {
-        Self(Subnet { first: u32::from(Ipv4Addr::new(10, 213, 0, 0)), prefix: 16 })
+        Self::whole(Subnet { first: u32::from(Ipv4Addr::new(10, 213, 0, 0)), prefix: 16 })
     }
 }
 
@@ -107,6 +136,19 @@ mod tests {
         assert_eq!(pool.pick(0, &[subnet("10.213.0.0/28")]).unwrap().to_string(), "10.213.0.16/29");
         assert_eq!(pool.pick(5, &[subnet("10.0.0.0/8")]), None);
         assert_eq!(pool.pick(u64::MAX, &[subnet("192.168.0.0/16")]).unwrap().to_string(), "10.213.0.24/29");
+    }
+
+    #[test]
+    fn a_limited_pool_has_that_many_places_and_counts_the_free_ones() {
+        let pool = SubnetPool::new(Ipv4Addr::new(10, 213, 0, 0), 27).unwrap().limited(2);
+        assert_eq!((pool.places(), pool.free(&[])), (2, 2));
+        assert_eq!(pool.pick(3, &[]).unwrap().to_string(), "10.213.0.8/29");
+        // One beyond the limit takes no place of it.
+        assert_eq!(pool.free(&[subnet("10.213.0.16/29"), subnet("10.213.0.0/29")]), 1);
+        let full = [subnet("10.213.0.0/29"), subnet("10.213.0.8/29")];
+        assert_eq!((pool.free(&full), pool.pick(0, &full)), (0, None));
+        assert_eq!(SubnetPool::default().limited(u32::MAX).places(), 8192);
+        assert_eq!(SubnetPool::default().limited(0).pick(5, &[]), None);
     }
 
     #[test]

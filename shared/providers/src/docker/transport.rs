@@ -5,6 +5,7 @@
 //! never looked at. bollard itself logs bodies at debug level: whoever installs a log subscriber must cap the
 //! `bollard` and `hyper` targets at info.
 
+use super::tls::{Allowance, Bounded, TlsEndpoint};
 use crate::{ProviderError, ProviderKind};
 use bollard::errors::Error as EngineError;
 use bollard::models::SystemVersion;
@@ -15,6 +16,7 @@ use http::{Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use serde::Deserialize;
 use std::future::Future;
@@ -24,6 +26,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
 
@@ -42,6 +45,8 @@ const IDLE_FOR: Duration = Duration::from_secs(30);
 pub enum Endpoint {
     /// A Unix socket of this machine.
     Unix(PathBuf),
+    /// A port of another machine, over TLS in which both sides are known.
+    Tls(TlsEndpoint),
 }
 
 impl Endpoint {
@@ -69,12 +74,11 @@ impl Endpoint {
 /// # Errors
 /// [`ProviderError::Failed`] if the client cannot be put together.
 pub fn connect(endpoint: &Endpoint) -> Result<Docker, ProviderError> {
-    let Endpoint::Unix(path) = endpoint;
     let client = Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_FOR)
         .pool_max_idle_per_host(IDLE_CONNECTIONS)
-        .build(UnixConnector { path: Arc::new(path.clone()) });
+        .build(Connector(Arc::new(endpoint.clone())));
     let transport = Arc::new(Transport { client, version: OnceCell::new() });
     Docker::connect_with_custom_transport(
         move |request: BollardRequest| Arc::clone(&transport).send(request),
@@ -93,7 +97,7 @@ type Frame = Result<hyper::body::Frame<Bytes>, io::Error>;
 
 /// The pooled client and what the engine said about its version.
 struct Transport {
-    client: Client<UnixConnector, Body>,
+    client: Client<Connector, Body>,
     version: OnceCell<ApiVersion>,
 }
 
@@ -105,7 +109,11 @@ impl Transport {
             let version = self.version.get_or_try_init(|| self.ask_version()).await?;
             *request.uri_mut() = with_version(request.uri().clone(), *version)?;
         }
-        Ok(self.client.request(request).await?)
+        let response = self.client.request(request).await?;
+        if let Some(allowance) = response.extensions().get::<Allowance>() {
+            allowance.renew();
+        }
+        Ok(response)
     }
 
     async fn ask_version(&self) -> Result<ApiVersion, EngineError> {
@@ -182,14 +190,12 @@ fn refuse(reason: &'static str) -> EngineError {
     EngineError::IOError { err: io::Error::other(reason) }
 }
 
-/// Connects every request of one client to one socket, whatever its URI says.
+/// Connects every request of one client to one engine, whatever its URI says.
 #[derive(Clone)]
-struct UnixConnector {
-    path: Arc<PathBuf>,
-}
+struct Connector(Arc<Endpoint>);
 
-impl tower_service::Service<Uri> for UnixConnector {
-    type Response = TokioIo<UnixStream>;
+impl tower_service::Service<Uri> for Connector {
+    type Response = TokioIo<Stream>;
     type Error = io::Error;
     type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
 
@@ -198,8 +204,73 @@ impl tower_service::Service<Uri> for UnixConnector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let path = Arc::clone(&self.path);
-        Box::pin(async move { Ok(TokioIo::new(UnixStream::connect(path.as_path()).await?)) })
+        let endpoint = Arc::clone(&self.0);
+        Box::pin(async move {
+            Ok(TokioIo::new(match endpoint.as_ref() {
+                Endpoint::Unix(path) => Stream::Unix(UnixStream::connect(path.as_path()).await?),
+                Endpoint::Tls(there) => Stream::Tls(there.connect().await?),
+            }))
+        })
+    }
+}
+
+/// A connection of either kind.
+enum Stream {
+    Unix(UnixStream),
+    Tls(Bounded),
+}
+
+/// Hands a call on to whichever kind it is.
+macro_rules! either {
+    ($stream:expr, $inner:ident => $call:expr) => {
+        match $stream.get_mut() {
+            Stream::Unix($inner) => $call,
+            Stream::Tls($inner) => $call,
+        }
+    };
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        match self {
+            Self::Unix(_) => Connected::new(),
+            Self::Tls(stream) => stream.connected(),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        either!(self, inner => Pin::new(inner).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        either!(self, inner => Pin::new(inner).poll_write(cx, data))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(self, inner => Pin::new(inner).poll_write_vectored(cx, data))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Unix(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, inner => Pin::new(inner).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, inner => Pin::new(inner).poll_shutdown(cx))
     }
 }
 

@@ -18,6 +18,7 @@ pub use name::{SecretName, SecretNameError};
 pub use names::{ScopeNames, SecretEntry, SecretNames};
 pub use opener::{OpenedSecret, SealedSecrets, SecretOpener, SecretSelection};
 pub use sealer::{NewSecret, ScopeState, SecretSealer};
+pub use shield::ExpectCredential;
 pub(crate) use shield::{CredentialAccess, ProviderShield};
 pub(crate) use token_copies::seal_for_token;
 pub use token_copies::{TokenCopies, TokenSealed};

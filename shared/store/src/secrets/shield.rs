@@ -13,7 +13,12 @@ use theazo_vault::{RecordHeader, SecretValue};
 pub(crate) struct ProviderShield<'a> {
     pub(crate) table: &'a Table,
     pub(crate) keys: &'a KeyRing,
+    /// What a value must be that becomes a credential, and otherwise why it is not.
+    pub(crate) expect: Option<&'a ExpectCredential>,
 }
+
+/// Looks at a value: whether its provider could use it, or why not.
+pub type ExpectCredential = dyn Fn(&SecretValue) -> Result<(), String> + Send + Sync;
 
 impl ProviderShield<'_> {
     /// The writes that make a secret a credential, on condition that nothing has changed meanwhile.
@@ -43,6 +48,11 @@ impl ProviderShield<'_> {
         let names_key = target.names_key(scope)?;
         let unchanged = Expression::new("revision = :read").value(":read", number(names.revision));
         if entry.provider {
+            if let Some(expect) = self.expect {
+                let access = CredentialAccess { table: self.table, keys: self.keys };
+                let value = access.open_once(scope, name.canonical()).await?;
+                expect(&value).map_err(StoreError::UnusableCredential)?;
+            }
             // Written all the same: a deletion that has looked for configurations before this one must not go through.
             names.revision += 1;
             return Transaction::default().put(self.table, &names_key, &names, unchanged);
@@ -52,6 +62,9 @@ impl ProviderShield<'_> {
         let deployment = self.keys.deployment();
         let opening = self.keys.opening_key(&platform, RecordHeader::parse(&old.blob)?).await?;
         let value = theazo_vault::open(&opening, &old.context(deployment, scope, &target), &old.blob)?;
+        if let Some(expect) = self.expect {
+            expect(&value).map_err(StoreError::UnusableCredential)?;
+        }
 
         let mut new = ValueRow { version: old.version + 1, provider: true, blob: Vec::new(), ..old };
         let sealing = self.keys.sealing_key(&platform).await?;

@@ -15,6 +15,7 @@ pub fn new_agent() -> NewAgent {
         provider: "docker".into(),
         compute: "python".into(),
         region: None,
+        host: None,
         model: None,
         instructions: None,
         tools: None,

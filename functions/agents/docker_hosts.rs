@@ -1,0 +1,68 @@
+//! Docker for one deployment: its own engine, if it has one, and the hosts of platforms.
+
+use super::sandboxes::not_configured;
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use theazo_http::{ApiError, ErrorCode};
+use theazo_providers::docker::{DockerHosts, HostRanges, HostSettings};
+use theazo_providers::{Provider, ProviderKind};
+use theazo_store::{ProviderAccess, ProviderConfig};
+use theazo_tenancy::TenantScope;
+
+/// Credentials whose hosts are kept connected; then all are let go, which costs a connection each.
+const MOST: usize = 64;
+
+/// Docker for one deployment.
+#[derive(Clone)]
+pub struct Docker {
+    /// The deployment's own engine.
+    pub(super) own: Option<Arc<dyn Provider>>,
+    ranges: HostRanges,
+    deployment: String,
+    /// By the hash of credential and image: whoever has another credential has other connections.
+    known: Arc<Mutex<HashMap<[u8; 32], Arc<DockerHosts>>>>,
+}
+
+impl Docker {
+    /// That engine, and hosts where those ranges allow them beside the internet.
+    pub fn new(own: Option<Arc<dyn Provider>>, ranges: HostRanges, deployment: &str) -> Self {
+        Self { own, ranges, deployment: deployment.to_owned(), known: Arc::default() }
+    }
+
+    /// The hosts that a platform has configured, if it has.
+    pub(super) async fn hosts(
+        &self,
+        scope: &TenantScope,
+        access: &ProviderAccess,
+    ) -> Result<Option<(ProviderConfig, Arc<DockerHosts>)>, ApiError> {
+        const NAME: &str = ProviderKind::Docker.as_str();
+        let Some((config, credential)) = access.open(scope, NAME).await? else { return Ok(None) };
+        let image = config.image.clone().ok_or_else(|| not_configured(NAME))?;
+        let digest = Sha256::new().chain_update(image.as_bytes()).chain_update([0]).chain_update(credential.expose());
+        let key: [u8; 32] = digest.finalize().into();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hosts) = known.get(&key) {
+            return Ok(Some((config, hosts.clone())));
+        }
+        let settings = HostSettings { deployment: self.deployment.clone(), image, ranges: self.ranges.clone() };
+        let hosts = DockerHosts::new(&credential, &settings).map_err(|fault| {
+            tracing::warn!(platform = %scope.platform(), %fault, "a platform's Docker hosts cannot be used");
+            ApiError::new(ErrorCode::Provider, format!("the credential of the platform's Docker hosts {fault}"))
+                .detail("provider", NAME)
+                .detail("retryable", false)
+        })?;
+        if known.len() >= MOST {
+            known.clear();
+        }
+        let hosts = Arc::new(hosts);
+        known.insert(key, hosts.clone());
+        Ok(Some((config, hosts)))
+    }
+}
+
+/// The refusal of a call to an agent that is on a host which its platform's credential does not name any more.
+pub(super) fn not_among_the_hosts() -> ApiError {
+    let why = "the agent's host is not among the platform's Docker hosts any more";
+    ApiError::new(ErrorCode::Provider, why).detail("provider", ProviderKind::Docker.as_str()).detail("retryable", false)
+}

@@ -1,0 +1,168 @@
+//! Docker hosts of a test's own: the machine's `dockerd` once more, in namespaces of network, processes and mounts, behind
+//! mutual TLS at an address that only this machine has.
+//!
+//! A host's data is in memory, and all of it, its containers among them, ends with one process: when the test says so, when
+//! it drops the host, and when it is killed itself.
+
+mod authority;
+mod namespace;
+
+pub use authority::{Authority, Pair};
+
+use bollard::Docker;
+use bollard::query_parameters::ImportImageOptions;
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt};
+use namespace::Namespace;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use theazo_providers::docker::{Endpoint, connect};
+
+/// Where engines over TLS usually listen.
+const PORT: u16 = 2376;
+/// How long an engine may take to answer at first. Alone it takes a second.
+const UP_WITHIN: Duration = Duration::from_secs(60);
+const UP_PAUSE: Duration = Duration::from_millis(100);
+/// The programs that a host is made of.
+const PROGRAMS: [&str; 6] = ["dockerd", "ip", "iptables", "nsenter", "setpriv", "unshare"];
+
+/// A Docker host.
+pub struct Host {
+    /// Its own authority, which certifies its server and whoever may use it.
+    pub authority: Authority,
+    client: Pair,
+    address: Ipv4Addr,
+    namespace: Namespace,
+}
+
+/// Whether this machine can run hosts: as root, with what they are made of. Said where it cannot, unless that must not
+/// happen.
+///
+/// # Panics
+/// Where it must not.
+pub fn can_run() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places: Vec<_> = std::env::split_paths(&path).collect();
+    places.extend(["/usr/sbin".into(), "/sbin".into()]);
+    let is_there = |program: &&str| places.iter().any(|place| place.join(program).is_file());
+    let missing: Vec<_> = PROGRAMS.iter().filter(|program| !is_there(program)).collect();
+    let can = missing.is_empty() && rustix::process::geteuid().is_root();
+    assert!(can || std::env::var_os("THEAZO_CI").is_none(), "no Docker hosts: not root, or without {missing:?}");
+    if !can {
+        let _ = writeln!(std::io::stderr(), "skipped: Docker hosts need root and {PROGRAMS:?}");
+    }
+    can
+}
+
+impl Host {
+    /// Starts one with that image, which it is given by the engine that has it.
+    ///
+    /// # Panics
+    /// Where it does not come up.
+    pub async fn start(image: &str, from: &Endpoint) -> Self {
+        let random = getrandom::u32().expect("randomness").to_be_bytes();
+        let [high, low, ..] = random;
+        // A network of four addresses in the range for tests of devices (RFC 2544), of which there are 32 thousand.
+        let base = Ipv4Addr::new(198, 18 | (high & 1), high, low & !3);
+        let near = Ipv4Addr::from(u32::from(base) + 1);
+        let address = Ipv4Addr::from(u32::from(base) + 2);
+        let authority = Authority::make("docker host");
+        let client = authority.client();
+        let server = authority.server(&address.to_string());
+        let files = [("ca.pem", authority.cert()), ("cert.pem", &server.cert), ("key.pem", &server.key)];
+        let namespace = Namespace::start(&hex::encode(random), &files, near, address, PORT).await;
+        let host = Self { authority, client, address, namespace };
+        host.come_up().await;
+        host.load(image, from).await;
+        host
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> String {
+        format!("tcp://{}:{PORT}", self.address)
+    }
+
+    /// What agents' rows call it.
+    pub fn name(&self) -> String {
+        format!("{}:{PORT}", self.address)
+    }
+
+    /// What a credential says of it.
+    pub fn entry(&self, max_agents: u32) -> Value {
+        json!({
+            "url": self.url(),
+            "ca": self.authority.cert(),
+            "cert": self.client.cert,
+            "key": self.client.key,
+            "maxAgents": max_agents,
+        })
+    }
+
+    /// Its engine, past TLS.
+    pub fn engine(&self) -> Docker {
+        connect(&Endpoint::Unix(self.namespace.socket())).expect("a client")
+    }
+
+    /// Runs a program where the host's own programs run.
+    ///
+    /// # Panics
+    /// Where it fails.
+    pub async fn run(&self, program: &str, arguments: &[&str]) {
+        self.namespace.run(program, arguments).await;
+    }
+
+    /// Ends it at once, with all that runs on it, as when its power fails.
+    pub async fn kill(&self) {
+        self.namespace.kill().await;
+    }
+
+    async fn come_up(&self) {
+        let (engine, until) = (self.engine(), Instant::now() + UP_WITHIN);
+        while engine.ping().await.is_err() {
+            assert!(Instant::now() < until && !self.namespace.has_ended(), "a host: {}", self.namespace.last_words());
+            tokio::time::sleep(UP_PAUSE).await;
+        }
+    }
+
+    async fn load(&self, image: &str, from: &Endpoint) {
+        let source = connect(from).expect("a client").with_timeout(UP_WITHIN);
+        let image = image.to_owned();
+        let pieces = async_stream(source, image);
+        let loaded =
+            self.engine().with_timeout(UP_WITHIN).import_image_stream(ImportImageOptions::default(), pieces, None);
+        let lines: Vec<_> = loaded.try_collect().await.expect("the image is loaded");
+        let failed = lines.iter().find_map(|line: &bollard::models::BuildInfo| line.error_detail.as_ref());
+        assert!(failed.is_none(), "the image is not loaded: {failed:?}");
+    }
+}
+
+/// The image as the engine saves it, piece by piece.
+fn async_stream(
+    source: Docker,
+    image: String,
+) -> impl futures_util::Stream<Item = Result<Bytes, bollard::errors::Error>> + Send + 'static {
+    let (send, receive) = tokio::sync::mpsc::channel(8);
+    tokio::spawn(async move {
+        let mut pieces = std::pin::pin!(source.export_image(&image));
+        while let Some(piece) = pieces.next().await {
+            if send.send(piece).await.is_err() {
+                return;
+            }
+        }
+    });
+    futures_util::stream::unfold(receive, |mut receive| async { Some((receive.recv().await?, receive)) })
+}
+
+/// A platform's credential for these hosts, each with so many agents.
+pub fn credential(hosts: &[(&Host, u32)]) -> String {
+    let entries: Vec<Value> = hosts.iter().map(|(host, max_agents)| host.entry(*max_agents)).collect();
+    json!({ "hosts": entries }).to_string()
+}
+
+/// Whether a folder is there, for messages.
+fn exists(path: &Path) -> bool {
+    path.exists()
+}

@@ -1,0 +1,199 @@
+//! Several Docker hosts of one platform: which of them an agent is put on, and finding the one that it is on.
+//!
+//! Which host has an agent is decided before any is asked to make it, and whoever asks keeps that with the agent: a host's
+//! own answers are never what it is found by. Two hosts drawn at random are asked how much room they have and the emptier
+//! one is taken, so that many creates at once do not all go to the host that was the emptiest a moment ago.
+
+use super::credential::{CredentialFault, read};
+use super::ranges::HostRanges;
+use super::{DockerConfig, DockerProvider, Endpoint};
+use crate::{Health, Provider, ProviderError};
+use futures_util::future::join_all;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use theazo_vault::SecretValue;
+use tokio::time::Instant;
+
+/// How long a host may take to say how much room it has, connecting included.
+const ROOM_LIMIT: Duration = Duration::from_secs(4);
+/// How long a host that did not answer is asked last.
+const DOWN_FOR: Duration = Duration::from_secs(15);
+/// Hosts that are asked first.
+const DRAWN: usize = 2;
+
+/// What the deployment and the platform say of all hosts.
+#[derive(Clone, Debug)]
+pub struct HostSettings {
+    /// Which deployment of this service owns what is made.
+    pub deployment: String,
+    /// The agent image, by name or id. It must be on every host already.
+    pub image: String,
+    /// Where hosts may be beside the internet.
+    pub ranges: HostRanges,
+}
+
+/// A platform's hosts. Connections to them are kept, so it is worth keeping.
+pub struct DockerHosts(Vec<Host>);
+
+struct Host {
+    name: String,
+    provider: Arc<DockerProvider>,
+    /// Until when it is asked last, because it did not answer.
+    down_until: Mutex<Option<Instant>>,
+}
+
+/// How much room a host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Room {
+    free: u64,
+    places: u64,
+}
+
+impl Room {
+    /// Whether it is the emptier one, by the part of its places that is free.
+    fn beats(self, other: Self) -> bool {
+        u128::from(self.free) * u128::from(other.places) > u128::from(other.free) * u128::from(self.places)
+    }
+}
+
+impl Host {
+    async fn room(&self) -> Result<Room, ProviderError> {
+        let asked = self.provider.room(ROOM_LIMIT).await;
+        let mut down_until = self.down_until.lock().unwrap_or_else(PoisonError::into_inner);
+        *down_until = asked.is_err().then(|| Instant::now() + DOWN_FOR);
+        asked.map(|(free, places)| Room { free, places })
+    }
+
+    fn is_down(&self) -> bool {
+        let down_until = *self.down_until.lock().unwrap_or_else(PoisonError::into_inner);
+        down_until.is_some_and(|until| Instant::now() < until)
+    }
+}
+
+impl DockerHosts {
+    /// The hosts of a credential. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`CredentialFault`], which quotes nothing of the credential.
+    pub fn new(credential: &SecretValue, settings: &HostSettings) -> Result<Self, CredentialFault> {
+        let hosts = read(credential, &settings.ranges)?.into_iter().map(|described| {
+            let mut config =
+                DockerConfig::new(Endpoint::Tls(described.endpoint), &settings.image, &settings.deployment);
+            config.subnet_pool = config.subnet_pool.limited(described.max_agents);
+            config.prefer_gvisor = true;
+            let provider = DockerProvider::new(config).map_err(|_| CredentialFault::no_client())?;
+            Ok(Host { name: described.name, provider: Arc::new(provider), down_until: Mutex::default() })
+        });
+        hosts.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Whether a credential can be used: says what is wrong with it, and asks no host.
+    ///
+    /// # Errors
+    /// As [`DockerHosts::new`].
+    pub fn check(credential: &SecretValue, ranges: &HostRanges) -> Result<(), CredentialFault> {
+        read(credential, ranges).map(drop)
+    }
+
+    /// The host of that name, `host:port`, if it is one of these.
+    pub fn on(&self, host: &str) -> Option<Arc<dyn Provider>> {
+        let host = self.0.iter().find(|other| other.name == host)?;
+        Some(host.provider.clone())
+    }
+
+    /// All of them with their names.
+    pub fn each(&self) -> impl Iterator<Item = (&str, Arc<dyn Provider>)> {
+        self.0.iter().map(|host| (host.name.as_str(), host.provider.clone() as Arc<dyn Provider>))
+    }
+
+    /// The host that the next agent goes to. No place is kept for it: whoever comes second to a last place is told so by
+    /// [`Provider::create`].
+    ///
+    /// # Errors
+    /// [`ProviderError::NoCapacity`] when no host that answers has room.
+    pub async fn place(&self, draining: &[String]) -> Result<String, ProviderError> {
+        let mut hosts: Vec<&Host> = self.0.iter().filter(|host| !draining.contains(&host.name)).collect();
+        shuffle(&mut hosts);
+        hosts.sort_by_key(|host| host.is_down());
+        let (drawn, others) = hosts.split_at(hosts.len().min(DRAWN));
+        for hosts in [drawn, others] {
+            let rooms = join_all(hosts.iter().map(|host| async { (*host, host.room().await) })).await;
+            if let Some(host) = emptiest(rooms) {
+                return Ok(host.name.clone());
+            }
+        }
+        Err(ProviderError::NoCapacity)
+    }
+
+    /// Whether agents can be made on any of them, and what is to be known of the others.
+    pub async fn health(&self, draining: &[String]) -> Health {
+        let asked = join_all(self.0.iter().map(|host| async {
+            let (health, room) = futures_util::future::join(host.provider.health(), host.room()).await;
+            match room {
+                Ok(room) if health.healthy => (
+                    true,
+                    format!("{}: {}, room for {} of {} agents", host.name, health.message, room.free, room.places),
+                ),
+                Err(error) if health.healthy => (false, format!("{}: {error}", host.name)),
+                _ => (false, format!("{}: {}", host.name, health.message)),
+            }
+        }));
+        let asked: Vec<(bool, String)> = asked.await;
+        let is_open = |host: &Host| !draining.contains(&host.name);
+        let healthy = self.0.iter().zip(&asked).any(|(host, (healthy, _))| is_open(host) && *healthy);
+        let lines = self.0.iter().zip(asked).map(|(host, (_, line))| match is_open(host) {
+            true => line,
+            false => format!("{line} (draining)"),
+        });
+        Health { healthy, message: lines.collect::<Vec<_>>().join("; ") }
+    }
+}
+
+/// The one with the largest part of its places free; none if all are full or silent.
+fn emptiest<'a>(rooms: Vec<(&'a Host, Result<Room, ProviderError>)>) -> Option<&'a Host> {
+    let mut best: Option<(&Host, Room)> = None;
+    for (host, room) in rooms {
+        match room {
+            Ok(room) if room.free > 0 && best.is_none_or(|(_, other)| room.beats(other)) => best = Some((host, room)),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(host = host.name, %error, "no agent is put on a Docker host"),
+        }
+    }
+    best.map(|(host, _)| host)
+}
+
+/// Without randomness the order stays, and the first hosts get more than their part.
+fn shuffle<T>(things: &mut [T]) {
+    for last in (1..things.len()).rev() {
+        let Ok(random) = getrandom::u32() else { return };
+        things.swap(last, random as usize % (last + 1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn the_emptier_host_is_the_one_with_the_larger_part_free() {
+        let room = |free, places| Room { free, places };
+        assert!(room(5, 10).beats(room(40, 100)));
+        assert!(!room(4, 10).beats(room(40, 100)) && !room(40, 100).beats(room(4, 10)));
+        assert!(room(1, 1000).beats(room(0, 1)));
+        assert!(!room(0, 10).beats(room(0, 1)));
+    }
+
+    #[test]
+    fn every_host_is_drawn_at_times() {
+        let mut first = HashSet::new();
+        for _ in 0..300 {
+            let mut things: Vec<usize> = (0..5).collect();
+            shuffle(&mut things);
+            first.insert(things[0]);
+            things.sort_unstable();
+            assert_eq!(things, [0, 1, 2, 3, 4]);
+        }
+        assert_eq!(first.len(), 5);
+    }
+}
