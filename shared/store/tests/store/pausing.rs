@@ -14,7 +14,7 @@ use theazo_tenancy::TenantScope;
 const HOUR_MS: i64 = 60 * 60 * 1000;
 
 /// An agent that runs since five seconds, as far as the store is concerned.
-async fn running(world: &World, scope: &TenantScope, session: &Session) -> Agent {
+pub async fn running(world: &World, scope: &TenantScope, session: &Session) -> Agent {
     let (sealed, opened) = {
         let opener = world.opener();
         let sealed = opener.load(scope, &session.id).await.unwrap();
@@ -37,12 +37,12 @@ async fn paused(world: &World, scope: &TenantScope, session: &Session, by: Pause
     world.agents().finish_pause(scope, &agent.id, Some(12)).await.unwrap()
 }
 
-async fn counters(world: &World, scope: &TenantScope, session: &Session) -> (i64, i64, i64) {
+pub async fn counters(world: &World, scope: &TenantScope, session: &Session) -> (i64, i64, i64) {
     let counters = world.sessions().counters(&scope.session(&session.id).unwrap()).await.unwrap();
     (counters.active_agents, counters.total_agents, counters.compute_ms)
 }
 
-async fn copies_of(world: &World, scope: &TenantScope, agent: &Agent) -> usize {
+pub async fn copies_of(world: &World, scope: &TenantScope, agent: &Agent) -> usize {
     let pk = scope.agent_copies(&agent.id).unwrap();
     world.scan().await.iter().filter(|row| row["pk"].as_s().is_ok_and(|found| found == pk.pk())).count()
 }
