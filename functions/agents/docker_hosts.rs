@@ -64,7 +64,5 @@ impl Docker {
 /// The refusal of a call to an agent that is on a host which its platform's credential does not name any more.
 pub(super) fn not_among_the_hosts() -> ApiError {
     let why = "the agent's host is not among the platform's Docker hosts any more";
-    ApiError::new(ErrorCode::Provider, why)
-        .detail("provider", ProviderKind::Docker.as_str())
-        .detail("retryable", false)
+    ApiError::new(ErrorCode::Provider, why).detail("provider", ProviderKind::Docker.as_str()).detail("retryable", false)
 }

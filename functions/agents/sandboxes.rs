@@ -135,7 +135,9 @@ impl Sandboxes {
     /// As [`Sandboxes::provider`]; `provider_error` when its host is none of the platform's any more.
     pub async fn of_agent(&self, scope: &TenantScope, agent: &Agent) -> Result<Arc<dyn Provider>, ApiError> {
         match (scope.mode(), agent.host.as_deref()) {
-            (Mode::Live, Some(host)) => self.on_host(scope, &agent.provider, host).await?.ok_or_else(not_among_the_hosts),
+            (Mode::Live, Some(host)) => {
+                self.on_host(scope, &agent.provider, host).await?.ok_or_else(not_among_the_hosts)
+            }
             _ => self.provider(scope, &agent.provider).await,
         }
     }

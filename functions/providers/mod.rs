@@ -23,7 +23,8 @@ fn configurable(call: &Call) -> Result<ProviderKind, ApiError> {
 async fn refuse_while_used(kind: ProviderKind, scope: &ReadScope, agents: &Agents) -> Result<(), ApiError> {
     let unsettled = agents.unsettled_of_platform(scope).await?;
     // Those on an engine of the deployment's are none of the platform's own hosts' business.
-    let own = |agent: &&Agent| agent.provider == kind.as_str() && (kind != ProviderKind::Docker || agent.host.is_some());
+    let own =
+        |agent: &&Agent| agent.provider == kind.as_str() && (kind != ProviderKind::Docker || agent.host.is_some());
     let there = unsettled.iter().filter(own).count();
     if there == 0 {
         return Ok(());
@@ -46,7 +47,7 @@ fn show(config: &ProviderConfig, health: Option<Health>) -> Value {
     let template = config.template.as_deref().or((config.provider == "e2b").then_some(DEFAULT_TEMPLATE));
     let mut settings = json!({ "template": template });
     if config.provider == "docker" {
-        settings = json!({ "draining": config.draining });
+        settings["draining"] = json!(config.draining);
     }
     let others = [("organization", &config.organization), ("image", &config.image), ("region", &config.region)];
     for (name, value) in others {

@@ -75,9 +75,9 @@ pub use rotation::{
     RootStatus, VersionStatus,
 };
 pub use secrets::{
-    AgentCopies, ExpectCredential, MAX_NAMES_PER_CALL, MAX_NAMES_PER_SCOPE, MAX_SCOPE_BYTES, MAX_VALUE_BYTES, NewSecret, OpenedSecret,
-    ScopeNames, ScopeState, SealedCopies, SealedCopy, SealedSecrets, SecretEntry, SecretName, SecretNameError,
-    SecretNames, SecretOpener, SecretSealer, SecretSelection, SecretTarget, TokenCopies, TokenSealed,
+    AgentCopies, ExpectCredential, MAX_NAMES_PER_CALL, MAX_NAMES_PER_SCOPE, MAX_SCOPE_BYTES, MAX_VALUE_BYTES,
+    NewSecret, OpenedSecret, ScopeNames, ScopeState, SealedCopies, SealedCopy, SealedSecrets, SecretEntry, SecretName,
+    SecretNameError, SecretNames, SecretOpener, SecretSealer, SecretSelection, SecretTarget, TokenCopies, TokenSealed,
 };
 pub use session_tokens::SessionTokens;
 pub use sessions::{NewSession, Session, SessionChanges, SessionEnvironment, SessionFilter, SessionStatus, Sessions};

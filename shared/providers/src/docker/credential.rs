@@ -119,7 +119,8 @@ fn describe(host: WrittenHost, ranges: &HostRanges) -> Result<Described, &'stati
 }
 
 fn certificates(pem: &str) -> Option<Vec<CertificateDer<'static>>> {
-    let found: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes()).take(MAX_CHAIN).collect::<Result<_, _>>().ok()?;
+    let found: Vec<_> =
+        CertificateDer::pem_slice_iter(pem.as_bytes()).take(MAX_CHAIN).collect::<Result<_, _>>().ok()?;
     (!found.is_empty()).then_some(found)
 }
 
@@ -127,7 +128,8 @@ fn certificates(pem: &str) -> Option<Vec<CertificateDer<'static>>> {
 /// from then on: agents' rows name their host by it.
 fn parse_url(url: &str) -> Option<(ServerName<'static>, u16)> {
     let (host, port) = url.strip_prefix("tcp://")?.trim_end_matches('/').rsplit_once(':')?;
-    let port = port.bytes().all(|byte| byte.is_ascii_digit()).then_some(port)?.parse().ok().filter(|port| *port != 0)?;
+    let port =
+        port.bytes().all(|byte| byte.is_ascii_digit()).then_some(port)?.parse().ok().filter(|port| *port != 0)?;
     let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let server = match inner {
         Some(six) => ServerName::IpAddress(IpAddr::V6(six.parse().ok()?).into()),
@@ -171,9 +173,24 @@ mod tests {
             assert_eq!(name(url).as_deref(), Some(expected), "{url}");
         }
         for bad in [
-            "", "tcp://", "tcp://h", "tcp://h:", "tcp://:2376", "tcp://h:0", "tcp://h:65536", "tcp://h:+1", "http://h:1",
-            "https://h:1", "unix:///run/docker.sock", "tcp://u:p@h:1", "tcp://h/x:1", "tcp://h:1/x", "tcp://h h:1",
-            "tcp://2a00::1:2376", "tcp://[h]:1", "tcp://-:1?x",
+            "",
+            "tcp://",
+            "tcp://h",
+            "tcp://h:",
+            "tcp://:2376",
+            "tcp://h:0",
+            "tcp://h:65536",
+            "tcp://h:+1",
+            "http://h:1",
+            "https://h:1",
+            "unix:///run/docker.sock",
+            "tcp://u:p@h:1",
+            "tcp://h/x:1",
+            "tcp://h:1/x",
+            "tcp://h h:1",
+            "tcp://2a00::1:2376",
+            "tcp://[h]:1",
+            "tcp://-:1?x",
         ] {
             assert_eq!(name(bad), None, "{bad}");
         }

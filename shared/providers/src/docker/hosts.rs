@@ -130,9 +130,10 @@ impl DockerHosts {
         let asked = join_all(self.0.iter().map(|host| async {
             let (health, room) = futures_util::future::join(host.provider.health(), host.room()).await;
             match room {
-                Ok(room) if health.healthy => {
-                    (true, format!("{}: {}, room for {} of {} agents", host.name, health.message, room.free, room.places))
-                }
+                Ok(room) if health.healthy => (
+                    true,
+                    format!("{}: {}, room for {} of {} agents", host.name, health.message, room.free, room.places),
+                ),
                 Err(error) if health.healthy => (false, format!("{}: {error}", host.name)),
                 _ => (false, format!("{}: {}", host.name, health.message)),
             }
