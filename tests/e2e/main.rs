@@ -32,6 +32,7 @@ mod fairness;
 mod files;
 mod fly;
 mod forged;
+mod hosts;
 mod idempotency;
 mod instances;
 mod interference;

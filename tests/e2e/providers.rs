@@ -75,8 +75,19 @@ async fn what_cannot_be_configured_is_refused_and_nothing_shows_a_credential() {
     assert_eq!(missing["details"]["field"], "credentialRef");
     let absent = put("e2b", json!({})).await.expect_error(400, "invalid_request");
     assert_eq!(absent["details"]["field"], "credentialRef");
-    let hosts = put("docker", json!({ "credentialRef": "HOSTS" })).await.expect_error(422, "unprocessable_entity");
-    assert_eq!(hosts["details"]["feature"], "provider.docker.hosts");
+    for (config, field) in [
+        (json!(null), "config"),
+        (json!({ "draining": [] }), "config.image"),
+        (json!({ "image": "a b" }), "config.image"),
+        (json!({ "image": "i", "draining": ["a b"] }), "config.draining"),
+        (json!({ "image": "i", "draining": "a:1" }), "config.draining"),
+    ] {
+        let refused = put("docker", json!({ "credentialRef": "A", "config": config })).await;
+        assert_eq!(refused.expect_error(400, "invalid_request")["details"]["field"], field);
+    }
+    let url = json!({ "credentialRef": "A", "config": { "image": "i", "url": "tcp://x:1" } });
+    let refused = put("docker", url).await.expect_error(422, "unprocessable_entity");
+    assert_eq!(refused["details"]["feature"], "config.url");
     for (body, field) in [
         (json!({ "priority": 0 }), "priority"),
         (json!({ "priority": 101 }), "priority"),

@@ -80,6 +80,15 @@ pub(crate) enum AdminError {
         /// Which.
         provider: &'static str,
     },
+    /// Agents on some hosts reach what they must not, or nobody knows.
+    #[error("{0} hosts do not keep agents from what they must not reach: put their firewall in place, or drain them")]
+    HostsOpen(usize),
+    /// The platform has no host of that name.
+    #[error("the platform's credential has no host {0}")]
+    NoSuchHost(String),
+    /// The credential of a platform's hosts cannot be used.
+    #[error("the credential of the platform's Docker hosts {0}")]
+    HostCredential(String),
     /// No answer in time.
     #[error("no answer within {} s", .0.as_secs())]
     TimedOut(Duration),

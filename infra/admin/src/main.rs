@@ -5,6 +5,7 @@
 
 mod doctor;
 mod error;
+mod host;
 mod key;
 mod output;
 mod platform;
@@ -56,6 +57,8 @@ enum Noun {
     RootKey(root_key::RootKey),
     /// What platforms have configured at compute providers.
     Provider(provider::Provider),
+    /// Docker hosts of platforms.
+    Host(host::Host),
     /// What the schedule does every minute.
     Reconcile(reconcile::Reconcile),
     /// Looks whether tables, backups, keys, clock and providers are as they should be; exits with 1 when one is not.
@@ -69,7 +72,7 @@ impl Noun {
             Self::RootKey(root_key::RootKey { verb: root_key::Verb::Rotate, .. }) => None,
             Self::RootKey(_) | Self::Restore(_) => Some(LONG_TIMEOUT),
             Self::Platform(platform::Verb::Delete { .. } | platform::Verb::RotateKey { .. }) => Some(LONG_TIMEOUT),
-            Self::Reconcile(_) | Self::Provider(_) => Some(LONG_TIMEOUT),
+            Self::Reconcile(_) | Self::Provider(_) | Self::Host(_) => Some(LONG_TIMEOUT),
             Self::Platform(_) | Self::Key(_) | Self::Doctor(_) => Some(TIMEOUT),
         }
     }
@@ -99,6 +102,7 @@ async fn run(cli: &Cli) -> Result<(), AdminError> {
         Noun::Restore(verb) => restore::run(verb, table, &cli.output).await,
         Noun::RootKey(command) => command.run(&cli.target, &cli.output).await,
         Noun::Provider(command) => command.run(&cli.target, &cli.output).await,
+        Noun::Host(command) => command.run(&cli.target, &cli.output).await,
         Noun::Reconcile(command) => command.run(&cli.target, &cli.output).await,
         Noun::Doctor(command) => command.run(&cli.target, &cli.output).await,
     }

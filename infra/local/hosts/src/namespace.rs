@@ -1,6 +1,5 @@
 //! The namespaces of one host, and the process that they and everything in them end with.
 
-use crate::exists;
 use rustix::process::{Pid, Signal, kill_process};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -10,6 +9,9 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 const FOLDER: &str = "theazo-hosts-";
+/// Where a host's folder says which network it has, and how much less its way there counts than the link.
+const ROUTE: &str = "route";
+const METRIC: &str = "4242";
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// How long processes may take to end that were killed.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
@@ -52,6 +54,10 @@ impl Namespace {
         for (name, content) in files {
             std::fs::write(dir.join(name), content).expect("a file of a host");
         }
+        // When the host is gone, its address is nobody's: what is sent there goes nowhere and not to the next router.
+        let network = format!("{}/30", Ipv4Addr::from(u32::from(near) - 1));
+        std::fs::write(dir.join(ROUTE), &network).expect("a file of a host");
+        run("ip", &["route", "add", "unreachable", &network, "metric", METRIC]).await;
         let ended = Arc::new(AtomicBool::new(false));
         let outer = spawn(&dir, port, &cgroup, ended.clone());
         let first = first_process(outer, &ended).await;
@@ -87,7 +93,7 @@ impl Namespace {
     pub(crate) async fn kill(&self) {
         self.strike();
         let until = Instant::now() + ENDS_WITHIN;
-        while !self.has_ended() || exists(&Path::new("/proc").join(self.first.to_string())) {
+        while !self.has_ended() || is_process(&self.first.to_string()) {
             assert!(Instant::now() < until, "a host does not end");
             tokio::time::sleep(PAUSE).await;
         }
@@ -105,7 +111,7 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         self.strike();
         let until = Instant::now() + ENDS_WITHIN;
-        while exists(&Path::new("/proc").join(self.first.to_string())) && Instant::now() < until {
+        while is_process(&self.first.to_string()) && Instant::now() < until {
             std::thread::sleep(PAUSE);
         }
         remove_folder(&self.dir, &self.cgroup);
@@ -152,6 +158,10 @@ async fn first_process(outer: Pid, ended: &AtomicBool) -> u32 {
     }
 }
 
+fn is_process(id: &str) -> bool {
+    Path::new("/proc").join(id).exists()
+}
+
 async fn run(program: &str, arguments: &[&str]) {
     let output = tokio::process::Command::new(program).args(arguments).kill_on_drop(true).output();
     let output = output.await.unwrap_or_else(|error| panic!("{program}: {error}"));
@@ -164,13 +174,18 @@ fn remove_leftovers() {
     for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(pid) = name.strip_prefix(FOLDER).and_then(|rest| rest.split('-').next()) else { continue };
-        if !exists(&Path::new("/proc").join(pid)) {
+        if !is_process(pid) {
             remove_folder(&entry.path(), &name);
         }
     }
 }
 
 fn remove_folder(dir: &Path, cgroup: &str) {
+    if let Ok(network) = std::fs::read_to_string(dir.join(ROUTE)) {
+        let mut ip = Command::new("ip");
+        ip.args(["route", "del", "unreachable", network.trim(), "metric", METRIC]);
+        let _ = ip.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    }
     let _ = std::fs::remove_dir_all(dir);
     let hierarchies = std::fs::read_dir(CGROUPS).into_iter().flatten().flatten().map(|entry| entry.path());
     for hierarchy in hierarchies.chain([CGROUPS.into()]) {

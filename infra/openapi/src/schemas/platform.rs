@@ -109,7 +109,8 @@ fn shown_config() -> Value {
     answer(&[
         ("template?", about(text(), "E2B: the template that agents run in.")),
         ("organization?", about(text(), "Fly: the organization that agents run in.")),
-        ("image?", about(text(), "Fly: the image that agents run in.")),
+        ("image?", about(text(), "Docker and Fly: the image that agents run in.")),
+        ("draining?", about(list(text()), "Docker: the hosts that take no new agents.")),
         ("region?", about(text(), "Fly: where agents run that ask for no region.")),
     ])
 }
@@ -120,13 +121,26 @@ fn provider_to_set() -> Value {
     let organization = about(pattern("^[a-z0-9-]{1,63}$"), "Fly only, where it is required: the organization's slug.");
     let image = about(
         pattern("^[A-Za-z0-9._/:@-]{1,255}$"),
-        "Fly only, where it is required: the agent image for machines, in a registry that the organization can pull from.",
+        "Docker and Fly, where it is required. Docker: the agent image, which every host has already. Fly: the agent image \
+         for machines, in a registry that the organization can pull from.",
     );
     let region = about(
         pattern("^[a-z0-9-]{1,32}$"),
         "Fly only: where agents run that ask for no region; otherwise in the one nearest to the control plane.",
     );
-    let config = [("template?", template), ("organization?", organization), ("image?", image), ("region?", region)];
+    let draining = json!({
+        "type": "array",
+        "items": pattern("^[!-~]{1,262}$"),
+        "maxItems": 32,
+        "description": "Docker only: hosts, like `host:2376`, that take no new agents. As it was unless given.",
+    });
+    let config = [
+        ("template?", template),
+        ("organization?", organization),
+        ("image?", image),
+        ("region?", region),
+        ("draining?", draining),
+    ];
     let schema = request(&[
         ("credentialRef", pattern("^[A-Za-z_][A-Za-z0-9_]{0,127}$")),
         ("config?", request(&config)),

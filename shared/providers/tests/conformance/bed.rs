@@ -6,8 +6,9 @@ use bytes::Bytes;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use theazo_docker_hosts::Host;
 use theazo_e2b_emulator::{Controls, Emulator};
-use theazo_providers::docker::{DockerConfig, DockerProvider};
+use theazo_providers::docker::{DockerConfig, DockerHosts, DockerProvider, Endpoint, HostRanges, HostSettings};
 use theazo_providers::e2b::{E2bEndpoints, E2bProvider, E2bService};
 use theazo_providers::fly::{FlyEndpoints, FlyProvider, FlyService, FlySettings};
 use theazo_providers::simulated::SimulatedProvider;
@@ -30,6 +31,8 @@ pub struct Bed {
     /// The emulator behind it, where there is one.
     pub e2b: Option<Served>,
     pub fly: Option<Served<theazo_fly_emulator::Controls>>,
+    /// The Docker host that it is, where it is one.
+    pub host: Option<Host>,
 }
 
 /// An emulator that serves until it is told to stop.
@@ -41,16 +44,40 @@ pub struct Served<C = Controls> {
     stop: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
 }
 
+/// This machine's engine, and the agent image on it.
+pub async fn engine_and_image() -> (Endpoint, String) {
+    let endpoint = theazo_setup::ensure_engine(&()).await.unwrap();
+    let image = theazo_setup::ensure_agent_image(&endpoint, &()).await.unwrap();
+    (endpoint, image)
+}
+
+/// A platform's hosts, as a deployment of their own has them.
+pub fn hosts(hosts: &[(&Host, u32)], image: &str) -> DockerHosts {
+    let credential = SecretValue::from_text(theazo_docker_hosts::credential(hosts));
+    DockerHosts::new(&credential, &host_settings(image)).unwrap()
+}
+
+pub fn host_settings(image: &str) -> HostSettings {
+    HostSettings { deployment: deployment(), image: image.into(), ranges: HostRanges::private() }
+}
+
 fn deployment() -> String {
     format!("test-{}", PlatformId::make())
 }
 
 impl Bed {
     pub async fn docker() -> Self {
-        let endpoint = theazo_setup::ensure_engine(&()).await.unwrap();
-        let image = theazo_setup::ensure_agent_image(&endpoint, &()).await.unwrap();
+        let (endpoint, image) = engine_and_image().await;
         let provider = DockerProvider::new(DockerConfig::new(endpoint, image, deployment())).unwrap();
-        Self { name: "docker", provider: Arc::new(provider), e2b: None, fly: None }
+        Self { name: "docker", provider: Arc::new(provider), e2b: None, fly: None, host: None }
+    }
+
+    /// An engine on another machine, as far as it can be told.
+    pub async fn docker_host() -> Self {
+        let (engine, image) = engine_and_image().await;
+        let host = Host::start(&image, &engine).await;
+        let provider = hosts(&[(&host, 100)], &image).on(&host.name()).unwrap();
+        Self { name: "docker host", provider, e2b: None, fly: None, host: Some(host) }
     }
 
     pub async fn e2b(name: &str) -> Self {
@@ -67,7 +94,7 @@ impl Bed {
         let (stop, deployment) = (Mutex::new(Some((stop, task))), deployment());
         let served = Served { url, controls, dir, deployment, stop };
         let provider = served.provider(&served.deployment);
-        Self { name: "e2b", provider: Arc::new(provider), e2b: Some(served), fly: None }
+        Self { name: "e2b", provider: Arc::new(provider), e2b: Some(served), fly: None, host: None }
     }
 
     pub async fn fly(name: &str) -> Self {
@@ -85,11 +112,12 @@ impl Bed {
         let (stop, deployment) = (Mutex::new(Some((stop, task))), deployment());
         let served = Served { url, controls, dir, deployment, stop };
         let provider = served.provider(&served.deployment, FLY_TOKEN);
-        Self { name: "fly", provider: Arc::new(provider), e2b: None, fly: Some(served) }
+        Self { name: "fly", provider: Arc::new(provider), e2b: None, fly: Some(served), host: None }
     }
 
     pub fn simulated() -> Self {
-        Self { name: "simulated", provider: Arc::new(SimulatedProvider::new(Memory::default())), e2b: None, fly: None }
+        let provider = Arc::new(SimulatedProvider::new(Memory::default()));
+        Self { name: "simulated", provider, e2b: None, fly: None, host: None }
     }
 
     pub fn has(&self, needs: Needs) -> bool {
@@ -130,7 +158,7 @@ impl Bed {
                 assert_eq!(served.controls.violations(), [""; 0], "calls that are not as Fly describes them");
                 served.controls.left()
             }
-            _ if self.name == "docker" => {
+            _ if self.name.starts_with("docker") => {
                 let mut left = Vec::new();
                 for sandbox in self.provider.list_mine().await.unwrap() {
                     self.provider.destroy(&AgentRef { agent: sandbox.agent.clone() }).await.unwrap();
@@ -148,6 +176,9 @@ impl Bed {
         }
         if let Some(served) = &self.fly {
             served.end().await;
+        }
+        if let Some(host) = &self.host {
+            host.kill().await;
         }
     }
 

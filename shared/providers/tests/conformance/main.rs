@@ -9,6 +9,7 @@ mod checkpoints;
 mod e2b;
 mod faults;
 mod fly;
+mod hosts;
 mod life;
 mod memory;
 mod secrets;
@@ -113,6 +114,13 @@ fn said(failure: tokio::task::JoinError) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_on_a_local_engine_keeps_every_promise() {
     keeps_every_promise(Arc::new(Bed::docker().await)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn docker_on_a_host_behind_mutual_tls_keeps_every_promise() {
+    if theazo_docker_hosts::can_run() {
+        keeps_every_promise(Arc::new(Bed::docker_host().await)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use std::sync::Arc;
 use theazo_store::{
     Agent, AgentStatus, Agents, CHECKPOINT_GRACE_MS, CheckpointState, Clock, Intent, MAX_CHECKPOINTS, NewCheckpoint,
-    PausedBy, Session, StoreError, WorkItem, now_ms,
+    NextBoot, PausedBy, Session, StoreError, WorkItem, now_ms,
 };
 use theazo_tenancy::{CheckpointId, TenantScope};
 
@@ -19,6 +19,10 @@ fn conflict<T: std::fmt::Debug>(outcome: Result<T, StoreError>) {
 /// The agents as they are so much later.
 fn later(world: &World, by_ms: i64) -> Agents {
     Agents::new(world.table.clone().with_clock(Clock::new(move || now_ms() + by_ms)))
+}
+
+fn on_files_of(checkpoint: Option<&CheckpointId>) -> NextBoot {
+    NextBoot { checkpoint: checkpoint.cloned(), ..NextBoot::default() }
 }
 
 async fn keep(agents: &Agents, scope: &TenantScope, agent: &Agent, phase: &str) -> CheckpointId {
@@ -40,7 +44,7 @@ async fn retry(
     agent: &Agent,
     checkpoint: Option<&CheckpointId>,
 ) -> Result<Agent, StoreError> {
-    agents.begin_again_from(scope, session, agent, Intent::Retrying, Vec::new(), checkpoint).await
+    agents.begin_again(scope, session, agent, Intent::Retrying, on_files_of(checkpoint)).await
 }
 
 #[tokio::test]
@@ -58,7 +62,10 @@ async fn a_checkpoint_is_noted_before_it_is_made_and_counts_only_if_its_run_went
     let much_later = later(&world, CHECKPOINT_GRACE_MS);
     let (_, second) = much_later.begin_checkpoint(&scope, &agent.id, NewCheckpoint::default()).await.unwrap();
     let kept = much_later.finish_checkpoint(&scope, &agent.id, &second, Some(7)).await.unwrap();
-    assert_eq!(much_later.finish_checkpoint(&scope, &agent.id, &second, Some(8)).await.unwrap().revision, kept.revision);
+    assert_eq!(
+        much_later.finish_checkpoint(&scope, &agent.id, &second, Some(8)).await.unwrap().revision,
+        kept.revision
+    );
     assert_eq!(kept.kept_checkpoint(&second).unwrap().bytes, Some(7));
     let given_up = agents.give_up_checkpoint(&scope, &agent.id, &id).await.unwrap();
     assert!(given_up.checkpoints[0].is_left_over(now_ms(), i64::MAX));
@@ -103,9 +110,9 @@ async fn with_one_more_than_an_agent_may_have_the_oldest_is_to_go() {
     // Nobody boots from one that goes.
     agents.begin_pause(&scope, &agent.id, PausedBy::Session).await.unwrap();
     let paused = agents.finish_pause(&scope, &agent.id, None).await.unwrap();
-    let gone = agents.begin_again_from(&scope, &session, &paused, Intent::Resuming, Vec::new(), Some(&made[0])).await;
+    let gone = agents.begin_again(&scope, &session, &paused, Intent::Resuming, on_files_of(Some(&made[0]))).await;
     conflict(gone);
-    let from = agents.begin_again_from(&scope, &session, &paused, Intent::Resuming, Vec::new(), Some(&made[5]));
+    let from = agents.begin_again(&scope, &session, &paused, Intent::Resuming, on_files_of(Some(&made[5])));
     let booting = from.await.unwrap();
     assert_eq!(booting.restores.as_ref(), Some(&made[5]));
     // Taken back, it boots from the same the next time; once it has run, from its own files.
@@ -189,7 +196,11 @@ async fn of_many_retries_at_once_one_boots_and_a_termination_among_them_wins_for
         assert_eq!(booted, usize::from(!now.terminated), "{outcomes:?}");
         assert_eq!(counters(&world, &scope, &session).await.0, i64::try_from(booted).unwrap());
         if booted == 1 {
-            world.agents().transition(&scope, &agent.id, AgentStatus::Completed, |agent| agent.terminated = true).await.unwrap();
+            world
+                .agents()
+                .transition(&scope, &agent.id, AgentStatus::Completed, |agent| agent.terminated = true)
+                .await
+                .unwrap();
         }
     }
 }
