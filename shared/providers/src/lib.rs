@@ -16,6 +16,7 @@ pub mod e2b;
 mod error;
 pub mod fly;
 mod frame;
+mod guest_calls;
 mod http;
 mod known;
 pub mod simulated;

@@ -35,6 +35,7 @@ pub use tls::TlsEndpoint;
 pub use transport::{Endpoint, connect};
 
 use crate::frame::Frame;
+use crate::guest_calls::{Answered, Call, exec_output, listing, piece, written};
 use crate::{
     AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OwnedSandbox, Provider, ProviderError,
     ProviderKind, Sandbox, SandboxSpec,
@@ -48,14 +49,11 @@ use std::time::Duration;
 use theazo_guest_protocol::{FileEntry, Request, Response, WriteAt};
 use tokio::sync::OnceCell;
 
+const KIND: ProviderKind = ProviderKind::Docker;
 /// The name under which an agent finds the host of its engine, on its own network.
 pub const HOST_NAME: &str = "host.theazo.internal";
 /// How long an ordinary engine call may take; measured ones take milliseconds, but engines are busy in bursts.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
-/// How long a file call may take in all.
-const FILE_LIMIT: Duration = Duration::from_secs(60);
-/// What an exec may take beyond its own limit, for the process start and the answer's way.
-const EXEC_GRACE: Duration = Duration::from_secs(10);
 /// How long the fallback that kills everything of the agent's user may take.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// How long a health check waits.
@@ -122,26 +120,21 @@ impl DockerProvider {
         }
     }
 
-    async fn ask_for_file(
-        &self,
-        agent: &AgentRef,
-        request: &Request,
-        payload: &[&[u8]],
-    ) -> Result<(Response, Bytes), ProviderError> {
-        Ok(self.ask(&agent.agent, As::Agent, Frame::new(ProviderKind::Docker, request, payload)?, FILE_LIMIT).await?)
+    async fn inside(&self, agent: &AgentRef, call: Call) -> Result<Answered, ProviderError> {
+        Ok(self.ask(&agent.agent, As::Agent, call.frame, call.limit).await?)
     }
 }
 
 #[async_trait]
 impl Provider for DockerProvider {
     fn kind(&self) -> ProviderKind {
-        ProviderKind::Docker
+        KIND
     }
 
     async fn create(&self, spec: &SandboxSpec, environment: &Environment) -> Result<Sandbox, ProviderError> {
         let name = names::resource_name(&spec.agent)?;
         // First, so that an environment that cannot be delivered leaves nothing behind.
-        let frame = Frame::deliver(ProviderKind::Docker, environment)?;
+        let frame = Frame::deliver(KIND, environment)?;
         if spec.region.is_some() {
             return Err(ProviderError::UnknownRegion);
         }
@@ -167,34 +160,16 @@ impl Provider for DockerProvider {
     }
 
     async fn exec(&self, agent: &AgentRef, request: ExecRequest) -> Result<ExecOutput, ProviderError> {
-        let header = Request::Exec {
-            language: request.language,
-            code: request.code,
-            timeout_ms: u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX),
-            output_cap: request.output_cap,
-            payload: request.stdin.len(),
-        };
-        let frame = Frame::new(ProviderKind::Docker, &header, &[&request.stdin])?;
-        let limit = request.timeout.saturating_add(EXEC_GRACE);
+        let Call { frame, limit, .. } = Call::exec(KIND, request)?;
         let answer = self.ask(&agent.agent, As::Agent, frame, limit).await;
         if matches!(answer, Err(Unanswered { guest_lost: true, .. })) {
             // Nothing else ends what the guest had started. Other calls of the same agent end with it.
-            let kill = Frame::new(ProviderKind::Docker, &Request::KillAll, &[])?;
+            let kill = Frame::new(KIND, &Request::KillAll, &[])?;
             if self.ask(&agent.agent, As::Agent, kill, KILL_LIMIT).await.is_err() {
                 tracing::warn!(agent = agent.agent, "processes may be left after an exec without an answer");
             }
         }
-        match answer? {
-            (
-                Response::Exec { exit_code, timed_out, stdout, stderr: _, stdout_truncated, stderr_truncated },
-                mut payload,
-            ) => {
-                // `decode_response` has made sure that the payload is as long as both streams.
-                let stderr = payload.split_off(stdout);
-                Ok(ExecOutput { stdout: payload, stderr, exit_code, timed_out, stdout_truncated, stderr_truncated })
-            }
-            (other, _) => Err(unexpected("exec", other)),
-        }
+        exec_output(KIND, answer?)
     }
 
     async fn write_file(
@@ -204,11 +179,7 @@ impl Provider for DockerProvider {
         at: Option<WriteAt>,
         data: Bytes,
     ) -> Result<(), ProviderError> {
-        let request = Request::WriteFile { path: path.into(), at, payload: data.len() };
-        match self.ask_for_file(agent, &request, &[&data]).await? {
-            (Response::Done, _) => Ok(()),
-            (answer, _) => Err(unexpected("write file", answer)),
-        }
+        written(KIND, self.inside(agent, Call::write_file(KIND, path, at, &data)?).await?)
     }
 
     async fn read_file(
@@ -218,18 +189,11 @@ impl Provider for DockerProvider {
         offset: u64,
         length: u64,
     ) -> Result<FilePiece, ProviderError> {
-        let request = Request::ReadFile { path: path.into(), offset, length };
-        match self.ask_for_file(agent, &request, &[]).await? {
-            (Response::File { size, .. }, data) => Ok(FilePiece { data, size }),
-            (answer, _) => Err(unexpected("read file", answer)),
-        }
+        piece(KIND, self.inside(agent, Call::read_file(KIND, path, offset, length)?).await?)
     }
 
     async fn list_files(&self, agent: &AgentRef, dir: &str) -> Result<Vec<FileEntry>, ProviderError> {
-        match self.ask_for_file(agent, &Request::ListFiles { dir: dir.into() }, &[]).await? {
-            (Response::Listing { entries }, _) => Ok(entries),
-            (answer, _) => Err(unexpected("list files", answer)),
-        }
+        listing(KIND, self.inside(agent, Call::list_files(KIND, dir)?).await?)
     }
 
     async fn destroy(&self, agent: &AgentRef) -> Result<(), ProviderError> {

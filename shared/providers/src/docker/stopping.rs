@@ -8,17 +8,13 @@ use super::guest::As;
 use super::parts::Files;
 use super::{DockerProvider, names};
 use crate::frame::Frame;
-use crate::{
-    AgentRef, Environment, ExecRequest, Kept, Language, Provider, ProviderError, ProviderKind, Sandbox, SandboxSpec,
-};
-use bytes::Bytes;
+use crate::guest_calls;
+use crate::{AgentRef, Environment, Kept, Provider, ProviderError, ProviderKind, Sandbox, SandboxSpec};
 use std::time::Duration;
 
 /// How long taking the environment away may take, and as long again the measuring. A container that does not answer by
 /// then is removed all the same, and its memory with it.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(4);
-/// Prints the bytes of all files beneath `/data`, on one file system, links not followed.
-const MEASURE: &str = "du -sbx /data 2>/dev/null | cut -f1";
 
 impl DockerProvider {
     /// Takes the environment away, then the container and the network; the volume stays.
@@ -31,7 +27,7 @@ impl DockerProvider {
             if let Err(error) = self.withdraw(&agent.agent).await {
                 tracing::warn!(agent = agent.agent, %error, "the environment goes with the container's memory");
             }
-            bytes = self.measure(agent).await;
+            bytes = guest_calls::farewell(self, agent, FAREWELL_LIMIT).await;
         }
         self.remove_all(&agent.agent, Files::Stay).await?;
         Ok(Kept { bytes })
@@ -65,18 +61,5 @@ impl DockerProvider {
             theazo_guest_protocol::Response::Done => Ok(()),
             other => Err(super::guest::unexpected("take the environment away", other)),
         }
-    }
-
-    /// The size of the files, as far as it can be found out: it is shown to people, and a pause does not fail for it.
-    async fn measure(&self, agent: &AgentRef) -> Option<u64> {
-        let request = ExecRequest {
-            language: Language::Bash,
-            code: MEASURE.into(),
-            timeout: FAREWELL_LIMIT,
-            stdin: Bytes::new(),
-            output_cap: 64,
-        };
-        let output = tokio::time::timeout(FAREWELL_LIMIT, self.exec(agent, request)).await.ok()?.ok()?;
-        std::str::from_utf8(&output.stdout).ok()?.trim().parse().ok()
     }
 }

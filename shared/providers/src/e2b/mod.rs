@@ -14,11 +14,12 @@ mod envd;
 mod failure;
 
 use crate::frame::Frame;
+use crate::guest_calls::{self, Answered, Call, exec_output, listing, piece, written};
 use crate::http::Http;
 use crate::known::Known;
 use crate::{
-    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, Language, OwnedSandbox, Provider,
-    ProviderError, ProviderKind, Sandbox, SandboxSpec,
+    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OwnedSandbox, Provider, ProviderError,
+    ProviderKind, Sandbox, SandboxSpec,
 };
 use ::http::HeaderValue;
 use account::{Account, Created, Handle, Listed};
@@ -31,7 +32,7 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use theazo_guest_protocol::{FileEntry, Request, Response, WriteAt};
+use theazo_guest_protocol::{FileEntry, WriteAt};
 use theazo_vault::SecretValue;
 
 /// The template that agents run in unless a platform names its own. It must have `python3` and `bash`.
@@ -44,9 +45,6 @@ const DEPLOYMENT_LABEL: &str = "theazo.deployment";
 const AGENT_LABEL: &str = "theazo.agent";
 const SESSION_LABEL: &str = "theazo.session";
 const PLATFORM_LABEL: &str = "theazo.platform";
-/// What an exec may take beyond its own limit, for the process start and the answer's way.
-const EXEC_GRACE: Duration = Duration::from_secs(10);
-const FILE_LIMIT: Duration = Duration::from_secs(60);
 const DELIVER_LIMIT: Duration = Duration::from_secs(30);
 /// How long writing out and measuring before a pause may take.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(8);
@@ -57,8 +55,6 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(200);
 /// How often a create is tried whose key turns out to be used up.
 const CREATE_ATTEMPTS: u32 = 4;
 const CREATE_PAUSE: Duration = Duration::from_millis(500);
-/// Writes everything to the disk and prints the bytes of all files beneath `/data`, links not followed.
-const FAREWELL: &str = "sync; du -sbx /data 2>/dev/null | cut -f1";
 
 /// Where E2B is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -209,14 +205,9 @@ impl E2bProvider {
     }
 
     /// Does something in an agent's sandbox, and forgets it when it turns out to be gone.
-    async fn inside(
-        &self,
-        agent: &AgentRef,
-        operation: &'static str,
-        frame: Frame,
-        limit: Duration,
-    ) -> Result<(Response, Bytes), ProviderError> {
+    async fn inside(&self, agent: &AgentRef, call: Call) -> Result<Answered, ProviderError> {
         let handle = self.handle(&agent.agent).await?;
+        let Call { operation, frame, limit } = call;
         let outcome = self.ask(&handle, operation, User::Agent, frame, limit).await;
         let refused = matches!(outcome, Err(ProviderError::Failed { status: Some(401 | 403), .. }));
         if refused || matches!(outcome, Err(ProviderError::SandboxGone)) {
@@ -227,15 +218,7 @@ impl E2bProvider {
 
     /// Writes out and measures; a pause does not fail for it.
     async fn farewell(&self, agent: &AgentRef) -> Option<u64> {
-        let request = ExecRequest {
-            language: Language::Bash,
-            code: FAREWELL.into(),
-            timeout: FAREWELL_LIMIT,
-            stdin: Bytes::new(),
-            output_cap: 64,
-        };
-        let output = tokio::time::timeout(FAREWELL_LIMIT, self.exec(agent, request)).await.ok()?.ok()?;
-        std::str::from_utf8(&output.stdout).ok()?.trim().parse().ok()
+        guest_calls::farewell(self, agent, FAREWELL_LIMIT).await
     }
 }
 
@@ -302,24 +285,7 @@ impl Provider for E2bProvider {
     }
 
     async fn exec(&self, agent: &AgentRef, request: ExecRequest) -> Result<ExecOutput, ProviderError> {
-        let header = Request::Exec {
-            language: request.language,
-            code: request.code,
-            timeout_ms: u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX),
-            output_cap: request.output_cap,
-            payload: request.stdin.len(),
-        };
-        let frame = Frame::new(KIND, &header, &[&request.stdin])?;
-        match self.inside(agent, "exec", frame, request.timeout.saturating_add(EXEC_GRACE)).await? {
-            (
-                Response::Exec { exit_code, timed_out, stdout, stderr: _, stdout_truncated, stderr_truncated },
-                mut payload,
-            ) => {
-                let stderr = payload.split_off(stdout);
-                Ok(ExecOutput { stdout: payload, stderr, exit_code, timed_out, stdout_truncated, stderr_truncated })
-            }
-            (other, _) => Err(crate::frame::unexpected(KIND, "exec", other)),
-        }
+        exec_output(KIND, self.inside(agent, Call::exec(KIND, request)?).await?)
     }
 
     async fn write_file(
@@ -329,12 +295,7 @@ impl Provider for E2bProvider {
         at: Option<WriteAt>,
         data: Bytes,
     ) -> Result<(), ProviderError> {
-        const WRITE: &str = "write file";
-        let frame = Frame::new(KIND, &Request::WriteFile { path: path.into(), at, payload: data.len() }, &[&data])?;
-        match self.inside(agent, WRITE, frame, FILE_LIMIT).await? {
-            (Response::Done, _) => Ok(()),
-            (answer, _) => Err(crate::frame::unexpected(KIND, WRITE, answer)),
-        }
+        written(KIND, self.inside(agent, Call::write_file(KIND, path, at, &data)?).await?)
     }
 
     async fn read_file(
@@ -344,21 +305,11 @@ impl Provider for E2bProvider {
         offset: u64,
         length: u64,
     ) -> Result<FilePiece, ProviderError> {
-        const READ: &str = "read file";
-        let frame = Frame::new(KIND, &Request::ReadFile { path: path.into(), offset, length }, &[])?;
-        match self.inside(agent, READ, frame, FILE_LIMIT).await? {
-            (Response::File { size, .. }, data) => Ok(FilePiece { data, size }),
-            (answer, _) => Err(crate::frame::unexpected(KIND, READ, answer)),
-        }
+        piece(KIND, self.inside(agent, Call::read_file(KIND, path, offset, length)?).await?)
     }
 
     async fn list_files(&self, agent: &AgentRef, dir: &str) -> Result<Vec<FileEntry>, ProviderError> {
-        const LIST: &str = "list files";
-        let frame = Frame::new(KIND, &Request::ListFiles { dir: dir.into() }, &[])?;
-        match self.inside(agent, LIST, frame, FILE_LIMIT).await? {
-            (Response::Listing { entries }, _) => Ok(entries),
-            (answer, _) => Err(crate::frame::unexpected(KIND, LIST, answer)),
-        }
+        listing(KIND, self.inside(agent, Call::list_files(KIND, dir)?).await?)
     }
 
     async fn destroy(&self, agent: &AgentRef) -> Result<(), ProviderError> {

@@ -18,12 +18,13 @@ mod parts;
 mod presence;
 mod reach;
 
-use crate::frame::{Frame, unexpected};
+use crate::frame::Frame;
+use crate::guest_calls::{self, Call, exec_output, listing, piece, written};
 use crate::http::Http;
 use crate::known::Known;
 use crate::{
-    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, Language, OwnedSandbox, Provider,
-    ProviderError, ProviderKind, Sandbox, SandboxSpec,
+    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OwnedSandbox, Provider, ProviderError,
+    ProviderKind, Sandbox, SandboxSpec,
 };
 use account::Account;
 use async_trait::async_trait;
@@ -39,22 +40,17 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use theazo_guest_protocol::{FileEntry, Request, Response, WriteAt};
+use theazo_guest_protocol::{FileEntry, Request, WriteAt};
 use theazo_vault::SecretValue;
 
 const KIND: ProviderKind = ProviderKind::Fly;
 /// What stays as it is in a part of a path or query.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-/// What an exec may take beyond its own limit, for the guest's start and the answer's way.
-const EXEC_GRACE: Duration = Duration::from_secs(10);
-const FILE_LIMIT: Duration = Duration::from_secs(60);
 /// How long writing out and measuring before a pause may take.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(8);
 const HEALTH_LIMIT: Duration = Duration::from_secs(3);
 /// How many machines are looked at together.
 const AT_ONCE: usize = 8;
-/// Writes everything to the disk and prints the bytes of all files beneath `/data`, links not followed.
-const FAREWELL: &str = "sync; du -sbx /data 2>/dev/null | cut -f1";
 
 /// Where Fly is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -208,15 +204,7 @@ impl FlyProvider {
 
     /// Writes out and measures; a pause does not fail for it.
     async fn farewell(&self, agent: &AgentRef) -> Option<u64> {
-        let request = ExecRequest {
-            language: Language::Bash,
-            code: FAREWELL.into(),
-            timeout: FAREWELL_LIMIT,
-            stdin: Bytes::new(),
-            output_cap: 64,
-        };
-        let output = tokio::time::timeout(FAREWELL_LIMIT, self.exec(agent, request)).await.ok()?.ok()?;
-        std::str::from_utf8(&output.stdout).ok()?.trim().parse().ok()
+        guest_calls::farewell(self, agent, FAREWELL_LIMIT).await
     }
 }
 
@@ -265,24 +253,7 @@ impl Provider for FlyProvider {
     }
 
     async fn exec(&self, agent: &AgentRef, request: ExecRequest) -> Result<ExecOutput, ProviderError> {
-        let header = Request::Exec {
-            language: request.language,
-            code: request.code,
-            timeout_ms: u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX),
-            output_cap: request.output_cap,
-            payload: request.stdin.len(),
-        };
-        let frame = Frame::new(KIND, &header, &[&request.stdin])?;
-        match self.inside(agent, "exec", frame, request.timeout.saturating_add(EXEC_GRACE)).await? {
-            (
-                Response::Exec { exit_code, timed_out, stdout, stderr: _, stdout_truncated, stderr_truncated },
-                mut payload,
-            ) => {
-                let stderr = payload.split_off(stdout);
-                Ok(ExecOutput { stdout: payload, stderr, exit_code, timed_out, stdout_truncated, stderr_truncated })
-            }
-            (other, _) => Err(unexpected(KIND, "exec", other)),
-        }
+        exec_output(KIND, self.inside(agent, Call::exec(KIND, request)?).await?)
     }
 
     async fn write_file(
@@ -292,12 +263,7 @@ impl Provider for FlyProvider {
         at: Option<WriteAt>,
         data: Bytes,
     ) -> Result<(), ProviderError> {
-        const WRITE: &str = "write file";
-        let frame = Frame::new(KIND, &Request::WriteFile { path: path.into(), at, payload: data.len() }, &[&data])?;
-        match self.inside(agent, WRITE, frame, FILE_LIMIT).await? {
-            (Response::Done, _) => Ok(()),
-            (answer, _) => Err(unexpected(KIND, WRITE, answer)),
-        }
+        written(KIND, self.inside(agent, Call::write_file(KIND, path, at, &data)?).await?)
     }
 
     async fn read_file(
@@ -307,21 +273,11 @@ impl Provider for FlyProvider {
         offset: u64,
         length: u64,
     ) -> Result<FilePiece, ProviderError> {
-        const READ: &str = "read file";
-        let frame = Frame::new(KIND, &Request::ReadFile { path: path.into(), offset, length }, &[])?;
-        match self.inside(agent, READ, frame, FILE_LIMIT).await? {
-            (Response::File { size, .. }, data) => Ok(FilePiece { data, size }),
-            (answer, _) => Err(unexpected(KIND, READ, answer)),
-        }
+        piece(KIND, self.inside(agent, Call::read_file(KIND, path, offset, length)?).await?)
     }
 
     async fn list_files(&self, agent: &AgentRef, dir: &str) -> Result<Vec<FileEntry>, ProviderError> {
-        const LIST: &str = "list files";
-        let frame = Frame::new(KIND, &Request::ListFiles { dir: dir.into() }, &[])?;
-        match self.inside(agent, LIST, frame, FILE_LIMIT).await? {
-            (Response::Listing { entries }, _) => Ok(entries),
-            (answer, _) => Err(unexpected(KIND, LIST, answer)),
-        }
+        listing(KIND, self.inside(agent, Call::list_files(KIND, dir)?).await?)
     }
 
     async fn destroy(&self, agent: &AgentRef) -> Result<(), ProviderError> {

@@ -8,8 +8,8 @@ use super::parts::app_name;
 use super::presence::LOOK_AGAIN;
 use super::{FlyProvider, KIND, whole_seconds};
 use crate::frame::{Frame, take_apart, unexpected};
+use crate::guest_calls::{Answered, Call};
 use crate::{AgentRef, ProviderError};
-use bytes::Bytes;
 use http::Method;
 use serde::Deserialize;
 use serde_json::json;
@@ -149,13 +149,8 @@ impl FlyProvider {
     }
 
     /// Asks a guest in an agent's machine.
-    pub(super) async fn inside(
-        &self,
-        agent: &AgentRef,
-        operation: &'static str,
-        frame: Frame,
-        limit: Duration,
-    ) -> Result<(Response, Bytes), ProviderError> {
+    pub(super) async fn inside(&self, agent: &AgentRef, call: Call) -> Result<Answered, ProviderError> {
+        let Call { operation, frame, limit } = call;
         let agent = agent.agent.as_str();
         let mut again = true;
         loop {
