@@ -58,7 +58,10 @@ async fn a_checkpoint_is_noted_before_it_is_made_and_counts_only_if_its_run_went
     let much_later = later(&world, CHECKPOINT_GRACE_MS);
     let (_, second) = much_later.begin_checkpoint(&scope, &agent.id, NewCheckpoint::default()).await.unwrap();
     let kept = much_later.finish_checkpoint(&scope, &agent.id, &second, Some(7)).await.unwrap();
-    assert_eq!(much_later.finish_checkpoint(&scope, &agent.id, &second, Some(8)).await.unwrap().revision, kept.revision);
+    assert_eq!(
+        much_later.finish_checkpoint(&scope, &agent.id, &second, Some(8)).await.unwrap().revision,
+        kept.revision
+    );
     assert_eq!(kept.kept_checkpoint(&second).unwrap().bytes, Some(7));
     let given_up = agents.give_up_checkpoint(&scope, &agent.id, &id).await.unwrap();
     assert!(given_up.checkpoints[0].is_left_over(now_ms(), i64::MAX));
@@ -189,7 +192,11 @@ async fn of_many_retries_at_once_one_boots_and_a_termination_among_them_wins_for
         assert_eq!(booted, usize::from(!now.terminated), "{outcomes:?}");
         assert_eq!(counters(&world, &scope, &session).await.0, i64::try_from(booted).unwrap());
         if booted == 1 {
-            world.agents().transition(&scope, &agent.id, AgentStatus::Completed, |agent| agent.terminated = true).await.unwrap();
+            world
+                .agents()
+                .transition(&scope, &agent.id, AgentStatus::Completed, |agent| agent.terminated = true)
+                .await
+                .unwrap();
         }
     }
 }
