@@ -376,6 +376,10 @@ async fn without_files(
 /// Removes what an agent that is over, as it was read last, has at its provider: all, or all but its checkpoints.
 async fn remove(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: &Sandboxes) -> Result<Agent, ApiError> {
     if agent.keeps_checkpoints(now_ms()) {
+        // Whoever removes it once more could meet a retry.
+        if agent.only_checkpoints {
+            return Ok(agent.clone());
+        }
         discard(scope, agent, sandboxes).await?;
         return Ok(agents.settle_all_but_checkpoints(scope, &agent.id).await?);
     }

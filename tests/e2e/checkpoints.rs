@@ -1,6 +1,9 @@
 //! Checkpoints of running agents, resuming from one, and retrying what is over.
 
-use crate::harness::{Answer, Client, Platform, end_agent, fail_agent, make_canary, sha256};
+use crate::crash_checkpoints::on_engine;
+use crate::harness::{
+    Answer, Client, E2B_KEY, Platform, container_name, docker, end_agent, fail_agent, make_canary, sha256,
+};
 use serde_json::{Value, json};
 use theazo_store::AgentStatus;
 use theazo_tenancy::Mode;
@@ -41,8 +44,9 @@ async fn active(client: &Client, session: &str) -> Value {
     client.get(&format!("/v1/sessions/{session}/usage")).await.expect(200)["activeAgents"].clone()
 }
 
-/// All of it, as far as it is the same at every provider. `exec` says whether code really runs.
-pub async fn circle(platform: &Platform, client: &Client, mode: Mode, new: Value, exec: bool) {
+/// All of it, as far as it is the same at every provider, with an agent that is gone then. `exec` says whether code really
+/// runs.
+pub async fn circle(platform: &Platform, client: &Client, mode: Mode, new: Value, exec: bool) -> String {
     let session = client.session("checkpoints").await;
     let values = [make_canary("before"), make_canary("after")];
     client.set_secrets(&session, json!({ "KEY": values[0] })).await;
@@ -131,6 +135,7 @@ pub async fn circle(platform: &Platform, client: &Client, mode: Mode, new: Value
     act(client, &agent, "retry", json!({})).await.expect_error(409, "conflict");
     assert_eq!(progress(client, &agent).await["phase"], "second", "what it said stays");
     client.terminate(&session).await;
+    agent
 }
 
 async fn trail(client: &Client, session: &str, agent: &str) {
@@ -197,4 +202,38 @@ async fn a_retry_takes_a_place_and_has_its_whole_time_again() {
     client.terminate(&session).await;
     act(&client, &agent, "retry", json!({})).await.expect_error(409, "conflict");
     assert!(phases(&client, &agent).await.is_empty());
+}
+
+#[tokio::test]
+async fn an_agent_on_the_engine_is_resumed_and_retried_from_its_checkpoints_and_none_is_left_of_it() {
+    let platform = Platform::make("checkpoints docker").await;
+    let agent = circle(&platform, &platform.client, Mode::Live, json!({}), true).await;
+    assert_eq!(on_engine(&agent).await, (0, 0));
+}
+
+#[tokio::test]
+async fn an_agent_on_e2b_is_resumed_and_retried_from_its_checkpoints() {
+    let platform = Platform::make("checkpoints e2b").await;
+    let client = &platform.client;
+    client.post("/v1/secrets", json!({ "E2B_API_KEY": E2B_KEY })).await.expect(204);
+    let body = json!({ "credentialRef": "E2B_API_KEY" });
+    client.call("PUT", "/v1/providers/e2b", Some(&body)).await.expect(200);
+    circle(&platform, client, Mode::Live, json!({ "provider": "e2b" }), true).await;
+}
+
+#[tokio::test]
+async fn a_sandbox_that_was_lost_leaves_checkpoints_to_retry_from_and_cannot_be_checkpointed() {
+    let platform = Platform::make("checkpoints lost").await;
+    let client = &platform.client;
+    let session = client.session("u").await;
+    let agent = client.boot(&session, json!({})).await;
+    write(client, &agent, "/data/file", "kept").await;
+    checkpoint(client, &agent, "one").await;
+    docker().await.kill_container(&container_name(&agent), None).await.unwrap();
+    act(client, &agent, "checkpoints", json!({})).await.expect_error(502, "provider_error");
+    assert_eq!(status(client, &agent).await, "failed");
+    assert_eq!(phases(client, &agent).await, ["one"]);
+    act(client, &agent, "retry", json!({})).await.expect(200);
+    assert_eq!(read(client, &agent, "/data/file").await, "kept");
+    client.terminate(&session).await;
 }

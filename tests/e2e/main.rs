@@ -24,6 +24,7 @@ mod checkpoints;
 mod concurrency;
 mod crash;
 mod crash_accounts;
+mod crash_checkpoints;
 mod crash_pausing;
 mod description;
 mod e2b;

@@ -1,6 +1,6 @@
 //! Checkpoints on an engine: a volume each beside the agent's, with a copy of its files.
 //!
-//! What copies is a container of the agent image that runs `cp` and nothing else: without a network, with both volumes, as
+//! What copies is a container of the agent image that waits for a signal and runs `cp`: without a network, with both volumes, as
 //! root with the few capabilities that reading and owning any file takes. The agent's container stands still meanwhile, so
 //! that the copy is of one moment; calls that come then wait ([`super::guest`]). Memory file systems, and with them the
 //! environment, are in neither volume.
@@ -15,8 +15,8 @@ use bollard::models::{
     RestartPolicyNameEnum, VolumeCreateRequest,
 };
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions, StartContainerOptions,
-    WaitContainerOptions,
+    CreateContainerOptionsBuilder, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions,
+    StartContainerOptions, WaitContainerOptions,
 };
 use futures_util::StreamExt;
 use std::collections::HashMap;
@@ -32,7 +32,11 @@ const COPY_LIMIT: Duration = Duration::from_secs(15);
 /// How long a container or volume that the engine is busy with is waited for.
 const REMOVE_WITHIN: Duration = Duration::from_secs(15);
 const REMOVE_PAUSE: Duration = Duration::from_millis(200);
-/// What `cp` may take, in bytes and processes.
+/// Waits for a signal and copies all that there is, links, modes and owners included.
+const COPY: &str = "trap go=1 USR1; until [ \"$go\" ]; do sleep 0.02; done; exec cp -a -- /from/. /to/";
+/// After what time it is told again.
+const SIGNAL_PAUSE: Duration = Duration::from_millis(200);
+/// What that may take, in bytes and processes.
 const COPY_MEMORY: i64 = 256 * 1024 * 1024;
 const COPY_PIDS: i64 = 16;
 
@@ -101,8 +105,9 @@ impl DockerProvider {
         if !names::is_ours(Some(&made.labels), &self.config.deployment, &agent.agent) {
             return Err(failed("create volume", false, "a volume of that name belongs to somebody else"));
         }
-        // Made before the agent stands still, so that it does so for the copy alone.
+        // Ready before the agent stands still, so that it does so for the copy alone.
         let copier = self.make_copier(&agent.agent, &name, checkpoint, (&name, &volume)).await?;
+        self.start_copier(&copier).await?;
         let frozen = Frozen { docker: self.docker.clone(), name: Some(name.clone()) };
         let copied = async {
             match timed(CALL_LIMIT, self.docker.pause_container(&name)).await {
@@ -112,7 +117,7 @@ impl DockerProvider {
                 }
                 Err(error) => return Err(from_engine("pause container", error)),
             }
-            self.run_copier(&copier).await
+            self.copy(&copier).await
         };
         let copied = tokio::time::timeout(FREEZE_LIMIT, copied).await.unwrap_or(Err(ProviderError::TimedOut));
         let thawed = frozen.thaw().await;
@@ -154,7 +159,11 @@ impl DockerProvider {
         self.remove_all(&spec.agent, Files::CheckpointsStay).await?;
         self.ensure_volume(spec, &name).await?;
         let copier = self.make_copier(&spec.agent, &name, checkpoint, (&volume, &name)).await?;
-        let copied = tokio::time::timeout(COPY_LIMIT, self.run_copier(&copier)).await;
+        let copied = async {
+            self.start_copier(&copier).await?;
+            self.copy(&copier).await
+        };
+        let copied = tokio::time::timeout(COPY_LIMIT, copied).await;
         self.remove_copier(&copier).await?;
         copied.unwrap_or(Err(ProviderError::TimedOut))?;
         self.create(spec, environment).await
@@ -216,8 +225,8 @@ impl DockerProvider {
         let body = ContainerCreateBody {
             image: Some(self.config.image.clone()),
             user: Some("0:0".into()),
-            entrypoint: Some(vec!["/bin/cp".into()]),
-            cmd: Some(["-a", "--", "/from/.", "/to/"].map(String::from).to_vec()),
+            entrypoint: Some(vec!["/bin/bash".into()]),
+            cmd: Some(["-c", COPY].map(String::from).to_vec()),
             labels: Some(self.checkpoint_labels(agent, checkpoint)),
             host_config: Some(host_config),
             ..ContainerCreateBody::default()
@@ -228,12 +237,28 @@ impl DockerProvider {
         Ok(copier)
     }
 
-    /// Starts it and waits until everything is copied.
-    async fn run_copier(&self, copier: &str) -> Result<(), ProviderError> {
+    async fn start_copier(&self, copier: &str) -> Result<(), ProviderError> {
         let started = timed(CALL_LIMIT, self.docker.start_container(copier, None::<StartContainerOptions>)).await;
-        started.map_err(|error| from_engine("start container", error))?;
-        let mut ended = self.docker.wait_container(copier, None::<WaitContainerOptions>);
-        match ended.next().await {
+        started.map_err(|error| from_engine("start container", error))
+    }
+
+    /// Tells it to copy, and waits until everything is.
+    async fn copy(&self, copier: &str) -> Result<(), ProviderError> {
+        let mut ends = self.docker.wait_container(copier, None::<WaitContainerOptions>);
+        let mut ended = std::pin::pin!(ends.next());
+        let ended = loop {
+            // The first may come before it listens; later ones mean nothing to it.
+            let signal = KillContainerOptionsBuilder::default().signal("SIGUSR1").build();
+            match timed(CALL_LIMIT, self.docker.kill_container(copier, Some(signal))).await {
+                Ok(()) => {}
+                Err(error) if status(&error) == Some(409) => {}
+                Err(error) => return Err(from_engine("signal container", error)),
+            }
+            if let Ok(ended) = tokio::time::timeout(SIGNAL_PAUSE, &mut ended).await {
+                break ended;
+            }
+        };
+        match ended {
             Some(Ok(ended)) if ended.status_code == 0 => Ok(()),
             // The one for an exit code that is not zero is bollard's own.
             Some(Ok(_) | Err(bollard::errors::Error::DockerContainerWaitError { .. })) => {

@@ -181,7 +181,7 @@ async fn a_host_that_never_ends_its_answer_is_given_up_before_it_fills_the_memor
     let hosts = DockerHosts::new(&credential, &host_settings("any")).unwrap();
     let host = format!("127.0.0.1:{port}");
     let listed = tokio::time::timeout(Duration::from_secs(25), hosts.on(&host).unwrap().list_mine()).await;
-    let error = listed.expect("it is given up").err().expect("it is no answer").to_string();
+    let error = listed.expect("it is given up").expect_err("it is no answer").to_string();
     assert!(error.contains("the connection to the engine broke"), "{error}");
     // Three lists at once, and what lies in the buffers of both sides.
     let sent = sent.load(Ordering::Relaxed);

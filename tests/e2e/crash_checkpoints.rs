@@ -1,0 +1,106 @@
+//! `kill -9` of the whole control plane in the middle of checkpoints and of boots from them: what was not finished is
+//! removed, what was is there, and the agent goes on. `THEAZO_CRASH_TRIALS` says how often; 4 times unless it does.
+
+use crate::harness::{Client, Process, docker};
+use bollard::query_parameters::{ListContainersOptionsBuilder, ListVolumesOptionsBuilder};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+use theazo_providers::Provider;
+
+fn trials() -> usize {
+    std::env::var("THEAZO_CRASH_TRIALS").ok().and_then(|count| count.parse().ok()).unwrap_or(4)
+}
+
+fn random(below: u64) -> u64 {
+    u64::from_be_bytes(theazo_tenancy::make_random_bytes()) % below
+}
+
+async fn status(client: &Client, agent: &str) -> String {
+    client.get(&format!("/v1/agents/{agent}")).await.expect(200)["status"].as_str().unwrap().to_owned()
+}
+
+async fn kept(client: &Client, agent: &str) -> Vec<Value> {
+    let listed = client.get(&format!("/v1/agents/{agent}/checkpoints")).await.expect(200);
+    listed["data"].as_array().unwrap().clone()
+}
+
+/// How many containers and volumes the engine has of an agent's.
+pub async fn on_engine(agent: &str) -> (usize, usize) {
+    let filter = HashMap::from([("label", vec![format!("theazo.agent={agent}")])]);
+    let containers = ListContainersOptionsBuilder::default().all(true).filters(&filter).build();
+    let volumes = ListVolumesOptionsBuilder::default().filters(&filter).build();
+    let docker = docker().await;
+    let containers = docker.list_containers(Some(containers)).await.unwrap();
+    (containers.len(), docker.list_volumes(Some(volumes)).await.unwrap().volumes.unwrap_or_default().len())
+}
+
+/// Does that and kills the process in the middle of it. Gives its successor, and the answer if there was one.
+async fn killed(mut process: Process, path: String, body: Value) -> (Process, Option<u16>, Duration) {
+    let acting = tokio::spawn({
+        let client = process.client();
+        async move { client.try_call("POST", &path, Some(body.to_string().into_bytes())).await }
+    });
+    let delay = Duration::from_millis(5 + random(1200));
+    tokio::time::sleep(delay).await;
+    process.kill();
+    let answer = acting.await.unwrap().ok().map(|answer| answer.status);
+    (process.restart("info").await, answer, delay)
+}
+
+#[tokio::test]
+async fn a_kill_in_the_middle_of_a_checkpoint_or_of_a_boot_from_one_leaves_nothing_half_made() {
+    let mut process = Process::start("info").await;
+    let session = process.client().session("u").await;
+    let agent = process.client().boot(&session, json!({ "timeout": "24h" })).await;
+    let checkpoints = format!("/v1/agents/{agent}/checkpoints");
+    let write = |client: Client, content: String| {
+        let path = format!("/v1/agents/{agent}/files");
+        async move { client.post(&path, json!({ "path": "/data/file", "data": content })).await.expect(204) }
+    };
+    write(process.client(), "first".into()).await;
+    let first = process.client().post(&checkpoints, json!({ "phase": "first" })).await.expect(201)["id"].clone();
+    let mut seen: BTreeMap<(&str, Option<u16>), usize> = BTreeMap::new();
+    for trial in 0..trials() {
+        let phase = format!("trial {trial}");
+        write(process.client(), phase.clone()).await;
+        let before = kept(&process.client(), &agent).await.len();
+        let (next, answer, delay) = killed(process, checkpoints.clone(), json!({ "phase": phase })).await;
+        process = next;
+        let client = process.client();
+        let context = format!("checkpoint killed after {delay:?}: {answer:?}");
+        assert_eq!(status(&client, &agent).await, "ready", "{context}");
+        // It does not stand still.
+        assert_eq!(client.run(&agent, "bash", "cat /data/file").await, phase, "{context}");
+        let now = kept(&client, &agent).await;
+        assert!(now.len() == before || (now.len() == before + 1 && now[0]["phase"] == phase), "{context}: {now:?}");
+        assert!(answer != Some(201) || now.len() == before + 1, "{context}");
+        assert_eq!(on_engine(&agent).await, (1, 1 + now.len()), "{context}: {}", process.output());
+        *seen.entry(("checkpoint", answer)).or_default() += 1;
+
+        client.call("POST", &format!("/v1/agents/{agent}/pause"), None).await.expect(200);
+        let resume = format!("/v1/agents/{agent}/resume");
+        let (next, answer, delay) = killed(process, resume.clone(), json!({ "checkpoint": first })).await;
+        process = next;
+        let client = process.client();
+        let context = format!("resume killed after {delay:?}: {answer:?}");
+        let after = status(&client, &agent).await;
+        assert!(["ready", "paused"].contains(&after.as_str()), "{context}: {after} {}", process.output());
+        let usage = client.get(&format!("/v1/sessions/{session}/usage")).await.expect(200);
+        assert_eq!(usage["activeAgents"], json!(usize::from(after == "ready")), "{context}");
+        let mut begun = true;
+        if after == "paused" {
+            client.post(&resume, json!({})).await.expect(200);
+            begun = client.run(&agent, "bash", "cat /data/file").await == "first";
+        }
+        // Killed before it had begun, it was not to boot from the checkpoint.
+        let content = client.run(&agent, "bash", "cat /data/file").await;
+        assert_eq!(content, if begun { "first" } else { phase.as_str() }, "{context}");
+        assert_eq!(on_engine(&agent).await, (1, 1 + kept(&client, &agent).await.len()), "{context}");
+        *seen.entry(("resume", answer)).or_default() += 1;
+    }
+    println!("{seen:?}");
+    process.client().terminate(&session).await;
+    assert_eq!(on_engine(&agent).await, (0, 0));
+    assert!(process.provider().list_mine().await.unwrap().is_empty());
+}
