@@ -55,6 +55,9 @@ fn set_mode(path: &Path, mode: u32) -> std::io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
+/// Sends a signal to everything in a process namespace but its process 1, unless that is the namespace outside.
+const SIGNAL_ALL: &str = "[ \"$(readlink /proc/self/ns/pid)\" != \"$2\" ] && kill \"$1\" -1";
+
 impl Room {
     /// Opens the room over a sandbox's directory. Blocks until it stands.
     pub(crate) fn open(dir: &Path) -> Result<Self, EmulatorError> {
@@ -106,7 +109,10 @@ impl Room {
     pub(crate) fn freeze(&self, frozen: bool) {
         let mut kill = self.enter(User::Root, "/");
         let signal = if frozen { "-STOP" } else { "-CONT" };
-        let _ = kill.args(["/bin/bash", "-c", "kill \"$1\" -1", "kill", signal]).stderr(Stdio::null()).status();
+        // Of a room that is gone the number may be another process's by now, and this would stop all of the machine.
+        let Ok(outside) = fs::read_link("/proc/self/ns/pid") else { return };
+        kill.args(["/bin/bash", "-c", SIGNAL_ALL, "kill", signal]).arg(outside);
+        let _ = kill.stderr(Stdio::null()).status();
         // What entered a process from outside stops itself with it, and is continued by nobody else. It may be about to.
         for pause in [Duration::ZERO, Duration::from_millis(20)].into_iter().filter(|_| !frozen) {
             std::thread::sleep(pause);
