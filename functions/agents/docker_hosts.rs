@@ -8,10 +8,14 @@ use theazo_http::{ApiError, ErrorCode};
 use theazo_providers::docker::{DockerHosts, HostRanges, HostSettings};
 use theazo_providers::{Provider, ProviderKind};
 use theazo_store::{ProviderAccess, ProviderConfig};
-use theazo_tenancy::TenantScope;
+use theazo_tenancy::{PlatformId, TenantScope};
 
-/// Credentials whose hosts are kept connected; then all are let go, which costs a connection each.
+/// Platforms whose hosts are kept connected; then all are let go, which costs a connection each.
 const MOST: usize = 64;
+
+/// A platform's hosts, and the hash of the credential and image that they are of: when either changes, so do they, and the
+/// keys of before are not kept.
+type Known = HashMap<PlatformId, ([u8; 32], Arc<DockerHosts>)>;
 
 /// Docker for one deployment.
 #[derive(Clone)]
@@ -20,8 +24,7 @@ pub struct Docker {
     pub(super) own: Option<Arc<dyn Provider>>,
     ranges: HostRanges,
     deployment: String,
-    /// By the hash of credential and image: whoever has another credential has other connections.
-    known: Arc<Mutex<HashMap<[u8; 32], Arc<DockerHosts>>>>,
+    known: Arc<Mutex<Known>>,
 }
 
 impl Docker {
@@ -40,9 +43,11 @@ impl Docker {
         let Some((config, credential)) = access.open(scope, NAME).await? else { return Ok(None) };
         let image = config.image.clone().ok_or_else(|| not_configured(NAME))?;
         let digest = Sha256::new().chain_update(image.as_bytes()).chain_update([0]).chain_update(credential.expose());
-        let key: [u8; 32] = digest.finalize().into();
+        let digest: [u8; 32] = digest.finalize().into();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(hosts) = known.get(&key) {
+        if let Some((of, hosts)) = known.get(scope.platform())
+            && *of == digest
+        {
             return Ok(Some((config, hosts.clone())));
         }
         let settings = HostSettings { deployment: self.deployment.clone(), image, ranges: self.ranges.clone() };
@@ -56,7 +61,7 @@ impl Docker {
             known.clear();
         }
         let hosts = Arc::new(hosts);
-        known.insert(key, hosts.clone());
+        known.insert(scope.platform().clone(), (digest, hosts.clone()));
         Ok(Some((config, hosts)))
     }
 }
