@@ -150,7 +150,7 @@ impl DockerHosts {
 }
 
 /// The one with the largest part of its places free; none if all are full or silent.
-fn emptiest<'a>(rooms: Vec<(&'a Host, Result<Room, ProviderError>)>) -> Option<&'a Host> {
+fn emptiest(rooms: Vec<(&Host, Result<Room, ProviderError>)>) -> Option<&Host> {
     let mut best: Option<(&Host, Room)> = None;
     for (host, room) in rooms {
         match room {
