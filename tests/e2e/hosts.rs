@@ -72,7 +72,9 @@ impl World {
     }
 
     async fn exec(&self, agent: &str) -> crate::harness::Answer {
-        let body = json!({ "language": "bash", "code": "printf %s \"$HUBSPOT_API_KEY\" | wc -c" });
+        // Each is another call: one that failed is answered the same again for a while.
+        let code = format!("printf %s \"$HUBSPOT_API_KEY\" | wc -c # {}", AgentId::make());
+        let body = json!({ "language": "bash", "code": code });
         self.client.post(&format!("/v1/agents/{agent}/exec"), body).await
     }
 
