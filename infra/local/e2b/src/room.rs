@@ -107,22 +107,6 @@ impl Room {
         let mut kill = self.enter(User::Root, "/");
         let signal = if frozen { "-STOP" } else { "-CONT" };
         let _ = kill.args(["/bin/bash", "-c", "kill \"$1\" -1", "kill", signal]).stderr(Stdio::null()).status();
-        // What entered a process from outside stops itself with it, and is continued by nobody else. It may be about to.
-        for pause in [Duration::ZERO, Duration::from_millis(20)].into_iter().filter(|_| !frozen) {
-            std::thread::sleep(pause);
-            self.continue_entered();
-        }
-    }
-
-    fn continue_entered(&self) {
-        let target = format!("nsenter\0--target={}\0", self.init);
-        let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
-        for pid in pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
-            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            if command.starts_with(target.as_bytes()) {
-                send(pid, Signal::CONT);
-            }
-        }
     }
 }
 
