@@ -147,6 +147,7 @@ async fn checkpoints(recorder: &mut Recorder, session: &str, new: Value) {
 pub(super) async fn over(recorder: &mut Recorder, session: &str, new: Value) -> String {
     let none = Value::Null;
     let agent = id(&recorder.ok("agents-create", &[session], new).await);
+    recorder.ok("agents-files-write", &[&agent], json!({ "path": "/data/a", "data": "one" })).await;
     let about = json!({ "phase": "p", "progress": 5, "metadata": { "a": "b" } });
     let first = id(&recorder.ok("agents-checkpoints-create", &[&agent], about).await);
     recorder.ok("agents-pause", &[&agent], none.clone()).await;

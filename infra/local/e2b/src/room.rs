@@ -113,22 +113,6 @@ impl Room {
         let Ok(outside) = fs::read_link("/proc/self/ns/pid") else { return };
         kill.args(["/bin/bash", "-c", SIGNAL_ALL, "kill", signal]).arg(outside);
         let _ = kill.stderr(Stdio::null()).status();
-        // What entered a process from outside stops itself with it, and is continued by nobody else. It may be about to.
-        for pause in [Duration::ZERO, Duration::from_millis(20)].into_iter().filter(|_| !frozen) {
-            std::thread::sleep(pause);
-            self.continue_entered();
-        }
-    }
-
-    fn continue_entered(&self) {
-        let target = format!("nsenter\0--target={}\0", self.init);
-        let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
-        for pid in pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
-            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            if command.starts_with(target.as_bytes()) {
-                send(pid, Signal::CONT);
-            }
-        }
     }
 }
 

@@ -83,6 +83,9 @@ struct State {
     refuses_files_only: bool,
 }
 
+/// How often a copy is tried again.
+const COPIES: u32 = 20;
+
 pub(crate) struct Sandboxes {
     dir: PathBuf,
     seed: [u8; 32],
@@ -345,11 +348,15 @@ impl Sandboxes {
         let names: Vec<String> = name.map(|name| format!("team/{name}:default")).into_iter().collect();
         let shown = names.first().cloned().unwrap_or(snapshot);
         let target = self.dir.join(make_id("snapshot-"));
-        // It is of one moment, and the sandbox runs on.
-        let freeze = |frozen| run.iter().for_each(|run| run.room.freeze(frozen));
-        freeze(true);
-        let copied = copy(&dir, &target);
-        freeze(false);
+        // The sandbox runs on, and may remove what is being copied.
+        let mut copied = copy(&dir, &target);
+        for _ in 0..COPIES {
+            if copied.is_ok() {
+                break;
+            }
+            let _ = std::fs::remove_dir_all(&target);
+            copied = copy(&dir, &target);
+        }
         copied?;
         if let (true, Some(run)) = (memory, run) {
             self.records.add("snapshot", Some(id), "memory", json!({ "envVars": run.envs }));

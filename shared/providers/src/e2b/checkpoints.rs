@@ -106,9 +106,7 @@ impl E2bProvider {
         checkpoint: &str,
     ) -> Result<Sandbox, ProviderError> {
         let frame = Frame::deliver(KIND, environment)?;
-        let is_it = |named: &super::checkpoints::Named| {
-            named.agent == spec.agent && named.checkpoint.as_deref() == Some(checkpoint)
-        };
+        let is_it = |named: &Named| named.agent == spec.agent && named.checkpoint.as_deref() == Some(checkpoint);
         let kept = self.named_snapshots().await?.into_iter().find(is_it).ok_or(ProviderError::SandboxGone)?;
         self.service().known.forget(self.fingerprint, &spec.agent);
         self.remove_sandboxes(&spec.agent).await?;
