@@ -15,7 +15,8 @@ pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes, replays: R
     let (principal, agent, new) = authenticate(&call, &agents, parse).await?;
     let scope = principal.scope();
     let work = async {
-        let made = checkpoints::make(&principal, &agent, new, &agents, &sandboxes);
+        // On the heap: what all it may have to take back makes it large.
+        let made = Box::pin(checkpoints::make(&principal, &agent, new, &agents, &sandboxes));
         Answer::json(201, &noted(&scope, &agent, &agents, TAKES, made).await?)
     };
     once(&call, &principal, &replays, None, work).await

@@ -51,7 +51,7 @@ pub(super) fn describe(name: &str) -> Option<Operation> {
         "agents-secrets-list" => agent("What an agent booted with").gives(200, component("AgentSecrets")),
         "agents-progress" => agent("How far an agent has come").gives(200, component("AgentProgress")),
         "agents-checkpoints-create" => agent("Keep a running agent's files as they are, to boot from later")
-            .more("Of `/data` alone, at one moment: never of memory, nor of the environment. The agent runs on; its processes may stand still for a moment. An agent has at most 10, and with one more the oldest goes; they go with the agent when it is terminated, and 30 days after it has ended in another way. A provider that does not keep files alone answers `conflict`. Of an agent one is made at a time.")
+            .more("Of `/data` alone: never of memory, nor of the environment. The agent runs on, and what it writes just then may be caught half way. An agent has at most 10, and with one more the oldest goes; they go with the agent when it is terminated, and 30 days after it has ended in another way. A provider that does not keep files alone answers `conflict`. Of an agent one is made at a time.")
             .body_if_any(component("NewCheckpoint"))
             .gives(201, component("Checkpoint"))
             .refuses(&[Conflict, UnprocessableEntity, Provider, NoProvidersAvailable]),

@@ -1,22 +1,24 @@
 //! Checkpoints on an engine: a volume each beside the agent's, with a copy of its files.
 //!
-//! What copies is a container of the agent image that waits for a signal and runs `cp`: without a network, with both volumes, as
-//! root with the few capabilities that reading and owning any file takes. The agent's container stands still meanwhile, so
-//! that the copy is of one moment; calls that come then wait ([`super::guest`]). Memory file systems, and with them the
-//! environment, are in neither volume.
+//! What copies is a container of the agent image that runs `cp`: without a network, with both volumes, as root with the few
+//! capabilities that reading and owning any file takes. Memory file systems, and with them the environment, are in neither
+//! volume.
+//!
+//! The agent runs on meanwhile, so the copy is of no single moment: a file that is written just then may be caught half
+//! way. Having the engine stand the agent's container still is no way out: on Docker 20.10 an exec that begins at that
+//! moment never ends, and nobody gets the container moving again (seen here; its freezer holds a half-made process).
 
-use super::failure::{failed, from_engine, says, status, timed};
+use super::failure::{failed, from_engine, status, timed};
 use super::parts::Files;
 use super::{CALL_LIMIT, DockerProvider, names};
 use crate::{AgentRef, Environment, Kept, Provider, ProviderError, Sandbox, SandboxSpec};
-use bollard::Docker;
 use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType, MountVolumeOptions, RestartPolicy,
     RestartPolicyNameEnum, VolumeCreateRequest,
 };
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions,
-    StartContainerOptions, WaitContainerOptions,
+    CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions, StartContainerOptions,
+    WaitContainerOptions,
 };
 use futures_util::StreamExt;
 use std::collections::HashMap;
@@ -25,60 +27,26 @@ use tokio::time::Instant;
 
 /// Which checkpoint a volume is, or a container makes.
 const CHECKPOINT_LABEL: &str = "theazo.checkpoint";
-/// How long an agent may stand still for a copy. What takes longer is given up: its calls wait for it.
-const FREEZE_LIMIT: Duration = Duration::from_secs(9);
-/// How long a copy to boot from may take.
+/// How long a copy may take.
 const COPY_LIMIT: Duration = Duration::from_secs(15);
 /// How long a container or volume that the engine is busy with is waited for.
 const REMOVE_WITHIN: Duration = Duration::from_secs(15);
 const REMOVE_PAUSE: Duration = Duration::from_millis(200);
-/// Waits for a signal and copies all that there is, links, modes and owners included.
-const COPY: &str = "trap go=1 USR1; until [ \"$go\" ]; do sleep 0.02; done; exec cp -a -- /from/. /to/";
-/// After what time it is told again.
-const SIGNAL_PAUSE: Duration = Duration::from_millis(200);
+/// Copies all that there is, links, modes and owners included. What moved away under its hands has it begin again; in the end
+/// what is gone is gone, but a file that was replaced meanwhile must not be missing.
+const COPY: &str = r#"
+gone=': No such file or directory$'
+for try in 1 2 3 4 5 6 7 8; do
+    find /to -mindepth 1 -delete
+    said=$(cp -a -- /from/. /to/ 2>&1) && exit 0
+    printf '%s\n' "$said" | grep -qvE "$gone|, as it was replaced while being copied$" && exit 1
+    sleep 0.0$try
+done
+! printf '%s\n' "$said" | grep -qv -- "$gone"
+"#;
 /// What that may take, in bytes and processes.
 const COPY_MEMORY: i64 = 256 * 1024 * 1024;
 const COPY_PIDS: i64 = 16;
-
-/// A container that stands still. Whatever becomes of the call, it goes on.
-struct Frozen {
-    docker: Docker,
-    name: Option<String>,
-}
-
-impl Frozen {
-    async fn thaw(mut self) -> Result<(), ProviderError> {
-        let Some(name) = self.name.clone() else { return Ok(()) };
-        let thawed = thaw(&self.docker, &name).await;
-        if thawed.is_ok() {
-            self.name = None;
-        }
-        thawed
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        let (Some(name), Ok(runtime)) = (self.name.take(), tokio::runtime::Handle::try_current()) else { return };
-        let docker = self.docker.clone();
-        runtime.spawn(async move {
-            if let Err(error) = thaw(&docker, &name).await {
-                tracing::warn!(name, %error, "a container stands still until its checkpoint is cleaned up");
-            }
-        });
-    }
-}
-
-/// Has a container go on. One that is gone, or does not stand still, is left alone.
-async fn thaw(docker: &Docker, name: &str) -> Result<(), ProviderError> {
-    match timed(CALL_LIMIT, docker.unpause_container(name)).await {
-        Ok(()) => Ok(()),
-        Err(error) if status(&error) == Some(404) || says(&error, "not paused") || says(&error, "not running") => {
-            Ok(())
-        }
-        Err(error) => Err(from_engine("unpause container", error)),
-    }
-}
 
 fn copier_name(name: &str) -> String {
     format!("{name}-copy")
@@ -105,25 +73,9 @@ impl DockerProvider {
         if !names::is_ours(Some(&made.labels), &self.config.deployment, &agent.agent) {
             return Err(failed("create volume", false, "a volume of that name belongs to somebody else"));
         }
-        // Ready before the agent stands still, so that it does so for the copy alone.
         let copier = self.make_copier(&agent.agent, &name, checkpoint, (&name, &volume)).await?;
-        self.start_copier(&copier).await?;
-        let frozen = Frozen { docker: self.docker.clone(), name: Some(name.clone()) };
-        let copied = async {
-            match timed(CALL_LIMIT, self.docker.pause_container(&name)).await {
-                Ok(()) => {}
-                Err(error) if matches!(status(&error), Some(404)) || says(&error, "not running") => {
-                    return Err(ProviderError::SandboxGone);
-                }
-                Err(error) => return Err(from_engine("pause container", error)),
-            }
-            self.copy(&copier).await
-        };
-        let copied = tokio::time::timeout(FREEZE_LIMIT, copied).await.unwrap_or(Err(ProviderError::TimedOut));
-        let thawed = frozen.thaw().await;
-        self.remove_copier(&copier).await?;
-        thawed?;
-        copied.map(|()| Kept { bytes: None })
+        self.copy(&copier).await?;
+        Ok(Kept { bytes: None })
     }
 
     /// Removes a checkpoint's volume, and what an interrupted call has left of its making.
@@ -131,15 +83,10 @@ impl DockerProvider {
         let (name, volume) = (names::resource_name(&agent.agent)?, names::resource_name(checkpoint)?);
         let copier = self.inspect(&copier_name(&name)).await?;
         let copies = copier.as_ref().and_then(|found| found.config.as_ref()?.labels.as_ref()?.get(CHECKPOINT_LABEL));
-        // While another checkpoint is made, the agent stands still for that one.
-        if copies.is_none_or(|copied| copied == checkpoint) {
-            if copier.is_some_and(|found| self.is_agents_container(&found, &agent.agent)) {
-                self.remove_copier(&copier_name(&name)).await?;
-            }
-            let paused = self.inspect(&name).await?.filter(|found| self.is_agents_container(found, &agent.agent));
-            if paused.and_then(|found| found.state?.paused).unwrap_or(false) {
-                thaw(&self.docker, &name).await?;
-            }
+        // It may be making another one.
+        let is_its = copies.is_none_or(|copied| copied == checkpoint);
+        if is_its && copier.is_some_and(|found| self.is_agents_container(&found, &agent.agent)) {
+            self.remove_copier(&copier_name(&name)).await?;
         }
         self.remove_checkpoint_volume(&agent.agent, checkpoint, &volume).await
     }
@@ -159,13 +106,7 @@ impl DockerProvider {
         self.remove_all(&spec.agent, Files::CheckpointsStay).await?;
         self.ensure_volume(spec, &name).await?;
         let copier = self.make_copier(&spec.agent, &name, checkpoint, (&volume, &name)).await?;
-        let copied = async {
-            self.start_copier(&copier).await?;
-            self.copy(&copier).await
-        };
-        let copied = tokio::time::timeout(COPY_LIMIT, copied).await;
-        self.remove_copier(&copier).await?;
-        copied.unwrap_or(Err(ProviderError::TimedOut))?;
+        self.copy(&copier).await?;
         self.create(spec, environment).await
     }
 
@@ -237,28 +178,17 @@ impl DockerProvider {
         Ok(copier)
     }
 
-    async fn start_copier(&self, copier: &str) -> Result<(), ProviderError> {
-        let started = timed(CALL_LIMIT, self.docker.start_container(copier, None::<StartContainerOptions>)).await;
-        started.map_err(|error| from_engine("start container", error))
+    /// Has it copy, waits until everything is, and removes it.
+    async fn copy(&self, copier: &str) -> Result<(), ProviderError> {
+        let copied = tokio::time::timeout(COPY_LIMIT, self.run_copier(copier)).await;
+        self.remove_copier(copier).await?;
+        copied.unwrap_or(Err(ProviderError::TimedOut))
     }
 
-    /// Tells it to copy, and waits until everything is.
-    async fn copy(&self, copier: &str) -> Result<(), ProviderError> {
-        let mut ends = self.docker.wait_container(copier, None::<WaitContainerOptions>);
-        let mut ended = std::pin::pin!(ends.next());
-        let ended = loop {
-            // The first may come before it listens; later ones mean nothing to it.
-            let signal = KillContainerOptionsBuilder::default().signal("SIGUSR1").build();
-            match timed(CALL_LIMIT, self.docker.kill_container(copier, Some(signal))).await {
-                Ok(()) => {}
-                Err(error) if status(&error) == Some(409) => {}
-                Err(error) => return Err(from_engine("signal container", error)),
-            }
-            if let Ok(ended) = tokio::time::timeout(SIGNAL_PAUSE, &mut ended).await {
-                break ended;
-            }
-        };
-        match ended {
+    async fn run_copier(&self, copier: &str) -> Result<(), ProviderError> {
+        let started = timed(CALL_LIMIT, self.docker.start_container(copier, None::<StartContainerOptions>)).await;
+        started.map_err(|error| from_engine("start container", error))?;
+        match self.docker.wait_container(copier, None::<WaitContainerOptions>).next().await {
             Some(Ok(ended)) if ended.status_code == 0 => Ok(()),
             // The one for an exit code that is not zero is bollard's own.
             Some(Ok(_) | Err(bollard::errors::Error::DockerContainerWaitError { .. })) => {

@@ -117,21 +117,9 @@ impl DockerProvider {
             cmd: Some(vec![GUEST_PATH.to_owned()]),
             ..CreateExecOptions::default()
         };
-        let begin = || async {
-            let exec = self.docker.create_exec(name, options.clone()).await?;
-            let options = StartExecOptions { detach: false, tty: false, output_capacity: Some(READ_SIZE) };
-            self.docker.start_exec(&exec.id, Some(options)).await
-        };
-        // A container stands still while its files are copied; nothing has begun then. Whoever asks has a limit.
-        let begun = loop {
-            match begin().await {
-                Err(error) if status(&error) == Some(409) && says(&error, "paused") => {
-                    tokio::time::sleep(END_PAUSE).await;
-                }
-                begun => break begun.map_err(Exchange::Refused)?,
-            }
-        };
-        match begun {
+        let exec = self.docker.create_exec(name, options).await.map_err(Exchange::Refused)?;
+        let options = StartExecOptions { detach: false, tty: false, output_capacity: Some(READ_SIZE) };
+        match self.docker.start_exec(&exec.id, Some(options)).await.map_err(Exchange::Refused)? {
             StartExecResults::Attached { output, input } => converse(output, input, frame).await,
             StartExecResults::Detached => Err(Exchange::Odd("the engine did not attach to the guest")),
         }
