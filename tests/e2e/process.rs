@@ -229,7 +229,7 @@ async fn quickstart_provider(running: &mut DevCommand, temp: &Path) -> DockerPro
 fn deployment_in(temp: &Path) -> Option<String> {
     let folder = std::fs::read_dir(temp).ok()?.flatten().map(|entry| entry.path()).next()?;
     let name = folder.file_name()?.to_str()?;
-    assert!(name.starts_with("theazo-quickstart-"), "{name}");
+    assert!(name.starts_with("theazo-"), "{name}");
     let text = std::fs::read_to_string(folder.join("stack/deployment")).ok()?;
     Some(text.trim().to_owned()).filter(|text| !text.is_empty())
 }

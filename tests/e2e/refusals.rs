@@ -354,6 +354,7 @@ async fn providers_and_whoami_have_exactly_their_fields() {
     assert_eq!(fields(&rows[0]), ["health", "provider", "source"]);
     assert_eq!(rows[0]["health"]["healthy"], true, "{listed}");
     assert_eq!((&rows[1]["provider"], &rows[1]["credentialRef"]), (&json!("e2b"), &json!("E2B")));
-    assert_eq!(fields(&rows[1]), ["config", "credentialRef", "health", "provider", "source", "updatedAt"]);
+    let own = ["config", "credentialRef", "health", "limits", "priority", "provider", "source", "updatedAt"];
+    assert_eq!(fields(&rows[1]), own);
     assert_eq!(rows[1]["config"], json!({ "template": "base" }));
 }

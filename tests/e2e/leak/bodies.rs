@@ -67,7 +67,13 @@ pub(super) fn wrong_bodies(route: &str, value: &str) -> Vec<String> {
             json!({ "path": "/data/x", "data": value, "offset": value }),
             json!({ "path": "/data/x", "data": value, "append": value }),
         ],
-        "providers-set" => vec![json!({ "credentialRef": value }), json!({ "credentialRef": [value] })],
+        "providers-set" => vec![
+            json!({ "credentialRef": value }),
+            json!({ "credentialRef": [value] }),
+            json!({ "credentialRef": "KEPT_OUT", "priority": value }),
+            json!({ "credentialRef": "KEPT_OUT", "limits": value }),
+            json!({ "credentialRef": "KEPT_OUT", "limits": { "maxConcurrent": value } }),
+        ],
         // The agent is not paused, so that none of these resumes it.
         "agents-resume" => vec![
             json!({ "provider": value }),
@@ -82,7 +88,6 @@ pub(super) fn wrong_bodies(route: &str, value: &str) -> Vec<String> {
             json!({ "progress": value }),
             json!({ "metadata": value }),
             json!({ "metadata": { "k": [value] } }),
-            json!({ "metadata": { value: 5 } }),
         ],
         "api-keys-create" => vec![
             json!({ "name": [value], "environment": "live" }),
