@@ -11,8 +11,18 @@ use std::{
 };
 
 /// Files that name `expose`, how often, and why.
-const EXPOSURES: [(&str, usize, &str); 8] = [
+const EXPOSURES: [(&str, usize, &str); 10] = [
+    (
+        "functions/agents/docker_hosts.rs",
+        1,
+        "a digest of the credential tells whose connections to Docker hosts are whose",
+    ),
     ("functions/secrets/body.rs", 2, "a request's body is read as secrets: a time among them, and zero bytes refused"),
+    (
+        "shared/providers/src/docker/credential.rs",
+        1,
+        "the hosts' certificates and keys are read, for the connections to them",
+    ),
     ("shared/providers/src/e2b/account.rs", 1, "the account's API key goes into the header that carries it"),
     ("shared/providers/src/e2b/mod.rs", 1, "a digest of the account's API key tells accounts apart"),
     (
