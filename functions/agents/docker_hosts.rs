@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use theazo_http::{ApiError, ErrorCode};
-use theazo_providers::docker::{DockerHosts, HostRanges, HostSettings};
+use theazo_providers::docker::{DockerHosts, HostRanges, HostSettings, Standing};
 use theazo_providers::{Provider, ProviderKind};
 use theazo_store::{ProviderAccess, ProviderConfig};
 use theazo_tenancy::{PlatformId, TenantScope};
@@ -64,6 +64,11 @@ impl Docker {
         known.insert(scope.platform().clone(), (digest, hosts.clone()));
         Ok(Some((config, hosts)))
     }
+}
+
+/// Which of a platform's hosts take new agents.
+pub(super) fn standing(config: &ProviderConfig) -> Standing<'_> {
+    Standing { draining: &config.draining, enrolled: &config.enrolled }
 }
 
 /// The refusal of a call to an agent that is on a host which its platform's credential does not name any more.

@@ -2,7 +2,7 @@
 //! configured, test ones the simulated provider. What a caller asks for does not change which of the two worlds it is in;
 //! the mode of its credential does.
 
-use super::docker_hosts::{Docker, not_among_the_hosts};
+use super::docker_hosts::{Docker, not_among_the_hosts, standing};
 use super::simulated::TenantDisk;
 use std::sync::{Arc, OnceLock};
 use theazo_http::{ApiError, ErrorCode};
@@ -220,7 +220,12 @@ impl Sandboxes {
         if (scope.mode(), kind) == (Mode::Live, ProviderKind::Docker)
             && let Some((config, hosts)) = self.docker.hosts(scope, &self.access).await?
         {
-            let host = hosts.place(&config.draining).await;
+            let standing = standing(&config);
+            if !hosts.any_takes(standing) {
+                let why = "every Docker host of the platform drains, or has not been enrolled";
+                return Err(ApiError::new(ErrorCode::NoProvidersAvailable, why).detail("provider", kind.as_str()));
+            }
+            let host = hosts.place(standing).await;
             let host = host.map_err(|error| super::failure::to_api(kind.as_str(), &error))?;
             return Ok(Place { host: Some(host), max_concurrent: config.max_concurrent });
         }
@@ -236,7 +241,7 @@ impl Sandboxes {
         if ProviderKind::parse(name) == Some(ProviderKind::Docker) {
             let hosts = self.docker.hosts(scope, &self.access).await?;
             let (config, hosts) = hosts.ok_or_else(|| not_configured(name))?;
-            return Ok(hosts.health(&config.draining).await);
+            return Ok(hosts.health(standing(&config)).await);
         }
         Ok(self.provider(scope, name).await?.health().await)
     }

@@ -33,13 +33,7 @@ pub async fn handle(
     let read = |scope: ReadScope| {
         let (call, configs, agents) = (&call, &configs, &agents);
         async move {
-            let (kind, credential, mut settings) = parse(call)?;
-            if kind == ProviderKind::Docker && !asks_to_drain(call)? {
-                // Hosts go on draining until somebody says otherwise.
-                let configured = configs.list(&scope).await?;
-                let before = configured.into_iter().find(|config| config.provider == kind.as_str());
-                settings.draining = before.map(|before| before.draining).unwrap_or_default();
-            }
+            let (kind, credential, settings) = parse(call)?;
             if settings.organization.is_some() {
                 let configured = configs.list(&scope).await?;
                 let before = configured.iter().find(|config| config.provider == kind.as_str());
@@ -146,21 +140,15 @@ fn read_docker(fields: &Fields) -> Result<ProviderSettings, ApiError> {
     if let Some(other) = config.names().find(|name| !["image", DRAINING].contains(name)) {
         return Err(ApiError::not_built(&format!("config.{other}")));
     }
-    let draining = config.text_list(DRAINING)?.unwrap_or_default();
+    // Without it, hosts go on draining until somebody says otherwise.
+    let draining = config.text_list(DRAINING)?;
     let plain = |byte: u8| byte.is_ascii_graphic();
     let is_name = |name: &&str| !name.is_empty() && name.len() <= MAX_HOST && name.bytes().all(plain);
-    if draining.len() > MAX_DRAINING || !draining.iter().all(is_name) {
+    if draining.iter().any(|draining| draining.len() > MAX_DRAINING || !draining.iter().all(is_name)) {
         return Err(ApiError::invalid("config.draining", "must be at most 32 names of hosts, like host:2376"));
     }
-    let draining = draining.into_iter().map(str::to_ascii_lowercase).collect();
+    let draining = draining.map(|draining| draining.into_iter().map(str::to_ascii_lowercase).collect());
     Ok(ProviderSettings { image: Some(read_image(&config)?), draining, ..ProviderSettings::default() })
-}
-
-/// Whether the request says which hosts drain.
-fn asks_to_drain(call: &Call) -> Result<bool, ApiError> {
-    let fields = call.request().fields(false)?;
-    let config = fields.object("config")?;
-    Ok(config.is_some_and(|config| config.names().any(|name| name == DRAINING)))
 }
 
 fn is_label(byte: u8) -> bool {

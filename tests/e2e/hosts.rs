@@ -50,6 +50,14 @@ impl World {
         self.client.call("PUT", "/v1/providers/docker", Some(&body)).await.expect(200)
     }
 
+    /// Says of both hosts what `cargo admin host enroll` does when it has found them closed.
+    async fn enroll(&self) {
+        let configs = ProviderConfigs::new(self.own.stack.deployment().table().clone());
+        for (host, identity) in self.hosts().identities() {
+            configs.enroll(&self.scope, "docker", &host, Some(&identity)).await.unwrap();
+        }
+    }
+
     /// The hosts as the deployment uses them.
     fn hosts(&self) -> DockerHosts {
         let settings = HostSettings {
@@ -131,6 +139,13 @@ async fn a_platforms_own_docker_hosts_run_its_agents_and_one_that_dies_takes_onl
     assert_eq!((&shown["source"], &shown["config"]["image"]), (&json!("platform"), &json!(image)));
     let listed = client.get("/v1/providers").await;
     assert!(!listed.text.contains("BEGIN"), "{}", listed.text);
+    // Not before agents were found to be kept from it.
+    let refused = client.post(&format!("/v1/sessions/{session}/agents"), json!({ "provider": "docker" })).await;
+    let refused = refused.expect_error(503, "no_providers_available");
+    assert!(refused["message"].as_str().unwrap().contains("enrolled"), "{refused}");
+    let (healthy, message) = world.health().await;
+    assert!(!healthy && message.matches("(not enrolled)").count() == 2, "{message}");
+    world.enroll().await;
     assert!(world.health().await.0, "{:?}", world.health().await);
 
     // The main job, four times, which is what there is room for; the engine of the deployment is not asked for a fifth.

@@ -81,7 +81,7 @@ pub(crate) enum AdminError {
         provider: &'static str,
     },
     /// Agents on some hosts reach what they must not, or nobody knows.
-    #[error("{0} hosts do not keep agents from what they must not reach: put their firewall in place, or drain them")]
+    #[error("{0} hosts are not known to keep agents from what they must not reach: `host enroll` sets them up")]
     HostsOpen(usize),
     /// The platform has no host of that name.
     #[error("the platform's credential has no host {0}")]
@@ -89,6 +89,9 @@ pub(crate) enum AdminError {
     /// The credential of a platform's hosts cannot be used.
     #[error("the credential of the platform's Docker hosts {0}")]
     HostCredential(String),
+    /// The engine that has the agent image cannot be used.
+    #[error(transparent)]
+    Engine(#[from] theazo_providers::ProviderError),
     /// No answer in time.
     #[error("no answer within {} s", .0.as_secs())]
     TimedOut(Duration),

@@ -1,32 +1,30 @@
-//! Docker hosts of platforms: whether agents on them are kept from what they must not reach, and taking them out of use.
+//! Docker hosts of platforms: setting them up, whether agents on them are kept from what they must not reach, and taking them
+//! out of use.
 
 use crate::error::AdminError;
 use crate::key::{self, Environment};
 use crate::output::{Output, Show, note};
 use crate::target::Target;
 use crate::vault::{VaultArgs, operator};
+use bollard::Docker;
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use std::net::{Ipv4Addr, ToSocketAddrs};
-use std::sync::Arc;
-use std::time::Duration;
+use std::net::ToSocketAddrs;
 use theazo_functions::deployment::Deployment;
-use theazo_providers::docker::{DockerHosts, HostSettings};
-use theazo_providers::{
-    AgentRef, Environment as Variables, ExecRequest, Language, Provider, ProviderError, ProviderKind, SandboxSpec,
-};
+use theazo_host_guard::{GuardError, Lasting, Probe, load_image, put_firewall, remove_probes};
+use theazo_providers::docker::{DockerHosts, Endpoint, HostSettings, connect};
+use theazo_providers::{Provider, ProviderError};
 use theazo_store::{ProviderAccess, ProviderConfigs, StoreError};
 use theazo_tenancy::{PlatformId, TenantScope};
 
 const DOCKER: &str = "docker";
 /// The deployment that probes belong to, so that nothing else takes them for agents of its own.
 const PROBES: &str = "theazo-host-probe";
-/// How long one may live that was left.
-const PROBE_LIFE: Duration = Duration::from_secs(120);
 /// The port that the second probe listens on, for the first one to try.
 const SIBLING_PORT: u16 = 8099;
 /// Where hosts usually listen themselves, beside the port of the engine.
 const HOST_PORTS: [u16; 3] = [22, 2375, 2376];
+const METADATA: &str = "169.254.169.254:80";
 
 #[derive(Args)]
 pub(crate) struct Host {
@@ -38,8 +36,23 @@ pub(crate) struct Host {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Sets hosts up, and only then has them take agents: gives each the agent image, puts its firewall in place, and probes
+    /// it. Exits with 1 when one of them is not closed, or when that cannot be found out.
+    Enroll {
+        /// The platform's id
+        #[arg(value_parser = key::platform_id)]
+        platform: PlatformId,
+        /// Only this host, as HOST:PORT
+        host: Option<String>,
+        /// The engine that has the agent image, for hosts that do not
+        #[arg(long, default_value = "unix:///var/run/docker.sock")]
+        image_from: String,
+        /// Which of its two configurations
+        #[arg(long, default_value = "live")]
+        environment: Environment,
+    },
     /// Puts two agents on each host and has one try what it must not reach; exits with 1 when it reaches anything, or when
-    /// that cannot be found out.
+    /// that cannot be found out. A host on which it does takes no new agents until it is enrolled again.
     Probe {
         /// The platform's id
         #[arg(value_parser = key::platform_id)]
@@ -66,7 +79,7 @@ enum Verb {
     },
 }
 
-/// What `probe` answers.
+/// What `enroll` and `probe` answer.
 #[derive(Serialize)]
 #[serde(transparent)]
 struct Probed(Vec<Line>);
@@ -91,14 +104,14 @@ impl Host {
     pub(crate) async fn run(&self, target: &Target, output: &Output) -> Result<(), AdminError> {
         let deployment = self.vault.deployment(target).await?;
         match &self.verb {
+            Verb::Enroll { platform, host, image_from, environment } => {
+                let scope = operator().tenant(platform, (*environment).into());
+                let enrolling = Hosts::open(&deployment, &scope, host.as_deref()).await?;
+                judge(enrolling.enroll(image_from).await?, output)
+            }
             Verb::Probe { platform, host, environment } => {
                 let scope = operator().tenant(platform, (*environment).into());
-                let probed = probe_all(&deployment, &scope, host.as_deref()).await?;
-                output.show(&probed)?;
-                match probed.0.iter().filter(|line| !line.closed).count() {
-                    0 => Ok(()),
-                    open => Err(AdminError::HostsOpen(open)),
-                }
+                judge(Hosts::open(&deployment, &scope, host.as_deref()).await?.probe().await?, output)
             }
             Verb::Drain { platform, host, undo, environment } => {
                 let scope = operator().tenant(platform, (*environment).into());
@@ -108,17 +121,16 @@ impl Host {
     }
 }
 
-/// The platform's hosts as its configuration has them, with `deployment` owning what is made there.
-async fn open(deployment: &Deployment, scope: &TenantScope, owner: &str) -> Result<DockerHosts, AdminError> {
+/// The platform's hosts and agent image as its configuration has them, with `owner` owning what is made there.
+async fn open(deployment: &Deployment, scope: &TenantScope, owner: &str) -> Result<(DockerHosts, String), AdminError> {
     let access = ProviderAccess::new(deployment.table().clone(), deployment.keys().clone());
     let unconfigured = || AdminError::NotConfigured { platform: scope.platform().clone(), provider: DOCKER };
     let (config, credential) = access.open(scope, DOCKER).await?.ok_or_else(unconfigured)?;
-    let settings = HostSettings {
-        deployment: owner.to_owned(),
-        image: config.image.ok_or_else(unconfigured)?,
-        ranges: deployment.config().docker_ranges.clone(),
-    };
-    DockerHosts::new(&credential, &settings).map_err(|fault| AdminError::HostCredential(fault.to_string()))
+    let image = config.image.ok_or_else(unconfigured)?;
+    let ranges = deployment.config().docker_ranges.clone();
+    let settings = HostSettings { deployment: owner.to_owned(), image: image.clone(), ranges };
+    let hosts = DockerHosts::new(&credential, &settings);
+    Ok((hosts.map_err(|fault| AdminError::HostCredential(fault.to_string()))?, image))
 }
 
 async fn drain(
@@ -127,7 +139,7 @@ async fn drain(
     host: &str,
     draining: bool,
 ) -> Result<Drained, AdminError> {
-    let hosts = open(deployment, scope, &deployment.config().name).await?;
+    let (hosts, _) = open(deployment, scope, &deployment.config().name).await?;
     // One that is not there any more can still be taken off the list.
     if draining && hosts.on(host).is_none() {
         return Err(AdminError::NoSuchHost(host.to_owned()));
@@ -141,58 +153,118 @@ async fn drain(
     Ok(Drained { platform: scope.platform().to_string(), host: host.to_owned(), status })
 }
 
-async fn probe_all(deployment: &Deployment, scope: &TenantScope, only: Option<&str>) -> Result<Probed, AdminError> {
-    let hosts = open(deployment, scope, PROBES).await?;
-    let mut lines = Vec::new();
-    for (host, provider) in hosts.each().filter(|(host, _)| only.is_none_or(|only| only == *host)) {
+/// Answers, and fails unless all hosts are closed.
+fn judge(probed: Probed, output: &Output) -> Result<(), AdminError> {
+    output.show(&probed)?;
+    match probed.0.iter().filter(|line| !line.closed).count() {
+        0 => Ok(()),
+        open => Err(AdminError::HostsOpen(open)),
+    }
+}
+
+/// The hosts of a platform that a command is about. What is made there belongs to probes.
+struct Hosts<'a> {
+    configs: ProviderConfigs,
+    scope: &'a TenantScope,
+    hosts: DockerHosts,
+    image: String,
+    only: Option<&'a str>,
+}
+
+impl<'a> Hosts<'a> {
+    async fn open(deployment: &Deployment, scope: &'a TenantScope, only: Option<&'a str>) -> Result<Self, AdminError> {
+        let (hosts, image) = open(deployment, scope, PROBES).await?;
+        if let Some(host) = only
+            && hosts.on(host).is_none()
+        {
+            return Err(AdminError::NoSuchHost(host.to_owned()));
+        }
+        Ok(Self { configs: ProviderConfigs::new(deployment.table().clone()), scope, hosts, image, only })
+    }
+
+    fn each(&self) -> impl Iterator<Item = (String, String)> {
+        let all = self.hosts.identities().into_iter();
+        all.filter(|(host, _)| self.only.is_none_or(|only| only == host))
+    }
+
+    async fn enroll(&self, image_from: &str) -> Result<Probed, AdminError> {
+        let from = connect(&Endpoint::parse(image_from)?)?;
+        let mut lines = Vec::new();
+        for (host, identity) in self.each() {
+            let line = match self.set_up(&host, &from).await {
+                Ok(lasting) => {
+                    let line = self.look(&host).await?;
+                    if line.closed {
+                        self.configs.enroll(self.scope, DOCKER, &host, Some(&identity)).await?;
+                    }
+                    line.with(lasting)
+                }
+                Err(error) => Line { host, closed: false, message: error.to_string() },
+            };
+            lines.push(line);
+        }
+        Ok(Probed(lines))
+    }
+
+    async fn set_up(&self, host: &str, from: &Docker) -> Result<Lasting, GuardError> {
+        let no_engine = || GuardError::Firewall("there is no engine".into());
+        let engine = self.hosts.engine(host).ok_or_else(no_engine)?;
+        note(&format!("Giving {host} the image {}.", self.image));
+        load_image(from, &engine, &self.image).await?;
+        note(&format!("Putting the firewall of {host} in place."));
+        put_firewall(&engine, &self.image).await
+    }
+
+    async fn probe(&self) -> Result<Probed, AdminError> {
+        let mut lines = Vec::new();
+        for (host, _) in self.each() {
+            lines.push(self.look(&host).await?);
+        }
+        Ok(Probed(lines))
+    }
+
+    /// Probes one. Where an agent reached something, no other is put until it is enrolled again.
+    async fn look(&self, host: &str) -> Result<Line, AdminError> {
         note(&format!("Probing {host}."));
-        let (closed, message) = match probe(host, &provider).await {
+        let provider = self.hosts.on(host).ok_or_else(|| AdminError::NoSuchHost(host.to_owned()))?;
+        let (closed, message) = match probe(host, &*provider).await {
             Ok(reached) if reached.is_empty() => (true, "an agent reaches nothing that it must not".to_owned()),
-            Ok(reached) => (false, format!("an agent reached {reached}")),
+            Ok(reached) => {
+                self.configs.enroll(self.scope, DOCKER, host, None).await?;
+                (false, format!("an agent reached {}", reached.join(", ")))
+            }
             // What is not known to be closed is open.
             Err(error) => (false, format!("it could not be found out: {error}")),
         };
-        lines.push(Line { host: host.to_owned(), closed, message });
+        Ok(Line { host: host.to_owned(), closed, message })
     }
-    match only {
-        Some(host) if lines.is_empty() => Err(AdminError::NoSuchHost(host.to_owned())),
-        _ => Ok(Probed(lines)),
+}
+
+impl Line {
+    /// Says how long the firewall stays.
+    fn with(mut self, lasting: Lasting) -> Self {
+        if lasting == Lasting::UntilRestart {
+            self.message
+                .push_str("; the firewall is gone when the host restarts, for want of systemd: enroll it again then");
+        }
+        self
     }
 }
 
 /// What an agent on the host reaches that it must not.
-async fn probe(host: &str, provider: &Arc<dyn Provider>) -> Result<String, ProviderError> {
+async fn probe(host: &str, provider: &dyn Provider) -> Result<Vec<String>, ProviderError> {
     remove_probes(provider).await?;
     let tried = try_from_agent(host, provider).await;
     remove_probes(provider).await?;
     tried
 }
 
-async fn remove_probes(provider: &Arc<dyn Provider>) -> Result<(), ProviderError> {
-    for probe in provider.list_mine().await? {
-        provider.destroy(&AgentRef { agent: probe.agent }).await?;
-    }
-    Ok(())
-}
-
-async fn try_from_agent(host: &str, provider: &Arc<dyn Provider>) -> Result<String, ProviderError> {
-    let (near, sibling) = (make(provider, "a").await?, make(provider, "b").await?);
-    let listening = format!("{LISTEN}listen({SIBLING_PORT})\n{ADDRESSES}");
-    let addresses = run(provider, &sibling, &listening).await?;
-    let own = run(provider, &near, ADDRESSES).await?;
-    let parse = |text: &str| text.split_whitespace().map(str::parse).collect::<Result<Vec<Ipv4Addr>, _>>().ok();
-    let (Some([_, gateway]), Some([there, other_gateway])) = (
-        parse(&own).and_then(|found| <[Ipv4Addr; 2]>::try_from(found).ok()),
-        parse(&addresses).and_then(|found| <[Ipv4Addr; 2]>::try_from(found).ok()),
-    ) else {
-        return Err(unclear("the probes have no addresses"));
-    };
-    // The sibling can be reached from itself; otherwise that nobody else reaches it would say nothing.
-    let itself = format!("targets = '{there}:{SIBLING_PORT}'\n{CONNECT}");
-    if run(provider, &sibling, &itself).await?.trim().is_empty() {
-        return Err(unclear("what should be kept from reaching a probe is not there"));
-    }
-    let mut targets = vec![format!("{there}:{SIBLING_PORT}"), "169.254.169.254:80".to_owned()];
+async fn try_from_agent(host: &str, provider: &dyn Provider) -> Result<Vec<String>, ProviderError> {
+    let (near, sibling) = (Probe::start(provider, "a").await?, Probe::start(provider, "b").await?);
+    sibling.listen(SIBLING_PORT).await?;
+    let (_, gateway) = near.addresses().await?;
+    let (there, other_gateway) = sibling.addresses().await?;
+    let mut targets = vec![format!("{there}:{SIBLING_PORT}"), METADATA.to_owned()];
     // The engine listens at its port for certain. Its host has that port on every address, agents' gateways among them.
     let port = host.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(2376);
     let named = host.to_socket_addrs().into_iter().flatten().map(|address| address.ip().to_string());
@@ -202,72 +274,7 @@ async fn try_from_agent(host: &str, provider: &Arc<dyn Provider>) -> Result<Stri
     }
     targets.sort_unstable();
     targets.dedup();
-    let reached = run(provider, &near, &format!("targets = '{}'\n{CONNECT}", targets.join(" "))).await?;
-    Ok(reached.split_whitespace().collect::<Vec<_>>().join(", "))
-}
-
-async fn make(provider: &Arc<dyn Provider>, which: &str) -> Result<AgentRef, ProviderError> {
-    let agent = AgentRef { agent: format!("agt_probe_{which}") };
-    let spec = SandboxSpec {
-        agent: agent.agent.clone(),
-        session: "ses_probe".into(),
-        platform: "plt_probe".into(),
-        lifetime: PROBE_LIFE,
-        internet: true,
-        region: None,
-    };
-    provider.create(&spec, &Variables::default()).await?;
-    Ok(agent)
-}
-
-/// Prints the own address and the default gateway.
-const ADDRESSES: &str = "import socket, struct
-routes = [line.split() for line in open('/proc/net/route')][1:]
-gateway = [socket.inet_ntoa(struct.pack('<L', int(r[2], 16))) for r in routes if r[1] == '00000000'][0]
-probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-probe.connect((gateway, 9))
-print(probe.getsockname()[0], gateway)";
-
-/// Has a process listen that stays.
-const LISTEN: &str = "import socket, subprocess, sys, time
-def listen(port):
-    code = 'import socket; s = socket.create_server((\"0.0.0.0\", %d))\\nwhile True: s.accept()[0].close()' % port
-    subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                     stderr=subprocess.DEVNULL, start_new_session=True)
-    time.sleep(1)
-";
-
-/// Prints which of the targets take a connection.
-const CONNECT: &str = "import socket, threading
-def reach(target):
-    host, port = target.split(':')
-    try:
-        socket.create_connection((host, int(port)), timeout=2).close()
-        print(target, end=' ', flush=True)
-    except OSError:
-        pass
-threads = [threading.Thread(target=reach, args=(t,)) for t in targets.split()]
-for thread in threads: thread.start()
-for thread in threads: thread.join()";
-
-async fn run(provider: &Arc<dyn Provider>, agent: &AgentRef, code: &str) -> Result<String, ProviderError> {
-    let request = ExecRequest {
-        language: Language::Python,
-        code: code.into(),
-        timeout: Duration::from_secs(20),
-        stdin: bytes::Bytes::new(),
-        output_cap: 4096,
-    };
-    let ran = provider.exec(agent, request).await?;
-    match ran.exit_code {
-        0 => Ok(String::from_utf8_lossy(&ran.stdout).into_owned()),
-        _ => Err(unclear("a program of the probe failed")),
-    }
-}
-
-fn unclear(reason: &str) -> ProviderError {
-    let (provider, reason) = (ProviderKind::Docker, reason.to_owned());
-    ProviderError::Failed { provider, operation: "probe", status: None, retryable: true, reason }
+    near.reaches(&targets).await
 }
 
 impl Show for Probed {

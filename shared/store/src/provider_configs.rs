@@ -6,6 +6,7 @@ use crate::table::{from_item, number};
 use crate::transaction::{Committed, Expression, Transaction, back_off};
 use crate::{AuditAction, KeyRing, StoreError, Table};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use theazo_tenancy::{ReadScope, TenantScope};
 use theazo_vault::SecretValue;
 
@@ -58,6 +59,9 @@ pub struct ProviderConfig {
     /// Which of its hosts take no new agents.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub draining: Vec<String>,
+    /// What its hosts are known by that were found to keep agents from what they must not reach. Only the operator changes it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub enrolled: BTreeMap<String, String>,
     /// Unix milliseconds of the last change.
     pub updated_at_ms: i64,
 }
@@ -77,8 +81,8 @@ pub struct ProviderSettings {
     pub priority: Option<u32>,
     /// How many agents may run there at a time.
     pub max_concurrent: Option<u32>,
-    /// Which of its hosts take no new agents.
-    pub draining: Vec<String>,
+    /// Which of its hosts take no new agents; without it, the same as before.
+    pub draining: Option<Vec<String>>,
 }
 
 impl ProviderConfigs {
@@ -106,12 +110,42 @@ impl ProviderConfigs {
         host: &str,
         draining: bool,
     ) -> Result<ProviderConfig, StoreError> {
+        self.change(scope, provider, |config| {
+            config.draining.retain(|other| other != host);
+            config.draining.extend(draining.then(|| host.to_owned()));
+        })
+        .await
+    }
+
+    /// Has a provider's host take agents, as the one that is known by `identity`; without it, none from now on.
+    ///
+    /// # Errors
+    /// As [`ProviderConfigs::drain`].
+    pub async fn enroll(
+        &self,
+        scope: &TenantScope,
+        provider: &str,
+        host: &str,
+        identity: Option<&str>,
+    ) -> Result<ProviderConfig, StoreError> {
+        self.change(scope, provider, |config| {
+            config.enrolled.remove(host);
+            config.enrolled.extend(identity.map(|identity| (host.to_owned(), identity.to_owned())));
+        })
+        .await
+    }
+
+    async fn change(
+        &self,
+        scope: &TenantScope,
+        provider: &str,
+        change: impl Fn(&mut ProviderConfig),
+    ) -> Result<ProviderConfig, StoreError> {
         let key = scope.providers()?.row(provider);
         for attempt in 0..ATTEMPTS {
             let mut config = self.0.get::<ProviderConfig>(&key).await?.ok_or(StoreError::NotFound)?;
-            let unchanged = Expression::new("updated_at_ms = :read").value(":read", number(config.updated_at_ms));
-            config.draining.retain(|other| other != host);
-            config.draining.extend(draining.then(|| host.to_owned()));
+            let unchanged = as_read(Some(&config));
+            change(&mut config);
             config.updated_at_ms = crate::now_ms().max(config.updated_at_ms + 1);
             let transaction = Transaction::default().put(&self.0, &key, &config, unchanged)?.audit(
                 &self.0,
@@ -140,6 +174,14 @@ impl ProviderConfigs {
             Committed::Yes => Ok(()),
             Committed::Refused { .. } => Err(StoreError::NotFound),
         }
+    }
+}
+
+/// That a configuration is still as it was read.
+fn as_read(config: Option<&ProviderConfig>) -> Expression {
+    match config {
+        Some(config) => Expression::new("updated_at_ms = :read").value(":read", number(config.updated_at_ms)),
+        None => Expression::new("attribute_not_exists(pk)"),
     }
 }
 
@@ -217,7 +259,7 @@ impl ProviderCredentials {
         expect: Option<&ExpectCredential>,
     ) -> Result<ProviderConfig, StoreError> {
         let ProviderSettings { template, image, organization, region, priority, max_concurrent, draining } = settings;
-        let config = ProviderConfig {
+        let mut config = ProviderConfig {
             provider: provider.to_owned(),
             credential: credential.canonical().to_owned(),
             template,
@@ -226,14 +268,24 @@ impl ProviderCredentials {
             region,
             priority,
             max_concurrent,
-            draining,
+            draining: draining.clone().unwrap_or_default(),
+            enrolled: BTreeMap::new(),
             updated_at_ms: crate::now_ms(),
         };
         let shield = ProviderShield { table: &self.table, keys: &self.keys, expect };
         for attempt in 0..ATTEMPTS {
-            let shielding = shield.shield(scope, credential).await?;
-            let transaction =
-                shielding.put(&self.table, &scope.providers()?.row(provider), &config, Expression::default())?;
+            // What others say of the hosts stays, also when they say it at this moment.
+            let (configured, shielding) = tokio::try_join!(list(&self.table, scope), shield.shield(scope, credential))?;
+            let before = configured.into_iter().find(|config| config.provider == provider);
+            let unchanged = as_read(before.as_ref());
+            if let Some(before) = before {
+                config.updated_at_ms = crate::now_ms().max(before.updated_at_ms + 1);
+                config.enrolled = before.enrolled;
+                if draining.is_none() {
+                    config.draining = before.draining;
+                }
+            }
+            let transaction = shielding.put(&self.table, &scope.providers()?.row(provider), &config, unchanged)?;
             let note = Noted { provider: provider.to_owned() };
             let transaction =
                 transaction.put(&self.table, &scope.provider_work_key(provider), &note, Expression::default())?;

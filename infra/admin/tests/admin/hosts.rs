@@ -1,10 +1,22 @@
 //! Docker hosts of platforms, by the command.
 
 use crate::local::{Local, stderr, stdout, text};
+use bollard::query_parameters::{ListContainersOptions, ListContainersOptionsBuilder, RemoveImageOptions};
 use serde_json::{Value, json};
 use theazo_docker_hosts::{Host, credential};
+use theazo_providers::docker::Endpoint;
 
-const FIREWALL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../local/setup/firewall.sh");
+/// Sends what agents send to the host on to the firewall's own rules.
+const RULE: [&str; 5] = ["INPUT", "-i", "ag-+", "-j", "THEAZO-INPUT"];
+
+/// Runs what the engine's start wants.
+const STARTED: &str = "set -e
+    unit=/etc/systemd/system/docker.service.wants/theazo-firewall.service
+    exec $(sed -n 's/^ExecStart=//p' \"$unit\")";
+
+fn all_containers() -> ListContainersOptions {
+    ListContainersOptionsBuilder::new().all(true).build()
+}
 
 /// The lines of a command that may fail after it has answered.
 async fn lines(local: &Local, args: &[&str]) -> (bool, Vec<Value>) {
@@ -14,7 +26,7 @@ async fn lines(local: &Local, args: &[&str]) -> (bool, Vec<Value>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_is_open_until_its_firewall_keeps_an_agent_from_it_and_drains_when_it_is_told_to() {
+async fn a_host_takes_agents_once_its_firewall_keeps_one_from_it_and_until_it_is_open_or_drains() {
     if !theazo_docker_hosts::can_run() {
         return;
     }
@@ -29,14 +41,49 @@ async fn a_host_is_open_until_its_firewall_keeps_an_agent_from_it_and_drains_whe
     let body = json!({ "credentialRef": "HOSTS", "config": { "image": image } });
     local.done(key, "PUT", "/providers/docker", Some(body)).await;
 
+    let health = async || local.done(key, "GET", "/providers", None).await["data"][0]["health"].clone();
+
     let (closed, found) = lines(&local, &["host", "probe", id]).await;
     let message = text(&found[0]["message"]);
     assert!(!closed && found[0]["closed"] == false && message.contains(&name), "{found:?}");
-    host.run("sh", &[FIREWALL, "install"]).await;
+    let said = health().await;
+    assert!(said["healthy"] == false && text(&said["message"]).contains("not enrolled"), "{said}");
+    for verb in ["enroll", "probe"] {
+        let elsewhere = local.with_folder(&["host", verb, id, "198.51.100.1:2376"]).await;
+        assert!(!elsewhere.status.success() && stderr(&elsewhere).contains("has no host"), "{}", stderr(&elsewhere));
+    }
+
+    // Neither the image is there nor a firewall.
+    host.engine().remove_image(&image, None::<RemoveImageOptions>, None).await.unwrap();
+    let nowhere = ["host", "enroll", id, "--image-from", "unix:///nowhere.sock"];
+    let (enrolled, found) = lines(&local, &nowhere).await;
+    assert!(!enrolled && found[0]["closed"] == false && health().await["healthy"] == false, "{found:?}");
+    let Endpoint::Unix(socket) = &engine else { panic!("the image is on another machine") };
+    let source = format!("unix://{}", socket.display());
+    let enroll = ["host", "enroll", id, &name, "--image-from", &source];
+    let (enrolled, found) = lines(&local, &enroll).await;
+    assert!(enrolled && found.len() == 1 && text(&found[0]["message"]).contains("for want of systemd"), "{found:?}");
+    assert_eq!(health().await["healthy"], true, "{}", health().await);
+    assert!(host.engine().list_containers(Some(all_containers())).await.unwrap().is_empty());
+
+    // Configuring anew changes nothing of it. A host that is found to be open is out of use from then on.
+    let body = json!({ "credentialRef": "HOSTS", "config": { "image": image } });
+    local.done(key, "PUT", "/providers/docker", Some(body)).await;
+    assert_eq!(health().await["healthy"], true, "{}", health().await);
+    host.run("iptables", &[&["-D"], &RULE[..]].concat()).await;
+    let (closed, found) = lines(&local, &["host", "probe", id]).await;
+    assert!(!closed && text(&found[0]["message"]).contains(&name), "{found:?}");
+    assert_eq!(health().await["healthy"], false, "{}", health().await);
+    host.run("mkdir", &["-p", "/run/systemd/system"]).await;
+    let (enrolled, found) = lines(&local, &enroll).await;
+    assert!(enrolled && !text(&found[0]["message"]).contains("systemd"), "{found:?}");
+    assert_eq!(health().await["healthy"], true, "{}", health().await);
+    host.run("iptables", &[&["-C"], &RULE[..]].concat()).await;
+    // What systemd is told to do at each start of the engine.
+    host.run("iptables", &[&["-D"], &RULE[..]].concat()).await;
+    host.run("sh", &["-c", STARTED]).await;
     let (closed, found) = lines(&local, &["host", "probe", id, &name]).await;
     assert!(closed && found.len() == 1 && found[0]["closed"] == true, "{found:?}");
-    let elsewhere = local.with_folder(&["host", "probe", id, "198.51.100.1:2376"]).await;
-    assert!(!elsewhere.status.success() && stderr(&elsewhere).contains("has no host"), "{}", stderr(&elsewhere));
 
     let drained = local.with_folder(&["host", "drain", id, &name]).await;
     assert!(drained.status.success(), "{}", stderr(&drained));

@@ -18,15 +18,17 @@ const ENDS_WITHIN: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The host's first process. The shell stays, because whatever loses its parent is its to wait for. What containers and
-/// images take is in memory, and what containerd keeps at a fixed place is the host's own.
+/// images take is in memory, and what is kept at fixed places, or written to its settings, is the host's own.
 const INIT: &str = r#"
 set -e
 dir=$1 port=$2 parent=$3
 ip link set lo up
-mkdir -p /run/containerd "$dir/data" "$dir/exec"
-mount -t tmpfs -o mode=0711,size=3g tmpfs /run/containerd
+mkdir -p "$dir/data" "$dir/exec"
+mount -t tmpfs -o mode=0755,size=3g tmpfs /run
 mount -t tmpfs -o mode=0711,size=3g tmpfs "$dir/data"
 mount -t tmpfs -o mode=0711,size=256m tmpfs "$dir/exec"
+mkdir "$dir/exec/etc" "$dir/exec/etc-work"
+mount -t overlay -o "lowerdir=/etc,upperdir=$dir/exec/etc,workdir=$dir/exec/etc-work" overlay /etc
 dockerd --data-root "$dir/data" --exec-root "$dir/exec" --pidfile "$dir/exec/pid" \
   --host "unix://$dir/docker.sock" --host "tcp://0.0.0.0:$port" \
   --tlsverify --tlscacert "$dir/ca.pem" --tlscert "$dir/cert.pem" --tlskey "$dir/key.pem" \
@@ -77,7 +79,7 @@ impl Namespace {
 
     pub(crate) async fn run(&self, program: &str, arguments: &[&str]) {
         let pid = self.first.to_string();
-        let all: Vec<&str> = ["-t", &pid, "-n", program].into_iter().chain(arguments.iter().copied()).collect();
+        let all: Vec<&str> = ["-t", &pid, "-m", "-n", program].into_iter().chain(arguments.iter().copied()).collect();
         run("nsenter", &all).await;
     }
 

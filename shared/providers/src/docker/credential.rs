@@ -7,6 +7,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde::{Deserialize, Deserializer};
+use sha2::{Digest, Sha256};
 use std::net::IpAddr;
 use std::sync::Arc;
 use theazo_vault::SecretValue;
@@ -36,6 +37,8 @@ impl CredentialFault {
 pub(super) struct Described {
     /// `host:port`, what agents' rows and people know it by.
     pub(super) name: String,
+    /// Which host it is: a hash of the name and of the authorities that vouch for it.
+    pub(super) identity: String,
     pub(super) max_agents: u32,
     pub(super) endpoint: TlsEndpoint,
 }
@@ -101,7 +104,10 @@ fn describe(host: WrittenHost, ranges: &HostRanges) -> Result<Described, &'stati
         return Err("maxAgents must be 1 to 1000");
     }
     let mut roots = RootCertStore::empty();
+    let name = format!("{}:{port}", bracketed(&server));
+    let mut identity = Sha256::new().chain_update(&name);
     for certificate in certificates(&host.ca).ok_or("ca must be a certificate in PEM")? {
+        identity.update(Sha256::digest(&certificate));
         roots.add(certificate).map_err(|_| "ca must be a certificate in PEM")?;
     }
     let chain = certificates(&host.cert).ok_or("cert must be a certificate in PEM")?;
@@ -113,9 +119,8 @@ fn describe(host: WrittenHost, ranges: &HostRanges) -> Result<Described, &'stati
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, key)
         .map_err(|_| "key must be the private key of cert")?;
-    let name = format!("{}:{port}", bracketed(&server));
     let endpoint = TlsEndpoint::new(server, port, &name, Arc::new(tls), ranges.clone());
-    Ok(Described { name, max_agents: host.max_agents, endpoint })
+    Ok(Described { name, identity: hex::encode(identity.finalize()), max_agents: host.max_agents, endpoint })
 }
 
 fn certificates(pem: &str) -> Option<Vec<CertificateDer<'static>>> {

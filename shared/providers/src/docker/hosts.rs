@@ -8,7 +8,9 @@ use super::credential::{CredentialFault, read};
 use super::ranges::HostRanges;
 use super::{DockerConfig, DockerProvider, Endpoint};
 use crate::{Health, Provider, ProviderError};
+use bollard::Docker;
 use futures_util::future::join_all;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use theazo_vault::SecretValue;
@@ -37,9 +39,30 @@ pub struct DockerHosts(Vec<Host>);
 
 struct Host {
     name: String,
+    identity: String,
     provider: Arc<DockerProvider>,
     /// Until when it is asked last, because it did not answer.
     down_until: Mutex<Option<Instant>>,
+}
+
+/// Which of a platform's hosts take new agents.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing<'a> {
+    /// Names of those that take no new ones.
+    pub draining: &'a [String],
+    /// Those that were found to keep agents from what they must not reach, as [`DockerHosts::identities`] gives them: no
+    /// other takes any.
+    pub enrolled: &'a BTreeMap<String, String>,
+}
+
+impl Standing<'_> {
+    /// Why a host takes no new agents, if it does not.
+    fn refuses(self, host: &Host) -> Option<&'static str> {
+        if self.enrolled.get(&host.name) != Some(&host.identity) {
+            return Some("not enrolled");
+        }
+        self.draining.contains(&host.name).then_some("draining")
+    }
 }
 
 /// How much room a host has.
@@ -82,7 +105,8 @@ impl DockerHosts {
             config.subnet_pool = config.subnet_pool.limited(described.max_agents);
             config.prefer_gvisor = true;
             let provider = DockerProvider::new(config).map_err(|_| CredentialFault::no_client())?;
-            Ok(Host { name: described.name, provider: Arc::new(provider), down_until: Mutex::default() })
+            let (name, identity) = (described.name, described.identity);
+            Ok(Host { name, identity, provider: Arc::new(provider), down_until: Mutex::default() })
         });
         hosts.collect::<Result<_, _>>().map(Self)
     }
@@ -106,13 +130,29 @@ impl DockerHosts {
         self.0.iter().map(|host| (host.name.as_str(), host.provider.clone() as Arc<dyn Provider>))
     }
 
+    /// The engine of a host, through which whoever has it is root there: for the operator, who sets hosts up.
+    pub fn engine(&self, host: &str) -> Option<Docker> {
+        let host = self.0.iter().find(|other| other.name == host)?;
+        Some(host.provider.docker.clone())
+    }
+
+    /// What tells each from another host of the same name, for which other authorities vouch.
+    pub fn identities(&self) -> BTreeMap<String, String> {
+        self.0.iter().map(|host| (host.name.clone(), host.identity.clone())).collect()
+    }
+
+    /// Whether any host takes new agents, if it has room.
+    pub fn any_takes(&self, standing: Standing<'_>) -> bool {
+        self.0.iter().any(|host| standing.refuses(host).is_none())
+    }
+
     /// The host that the next agent goes to. No place is kept for it: whoever comes second to a last place is told so by
     /// [`Provider::create`].
     ///
     /// # Errors
     /// [`ProviderError::NoCapacity`] when no host that answers has room.
-    pub async fn place(&self, draining: &[String]) -> Result<String, ProviderError> {
-        let mut hosts: Vec<&Host> = self.0.iter().filter(|host| !draining.contains(&host.name)).collect();
+    pub async fn place(&self, standing: Standing<'_>) -> Result<String, ProviderError> {
+        let mut hosts: Vec<&Host> = self.0.iter().filter(|host| standing.refuses(host).is_none()).collect();
         shuffle(&mut hosts);
         hosts.sort_by_key(|host| host.is_down());
         let (drawn, others) = hosts.split_at(hosts.len().min(DRAWN));
@@ -126,7 +166,7 @@ impl DockerHosts {
     }
 
     /// Whether agents can be made on any of them, and what is to be known of the others.
-    pub async fn health(&self, draining: &[String]) -> Health {
+    pub async fn health(&self, standing: Standing<'_>) -> Health {
         let asked = join_all(self.0.iter().map(|host| async {
             let (health, room) = futures_util::future::join(host.provider.health(), host.room()).await;
             match room {
@@ -139,11 +179,11 @@ impl DockerHosts {
             }
         }));
         let asked: Vec<(bool, String)> = asked.await;
-        let is_open = |host: &Host| !draining.contains(&host.name);
-        let healthy = self.0.iter().zip(&asked).any(|(host, (healthy, _))| is_open(host) && *healthy);
-        let lines = self.0.iter().zip(asked).map(|(host, (_, line))| match is_open(host) {
-            true => line,
-            false => format!("{line} (draining)"),
+        let mut hosts = self.0.iter().zip(&asked);
+        let healthy = hosts.any(|(host, (healthy, _))| *healthy && standing.refuses(host).is_none());
+        let lines = self.0.iter().zip(asked).map(|(host, (_, line))| match standing.refuses(host) {
+            None => line,
+            Some(why) => format!("{line} ({why})"),
         });
         Health { healthy, message: lines.collect::<Vec<_>>().join("; ") }
     }

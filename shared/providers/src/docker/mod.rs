@@ -28,7 +28,7 @@ mod tls;
 mod transport;
 
 pub use credential::CredentialFault;
-pub use hosts::{DockerHosts, HostSettings};
+pub use hosts::{DockerHosts, HostSettings, Standing};
 pub use ranges::HostRanges;
 pub use subnets::SubnetPool;
 pub use tls::TlsEndpoint;

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use theazo_docker_hosts::{Authority, Host};
-use theazo_providers::docker::{DockerHosts, HostRanges};
-use theazo_providers::{AgentRef, Language, ProviderError};
+use theazo_providers::docker::{DockerHosts, HostRanges, Standing};
+use theazo_providers::{AgentRef, Health, Language, ProviderError};
 use theazo_vault::SecretValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -20,9 +20,18 @@ use tokio::net::{TcpListener, TcpStream};
 const SILENT_WITHIN: Duration = Duration::from_secs(8);
 
 /// Puts a new agent on one of the hosts, as the control plane does: another is looked for when one was full after all.
+/// All of them take agents.
+fn open(enrolled: &BTreeMap<String, String>) -> Standing<'_> {
+    Standing { draining: &[], enrolled }
+}
+
+async fn health(hosts: &DockerHosts) -> Health {
+    hosts.health(open(&hosts.identities())).await
+}
+
 async fn put(hosts: &DockerHosts) -> Result<(String, AgentRef), ProviderError> {
     for _ in 0..4 {
-        let (host, spec) = (hosts.place(&[]).await?, spec());
+        let (host, spec) = (hosts.place(open(&hosts.identities())).await?, spec());
         match hosts.on(&host).unwrap().create(&spec, &environment(&[("KEY", "v")])).await {
             Ok(_) => return Ok((host, agent(&spec))),
             Err(ProviderError::NoCapacity) => hosts.on(&host).unwrap().destroy(&agent(&spec)).await.unwrap(),
@@ -68,15 +77,15 @@ async fn ping_without_certificate(host: &Host) -> std::io::Result<String> {
 
 /// Both sides show a certificate of the host's own authority, and nobody else's will do.
 async fn knows_only_its_own(host: &Host) {
-    assert!(with(host, &[]).health(&[]).await.healthy);
+    assert!(health(&with(host, &[])).await.healthy);
     let other = Authority::make("another");
-    let foreign = with(host, &[("ca", other.cert())]).health(&[]).await;
+    let foreign = health(&with(host, &[("ca", other.cert())])).await;
     assert!(!foreign.healthy && foreign.message.contains("not one of the given authority"), "{}", foreign.message);
     let client = other.client();
-    let refused = with(host, &[("cert", &client.cert), ("key", &client.key)]).health(&[]).await;
+    let refused = health(&with(host, &[("cert", &client.cert), ("key", &client.key)])).await;
     assert!(!refused.healthy && refused.message.contains("does not take the given certificate"), "{}", refused.message);
     let server = host.authority.server("198.51.100.1");
-    let misused = with(host, &[("cert", &server.cert), ("key", &server.key)]).health(&[]).await;
+    let misused = health(&with(host, &[("cert", &server.cert), ("key", &server.key)])).await;
     assert!(!misused.healthy, "a server's certificate is none of a client's: {}", misused.message);
     // Without any.
     let bare = ping_without_certificate(host).await;
@@ -89,7 +98,7 @@ async fn knows_only_its_own(host: &Host) {
     let mut named = host.entry(1);
     named["url"] = "tcp://localhost:2376".into();
     let named = SecretValue::from_text(serde_json::json!({ "hosts": [named] }).to_string());
-    let named = DockerHosts::new(&named, &settings).unwrap().health(&[]).await;
+    let named = health(&DockerHosts::new(&named, &settings).unwrap()).await;
     assert!(!named.healthy && named.message.contains("none that hosts may have"), "{}", named.message);
 }
 
@@ -103,6 +112,15 @@ async fn agents_go_where_there_is_room_and_a_host_that_dies_takes_only_its_own_a
     tokio::join!(knows_only_its_own(&one), knows_only_its_own(&two));
     let (small, large) = (one.name(), two.name());
     let all = hosts(&[(&one, 2), (&two, 4)], &image);
+    let enrolled = all.identities();
+    let nobody = BTreeMap::new();
+    assert!(matches!(all.place(open(&nobody)).await, Err(ProviderError::NoCapacity)));
+    let health = all.health(open(&nobody)).await;
+    assert!(!health.healthy && health.message.matches("(not enrolled)").count() == 2, "{}", health.message);
+    let others = hosts(&[(&two, 4), (&one, 2)], &image).identities();
+    assert_eq!(others, enrolled, "what tells hosts apart is not their order");
+    let open = open(&enrolled);
+    let drains = Standing { draining: std::slice::from_ref(&small), ..open };
 
     // Nine at once for six places.
     let made = join_all((0..9).map(|_| put(&all))).await;
@@ -113,15 +131,15 @@ async fn agents_go_where_there_is_room_and_a_host_that_dies_takes_only_its_own_a
     let mut per_host: BTreeMap<&str, usize> = BTreeMap::new();
     made.iter().for_each(|(_, host)| *per_host.entry(host).or_default() += 1);
     assert_eq!(per_host, BTreeMap::from([(small.as_str(), 2), (large.as_str(), 4)]));
-    assert!(matches!(all.place(&[]).await, Err(ProviderError::NoCapacity)));
-    let health = all.health(&[]).await;
+    assert!(matches!(all.place(open).await, Err(ProviderError::NoCapacity)));
+    let health = all.health(open).await;
     assert!(health.healthy && health.message.contains("room for 0 of 4 agents"), "{}", health.message);
 
     // What is stopped takes no place, but one that is resumed must find one, on the host that has its files.
     let stopped = made.iter().find(|(_, host)| *host == small).unwrap().0.clone();
     all.on(&small).unwrap().stop(&stopped).await.unwrap();
-    assert_eq!(all.place(&[]).await.unwrap(), small);
-    assert!(matches!(all.place(std::slice::from_ref(&small)).await, Err(ProviderError::NoCapacity)), "it drains");
+    assert_eq!(all.place(open).await.unwrap(), small);
+    assert!(matches!(all.place(drains).await, Err(ProviderError::NoCapacity)), "it drains");
     let again = theazo_providers::SandboxSpec { agent: stopped.agent.clone(), ..spec() };
     let elsewhere = all.on(&large).unwrap().resume(&again, &environment(&[])).await;
     assert!(matches!(elsewhere, Err(ProviderError::SandboxGone)));
@@ -150,16 +168,16 @@ async fn agents_go_where_there_is_room_and_a_host_that_dies_takes_only_its_own_a
     for (agent, host) in &survivors {
         assert_eq!(says(&all, host, agent).await.unwrap(), "v");
     }
-    assert!(matches!(all.place(&[]).await, Err(ProviderError::NoCapacity)), "one is full, the other dead");
+    assert!(matches!(all.place(open).await, Err(ProviderError::NoCapacity)), "one is full, the other dead");
     all.on(&small).unwrap().destroy(&survivors[0].0).await.unwrap();
     let begun = Instant::now();
     for _ in 0..3 {
-        assert_eq!(all.place(&[]).await.unwrap(), small);
+        assert_eq!(all.place(open).await.unwrap(), small);
     }
     assert!(begun.elapsed() < SILENT_WITHIN, "{:?}", begun.elapsed());
-    let health = all.health(&[]).await;
+    let health = all.health(open).await;
     assert!(health.healthy && health.message.contains(&format!("{large}: ")), "{}", health.message);
-    assert!(!all.health(std::slice::from_ref(&small)).await.healthy, "the only one that answers drains");
+    assert!(!all.health(drains).await.healthy, "the only one that answers drains");
     all.on(&small).unwrap().destroy(&survivors[1].0).await.unwrap();
     assert!(all.on(&small).unwrap().list_mine().await.unwrap().is_empty());
     one.kill().await;

@@ -3,11 +3,12 @@
 # private networks, siblings, and the cloud's metadata address. Agents' bridges are called ag-<8 hex>; the rules name the
 # prefix, so they stay as they are while agents come and go. Run as root; running it again changes nothing.
 #
-#   firewall.sh install [RESOLVER...]   the rules; agents may ask these name servers, on port 53 and nothing else.
-#                                       Prints the chains whose first rule was not ours.
-#   firewall.sh open PORT               lets agents reach one TCP port of this machine
+#   firewall.sh install            the rules; agents may ask the machine's name servers, on port 53 and nothing else.
+#                                  Prints the chains whose first rule was not ours.
+#   firewall.sh open PORT          lets agents reach one TCP port of this machine
 #   firewall.sh close PORT
-#   firewall.sh ports                   prints the ports that are open to agents
+#   firewall.sh ports              prints the ports that are open to agents
+#   firewall.sh resolvers FILE...  prints the name servers in the first of these files that has one agents can use
 set -eu
 PATH="${PATH:+$PATH:}/usr/sbin:/sbin:/usr/bin:/bin"
 
@@ -31,7 +32,24 @@ first() {
     while read -r number; do $tables -D "$chain" "$number"; done
 }
 
+# Those that are not of the loopback interface, as the engine passes them on to containers.
+resolvers() {
+  number='(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])'
+  for file in "$@"; do
+    [ -r "$file" ] || continue
+    found=$(sed -n 's/^[[:space:]]*nameserver[[:space:]]\{1,\}\([^[:space:]]*\)[[:space:]]*$/\1/p' "$file" |
+      grep -xE "($number\.){3}$number" | grep -v '^127\.' || true)
+    if [ -n "$found" ]; then
+      echo "$found"
+      return
+    fi
+  done
+}
+
 install() {
+  # The second is what is behind the local one of systemd-resolved.
+  # shellcheck disable=SC2046
+  set -- $(resolvers /etc/resolv.conf /run/systemd/resolve/resolv.conf)
   if ! v4 -S DOCKER-USER >/dev/null 2>&1; then
     echo "the engine does not filter with this machine's iptables: there is no chain DOCKER-USER" >&2
     exit 1
@@ -85,7 +103,8 @@ port() {
 command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in
-  install) install "$@" ;;
+  install) install ;;
+  resolvers) resolvers "$@" ;;
   open)
     port "${1:-}"
     v4 -C THEAZO-ENDPOINTS -p tcp -m tcp --dport "$1" -j ACCEPT 2>/dev/null ||
