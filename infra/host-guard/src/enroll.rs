@@ -57,7 +57,7 @@ pub async fn load_image(from: &Docker, host: &Docker, image: &str) -> Result<boo
 }
 
 /// Puts the firewall in place on a host, now and whenever its engine starts, by a container of the agent image that has the
-/// host's files and may do everything.
+/// host's files and network.
 ///
 /// # Errors
 /// [`GuardError::Firewall`] with what its program said; others when the engine fails.
@@ -77,7 +77,8 @@ async fn run(host: &Docker, image: &str) -> Result<Lasting, GuardError> {
         cmd: Some(vec![FIREWALL.to_owned()]),
         user: Some("0:0".into()),
         host_config: Some(HostConfig {
-            privileged: Some(true),
+            cap_add: Some(vec!["NET_ADMIN".into(), "NET_RAW".into()]),
+            security_opt: Some(vec!["label=disable".into(), "apparmor=unconfined".into()]),
             network_mode: Some("host".into()),
             userns_mode: Some("host".into()),
             binds: Some(vec!["/:/host".into()]),
