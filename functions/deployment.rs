@@ -143,6 +143,13 @@ pub enum CapabilityName {
     Sandboxes,
 }
 
+impl CapabilityName {
+    /// Whether whoever has it may leave something to be written when it has answered: it is handed [`LogQueue`].
+    pub(crate) fn writes_afterwards(self) -> bool {
+        matches!(self, Self::LogWriter | Self::Measurements | Self::Sandboxes)
+    }
+}
+
 /// Something an endpoint can be handed.
 pub trait Capability {
     /// Its name in the route table.

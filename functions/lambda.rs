@@ -1,5 +1,6 @@
 //! One endpoint, or one scheduled function, as a Lambda function.
 
+use crate::afterwards::{Afterwards, Answering};
 use crate::deployment::{Deployment, DeploymentConfig};
 use crate::routes::Route;
 use crate::schedule::Scheduled;
@@ -11,7 +12,7 @@ use lambda_http::{Error, LambdaEvent, RequestExt, lambda_runtime, service_fn};
 use serde_json::Value;
 use std::net::IpAddr;
 use theazo_http::{Body, LogFormat, init_logging};
-use theazo_store::{Aws, LogQueue};
+use theazo_store::Aws;
 
 /// The whole of an endpoint's binary: `lambda!(routes::SESSIONS_CREATE);`
 #[macro_export]
@@ -62,22 +63,31 @@ pub async fn run(route: &'static Route) -> Result<(), Error> {
     let config = DeploymentConfig::from_env()?;
     let config = if route.info.authenticates() { config.authenticating()? } else { config };
     let deployment = Deployment::new(&Aws::from_env().await, config)?;
-    let deployment = &deployment;
-    if route.info.streams {
-        return lambda_http::run_with_streaming_response(service_fn(move |event: lambda_http::Request| async move {
-            let response = answer(deployment, route, event).await;
-            Ok::<_, Error>(response.map(|body| flushing(body, deployment.log_queue().clone())))
-        }))
-        .await;
+    let (afterwards, extension) = Afterwards::begin(route, deployment.log_queue()).await?;
+    let (deployment, afterwards) = (&deployment, &afterwards);
+    let serving = async {
+        if route.info.streams {
+            lambda_http::run_with_streaming_response(service_fn(move |event: lambda_http::Request| async move {
+                let answering = afterwards.answering();
+                let response = answer(deployment, route, event).await;
+                Ok::<_, Error>(response.map(|body| until_the_end(body, answering)))
+            }))
+            .await
+        } else {
+            lambda_http::run(service_fn(move |event: lambda_http::Request| async move {
+                let answering = afterwards.answering();
+                let (parts, body) = answer(deployment, route, event).await.into_parts();
+                let body = buffered(body.collect().await);
+                answering.end().await;
+                Ok::<_, Error>(http::Response::from_parts(parts, body))
+            }))
+            .await
+        }
+    };
+    tokio::select! {
+        served = serving => served,
+        ended = extension => ended,
     }
-    lambda_http::run(service_fn(move |event: lambda_http::Request| async move {
-        let response = answer(deployment, route, event).await;
-        // Once it has answered, a function is frozen.
-        deployment.log_queue().flushed().await;
-        let (parts, body) = response.into_parts();
-        Ok::<_, Error>(http::Response::from_parts(parts, buffered(body.collect().await)))
-    }))
-    .await
 }
 
 /// Of a header that a REST API's event has twice, `lambda_http` keeps the last value: what refuses a credential that is sent
@@ -102,11 +112,10 @@ async fn answer(deployment: &Deployment, route: &'static Route, event: lambda_ht
     serve(deployment, &[route], incoming).await.0
 }
 
-/// A stream that ends only when the log entries of its request are written: after its end, a function is frozen. By
-/// then its reader has everything.
-fn flushing(body: Body, queue: LogQueue) -> Body {
-    let flushed = stream::once(async move { queue.flushed().await }).filter_map(|()| async { None });
-    Body::Stream(body.into_pieces().chain(flushed).boxed())
+/// A stream that keeps its answer under way until its end.
+fn until_the_end(body: Body, answering: Answering) -> Body {
+    let end = stream::once(answering.end()).filter_map(|()| async { None });
+    Body::Stream(body.into_pieces().chain(end).boxed())
 }
 
 /// Every body of ours that is no stream is JSON or empty, so it is always text.

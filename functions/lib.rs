@@ -4,6 +4,7 @@
 //! table names the same capabilities, and the compiler holds the two against each other.
 
 pub mod account;
+mod afterwards;
 pub mod agents;
 pub mod audit;
 pub mod deployment;

@@ -21,6 +21,8 @@ pub enum Break {
     Nonsense,
     /// The service is not asked, and this is answered: a status and a body.
     Answer(u16, String),
+    /// The service hears of it when all is let through again.
+    Held,
 }
 
 /// One connection's bytes.
@@ -223,6 +225,7 @@ impl Relay {
             self.wire.lock().unwrap().sent.extend_from_slice(&buffer[..read]);
             waiting.extend_from_slice(&buffer[..read]);
             while let Some(ready) = self.take(&mut reading, &mut waiting) {
+                self.hold().await;
                 let asked = !matches!(*self.now.lock().unwrap(), Break::AtOnce | Break::Answer(..));
                 if asked && to.write_all(&ready).await.is_err() {
                     return;
@@ -234,6 +237,16 @@ impl Relay {
         }
         // What was said is passed on; the other side may still have an answer.
         let _ = to.shutdown().await;
+    }
+
+    /// Waits as long as what is under way is held.
+    async fn hold(&self) {
+        while *self.now.lock().unwrap() == Break::Held {
+            if self.plan.lock().unwrap().how != Break::Held {
+                *self.now.lock().unwrap() = Break::Never;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
     }
 
     /// The next bytes that are a whole head, or of one body, or of the stream; none until more has come.
@@ -279,7 +292,7 @@ impl Relay {
                     break;
                 }
                 (Break::AtOnce, _) | (_, []) => (Vec::new(), false),
-                (Break::Never, bytes) => (bytes.to_vec(), true),
+                (Break::Never | Break::Held, bytes) => (bytes.to_vec(), true),
                 (Break::AfterBytes(most), bytes) => {
                     let kept = read.min(most.saturating_sub(answered - read));
                     (bytes[..kept].to_vec(), answered < most)

@@ -1,5 +1,6 @@
 //! One function's process, and the Runtime API that it polls for events
-//! (<https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>).
+//! (<https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>), as an extension inside of it may too
+//! (<https://docs.aws.amazon.com/lambda/latest/dg/runtimes-extensions-api.html>).
 
 use axum::Router;
 use axum::body::Body;
@@ -9,8 +10,10 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -20,6 +23,9 @@ use tokio::task::JoinHandle;
 
 /// How long a function may take to its first poll. Lambda gives ten seconds.
 const INIT_LIMIT: Duration = Duration::from_secs(10);
+const FUNCTION_ARN: &str = "arn:aws:lambda:us-east-1:000000000000:function:local";
+const TRACE: &str = "Root=1-00000000-000000000000000000000000;Sampled=0";
+const EXTENSION_ID: &str = "00000000-0000-4000-8000-000000000001";
 
 /// A function that did not do what Lambda expects.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +77,17 @@ struct Shared {
     now: Mutex<Option<(String, oneshot::Sender<Outcome>)>>,
     /// When it asked for an event first.
     polled: watch::Sender<Option<Instant>>,
+    /// Whether it waits for an event, so that Lambda would freeze it.
+    waits: watch::Sender<bool>,
+    extension: Extension,
+}
+
+/// The extension inside the function, where it has one. Lambda tells it of every event, and counts on it to ask for the next.
+struct Extension {
+    registered: AtomicBool,
+    events: mpsc::UnboundedSender<Value>,
+    queue: tokio::sync::Mutex<mpsc::UnboundedReceiver<Value>>,
+    waits: watch::Sender<bool>,
 }
 
 /// A running function. Its process is killed when this is dropped.
@@ -81,7 +98,8 @@ pub struct Bootstrap {
     init: Duration,
     limit: Duration,
     serving: JoinHandle<()>,
-    made: std::sync::atomic::AtomicU64,
+    shared: Arc<Shared>,
+    made: AtomicU64,
 }
 
 impl Bootstrap {
@@ -101,9 +119,23 @@ impl Bootstrap {
         let address = listener.local_addr().map_err(fail)?;
         let (events, queue) = mpsc::unbounded_channel();
         let (polled, mut has_polled) = watch::channel(None);
-        let shared = Arc::new(Shared { events: tokio::sync::Mutex::new(queue), now: Mutex::default(), polled });
+        let (to_extension, extension_queue) = mpsc::unbounded_channel();
+        let extension = Extension {
+            registered: AtomicBool::new(false),
+            events: to_extension,
+            queue: tokio::sync::Mutex::new(extension_queue),
+            waits: watch::Sender::new(false),
+        };
+        let shared = Arc::new(Shared {
+            events: tokio::sync::Mutex::new(queue),
+            now: Mutex::default(),
+            polled,
+            waits: watch::Sender::new(false),
+            extension,
+        });
+        let router = router(shared.clone());
         let serving = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router(shared)).await {
+            if let Err(error) = axum::serve(listener, router).await {
                 tracing::error!(%error, "the Runtime API stopped");
             }
         });
@@ -128,7 +160,7 @@ impl Bootstrap {
             return Err(LambdaError::Init(name));
         };
         let init = first.unwrap_or_else(Instant::now).duration_since(started);
-        Ok(Self { name, child, events, init, limit, serving, made: 0.into() })
+        Ok(Self { name, child, events, init, limit, serving, shared, made: 0.into() })
     }
 
     /// From the start of the process to its first poll.
@@ -147,9 +179,9 @@ impl Bootstrap {
     ///
     /// # Errors
     /// [`LambdaError::NoAnswer`].
-    pub async fn invoke(&self, event: &serde_json::Value) -> Result<Outcome, LambdaError> {
+    pub async fn invoke(&self, event: &Value) -> Result<Outcome, LambdaError> {
         let (outcome, wait) = oneshot::channel();
-        let number = self.made.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let deadline_ms = (now + self.limit).as_millis();
         let id = format!("00000000-0000-4000-8000-{number:012}");
@@ -158,6 +190,20 @@ impl Bootstrap {
         self.events.send(invocation).map_err(|_| gone())?;
         let answered = tokio::time::timeout(self.limit, wait).await;
         answered.map_err(|_| gone())?.map_err(|_| gone())
+    }
+
+    /// Waits until Lambda would freeze the function: it and its extension wait for the next event.
+    ///
+    /// # Errors
+    /// [`LambdaError::NoAnswer`] when it has not come to that in the time that an event may take.
+    pub async fn frozen(&self) -> Result<(), LambdaError> {
+        let frozen = async {
+            let _ = self.shared.waits.subscribe().wait_for(|waits| *waits).await;
+            if self.shared.extension.registered.load(Ordering::Acquire) {
+                let _ = self.shared.extension.waits.subscribe().wait_for(|waits| *waits).await;
+            }
+        };
+        tokio::time::timeout(self.limit, frozen).await.map_err(|_| LambdaError::NoAnswer(self.name.clone()))
     }
 }
 
@@ -177,6 +223,8 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/2018-06-01/runtime/invocation/{id}/response", post(answered))
         .route("/2018-06-01/runtime/invocation/{id}/error", post(failed))
         .route("/2018-06-01/runtime/init/error", post(failed))
+        .route("/2020-01-01/extension/register", post(register))
+        .route("/2020-01-01/extension/event/next", get(next_of_extension))
         .with_state(shared)
 }
 
@@ -196,21 +244,48 @@ async fn next(State(shared): State<Arc<Shared>>) -> Response {
         polled.get_or_insert_with(Instant::now);
         is_first
     });
+    shared.waits.send_replace(true);
     let Some(invocation) = shared.events.lock().await.recv().await else {
         return Response::new(Body::empty());
     };
     let Invocation { id, event, deadline_ms, outcome } = invocation;
+    if shared.extension.registered.load(Ordering::Acquire) {
+        // No event before the extension, too, asks for one.
+        let _ = shared.extension.waits.subscribe().wait_for(|waits| *waits).await;
+        shared.extension.waits.send_replace(false);
+        let _ = shared.extension.events.send(json!({
+            "eventType": "INVOKE",
+            "deadlineMs": u64::try_from(deadline_ms).unwrap_or(u64::MAX),
+            "requestId": id,
+            "invokedFunctionArn": FUNCTION_ARN,
+            "tracing": { "type": "X-Amzn-Trace-Id", "value": TRACE },
+        }));
+    }
+    shared.waits.send_replace(false);
     let response = Response::builder()
         .header("content-type", "application/json")
         .header("lambda-runtime-aws-request-id", &id)
         .header("lambda-runtime-deadline-ms", deadline_ms.to_string())
-        .header("lambda-runtime-invoked-function-arn", "arn:aws:lambda:us-east-1:000000000000:function:local")
-        .header("lambda-runtime-trace-id", "Root=1-00000000-000000000000000000000000;Sampled=0")
+        .header("lambda-runtime-invoked-function-arn", FUNCTION_ARN)
+        .header("lambda-runtime-trace-id", TRACE)
         .body(Body::from(event));
     if let Ok(mut now) = shared.now.lock() {
         *now = Some((id, outcome));
     }
     response.unwrap_or_default()
+}
+
+async fn register(State(shared): State<Arc<Shared>>) -> Response {
+    shared.extension.registered.store(true, Ordering::Release);
+    let told = json!({ "functionName": "local", "functionVersion": "$LATEST", "handler": "bootstrap" });
+    let response = Response::builder().header("lambda-extension-identifier", EXTENSION_ID);
+    response.header("content-type", "application/json").body(Body::from(told.to_string())).unwrap_or_default()
+}
+
+async fn next_of_extension(State(shared): State<Arc<Shared>>) -> Response {
+    shared.extension.waits.send_replace(true);
+    let event = shared.extension.queue.lock().await.recv().await;
+    Response::new(event.map_or_else(Body::empty, |event| Body::from(event.to_string())))
 }
 
 async fn answered(
