@@ -81,22 +81,23 @@ pub async fn handle(
         let mut refusal = None;
         let mut more_hosts = MAX_HOSTS_TRIED;
         while let Some(provider) = next {
-            let mut placed = None;
+            let mut placed = false;
             let attempt = async {
                 let Place { host, max_concurrent } = boot.place(&scope, provider).await?;
-                placed.clone_from(&host);
+                let has_hosts = host.is_some();
                 let opened = opener.open(&scope, &sealed, &wanted.selection, now_ms()).await?;
                 let (provider, secrets) = (provider.as_str().to_owned(), booted_with(&opened));
                 let new = NewAgent { provider, secrets, host, max_concurrent, ..wanted.new.clone() };
                 let agent = begin(&scope, session.clone(), new, &sessions, boot.agents()).await?;
+                placed = has_hosts;
                 boot.finish(&scope, agent, &opener, &sealed, opened).await
             };
             match attempt.await {
                 Ok(agent) => return Answer::json(201, &show(&agent)),
-                // Another create has taken the last place of that host meanwhile.
+                // Another create has taken the last place of that host meanwhile. The provider's places are the same on any host.
                 Err(error)
                     if error.code() == ErrorCode::NoProvidersAvailable
-                        && placed.is_some()
+                        && placed
                         && more_hosts > 0
                         && boot.may_fall_back() =>
                 {
