@@ -31,8 +31,8 @@ pub(crate) fn named(headers: &HeaderMap) -> Result<Option<(String, u16)>, &'stat
         return Ok(Some((id.to_owned(), port)));
     }
     let label = text(header::HOST.as_str()).and_then(|host| host.split('.').next()).unwrap_or_default();
-    let named =
-        label.split_once('-').filter(|(port, id)| port.bytes().all(|byte| byte.is_ascii_digit()) && !id.is_empty());
+    let is_number = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let named = label.split_once('-').filter(|(port, id)| is_number(port) && !id.is_empty());
     let Some((port, id)) = named else { return Ok(None) };
     Ok(Some((id.to_owned(), port.parse().map_err(|_| "Invalid sandbox port")?)))
 }
