@@ -10,7 +10,7 @@ pub use config::{
 use crate::agents::{Docker, E2b, Fly, Sandboxes};
 use std::sync::Arc;
 use theazo_providers::Provider;
-use theazo_providers::docker::{DockerConfig, DockerProvider, HostRanges};
+use theazo_providers::docker::{DockerConfig, DockerProvider, HostRanges, PortKey};
 use theazo_store::{
     AgentCopies, AgentReports, AgentTokens, Agents, ApiKeys, AuditLog, Aws, Credentials, KeyRing, KeyRingConfig,
     LogQueue, LogWriter, Logs, Measurements, Metrics, ProviderAccess, ProviderConfigs, ProviderCredentials, Replays,
@@ -57,7 +57,10 @@ impl Deployment {
         let keys = KeyRing::new(aws, table.clone(), ring, &Operator::assume());
         let docker = match &config.docker {
             Some(engine) => {
-                let settings = DockerConfig::new(engine.endpoint.clone(), &engine.image, &config.name);
+                let mut settings = DockerConfig::new(engine.endpoint.clone(), &engine.image, &config.name);
+                // The deployment's one secret that is not in the table.
+                let key = config.credential_key.as_ref().map(|key| key.to_text());
+                settings.port_key = key.map(|key| PortKey::derive(key.as_bytes()));
                 Some(Arc::new(DockerProvider::new(settings)?) as Arc<dyn Provider>)
             }
             None => None,

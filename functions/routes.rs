@@ -149,6 +149,8 @@ routes! {
         by [Platform, Session] needs [Agents, Sandboxes, Replays] repeats Once => agents::checkpoints_create;
     AGENTS_CHECKPOINTS_LIST = "agents-checkpoints-list" GET "/v1/agents/{id}/checkpoints"
         by [Platform, Session] needs [Agents] => agents::checkpoints_list;
+    AGENTS_PORTS_OPEN = "agents-ports-open" POST "/v1/agents/{id}/ports"
+        by [Platform, Session] needs [Agents, Sandboxes] => agents::ports_open;
     AGENTS_PAUSE = "agents-pause" POST "/v1/agents/{id}/pause"
         by [Platform, Session] needs [Agents, Sandboxes] => agents::pause;
     AGENTS_RESUME = "agents-resume" POST "/v1/agents/{id}/resume"

@@ -100,10 +100,13 @@ pub(super) fn refused(agent: &Agent, event: &str, what: &str, error: &ProviderEr
     let told = failure::to_api(&agent.provider, error);
     let code = told.code().as_str();
     // That it cannot is how it is; anything else is a failure.
-    let level = if matches!(error, ProviderError::CannotPause | ProviderError::CannotCheckpoint) {
-        LogLevel::Warn
-    } else {
-        LogLevel::Error
+    let level = match error {
+        ProviderError::CannotPause
+        | ProviderError::CannotCheckpoint
+        | ProviderError::NoPorts
+        | ProviderError::TooManyPorts { .. }
+        | ProviderError::PortUnusable(_) => LogLevel::Warn,
+        _ => LogLevel::Error,
     };
     let entry = NewLog::of_agent(agent, level, LogSource::Provider, format!("{what}: {code}"))
         .metadata(&json!({ "event": event, "error": code }));

@@ -20,6 +20,7 @@ pub mod list_of_session;
 pub mod logs_stream;
 mod mask;
 pub mod pause;
+pub mod ports_open;
 pub mod progress;
 pub mod restart;
 pub mod resume;

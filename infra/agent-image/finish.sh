@@ -38,8 +38,8 @@ install -d -m 0750 -o 0 -g 10001 /run/agent
 install -d -m 0755 -o 10001 -g 10001 /data
 install -d -m 1777 /tmp
 rm -rf /home /build /var/cache/apt /var/lib/apt/lists /usr/share/doc /usr/share/man /usr/share/info /usr/share/lintian
-chown 0:0 /usr/local/bin/theazo-guest
-chmod 0755 /usr/local/bin/theazo-guest
+chown 0:0 /usr/local/bin/theazo-guest /usr/local/bin/theazo-forwarder
+chmod 0755 /usr/local/bin/theazo-guest /usr/local/bin/theazo-forwarder
 
 # Nothing may raise its rights; under no-new-privileges nothing could, but an image is used in more than one way.
 find / -xdev -type f -perm /6000 -exec chmod ug-s {} +

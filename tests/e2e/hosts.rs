@@ -171,6 +171,19 @@ async fn a_platforms_own_docker_hosts_run_its_agents_and_one_that_dies_takes_onl
         client.post(&format!("/v1/agents/{agent}/resume"), json!({})).await.expect(200);
     }
 
+    // A port is on the host that the agent is on.
+    let serve = "cd /tmp && echo served > page && (python3 -m http.server 3000 > /dev/null 2>&1 &)
+        for i in $(seq 200); do curl -so /dev/null http://127.0.0.1:3000/ && exit 0; sleep 0.05; done; exit 1";
+    client.run(alive, "bash", serve).await;
+    let way = client.post(&format!("/v1/agents/{alive}/ports"), json!({ "port": 3000 })).await.expect(200);
+    let url = way["url"].as_str().unwrap();
+    let (host, _) = world.one.name().rsplit_once(':').map(|(host, port)| (host.to_owned(), port.to_owned())).unwrap();
+    assert!(url.starts_with(&format!("http://{host}:")), "{url}");
+    let ask = reqwest::Client::new().get(format!("{url}page"));
+    assert_eq!(ask.try_clone().unwrap().send().await.unwrap().status(), 401);
+    let answer = ask.header("theazo-port-token", way["headers"]["theazo-port-token"].as_str().unwrap()).send().await;
+    assert_eq!(answer.unwrap().text().await.unwrap(), "served\n");
+
     // Reconciling finds all of them where they are, removes what is nobody's, and takes an interrupted boot back.
     let orphan = SandboxSpec {
         agent: AgentId::make().to_string(),

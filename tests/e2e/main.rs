@@ -51,6 +51,7 @@ mod matrix;
 mod metrics;
 mod pausing;
 mod permissions;
+mod ports;
 mod process;
 mod providers;
 mod refusals;

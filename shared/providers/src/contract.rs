@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use theazo_guest_protocol::{FileEntry, Language, WriteAt};
 use theazo_vault::SecretValue;
+use zeroize::Zeroizing;
 
 /// A compute provider's name, as in the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -139,6 +140,14 @@ pub struct FilePiece {
     pub size: u64,
 }
 
+/// The way to a port inside a sandbox, for whoever has the headers. It has no `Debug`: one of them is a token.
+pub struct OpenPort {
+    /// Where HTTP requests for that port go. Nothing secret is in it.
+    pub url: String,
+    /// What every request must carry, names and values.
+    pub headers: Vec<(&'static str, Zeroizing<String>)>,
+}
+
 /// A sandbox, or what is left of one, that this deployment made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedSandbox {
@@ -201,6 +210,13 @@ pub trait Provider: Send + Sync {
 
     /// Lists a directory beneath `/data` or `/tmp`.
     async fn list_files(&self, agent: &AgentRef, dir: &str) -> Result<Vec<FileEntry>, ProviderError>;
+
+    /// The way to a port inside the sandbox, for HTTP and what it is upgraded to, and for those alone who have the token that
+    /// comes with it. Asked again of the same run it gives the same. It ends with the run, or earlier with
+    /// [`Provider::stop`] and whatever else ends the sandbox.
+    async fn open_port(&self, _agent: &AgentRef, _port: u16) -> Result<OpenPort, ProviderError> {
+        Err(ProviderError::NoPorts)
+    }
 
     /// Removes the sandbox and everything that belongs to it, checkpoints included. Idempotent; succeeding means nothing is
     /// left.

@@ -39,6 +39,18 @@ pub enum ProviderError {
     /// The provider does not keep a copy of this sandbox's files alone while it runs. Nothing is kept.
     #[error("the provider makes no checkpoint of this sandbox's files alone")]
     CannotCheckpoint,
+    /// No port of a sandbox can be reached from outside at this provider, or not at this one's host.
+    #[error("the provider opens no ports")]
+    NoPorts,
+    /// The sandbox has as many open ports as it may have.
+    #[error("the sandbox has {most} open ports already")]
+    TooManyPorts {
+        /// How many it may have.
+        most: usize,
+    },
+    /// The port is the provider's own.
+    #[error("the port cannot be opened: {0}")]
+    PortUnusable(&'static str),
     /// The sandbox does not answer in time; the call may or may not have had an effect.
     #[error("the sandbox did not answer in time")]
     TimedOut,

@@ -22,8 +22,8 @@ mod known;
 pub mod simulated;
 
 pub use contract::{
-    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OwnedSandbox, Provider, ProviderKind,
-    Sandbox, SandboxSpec,
+    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OpenPort, OwnedSandbox, Provider,
+    ProviderKind, Sandbox, SandboxSpec,
 };
 pub use error::ProviderError;
 pub use theazo_guest_protocol::{FileEntry, Language, WriteAt};

@@ -57,6 +57,7 @@ pub(super) fn wrong_bodies(route: &str, value: &str) -> Vec<String> {
             json!({ "language": "bash", "code": "true", "encoding": value }),
             json!({ "language": "go", "code": value }),
         ],
+        "agents-ports-open" => vec![json!({ "port": value }), json!({ "port": [value] }), json!({ value: 1 })],
         "agents-files-write" => vec![
             json!({ "path": value, "data": "x" }),
             json!({ "path": format!("/data/{long}"), "data": value }),

@@ -78,6 +78,7 @@ const fn row(route: &'static str, body: &'static str, statuses: [u16; CALLERS.le
 }
 
 const EXEC: &str = r##"{"language": "bash", "code": "# theazo:stdout done"}"##;
+const PORT: &str = r#"{"port": 3000}"#;
 const CHECKPOINT: &str = r#"{"phase": "x", "progress": 5}"#;
 /// In place of a method: the agent that is named fails.
 pub const FAIL: &str = "FAIL";
@@ -145,6 +146,7 @@ pub static TABLE: &[Row] = &[
     row("agents-progress", "",                       [200, 200, 200, 404, 404, 404, 404, 404, 403, 403]),
     row("agents-checkpoints-create", CHECKPOINT,     [201, 201, 403, 404, 404, 404, 404, 404, 403, 403]),
     row("agents-checkpoints-list", "",               [200, 200, 200, 404, 404, 404, 404, 404, 403, 403]),
+    row("agents-ports-open", PORT,                   [200, 200, 403, 404, 404, 404, 404, 404, 403, 403]),
     row("agents-pause", "",                          [200, 200, 403, 404, 404, 404, 404, 404, 403, 403]),
     // Each resumes what they paused themselves.
     Row {

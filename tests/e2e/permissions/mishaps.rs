@@ -14,10 +14,11 @@ use theazo_providers::{AgentRef, Provider};
 /// A call to an agent: the function, what follows the agent's id in its path, its query and its body.
 type AgentCall = (&'static str, &'static [&'static str], &'static str, Value);
 
-fn calls() -> [AgentCall; 4] {
+fn calls() -> [AgentCall; 5] {
     [
         ("agents-exec", &[], "", json!({ "language": "bash", "code": "true" })),
         ("agents-files-write", &[], "", json!({ "path": "/data/a", "data": "a" })),
+        ("agents-ports-open", &[], "", json!({ "port": 3000 })),
         ("agents-files-list", &[], "dir=/data", Value::Null),
         ("agents-files-read", &["data/a"], "", Value::Null),
     ]

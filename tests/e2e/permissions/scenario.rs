@@ -182,6 +182,8 @@ async fn working(recorder: &mut Recorder, agent: &str) {
     recorder.ok("agents-files-write", &[agent], json!({ "path": "/data/a", "data": "two", "append": true })).await;
     recorder.ok("agents-files-read", &[agent, "data/a"], Value::Null).await;
     recorder.refused("agents-files-read", &[agent, "data/absent"], Value::Null).await;
+    recorder.ok("agents-ports-open", &[agent], json!({ "port": 3000 })).await;
+    recorder.refused("agents-ports-open", &[agent], json!({ "port": 0 })).await;
     recorder.call("agents-files-list", &[agent], "dir=/data", Value::Null).await;
 }
 

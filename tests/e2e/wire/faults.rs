@@ -132,6 +132,7 @@ impl Bed {
             "sessions-limits-set" => json!({ "maxAgents": 90 }),
             "providers-set" => json!({ "credentialRef": "CREDENTIAL" }),
             "agents-files-write" => json!({ "path": "/data/kept", "data": "kept" }),
+            "agents-ports-open" => json!({ "port": 3000 }),
             // Another text each time: a call that failed is answered again for a while.
             "agents-exec" => {
                 let code = format!("echo \"$TOKEN\"; echo \"$TOKEN\" >&2 # {}", self.round);

@@ -8,6 +8,7 @@
 //! Secrets travel only in the payload of [`Request::Deliver`], never in a header, an argument or an
 //! environment variable of the guest.
 
+pub mod forwarder;
 pub mod machine;
 
 use serde::{Deserialize, Serialize};

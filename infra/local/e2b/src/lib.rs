@@ -2,7 +2,8 @@
 //!
 //! It speaks what the official SDKs speak (checked with the unmodified Python SDK): the management API with its
 //! idempotent create, and the daemon in a sandbox, processes by the Connect protocol in JSON and files by HTTP. Everything
-//! comes to one address; a sandbox is named by the header `E2b-Sandbox-Id`, as the SDKs do when they are told an address.
+//! comes to one address; a sandbox and a port in it are named by the headers `E2b-Sandbox-Id` and `E2b-Sandbox-Port`, as the
+//! SDKs do when they are told an address, or by a host `<port>-<sandbox>.<any domain>`.
 //! It keeps what the real service would log or store ([`Record`]), so that a test can look for secrets in it, and does to
 //! calls what networks do ([`Fault`]).
 //!
@@ -10,7 +11,7 @@
 //! of this machine (`bash`, `python3`, `node`). That keeps sandboxes apart and takes them down whole; it is no security
 //! boundary, the network is this machine's, and there are no limits on memory and processors. For code that is trusted.
 //!
-//! Not emulated: terminals, watching directories, signed URLs, ports, metrics, volumes, E2B's own secrets, building
+//! Not emulated: terminals, watching directories, signed URLs, metrics, volumes, E2B's own secrets, building
 //! templates (`base` and `code-interpreter-v1` are there), and the passing of a memory snapshot to another sandbox: one
 //! that is paused with memory is stopped and continued, one made from a snapshot starts from its files.
 
@@ -20,6 +21,7 @@ mod error;
 mod faults;
 mod files;
 mod multipart;
+mod ports;
 mod processes;
 mod records;
 mod room;

@@ -40,6 +40,12 @@ pub(crate) struct NewSandbox {
     env_vars: BTreeMap<String, String>,
 }
 
+impl NewSandbox {
+    fn is_private(&self) -> bool {
+        self.network.as_ref().is_some_and(|network| network["allowPublicTraffic"] == false)
+    }
+}
+
 /// What a pause has kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kept {
@@ -134,8 +140,14 @@ impl Sandboxes {
         self.token(id)
     }
 
+    /// What opens a sandbox's ports; nothing where they are open to everybody.
+    pub(crate) fn traffic_token(&self, id: &str) -> Option<String> {
+        let is_private = self.with(|state| state.sandboxes.get(id).is_some_and(|sandbox| sandbox.new.is_private()));
+        is_private.then(|| self.token(&format!("sandbox-traffic-{id}")))
+    }
+
     fn show_new(&self, id: &str, new: &NewSandbox) -> Value {
-        let private = new.network.as_ref().is_some_and(|network| network["allowPublicTraffic"] == false);
+        let private = new.is_private();
         json!({
             "templateID": new.template, "sandboxID": id, "clientID": "6532622b", "envdVersion": ENVD_VERSION,
             "envdAccessToken": self.envd_token(id),

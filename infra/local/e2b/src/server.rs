@@ -5,7 +5,7 @@ use crate::envd::Rpc;
 use crate::error::{EmulatorError, Refusal};
 use crate::faults::FaultKind;
 use crate::room::User;
-use crate::{Controls, files, multipart};
+use crate::{Controls, files, multipart, ports};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -19,7 +19,6 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 const LONGEST_BODY: usize = 128 * 1024 * 1024;
-const SANDBOX_HEADER: &str = "e2b-sandbox-id";
 
 /// See [`crate::Emulator::serve`].
 pub(crate) async fn serve(
@@ -98,7 +97,7 @@ async fn control(controls: &Controls, method: &str, subject: &str, request: Requ
     }
 }
 
-fn shown(status: u16, content: &Value) -> Response {
+pub(crate) fn shown(status: u16, content: &Value) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     if content.is_null() {
         return status.into_response();
@@ -107,9 +106,11 @@ fn shown(status: u16, content: &Value) -> Response {
 }
 
 async fn dispatch(controls: &Controls, request: Request) -> Response {
-    match request.headers().get(SANDBOX_HEADER).and_then(|id| id.to_str().ok()).map(str::to_owned) {
-        Some(id) => in_sandbox(controls, &id, request).await,
-        None => manage(controls, request).await,
+    match ports::named(request.headers()) {
+        Ok(Some((id, ports::DAEMON))) => in_sandbox(controls, &id, request).await,
+        Ok(Some((id, port))) => ports::answer(controls, &id, port, request).await,
+        Ok(None) => manage(controls, request).await,
+        Err(why) => (StatusCode::BAD_REQUEST, why).into_response(),
     }
 }
 
@@ -163,12 +164,15 @@ fn refusal(error: &Refusal) -> Response {
     shown(error.status, &content)
 }
 
+/// What the edge says of a sandbox that does not run.
+pub(crate) fn not_found(id: &str) -> Response {
+    shown(502, &json!({ "sandboxId": id, "message": "The sandbox was not found", "code": 502 }))
+}
+
 /// A call of the daemon in a sandbox.
 async fn in_sandbox(controls: &Controls, id: &str, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let Some(running) = controls.sandboxes.running(id) else {
-        return shown(502, &json!({ "sandboxId": id, "message": "The sandbox was not found", "code": 502 }));
-    };
+    let Some(running) = controls.sandboxes.running(id) else { return not_found(id) };
     let (method, path) = (parts.method.as_str(), parts.uri.path());
     if path == "/health" {
         return StatusCode::NO_CONTENT.into_response();

@@ -1,9 +1,12 @@
 """Drives the E2B emulator with the official E2B SDK, unmodified. The environment says where it is (E2B_API_URL,
 E2B_SANDBOX_URL, E2B_API_KEY)."""
 
+import os
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 
 from e2b import CommandExitException, NotFoundException, Sandbox, SandboxQuery, SandboxState
 
@@ -102,6 +105,35 @@ snapshot = sandbox.create_snapshot()
 copy = Sandbox.create(snapshot.snapshot_id)
 check(copy.commands.run("cat kept.txt").stdout == "kept\n", "a sandbox of a snapshot")
 check(Sandbox.delete_snapshot(snapshot.snapshot_id) and not Sandbox.delete_snapshot(snapshot.snapshot_id), "delete it")
+
+# A port has a host of its own, which answers those who have the sandbox's traffic token where it wants one.
+def visit(host, headers):
+    request = urllib.request.Request(os.environ["E2B_SANDBOX_URL"] + "/page", headers={"Host": host, **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+for traffic in (True, False):
+    serving = Sandbox.create(network={"allow_public_traffic": traffic})
+    serving.files.write("/tmp/site/page", "served\n")
+    serving.commands.run("cd /tmp/site && exec python3 -u -m http.server 0 > /tmp/said 2>&1", background=True)
+    told = serving.commands.run("for i in $(seq 100); do grep -o 'port [0-9]*' /tmp/said && break; sleep 0.1; done")
+    port = int(told.stdout.split()[1])
+    host = serving.get_host(port)
+    check(host.startswith(f"{port}-{serving.sandbox_id}."), f"host: {host}")
+    token = serving.traffic_access_token
+    check((token is None) == traffic, "a traffic token where it is wanted")
+    with_token = {} if traffic else {"e2b-traffic-access-token": token}
+    check(visit(host, with_token) == (200, b"served\n"), "a port")
+    # Another sandbox's is none of this one's, though both are on one machine.
+    check(visit(sandbox.get_host(port), with_token)[0] == 502, "a port of another sandbox")
+    if not traffic:
+        check([visit(host, bad)[0] for bad in ({}, {"e2b-traffic-access-token": "x"})] == [403, 403], "no token")
+    serving.kill()
+    check(visit(host, with_token)[0] == 502, "a port of a sandbox that is gone")
 
 # A running stream ends with its sandbox, and timeouts are kept to.
 copy.set_timeout(1)

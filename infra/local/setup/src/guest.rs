@@ -11,7 +11,14 @@ use std::path::{Path, PathBuf};
 /// The programs, where cargo has put them.
 pub struct Programs {
     guest: PathBuf,
+    forwarder: PathBuf,
     machine: PathBuf,
+}
+
+/// What the agent image has of ours.
+pub struct OfImage {
+    pub guest: Vec<u8>,
+    pub forwarder: Vec<u8>,
 }
 
 impl Programs {
@@ -19,13 +26,15 @@ impl Programs {
     /// The caller holds the lock on the image.
     pub async fn build(progress: &dyn Progress) -> Result<Self, SetupError> {
         let guest = compile("theazo-guest", "Building the guest", progress).await?;
+        let forwarder = compile("theazo-forwarder", "Building the forwarder of ports", progress).await?;
         let machine = compile("theazo-machine", "Building the main process of machines", progress).await?;
-        Ok(Self { guest, machine })
+        Ok(Self { guest, forwarder, machine })
     }
 
-    /// The guest's bytes.
-    pub async fn guest(&self) -> Result<Vec<u8>, SetupError> {
-        tokio::fs::read(&self.guest).await.map_err(SetupError::file(&self.guest))
+    /// The bytes of those that are in the agent image.
+    pub async fn of_image(&self) -> Result<OfImage, SetupError> {
+        let read = async |path: &PathBuf| tokio::fs::read(path).await.map_err(SetupError::file(path));
+        Ok(OfImage { guest: read(&self.guest).await?, forwarder: read(&self.forwarder).await? })
     }
 }
 
@@ -37,7 +46,7 @@ impl Programs {
 pub async fn machine_programs(progress: &dyn Progress) -> Result<Vec<PathBuf>, SetupError> {
     let cache = Cache::open()?;
     let _turn = cache.lock(IMAGE_LOCK, progress).await?;
-    let Programs { guest, machine } = Programs::build(progress).await?;
+    let Programs { guest, machine, .. } = Programs::build(progress).await?;
     Ok(vec![guest, machine])
 }
 

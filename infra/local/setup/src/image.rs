@@ -6,7 +6,7 @@
 
 use crate::cache::{Cache, IMAGE_LOCK, Scratch};
 use crate::command::{output, quiet};
-use crate::guest::Programs;
+use crate::guest::{OfImage, Programs};
 use crate::{Progress, SetupError, packages};
 use bollard::Docker;
 use bollard::container::LogOutput;
@@ -20,6 +20,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use sha2::{Digest, Sha256};
 use std::process::Stdio;
 use std::time::Duration;
+use theazo_guest_protocol::forwarder::FORWARDER_PATH;
 use theazo_guest_protocol::{GUEST_PATH, SUPERVISOR_UID};
 use theazo_providers::docker::{Endpoint, connect};
 use tokio::io::AsyncReadExt;
@@ -43,8 +44,8 @@ pub async fn ensure_agent_image(endpoint: &Endpoint, progress: &dyn Progress) ->
     let docker = connect(endpoint)?.with_timeout(LONGEST_CALL);
     let cache = Cache::open()?;
     let _turn = cache.lock(IMAGE_LOCK, progress).await?;
-    let guest = Programs::build(progress).await?.guest().await?;
-    let tag = fingerprint(&guest);
+    let programs = Programs::build(progress).await?.of_image().await?;
+    let tag = fingerprint(&programs);
     let reference = format!("{REPOSITORY}:{tag}");
     if docker.inspect_image(&reference).await.is_ok() {
         return Ok(reference);
@@ -52,7 +53,7 @@ pub async fn ensure_agent_image(endpoint: &Endpoint, progress: &dyn Progress) ->
     progress.step(&format!("Building the agent image {reference}"));
     let scratch = cache.scratch()?;
     if registry_answers(&docker).await {
-        match from_dockerfile(&docker, &scratch, &guest, &reference, progress).await {
+        match from_dockerfile(&docker, &scratch, &programs, &reference, progress).await {
             Ok(()) => return Ok(reference),
             Err(error) => progress.detail(&format!("the Dockerfile could not be built ({error}); trying packages")),
         }
@@ -60,13 +61,14 @@ pub async fn ensure_agent_image(endpoint: &Endpoint, progress: &dyn Progress) ->
         progress.detail("the engine reaches no image registry; building from packages");
     }
     let import = Import { docker: &docker, tag: &tag, progress };
-    import.run(&cache, &scratch, &guest).await?;
+    import.run(&cache, &scratch, &programs).await?;
     Ok(reference)
 }
 
-fn fingerprint(guest: &[u8]) -> String {
+fn fingerprint(programs: &OfImage) -> String {
     let mut hash = Sha256::new();
-    for part in [DOCKERFILE.as_bytes(), FINISH.as_bytes(), packages::LIST.as_bytes(), guest] {
+    let OfImage { guest, forwarder } = programs;
+    for part in [DOCKERFILE.as_bytes(), FINISH.as_bytes(), packages::LIST.as_bytes(), guest, forwarder] {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
@@ -83,7 +85,7 @@ async fn registry_answers(docker: &Docker) -> bool {
 async fn from_dockerfile(
     docker: &Docker,
     scratch: &Scratch,
-    guest: &[u8],
+    programs: &OfImage,
     reference: &str,
     progress: &dyn Progress,
 ) -> Result<(), SetupError> {
@@ -91,7 +93,8 @@ async fn from_dockerfile(
         ("Dockerfile", DOCKERFILE.as_bytes()),
         ("finish.sh", FINISH.as_bytes()),
         ("packages.txt", packages::LIST.as_bytes()),
-        ("theazo-guest", guest),
+        ("theazo-guest", &programs.guest),
+        ("theazo-forwarder", &programs.forwarder),
     ];
     let mut tar = quiet("tar");
     tar.args(["-c", "--mode=0755", "--owner=0", "--group=0", "--numeric-owner", "-C"]).arg(scratch.path());
@@ -133,10 +136,15 @@ struct Import<'a> {
 }
 
 impl Import<'_> {
-    async fn run(&self, cache: &Cache, scratch: &Scratch, guest: &[u8]) -> Result<(), SetupError> {
+    async fn run(&self, cache: &Cache, scratch: &Scratch, programs: &OfImage) -> Result<(), SetupError> {
         let root = packages::unpack(cache, scratch, self.progress).await?;
-        for (path, content) in [(GUEST_PATH.trim_start_matches('/'), guest), ("build/finish.sh", FINISH.as_bytes())] {
-            let path = root.join(path);
+        let files: [(&str, &[u8]); 3] = [
+            (GUEST_PATH, &programs.guest),
+            (FORWARDER_PATH, &programs.forwarder),
+            ("/build/finish.sh", FINISH.as_bytes()),
+        ];
+        for (path, content) in files {
+            let path = root.join(path.trim_start_matches('/'));
             let dir = path.parent().unwrap_or(&root);
             std::fs::create_dir_all(dir).map_err(SetupError::file(dir))?;
             std::fs::write(&path, content).map_err(SetupError::file(&path))?;
@@ -235,10 +243,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_changes_with_the_guest_and_only_with_what_the_image_is_made_of() {
-        let name = fingerprint(b"guest");
-        assert_eq!(name, fingerprint(b"guest"));
-        assert_ne!(name, fingerprint(b"guest2"));
+    fn the_name_changes_with_a_program_and_only_with_what_the_image_is_made_of() {
+        let name_of = |guest: &[u8], forwarder: &[u8]| {
+            fingerprint(&OfImage { guest: guest.to_owned(), forwarder: forwarder.to_owned() })
+        };
+        let name = name_of(b"guest", b"forwarder");
+        assert_eq!(name, name_of(b"guest", b"forwarder"));
+        assert_ne!(name, name_of(b"guest2", b"forwarder"));
+        assert_ne!(name, name_of(b"guest", b"forwarder2"));
+        assert_ne!(name, name_of(b"guestf", b"orwarder"));
         assert!(name.len() == 12 && name.bytes().all(|byte| byte.is_ascii_hexdigit()));
     }
 

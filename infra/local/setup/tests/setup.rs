@@ -132,7 +132,7 @@ set -e
 for tool in curl git grep sed awk find tar gzip ps xz unzip openssl which hostname; do command -v $tool > /dev/null; done
 [ "$(find / -xdev -perm /6000 -type f 2> /dev/null | wc -l)" = 0 ]
 stat -c '%a %u:%g' /run/agent /tmp /data
-stat -c '%a %u:%g' /usr/local/bin/theazo-guest
+stat -c '%a %u:%g' /usr/local/bin/theazo-guest /usr/local/bin/theazo-forwarder
 id -un; awk 'BEGIN { print 1 + 1 }'; date +%Z; locale -a | grep -i 'c.utf'
 [ ! -e /home ] && [ ! -e /build ]
 ! touch /usr/x 2> /dev/null
@@ -157,7 +157,7 @@ async fn check(container: &Container) {
     let ran = container.run(Language::Node, code, b"1234", 30_000).await;
     assert_eq!(ran, (3, "10 4 /data function\n".into(), String::new()));
     let (code, out, err) = container.run(Language::Bash, BASH, b"", 30_000).await;
-    let expected = "750 0:10001\n1777 0:0\n755 10001:10001\n755 0:0\nagent\n2\nUTC\nC.utf8\nfirst=\n2nd\n";
+    let expected = "750 0:10001\n1777 0:0\n755 10001:10001\n755 0:0\n755 0:0\nagent\n2\nUTC\nC.utf8\nfirst=\n2nd\n";
     assert_eq!((code, out.as_str(), err.as_str()), (0, expected, ""));
 
     let bomb = "import os, time\nwhile True:\n    try: os.fork()\n    except OSError: time.sleep(0.05)";

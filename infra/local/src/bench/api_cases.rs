@@ -99,6 +99,7 @@ pub(super) static CASES: &[Case] = &[
     get("agents-progress", "/v1/agents/$agent/progress"),
     with(&[BOOT], call("agents-checkpoints-create", "/v1/agents/$new/checkpoints", ""), &[END]),
     get("agents-checkpoints-list", "/v1/agents/$agent/checkpoints"),
+    call("agents-ports-open", "/v1/agents/$agent/ports", r#"{"port": 3000}"#),
     with(&[BOOT], call("agents-pause", "/v1/agents/$new/pause", ""), &[END]),
     with(&[BOOT, PAUSE], call("agents-resume", "/v1/agents/$new/resume", ""), &[END]),
     with(&[BOOT], call("agents-restart", "/v1/agents/$new/restart", ""), &[END]),

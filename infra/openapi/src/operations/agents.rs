@@ -56,6 +56,11 @@ pub(super) fn describe(name: &str) -> Option<Operation> {
             .gives(201, component("Checkpoint"))
             .refuses(&[Conflict, UnprocessableEntity, Provider, NoProvidersAvailable]),
         "agents-checkpoints-list" => agent("List an agent's checkpoints, newest first").gives(200, component("Checkpoints")),
+        "agents-ports-open" => agent("Open a port of an agent")
+            .more("HTTP requests and WebSockets to `url` that carry all of `headers` reach what listens on that port in the agent, and no others do: one of the headers is a token, so treat the answer as a secret. A program in the agent has to listen on all its addresses (`0.0.0.0`), not on the loopback alone. Asked again for the same run of the agent, this answers the same. The way ends with the run: on pause, restart and whatever else ends it. `conflict` where the agent has as many open ports as it may have; a provider that opens none answers `unprocessable_entity`.")
+            .body(component("PortToOpen"))
+            .gives(200, component("OpenPort"))
+            .refuses(&[Conflict, UnprocessableEntity, Provider, NoProvidersAvailable]),
         "agents-pause" => agent("Pause an agent and keep its files")
             .gives(200, component("Snapshot"))
             .refuses(&[Conflict, Provider, NoProvidersAvailable]),

@@ -23,6 +23,8 @@ pub(super) fn all() -> Vec<(&'static str, Value)> {
             "Checkpoints",
             example(answer(&[("data", list(component("Checkpoint")))]), json!({ "data": [shown_checkpoint()] })),
         ),
+        ("PortToOpen", example(request(&[("port", between(1, 65_535))]), json!({ "port": 3000 }))),
+        ("OpenPort", open_port()),
         ("ResumeAgent", example(resume_agent(), json!({}))),
         (
             "RetryAgent",
@@ -218,6 +220,15 @@ fn checkpoint() -> Value {
         ("createdAt", time()),
     ]);
     example(schema, shown_checkpoint())
+}
+
+fn open_port() -> Value {
+    let schema = answer(&[
+        ("url", about(text(), "Where the port's own `/` is.")),
+        ("headers", about(texts(), "What every request must carry. They are secret.")),
+    ]);
+    let headers = json!({ "theazo-port-token": "0f9c2f1e6b0d4c7d8a1b5e3f7a2c9d4e0f9c2f1e6b0d4c7d8a1b5e3f7a2c9d4e" });
+    example(schema, json!({ "url": "http://docker-1.example.com:40123/", "headers": headers }))
 }
 
 fn secrets() -> Value {

@@ -1,6 +1,7 @@
 //! A platform's credential for its Docker hosts: where they are, and how both sides know each other. It comes from the vault
 //! and lives in memory only; nothing that is said of it quotes it.
 
+use super::port_key::PortKey;
 use super::ranges::HostRanges;
 use super::tls::TlsEndpoint;
 use rustls::pki_types::pem::PemObject;
@@ -41,6 +42,8 @@ pub(super) struct Described {
     pub(super) identity: String,
     pub(super) max_agents: u32,
     pub(super) endpoint: TlsEndpoint,
+    /// Derived from the private key: whoever has that one owns the host in any case.
+    pub(super) port_key: PortKey,
 }
 
 #[derive(Deserialize)]
@@ -112,6 +115,7 @@ fn describe(host: WrittenHost, ranges: &HostRanges) -> Result<Described, &'stati
     }
     let chain = certificates(&host.cert).ok_or("cert must be a certificate in PEM")?;
     let key = PrivateKeyDer::from_pem_slice(host.key.0.as_bytes()).map_err(|_| "key must be a private key in PEM")?;
+    let port_key = PortKey::derive(key.secret_der());
     // The host's own authority and no other: whoever has a certificate of a public one is not the host.
     let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -120,7 +124,8 @@ fn describe(host: WrittenHost, ranges: &HostRanges) -> Result<Described, &'stati
         .with_client_auth_cert(chain, key)
         .map_err(|_| "key must be the private key of cert")?;
     let endpoint = TlsEndpoint::new(server, port, &name, Arc::new(tls), ranges.clone());
-    Ok(Described { name, identity: hex::encode(identity.finalize()), max_agents: host.max_agents, endpoint })
+    let identity = hex::encode(identity.finalize());
+    Ok(Described { name, identity, max_agents: host.max_agents, endpoint, port_key })
 }
 
 fn certificates(pem: &str) -> Option<Vec<CertificateDer<'static>>> {

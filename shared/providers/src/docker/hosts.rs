@@ -104,6 +104,7 @@ impl DockerHosts {
                 DockerConfig::new(Endpoint::Tls(described.endpoint), &settings.image, &settings.deployment);
             config.subnet_pool = config.subnet_pool.limited(described.max_agents);
             config.prefer_gvisor = true;
+            config.port_key = Some(described.port_key);
             let provider = DockerProvider::new(config).map_err(|_| CredentialFault::no_client())?;
             let (name, identity) = (described.name, described.identity);
             Ok(Host { name, identity, provider: Arc::new(provider), down_until: Mutex::default() })

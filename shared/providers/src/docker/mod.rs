@@ -21,6 +21,8 @@ mod hosts;
 mod names;
 mod network;
 mod parts;
+mod port_key;
+mod ports;
 mod ranges;
 mod stopping;
 mod subnets;
@@ -29,6 +31,7 @@ mod transport;
 
 pub use credential::CredentialFault;
 pub use hosts::{DockerHosts, HostSettings, Standing};
+pub use port_key::PortKey;
 pub use ranges::HostRanges;
 pub use subnets::SubnetPool;
 pub use tls::TlsEndpoint;
@@ -37,8 +40,8 @@ pub use transport::{Endpoint, connect};
 use crate::frame::Frame;
 use crate::guest_calls::{Answered, Call, exec_output, listing, piece, written};
 use crate::{
-    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OwnedSandbox, Provider, ProviderError,
-    ProviderKind, Sandbox, SandboxSpec,
+    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OpenPort, OwnedSandbox, Provider,
+    ProviderError, ProviderKind, Sandbox, SandboxSpec,
 };
 use async_trait::async_trait;
 use bollard::Docker;
@@ -79,6 +82,8 @@ pub struct DockerConfig {
     pub subnet_pool: SubnetPool,
     /// Whether gVisor isolates agents where the engine has it.
     pub prefer_gvisor: bool,
+    /// What the tokens of agents' ports are derived from. Without one no port is opened.
+    pub port_key: Option<PortKey>,
 }
 
 impl DockerConfig {
@@ -93,6 +98,7 @@ impl DockerConfig {
             pids: 256,
             subnet_pool: SubnetPool::default(),
             prefer_gvisor: false,
+            port_key: None,
         }
     }
 }
@@ -194,6 +200,10 @@ impl Provider for DockerProvider {
 
     async fn list_files(&self, agent: &AgentRef, dir: &str) -> Result<Vec<FileEntry>, ProviderError> {
         listing(KIND, self.inside(agent, Call::list_files(KIND, dir)?).await?)
+    }
+
+    async fn open_port(&self, agent: &AgentRef, port: u16) -> Result<OpenPort, ProviderError> {
+        self.open_forwarder(agent, port).await
     }
 
     async fn destroy(&self, agent: &AgentRef) -> Result<(), ProviderError> {

@@ -9,6 +9,8 @@ use std::collections::HashMap;
 pub(super) const DEPLOYMENT_LABEL: &str = "theazo.deployment";
 /// Which agent a thing was made for.
 pub(super) const AGENT_LABEL: &str = "theazo.agent";
+/// Which of its agent's ports a forwarder leads to.
+pub(super) const PORT_LABEL: &str = "theazo.port";
 const SESSION_LABEL: &str = "theazo.session";
 const PLATFORM_LABEL: &str = "theazo.platform";
 
@@ -23,6 +25,11 @@ pub(super) fn resource_name(agent: &str) -> Result<String, ProviderError> {
         && name.bytes().next().is_some_and(alphanumeric)
         && name.bytes().all(|byte| alphanumeric(byte) || matches!(byte, b'.' | b'-'));
     if fits { Ok(name) } else { Err(failed("name", false, "an agent id that cannot name a container")) }
+}
+
+/// The name of the forwarder to a port of the agent whose things have that name.
+pub(super) fn forwarder_name(name: &str, port: u16) -> String {
+    format!("{name}-port-{port}")
 }
 
 /// A number that spreads the agents of all deployments evenly, and is the same at every call.

@@ -8,6 +8,7 @@ use bollard::query_parameters::{
     InspectNetworkOptions, ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder,
     RemoveContainerOptionsBuilder, RemoveVolumeOptions,
 };
+use futures_util::future::join_all;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -33,6 +34,7 @@ pub(super) enum Files {
 /// What is left of an agent: the engine's ids, and volume names.
 #[derive(Default, Debug)]
 struct Parts {
+    forwarders: Vec<String>,
     containers: Vec<String>,
     networks: Vec<String>,
     volumes: Vec<String>,
@@ -40,7 +42,7 @@ struct Parts {
 
 impl Parts {
     fn is_empty(&self) -> bool {
-        self.containers.is_empty() && self.networks.is_empty() && self.volumes.is_empty()
+        self.forwarders.is_empty() && self.containers.is_empty() && self.networks.is_empty() && self.volumes.is_empty()
     }
 }
 
@@ -73,10 +75,19 @@ impl DockerProvider {
     /// creation, or a container still holds the network or the volume.
     async fn remove(&self, parts: &Parts) -> Result<Option<ProviderError>, ProviderError> {
         let mut conflict = None;
-        for id in &parts.containers {
+        let remove = async |id: &String| {
             let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-            let removed = timed(REMOVE_LIMIT, self.docker.remove_container(id, Some(options))).await;
+            timed(REMOVE_LIMIT, self.docker.remove_container(id, Some(options))).await
+        };
+        for removed in join_all(parts.forwarders.iter().map(&remove)).await {
             note("remove container", removed, &mut conflict)?;
+        }
+        for id in &parts.containers {
+            note("remove container", remove(id).await, &mut conflict)?;
+        }
+        // The network holds what leads to the agent, and its addresses are another agent's next.
+        if conflict.is_some() {
+            return Ok(conflict);
         }
         for id in &parts.networks {
             note("remove network", timed(REMOVE_LIMIT, self.docker.remove_network(id)).await, &mut conflict)?;
@@ -92,8 +103,12 @@ impl DockerProvider {
     async fn find(&self, agent: &str, name: &str) -> Result<Parts, ProviderError> {
         let deployment = &self.config.deployment;
         let (containers, networks, volumes) = self.list(Some(agent)).await?;
+        let (forwarders, containers): (Vec<_>, Vec<_>) =
+            containers.into_iter().partition(|container| container.port.is_some());
+        let ids = |listed: Vec<ListedContainer>| listed.into_iter().map(|container| container.id).collect();
         let mut parts = Parts {
-            containers: containers.into_iter().map(|container| container.id).collect(),
+            forwarders: ids(forwarders),
+            containers: ids(containers),
             networks: networks.into_iter().map(|(id, _)| id).collect(),
             volumes: volumes.into_iter().map(|(name, _)| name).collect(),
         };
@@ -145,11 +160,19 @@ impl DockerProvider {
             agents.entry(agent).or_default();
         }
         for container in containers {
+            // What leads to an agent is none.
+            let runs = container.running && container.port.is_none();
             if let Some(agent) = container.agent.filter(plausible) {
-                *agents.entry(agent).or_default() |= container.running;
+                *agents.entry(agent).or_default() |= runs;
             }
         }
         Ok(agents.into_iter().map(|(agent, running)| OwnedSandbox { agent, running }).collect())
+    }
+
+    /// How many ports of an agent are open, or about to be.
+    pub(super) async fn count_ports(&self, agent: &str) -> Result<usize, ProviderError> {
+        let (containers, ..) = self.list(Some(agent)).await?;
+        Ok(containers.iter().filter(|container| container.port.is_some() && !container.ended).count())
     }
 
     /// Containers, networks (id, agent) and volumes (name, agent) with our labels.
@@ -185,7 +208,17 @@ impl DockerProvider {
                         container.state,
                         Some(ContainerSummaryStateEnum::RUNNING | ContainerSummaryStateEnum::PAUSED)
                     );
-                    Some(ListedContainer { id: container.id?, agent: agent_of(container.labels), running })
+                    let ended = matches!(
+                        container.state,
+                        Some(
+                            ContainerSummaryStateEnum::EXITED
+                                | ContainerSummaryStateEnum::DEAD
+                                | ContainerSummaryStateEnum::REMOVING
+                        )
+                    );
+                    let port = container.labels.as_ref().and_then(|labels| labels.get(names::PORT_LABEL).cloned());
+                    let agent = agent_of(container.labels);
+                    Some(ListedContainer { id: container.id?, agent, running, ended, port })
                 })
                 .collect(),
             networks.filter_map(|network| Some((network.id?, agent_of(network.labels)))).collect(),
@@ -198,6 +231,9 @@ struct ListedContainer {
     id: String,
     agent: Option<String>,
     running: bool,
+    ended: bool,
+    /// Of a forwarder, what it leads to.
+    port: Option<String>,
 }
 
 /// How the engine calls it, and whose it is.

@@ -50,6 +50,11 @@ impl TlsEndpoint {
         Self { name: name.into(), host, port, tls, ranges }
     }
 
+    /// Its name or address, as it is written in a URL.
+    pub(super) fn host(&self) -> &str {
+        self.name.rsplit_once(':').map_or(&self.name, |(host, _)| host)
+    }
+
     /// Connects, in time. Where the name leads is looked up here and nowhere else, so that what was allowed is what is used.
     pub(super) async fn connect(&self) -> io::Result<Bounded> {
         let connected = tokio::time::timeout(CONNECT_WITHIN, async {

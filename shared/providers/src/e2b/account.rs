@@ -41,6 +41,8 @@ pub(super) struct Handle {
     pub(super) id: String,
     /// Opens the daemon inside; the same for as long as the sandbox exists.
     pub(super) token: Zeroizing<String>,
+    /// Opens its ports, if it was told and they are not open to everybody; likewise the same.
+    pub(super) traffic: Option<Zeroizing<String>>,
     /// Where it is found, if not where most are.
     pub(super) domain: Option<String>,
 }
@@ -69,6 +71,7 @@ struct Opened {
     #[serde(rename = "sandboxID")]
     id: String,
     envd_access_token: Option<String>,
+    traffic_access_token: Option<String>,
     domain: Option<String>,
 }
 
@@ -153,17 +156,22 @@ impl Account {
     }
 
     fn handle(operation: &'static str, answer: &Answer) -> Result<Handle, ProviderError> {
-        let Opened { id, envd_access_token, domain } = Self::parse(operation, answer)?;
+        let Opened { id, envd_access_token, traffic_access_token, domain } = Self::parse(operation, answer)?;
+        let traffic = traffic_access_token.map(Zeroizing::new);
         // Without a token anybody could run programs in it.
         let token = envd_access_token.ok_or_else(|| failed(operation, None, false, "the sandbox is not secured"))?;
         // Both become part of an address.
         let plain =
             |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         let is_host = |domain: &String| domain.split('.').all(plain);
-        if !plain(&id) || domain.as_ref().is_some_and(|domain| !is_host(domain)) {
+        // And this one a header.
+        let is_token =
+            |token: &Zeroizing<String>| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_odd = domain.as_ref().is_some_and(|domain| !is_host(domain));
+        if !plain(&id) || is_odd || traffic.as_ref().is_some_and(|token| !is_token(token)) {
             return Err(not_understood(operation));
         }
-        Ok(Handle { id, token: Zeroizing::new(token), domain })
+        Ok(Handle { id, token: Zeroizing::new(token), traffic, domain })
     }
 
     /// Creates a sandbox, once for one key.

@@ -12,14 +12,15 @@ mod ask;
 mod checkpoints;
 mod envd;
 mod failure;
+mod ports;
 
 use crate::frame::Frame;
 use crate::guest_calls::{self, Answered, Call, exec_output, listing, piece, written};
 use crate::http::Http;
 use crate::known::Known;
 use crate::{
-    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OwnedSandbox, Provider, ProviderError,
-    ProviderKind, Sandbox, SandboxSpec,
+    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OpenPort, OwnedSandbox, Provider,
+    ProviderError, ProviderKind, Sandbox, SandboxSpec,
 };
 use ::http::HeaderValue;
 use account::{Account, Created, Handle, Listed};
@@ -310,6 +311,10 @@ impl Provider for E2bProvider {
 
     async fn list_files(&self, agent: &AgentRef, dir: &str) -> Result<Vec<FileEntry>, ProviderError> {
         listing(KIND, self.inside(agent, Call::list_files(KIND, dir)?).await?)
+    }
+
+    async fn open_port(&self, agent: &AgentRef, port: u16) -> Result<OpenPort, ProviderError> {
+        self.tell_port(&agent.agent, port).await
     }
 
     async fn destroy(&self, agent: &AgentRef) -> Result<(), ProviderError> {

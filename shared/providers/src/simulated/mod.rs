@@ -15,15 +15,18 @@ mod store;
 mod tests;
 
 use crate::{
-    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OwnedSandbox, Provider, ProviderError,
-    ProviderKind, Sandbox, SandboxSpec,
+    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OpenPort, OwnedSandbox, Provider,
+    ProviderError, ProviderKind, Sandbox, SandboxSpec,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use index::{Index, SimulatedPath};
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use theazo_guest_protocol::forwarder::PORT_TOKEN_HEADER;
 use theazo_guest_protocol::{FileEntry, WriteAt};
+use zeroize::Zeroizing;
 
 /// Most bytes in one piece.
 pub const MAX_PIECE_BYTES: usize = 256 * 1024;
@@ -179,6 +182,14 @@ impl<D: SimulatedDisk> Provider for SimulatedProvider<D> {
     async fn list_files(&self, agent: &AgentRef, dir: &str) -> Result<Vec<FileEntry>, ProviderError> {
         let dir = SimulatedPath::parse(dir)?;
         self.load(&agent.agent).await?.1.list(&dir)
+    }
+
+    /// Says where the port would be. Nobody is there: names that end so lead nowhere.
+    async fn open_port(&self, agent: &AgentRef, port: u16) -> Result<OpenPort, ProviderError> {
+        self.load(&agent.agent).await?;
+        let url = format!("https://{port}-{}.ports.simulated.invalid/", agent.agent.replace('_', "-"));
+        let token = Sha256::new().chain_update("simulated port\0").chain_update(&url).finalize();
+        Ok(OpenPort { url, headers: vec![(PORT_TOKEN_HEADER, Zeroizing::new(hex::encode(token)))] })
     }
 
     async fn destroy(&self, agent: &AgentRef) -> Result<(), ProviderError> {

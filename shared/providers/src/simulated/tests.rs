@@ -422,6 +422,22 @@ async fn a_stopped_sandbox_keeps_the_files_beneath_data_and_takes_no_calls_until
 }
 
 #[tokio::test]
+async fn a_port_is_told_of_a_sandbox_that_runs_and_of_no_other() {
+    let bed = Bed::make().await;
+    let open = |port| bed.provider.open_port(&bed.agent, port);
+    let (way, again, other) = (open(80).await, open(80).await, open(81).await);
+    let shown = |way: Result<OpenPort, ProviderError>| {
+        let OpenPort { url, headers } = way.unwrap_or_else(|error| panic!("{error}"));
+        (url, headers[0].1.to_string())
+    };
+    let (way, again, other) = (shown(way), shown(again), shown(other));
+    assert!(way == again && way.0 != other.0 && way.1 != other.1, "{way:?} {other:?}");
+    assert!(way.0.starts_with("https://80-agt-") && way.0.ends_with(".ports.simulated.invalid/"), "{}", way.0);
+    bed.provider.stop(&bed.agent).await.unwrap();
+    assert!(matches!(open(80).await, Err(ProviderError::SandboxGone)));
+}
+
+#[tokio::test]
 async fn destroying_leaves_nothing_and_may_be_repeated() {
     let bed = Bed::make().await;
     bed.put("/data/f", None, "x").await.unwrap();

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use theazo_docker_hosts::Host;
 use theazo_e2b_emulator::{Controls, Emulator};
-use theazo_providers::docker::{DockerConfig, DockerHosts, DockerProvider, Endpoint, HostRanges, HostSettings};
+use theazo_providers::docker::{
+    DockerConfig, DockerHosts, DockerProvider, Endpoint, HostRanges, HostSettings, PortKey,
+};
 use theazo_providers::e2b::{E2bEndpoints, E2bProvider, E2bService};
 use theazo_providers::fly::{FlyEndpoints, FlyProvider, FlyService, FlySettings};
 use theazo_providers::simulated::SimulatedProvider;
@@ -68,7 +70,9 @@ fn deployment() -> String {
 impl Bed {
     pub async fn docker() -> Self {
         let (endpoint, image) = engine_and_image().await;
-        let provider = DockerProvider::new(DockerConfig::new(endpoint, image, deployment())).unwrap();
+        let mut config = DockerConfig::new(endpoint, image, deployment());
+        config.port_key = Some(PortKey::derive(config.deployment.as_bytes()));
+        let provider = DockerProvider::new(config).unwrap();
         Self { name: "docker", provider: Arc::new(provider), e2b: None, fly: None, host: None }
     }
 
@@ -123,6 +127,7 @@ impl Bed {
     pub fn has(&self, needs: Needs) -> bool {
         match needs {
             Needs::Nothing => true,
+            Needs::Ports => self.fly.is_none() && self.name != "simulated",
             Needs::Processes => self.name != "simulated",
             // What an engine shows is looked at by the Docker adapter's own tests.
             Needs::Insight => self.e2b.is_some() || self.fly.is_some(),

@@ -224,6 +224,16 @@ async fn a_machine_that_the_service_does_not_find_for_a_moment_is_not_taken_for_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_port_is_opened() {
+    let bed = Bed::fly("ports").await;
+    let (_, agent) = bed.create(&[]).await;
+    let refused = bed.provider.open_port(&agent, 3000).await.err().unwrap();
+    assert!(matches!(refused, ProviderError::NoPorts), "{refused}");
+    bed.destroy(&agent).await;
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_machine_that_somebody_suspended_loses_its_memory_before_it_runs_again() {
     let bed = Bed::fly("suspended").await;
     let (spec, agent) = bed.create(&[("A", "old")]).await;

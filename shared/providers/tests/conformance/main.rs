@@ -12,6 +12,7 @@ mod fly;
 mod hosts;
 mod life;
 mod memory;
+mod ports;
 mod secrets;
 
 use bed::Bed;
@@ -27,6 +28,8 @@ enum Needs {
     Nothing,
     /// Code that really runs.
     Processes,
+    /// Ports that can be reached from outside.
+    Ports,
     /// A look at what the provider logs, shows and keeps.
     Insight,
 }
@@ -62,27 +65,28 @@ const WITHIN: Duration = Duration::from_secs(90);
 /// Tries all promises of which the subject has what they need. Panics with the broken ones.
 async fn keeps_every_promise(bed: Arc<Bed>) {
     let all =
-        [secrets::promises(), behaviour::promises(), life::promises(), checkpoints::promises()].into_iter().flatten();
-    let outcomes: Vec<(Promise, Option<Result<Duration, String>>)> = futures_util::stream::iter(all)
-        .map(|promise| {
-            let bed = bed.clone();
-            async move {
-                if !bed.has(promise.needs) {
-                    return (promise, None);
+        [secrets::promises(), behaviour::promises(), life::promises(), checkpoints::promises(), ports::promises()];
+    let outcomes: Vec<(Promise, Option<Result<Duration, String>>)> =
+        futures_util::stream::iter(all.into_iter().flatten())
+            .map(|promise| {
+                let bed = bed.clone();
+                async move {
+                    if !bed.has(promise.needs) {
+                        return (promise, None);
+                    }
+                    let begun = Instant::now();
+                    let trial = tokio::spawn(tokio::time::timeout(WITHIN, (promise.tried)(bed)));
+                    let outcome = match trial.await {
+                        Ok(Ok(())) => Ok(begun.elapsed()),
+                        Ok(Err(_)) => Err("it took too long".to_owned()),
+                        Err(failure) => Err(said(failure)),
+                    };
+                    (promise, Some(outcome))
                 }
-                let begun = Instant::now();
-                let trial = tokio::spawn(tokio::time::timeout(WITHIN, (promise.tried)(bed)));
-                let outcome = match trial.await {
-                    Ok(Ok(())) => Ok(begun.elapsed()),
-                    Ok(Err(_)) => Err("it took too long".to_owned()),
-                    Err(failure) => Err(said(failure)),
-                };
-                (promise, Some(outcome))
-            }
-        })
-        .buffered(AT_ONCE)
-        .collect()
-        .await;
+            })
+            .buffered(AT_ONCE)
+            .collect()
+            .await;
     let mut table = format!("\n{:<10} {:<92} {}\n", bed.name, "promise", "outcome");
     let mut broken = Vec::new();
     for (promise, outcome) in &outcomes {

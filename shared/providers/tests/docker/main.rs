@@ -8,6 +8,7 @@ mod files;
 mod host;
 mod isolation;
 mod lifecycle;
+mod ports;
 mod secrets;
 mod stopping;
 mod support;

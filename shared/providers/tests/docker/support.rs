@@ -8,7 +8,7 @@ use std::future::Future;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
-use theazo_providers::docker::{DockerConfig, DockerProvider, Endpoint, connect};
+use theazo_providers::docker::{DockerConfig, DockerProvider, Endpoint, PortKey, connect};
 use theazo_providers::{AgentRef, Environment, ExecOutput, ExecRequest, Language, Provider, SandboxSpec};
 use theazo_setup::Firewall;
 use theazo_tenancy::{AgentId, PlatformId, SessionId};
@@ -62,7 +62,8 @@ where
     let deployment = format!("test-{}", PlatformId::make());
     let (endpoint, image) = engine().await.clone();
     let docker = connect(&endpoint).unwrap();
-    let config = DockerConfig::new(endpoint, image, deployment);
+    let mut config = DockerConfig::new(endpoint, image, deployment);
+    config.port_key = Some(PortKey::derive(config.deployment.as_bytes()));
     let bed = Arc::new(Bed { provider: DockerProvider::new(config.clone()).unwrap(), docker, config });
     let ended = tokio::spawn(body(Arc::clone(&bed))).await;
     for left in bed.provider.list_mine().await.unwrap() {

@@ -1,0 +1,50 @@
+//! Who may pass: whoever has the token. Only its digest is known here.
+
+use hyper::HeaderMap;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use theazo_guest_protocol::forwarder::PORT_TOKEN_HEADER;
+
+/// The digest of the one token that is good.
+#[derive(Clone)]
+pub struct Admission([u8; 32]);
+
+impl Admission {
+    /// The token with that SHA-256, as 64 hexadecimal digits.
+    pub fn parse(digest: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(digest, &mut bytes).ok()?;
+        Some(Self(bytes))
+    }
+
+    /// Whether a request carries the token, once. How long this takes says nothing of the token.
+    pub fn admits(&self, headers: &HeaderMap) -> bool {
+        let mut tokens = headers.get_all(PORT_TOKEN_HEADER).iter();
+        let (Some(token), None) = (tokens.next(), tokens.next()) else { return false };
+        Sha256::digest(token.as_bytes()).ct_eq(&self.0).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use hyper::header::HeaderValue;
+
+    #[test]
+    fn the_token_is_taken_once_and_nothing_else_is() {
+        let admission = Admission::parse(&hex::encode(Sha256::digest(b"the token"))).unwrap();
+        let admits = |tokens: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for token in tokens {
+                headers.append(PORT_TOKEN_HEADER, HeaderValue::from_static(token));
+            }
+            admission.admits(&headers)
+        };
+        assert!(admits(&["the token"]));
+        for bad in [&[][..], &[""], &["the toke"], &["the token "], &["THE TOKEN"], &["the token", "the token"]] {
+            assert!(!admits(bad), "{bad:?}");
+        }
+        assert!(!admits(&["x", "the token"]) && !admits(&["the token", "x"]));
+    }
+}

@@ -1,0 +1,79 @@
+//! What opens agents' ports: a token for each, derived, so that it need not be kept anywhere to be told again.
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use std::fmt;
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+/// What separates this use of a secret from others.
+const LABEL: &[u8] = b"theazo: tokens of agents' ports, 1";
+
+/// What the tokens of agents' ports are derived from. Whoever has it has them all.
+#[derive(Clone)]
+pub struct PortKey(Arc<Zeroizing<[u8; 32]>>);
+
+/// Which port of which run a token is for.
+pub(super) struct Run<'a> {
+    pub(super) deployment: &'a str,
+    pub(super) agent: &'a str,
+    /// The engine's id of the agent's container: another after each boot.
+    pub(super) container: &'a str,
+    pub(super) port: u16,
+}
+
+impl PortKey {
+    /// The key of a secret that is random and not told to anybody.
+    pub fn derive(secret: &[u8]) -> Self {
+        Self(Arc::new(mac(secret, &[LABEL])))
+    }
+
+    /// The token of a port, 64 hexadecimal digits. It is good for that one, and until the agent boots again.
+    pub(super) fn token(&self, run: &Run<'_>) -> Zeroizing<String> {
+        let Run { deployment, agent, container, port } = run;
+        let parts = [deployment.as_bytes(), agent.as_bytes(), container.as_bytes(), &port.to_be_bytes()];
+        Zeroizing::new(hex::encode(mac(self.0.as_slice(), &parts).as_slice()))
+    }
+}
+
+/// HMAC-SHA-256 of these parts, each with its length before it.
+fn mac(key: &[u8], parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+    for part in parts {
+        mac.update(&(part.len() as u64).to_be_bytes());
+        mac.update(part);
+    }
+    Zeroizing::new(mac.finalize().into_bytes().into())
+}
+
+/// Says that there is one, and nothing of it.
+impl fmt::Debug for PortKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PortKey")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_port_of_every_run_has_a_token_of_its_own_and_the_same_again() {
+        let key = PortKey::derive(b"secret");
+        let run = Run { deployment: "d", agent: "agt_1", container: "c", port: 80 };
+        let token = key.token(&run);
+        assert_eq!((token.len(), &token), (64, &key.token(&run)));
+        let others = [
+            PortKey::derive(b"another").token(&run),
+            key.token(&Run { deployment: "e", ..run }),
+            key.token(&Run { agent: "agt_2", ..run }),
+            key.token(&Run { container: "b", ..run }),
+            key.token(&Run { port: 81, ..run }),
+            key.token(&Run { agent: "agt_1c", container: "", ..run }),
+            token,
+        ];
+        assert_eq!(others.iter().map(|token| token.as_str()).collect::<BTreeSet<_>>().len(), others.len());
+        assert_eq!(format!("{key:?}"), "PortKey");
+    }
+}
