@@ -41,7 +41,7 @@ pub(super) fn to_api_naming(field: &str, provider: &str, error: &ProviderError) 
             let why = format!("the agent has {most} open ports, which is as many as it may have");
             ApiError::new(ErrorCode::Conflict, why).detail("limit", "ports").detail("max", *most)
         }
-        ProviderError::PortUnusable(rule) => ApiError::invalid("port", *rule),
+        ProviderError::PortUnusable(rule) => ApiError::invalid("port", rule),
         ProviderError::SandboxGone => failed(None, false),
         ProviderError::TimedOut => failed(None, true),
         ProviderError::FileNotFound => ApiError::not_found(),

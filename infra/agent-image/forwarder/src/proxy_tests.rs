@@ -316,3 +316,15 @@ async fn there_is_no_way_through_an_interface_that_is_not_there() {
     assert!(!way.is_there() && way.try_out().is_err() && way.connect().await.is_err());
     assert!(Way::new("127.0.0.1:9".parse().unwrap(), "lo").unwrap().is_there());
 }
+
+#[tokio::test]
+async fn an_address_that_is_behind_another_interface_is_not_reached() {
+    let agent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let SocketAddr::V4(to) = agent.local_addr().unwrap() else { panic!("it is of version 4") };
+    assert!(Way::new(to, "lo").unwrap().connect().await.is_ok());
+    agent.accept().await.unwrap();
+    // Any but that one, if there is any.
+    let interfaces = std::fs::read_dir("/sys/class/net").unwrap().map(|entry| entry.unwrap().file_name());
+    let Some(other) = interfaces.filter_map(|name| name.into_string().ok()).find(|name| name != "lo") else { return };
+    assert!(Way::new(to, &other).unwrap().connect().await.is_err(), "{other}");
+}

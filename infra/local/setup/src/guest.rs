@@ -25,9 +25,8 @@ impl Programs {
     /// Those of this workspace, built if the sources are newer. All at once, so that whoever needs one later finds it built.
     /// The caller holds the lock on the image.
     pub async fn build(progress: &dyn Progress) -> Result<Self, SetupError> {
-        let guest = compile("theazo-guest", "Building the guest", progress).await?;
-        let forwarder = compile("theazo-forwarder", "Building the forwarder of ports", progress).await?;
-        let machine = compile("theazo-machine", "Building the main process of machines", progress).await?;
+        let [guest, forwarder, machine] =
+            compile(["theazo-guest", "theazo-forwarder", "theazo-machine"], progress).await?;
         Ok(Self { guest, forwarder, machine })
     }
 
@@ -50,18 +49,21 @@ pub async fn machine_programs(progress: &dyn Progress) -> Result<Vec<PathBuf>, S
     Ok(vec![guest, machine])
 }
 
-async fn compile(package: &str, doing: &str, progress: &dyn Progress) -> Result<PathBuf, SetupError> {
+/// Builds the packages' programs, in one go: that nothing is to be done is what cargo is asked at every start.
+async fn compile<const N: usize>(packages: [&str; N], progress: &dyn Progress) -> Result<[PathBuf; N], SetupError> {
     let workspace = workspace()?;
     let triple = host_triple().await?;
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), |dir| workspace.join(dir));
     let target = target.join("guest");
-    let binary = target.join(&triple).join("release").join(package);
-    if !binary.exists() {
-        progress.step(doing);
+    let binaries = packages.map(|package| target.join(&triple).join("release").join(package));
+    if !binaries.iter().all(|binary| binary.exists()) {
+        progress
+            .step("Building what runs in sandboxes: the guest, the forwarder of ports, the main process of machines");
     }
     let mut cargo = quiet(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
-    cargo.current_dir(&workspace).args(["build", "--quiet", "--release", "--package", package]);
+    cargo.current_dir(&workspace).args(["build", "--quiet", "--release"]);
+    cargo.args(packages.iter().flat_map(|package| ["--package", package]));
     cargo.args(["--target", &triple, "--target-dir"]).arg(&target);
     // Without an explicit target these flags would also reach build scripts and procedural macros, and
     // those cannot be static.
@@ -76,7 +78,7 @@ async fn compile(package: &str, doing: &str, progress: &dyn Progress) -> Result<
         cargo.env(format!("CARGO_PROFILE_RELEASE_{name}"), value);
     }
     output(&mut cargo).await?;
-    Ok(binary)
+    Ok(binaries)
 }
 
 /// Where the workspace was when this was compiled, or where `THEAZO_WORKSPACE` says it is.

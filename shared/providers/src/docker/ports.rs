@@ -75,7 +75,7 @@ impl DockerProvider {
             reached.until.to_string(),
         ];
         let forwarder = names::forwarder_name(&name, port);
-        let listens = match self.ensure_forwarder(agent, &forwarder, port, arguments, &reached.labels).await {
+        let listens = match self.ensure_forwarder(agent, &forwarder, port, &arguments, &reached.labels).await {
             Ok(()) => self.where_it_listens(&forwarder).await,
             Err(error) => Err(error),
         };
@@ -90,9 +90,9 @@ impl DockerProvider {
                 Ok(OpenPort { url, headers: vec![(PORT_TOKEN_HEADER, token)] })
             }
             Err(error) => {
-                if !matches!(error, ProviderError::TooManyPorts { .. }) {
-                    self.remove_forwarder(agent, &forwarder).await?;
-                }
+                // Not one that another call has made for another run.
+                self.remove_forwarder(agent, &forwarder, |found| arguments_of(found) == Some(arguments.as_slice()))
+                    .await?;
                 Err(error)
             }
         }
@@ -130,27 +130,26 @@ impl DockerProvider {
         agent: &str,
         forwarder: &str,
         port: u16,
-        arguments: Vec<String>,
+        arguments: &[String],
         labels: &HashMap<String, String>,
     ) -> Result<(), ProviderError> {
         for _ in 0..ATTEMPTS {
             match self.inspect(forwarder).await? {
                 Some(found) if self.is_agents_container(&found, agent) => {
-                    if is_good(&found, &arguments) {
+                    if is_good(&found, arguments) {
                         return self.start_forwarder(forwarder).await;
                     }
-                    self.remove_forwarder(agent, forwarder).await?;
+                    self.remove_forwarder(agent, forwarder, |_| true).await?;
                 }
                 Some(_) => return Err(failed(OPEN, false, "a container of that name belongs to somebody else")),
                 None => {}
             }
             let options = CreateContainerOptionsBuilder::default().name(forwarder).build();
-            let body = self.forwarder_body(port, arguments.clone(), labels);
+            let body = self.forwarder_body(port, arguments, labels);
             match timed(CALL_LIMIT, self.docker.create_container(Some(options), body)).await {
                 Ok(_) => {
                     // Counted with this one, so that of several at once none is too many.
                     if self.count_ports(agent).await? > MOST {
-                        self.remove_forwarder(agent, forwarder).await?;
                         return Err(ProviderError::TooManyPorts { most: MOST });
                     }
                     return self.start_forwarder(forwarder).await;
@@ -195,11 +194,18 @@ impl DockerProvider {
         port.filter(|port| *port != 0).ok_or_else(|| failed(OPEN, true, "the forwarder has ended"))
     }
 
-    async fn remove_forwarder(&self, agent: &str, forwarder: &str) -> Result<(), ProviderError> {
+    /// Removes the forwarder of that name, if it is one that is meant.
+    async fn remove_forwarder(
+        &self,
+        agent: &str,
+        forwarder: &str,
+        is_meant: impl Fn(&ContainerInspectResponse) -> bool + Send,
+    ) -> Result<(), ProviderError> {
         let Some(found) = self.inspect(forwarder).await? else { return Ok(()) };
-        let Some(id) = found.id.as_ref().filter(|_| self.is_agents_container(&found, agent)) else { return Ok(()) };
+        let is_it = self.is_agents_container(&found, agent) && is_meant(&found);
+        let Some(id) = found.id.filter(|_| is_it) else { return Ok(()) };
         let options = RemoveContainerOptionsBuilder::default().force(true).build();
-        match timed(CALL_LIMIT, self.docker.remove_container(id, Some(options))).await {
+        match timed(CALL_LIMIT, self.docker.remove_container(&id, Some(options))).await {
             Ok(()) => Ok(()),
             // Gone, or just going.
             Err(error) if matches!(status(&error), Some(404 | 409)) => Ok(()),
@@ -208,12 +214,7 @@ impl DockerProvider {
     }
 
     /// The forwarder's container: on the host's network, and without any other right.
-    fn forwarder_body(
-        &self,
-        port: u16,
-        arguments: Vec<String>,
-        labels: &HashMap<String, String>,
-    ) -> ContainerCreateBody {
+    fn forwarder_body(&self, port: u16, arguments: &[String], labels: &HashMap<String, String>) -> ContainerCreateBody {
         let limit =
             |name: &str, value| ResourcesUlimits { name: Some(name.into()), soft: Some(value), hard: Some(value) };
         let mut labels = labels.clone();
@@ -249,7 +250,7 @@ impl DockerProvider {
             image: Some(self.config.image.clone()),
             user: Some(format!("{FORWARDER_UID}:{FORWARDER_UID}")),
             entrypoint: Some(vec![FORWARDER_PATH.into()]),
-            cmd: Some(arguments),
+            cmd: Some(arguments.to_vec()),
             working_dir: Some("/".into()),
             labels: Some(labels),
             host_config: Some(host_config),
@@ -261,9 +262,12 @@ impl DockerProvider {
 /// Whether a forwarder is what would be made now, and runs or is about to.
 fn is_good(found: &ContainerInspectResponse, arguments: &[String]) -> bool {
     use ContainerStateStatusEnum::{CREATED, RUNNING};
-    let said = found.config.as_ref().and_then(|config| config.cmd.as_deref());
     let state = found.state.as_ref().and_then(|state| state.status);
-    said == Some(arguments) && matches!(state, Some(CREATED | RUNNING))
+    arguments_of(found) == Some(arguments) && matches!(state, Some(CREATED | RUNNING))
+}
+
+fn arguments_of(found: &ContainerInspectResponse) -> Option<&[String]> {
+    found.config.as_ref()?.cmd.as_deref()
 }
 
 /// The lifetime among the arguments of a guest, in seconds.
