@@ -45,18 +45,48 @@ struct Table {
     width: usize,
     /// By row.
     states: Vec<(StateID, Progress)>,
+    grams: Option<Grams>,
 }
 
-const MATCH: State = 1 << 31;
+/// The [`GRAM`] characters in a row that the first characters of any prefix have, each [`fold`]ed, as a set that holds some
+/// others too. Text has one of them at hardly any place, so that most of it need not be read: of a prefix that begins
+/// within `stride` bytes, such characters stand at the last of them.
+struct Grams {
+    /// A bit by hash.
+    set: Zeroizing<Vec<u64>>,
+    stride: usize,
+}
+
+const GRAM: usize = 4;
+/// The set has two to the power of this bits: 32 KiB.
+const GRAM_BITS: u32 = 18;
+/// Bytes that are looked through for special ones at first, and at most at a time: a caller that comes often, for a few bytes
+/// each time, must not have the same ones looked through again and again.
+const LOOKED_THROUGH: (usize, usize) = (64, 1024);
+/// Fewer clear bytes than this are read.
+const WORTH_A_JUMP: usize = 2 * PREFIX;
+
+pub(crate) const MATCH: State = 1 << 31;
 
 /// Joins characters that stand for the same in one form or another. What is found is compared exactly afterwards.
-fn fold(byte: u8) -> u8 {
+const fn fold(byte: u8) -> u8 {
     match byte {
         b'-' => b'+',
         b'_' => b'/',
         _ => byte.to_ascii_lowercase(),
     }
 }
+
+/// The same by byte.
+const FOLDED: [u8; 256] = {
+    let mut folded = [0; 256];
+    let mut byte = 0;
+    while byte < folded.len() {
+        folded[byte] = fold(byte as u8);
+        byte += 1;
+    }
+    folded
+};
 
 impl Index {
     /// Builds the automaton. `special` bytes end what [`Index::skim`] reads.
@@ -98,7 +128,10 @@ impl Index {
     #[cfg(test)]
     pub fn allocated(&self) -> usize {
         let table = self.table.as_ref().map_or(0, |table| {
-            table.next.capacity() * size_of::<State>() + table.states.capacity() * size_of::<(StateID, Progress)>()
+            let grams = table.grams.as_ref().map_or(0, |grams| grams.set.capacity() * size_of::<u64>());
+            table.next.capacity() * size_of::<State>()
+                + table.states.capacity() * size_of::<(StateID, Progress)>()
+                + grams
         });
         self.automaton.memory_usage() + self.progress.capacity() * size_of::<(StateID, Progress)>() + table
     }
@@ -144,26 +177,48 @@ impl Index {
 
     /// Reads up to a byte that is special or completes a prefix; returns how many were read, and the state.
     pub fn skim(&self, mut state: State, input: &[u8], special: &[bool; 256]) -> (usize, State) {
-        if let Some(table) = &self.table {
-            let next = table.next.as_slice();
-            state &= !MATCH;
+        let Some(table) = &self.table else {
             for (at, byte) in input.iter().enumerate() {
-                let to = next[state as usize + usize::from(table.stopping[usize::from(*byte)])];
-                if to & MATCH != 0 {
+                let to = self.next(state, *byte);
+                if special[usize::from(*byte)] || self.is_match(to) {
                     return (at, state);
                 }
                 state = to;
             }
             return (input.len(), state);
-        }
-        for (at, byte) in input.iter().enumerate() {
-            let to = self.next(state, *byte);
-            if special[usize::from(*byte)] || self.is_match(to) {
-                return (at, state);
+        };
+        state &= !MATCH;
+        let mut read = 0;
+        while let Some(rest) = input.get(read..).filter(|rest| !rest.is_empty()) {
+            let clear = table.grams.as_ref().map_or(0, |grams| grams.clear(rest, special));
+            // Without one, all of it is read a byte at a time.
+            let mut slow = rest.len();
+            if let Some(grams) = &table.grams {
+                slow = clear + PREFIX + grams.stride;
+                if clear > WORTH_A_JUMP {
+                    // What had begun before goes on for less than a prefix.
+                    if state != self.start {
+                        let (more, to) = table.walk(state, rest.get(..PREFIX).unwrap_or(rest));
+                        if more < PREFIX {
+                            return (read + more, to);
+                        }
+                    }
+                    // A state says no more than the last characters do.
+                    state = table.walk(self.start, rest.get(clear - PREFIX..clear).unwrap_or_default()).1;
+                    read += clear;
+                    slow -= clear;
+                }
             }
+            let rest = input.get(read..).unwrap_or_default();
+            let rest = rest.get(..slow).unwrap_or(rest);
+            let (more, to) = table.walk(state, rest);
+            read += more;
             state = to;
+            if more < rest.len() {
+                break;
+            }
         }
-        (input.len(), state)
+        (read, state)
     }
 }
 
@@ -203,12 +258,72 @@ impl Table {
             next.push(MATCH);
             row += 1;
         }
-        Self { next, columns, stopping, width, states }
+        let grams = Grams::new(patterns);
+        Self { next, columns, stopping, width, states, grams }
+    }
+
+    /// Reads a byte at a time, up to one that is special or completes a prefix; returns how many were read, and the state.
+    fn walk(&self, mut state: State, input: &[u8]) -> (usize, State) {
+        let next = self.next.as_slice();
+        for (at, byte) in input.iter().enumerate() {
+            let to = next[state as usize + usize::from(self.stopping[usize::from(*byte)])];
+            if to & MATCH != 0 {
+                return (at, state);
+            }
+            state = to;
+        }
+        (input.len(), state)
     }
 
     fn row(&self, state: State) -> (StateID, Progress) {
         self.states[(state & !MATCH) as usize / self.width]
     }
+}
+
+impl Grams {
+    /// None where a prefix is too short.
+    fn new(patterns: &[Zeroizing<Vec<u8>>]) -> Option<Self> {
+        let shortest = patterns.iter().map(|pattern| pattern.len()).min()?;
+        let stride = shortest.checked_sub(GRAM - 1).filter(|stride| *stride > 0)?;
+        let mut set = Zeroizing::new(vec![0; 1 << (GRAM_BITS - u64::BITS.ilog2())]);
+        for gram in patterns.iter().flat_map(|pattern| pattern.windows(GRAM).take(stride)) {
+            let (word, bit) = place(gram);
+            set[word] |= bit;
+        }
+        Some(Self { set, stride })
+    }
+
+    /// How many bytes at the beginning of a text are not special, nor the first of a prefix.
+    fn clear(&self, text: &[u8], special: &[bool; 256]) -> usize {
+        let (mut clear, mut plain, mut most) = (0, 0, LOOKED_THROUGH.0);
+        loop {
+            let ahead = text.get(plain..).unwrap_or_default();
+            let ahead = ahead.get(..most).unwrap_or(ahead);
+            let found = ahead.iter().position(|byte| special[usize::from(*byte)]);
+            plain += found.unwrap_or(ahead.len());
+            while let Some(gram) =
+                text.get(..plain).and_then(|text| text.get(clear + self.stride - 1..)?.first_chunk::<GRAM>())
+            {
+                let (word, bit) = place(gram);
+                if self.set[word] & bit != 0 {
+                    return clear;
+                }
+                clear += self.stride;
+            }
+            if found.is_some() || plain == text.len() {
+                return clear;
+            }
+            most = LOOKED_THROUGH.1.min(2 * most);
+        }
+    }
+}
+
+/// The word and the bit of some characters in the set, whatever their case.
+fn place(gram: &[u8]) -> (usize, u64) {
+    let folded = gram.iter().fold(0, |all: u32, byte| all << 8 | u32::from(FOLDED[usize::from(*byte)]));
+    // The golden ratio's multiplicative hash (Knuth, The Art of Computer Programming 3, 6.4).
+    let hash = folded.wrapping_mul(0x9E37_79B1) >> (u32::BITS - GRAM_BITS);
+    ((hash / u64::BITS) as usize, 1 << (hash % u64::BITS))
 }
 
 /// Walks every pattern: the state after `n` characters of one is the state of that prefix.

@@ -7,6 +7,7 @@ mod parts;
 mod properties;
 mod scale;
 mod search;
+mod skim;
 
 use crate::{Masked, Redactor};
 use base64::Engine as _;
