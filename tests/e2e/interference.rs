@@ -235,8 +235,8 @@ struct Observations {
     ids: HashMap<String, String>,
 }
 
-/// Fields that are random by their nature, or measured.
-const OTHER: [&str; 12] = [
+/// Fields that are random by their nature, or measured: who has cost most is, too.
+const OTHER: [&str; 13] = [
     "cursor",
     "key",
     "prefix",
@@ -249,6 +249,7 @@ const OTHER: [&str; 12] = [
     "activeDuration",
     "activeDurationMs",
     "cost",
+    "topUser",
 ];
 
 impl Observations {

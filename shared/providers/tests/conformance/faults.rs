@@ -132,6 +132,7 @@ async fn a_sandbox_that_ends_during_a_call_is_gone_and_not_a_failure() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         other.destroy(&agent).await.unwrap();
     });
-    assert!(matches!(ran, Err(ProviderError::SandboxGone)));
+    let error = ran.err().expect("its sandbox has ended");
+    assert!(matches!(error, ProviderError::SandboxGone), "{error}");
     bed.end().await;
 }
