@@ -63,8 +63,16 @@ const GRAM_BITS: u32 = 18;
 /// Bytes that are looked through for special ones at first, and at most at a time: a caller that comes often, for a few bytes
 /// each time, must not have the same ones looked through again and again.
 const LOOKED_THROUGH: (usize, usize) = (64, 1024);
-/// Fewer clear bytes than this are read.
-const WORTH_A_JUMP: usize = 2 * PREFIX;
+
+/// After so many bytes as were looked through, how many next.
+fn next_look(last: usize) -> usize {
+    LOOKED_THROUGH.1.min(2 * last)
+}
+
+/// Whether so many clear bytes take longer to read than to jump over.
+fn is_worth_a_jump(clear: usize) -> bool {
+    clear > 2 * PREFIX
+}
 
 pub(crate) const MATCH: State = 1 << 31;
 
@@ -122,6 +130,13 @@ impl Index {
     #[cfg(test)]
     pub fn has_table(&self) -> bool {
         self.table.is_some()
+    }
+
+    /// How many bytes of a text need not be read, and how many are passed over at a time.
+    #[cfg(test)]
+    pub fn clear(&self, text: &[u8], special: &[bool; 256]) -> Option<(usize, usize)> {
+        let grams = self.table.as_ref()?.grams.as_ref()?;
+        Some((grams.clear(text, special), grams.stride))
     }
 
     /// Bytes of memory that it takes.
@@ -190,24 +205,22 @@ impl Index {
         state &= !MATCH;
         let mut read = 0;
         while let Some(rest) = input.get(read..).filter(|rest| !rest.is_empty()) {
-            let clear = table.grams.as_ref().map_or(0, |grams| grams.clear(rest, special));
-            // Without one, all of it is read a byte at a time.
-            let mut slow = rest.len();
-            if let Some(grams) = &table.grams {
-                slow = clear + PREFIX + grams.stride;
-                if clear > WORTH_A_JUMP {
-                    // What had begun before goes on for less than a prefix.
-                    if state != self.start {
-                        let (more, to) = table.walk(state, rest.get(..PREFIX).unwrap_or(rest));
-                        if more < PREFIX {
-                            return (read + more, to);
-                        }
+            // Without grams, all of it is read a byte at a time.
+            let grams = table.grams.as_ref().map(|grams| (grams.clear(rest, special), grams.reach()));
+            let (clear, reach) = grams.unwrap_or((0, rest.len()));
+            let mut slow = clear + reach;
+            if is_worth_a_jump(clear) {
+                // What had begun before goes on for less than a prefix.
+                if state != self.start {
+                    let (more, to) = table.walk(state, rest.get(..PREFIX).unwrap_or(rest));
+                    if more < PREFIX {
+                        return (read + more, to);
                     }
-                    // A state says no more than the last characters do.
-                    state = table.walk(self.start, rest.get(clear - PREFIX..clear).unwrap_or_default()).1;
-                    read += clear;
-                    slow -= clear;
                 }
+                // A state says no more than the last characters do.
+                state = table.walk(self.start, rest.get(clear - PREFIX..clear).unwrap_or_default()).1;
+                read += clear;
+                slow = reach;
             }
             let rest = input.get(read..).unwrap_or_default();
             let rest = rest.get(..slow).unwrap_or(rest);
@@ -293,6 +306,11 @@ impl Grams {
         Some(Self { set, stride })
     }
 
+    /// How many bytes are read behind those that are clear before it is looked for clear ones again.
+    fn reach(&self) -> usize {
+        PREFIX + self.stride
+    }
+
     /// How many bytes at the beginning of a text are not special, nor the first of a prefix.
     fn clear(&self, text: &[u8], special: &[bool; 256]) -> usize {
         let (mut clear, mut plain, mut most) = (0, 0, LOOKED_THROUGH.0);
@@ -313,7 +331,7 @@ impl Grams {
             if found.is_some() || plain == text.len() {
                 return clear;
             }
-            most = LOOKED_THROUGH.1.min(2 * most);
+            most = next_look(most);
         }
     }
 }

@@ -81,3 +81,47 @@ proptest! {
         prop_assert_eq!(skimmed, read);
     }
 }
+
+#[test]
+fn text_is_passed_over_up_to_what_begins_a_value_in_any_form_or_is_special() {
+    let redactor = redactor(&VALUES);
+    let clear = |text: &[u8]| redactor.index.as_ref().unwrap().clear(text, &redactor.special).unwrap();
+    let (all, stride) = clear(&[b'.'; 5000]);
+    assert!(stride == 3 && all <= 5000 && all + stride + 4 > 5000, "{all} of 5000, {stride} at a time");
+    for value in VALUES {
+        let value = value.strip_suffix(b"\n").unwrap_or(value);
+        for begun in [
+            value.to_vec(),
+            value.to_ascii_uppercase(),
+            hex::encode_upper(value).into_bytes(),
+            STANDARD.encode(value).into_bytes(),
+            URL_SAFE.encode(value).into_bytes(),
+        ] {
+            for at in 0..70 {
+                let text = [&vec![b'.'; at][..], &begun].concat();
+                let (clear, _) = clear(&text);
+                assert!(clear <= at && clear + stride > at, "{clear} of {}", String::from_utf8_lossy(&text));
+            }
+        }
+    }
+    for at in 0..200 {
+        let (clear, _) = clear(&[&vec![b'.'; at][..], b"%", &[b'.'; 50]].concat());
+        assert!(clear <= at && clear + stride + 4 > at, "{clear} of {at}");
+    }
+    // Too few values to fill the set with what other text has as well.
+    let other = b"A quick brown fox jumps over a lazy dog. ".repeat(20);
+    assert!(clear(&other).0 + stride + 4 > other.len(), "{}", clear(&other).0);
+}
+
+#[test]
+fn characters_that_stand_for_the_same_in_any_form_are_looked_for_as_one() {
+    // All of these have `+` and `/` in base64.
+    let value: &[u8] = b"\xfb\xef\xbe\xfb\xef\xff\xff\xff\xfb\xef";
+    let redactor = redactor(&[value]);
+    let index = redactor.index.as_ref().unwrap();
+    for text in [STANDARD.encode(value), URL_SAFE.encode(value)] {
+        let text = [&[b'.'; 40][..], text.as_bytes()].concat();
+        let (clear, stride) = index.clear(&text, &redactor.special).unwrap();
+        assert!(clear <= 40 && clear + stride > 40, "{clear}");
+    }
+}
