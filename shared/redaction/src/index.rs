@@ -217,8 +217,8 @@ impl Index {
                         return (read + more, to);
                     }
                 }
-                // A state says no more than the last characters do.
-                state = table.walk(self.start, rest.get(clear - PREFIX..clear).unwrap_or_default()).1;
+                // What seems to begin in them ends within the characters that were looked up last, and those are read.
+                state = self.start;
                 read += clear;
                 slow = reach;
             }
