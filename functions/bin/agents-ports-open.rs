@@ -1,4 +1,4 @@
-//! `POST /v1/agents/{id}/exec`
+//! `POST /v1/agents/{id}/ports`
 use theazo_functions::{lambda, routes};
 
 lambda!(routes::AGENTS_PORTS_OPEN);
