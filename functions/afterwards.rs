@@ -7,14 +7,27 @@ use futures_util::future::{Either, pending};
 use lambda_extension::{Extension, LambdaEvent, service_fn};
 use lambda_http::Error;
 use std::sync::Arc;
+use std::time::Duration;
 use theazo_store::LogQueue;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, watch};
+
+/// How long after the extension has heard of an event the handler may begin with it. An event that is no request, such as the
+/// console's own for tests, never gets to the handler.
+const BEGINS_WITHIN: Duration = Duration::from_secs(1);
+
+/// How many answers have begun and ended since the function started. As counts they cannot get out of step with what the
+/// extension hears of.
+#[derive(Clone, Copy, Default)]
+struct Answers {
+    begun: u64,
+    ended: u64,
+}
 
 /// Sees to it that a function is not frozen too early.
 pub(crate) struct Afterwards {
     queue: LogQueue,
-    /// Tells the extension of a function that may leave something to be written that an answer is out.
-    answered: Option<mpsc::UnboundedSender<()>>,
+    /// What the extension watches, in a function that may leave something to be written.
+    answers: Option<watch::Sender<Answers>>,
 }
 
 impl Afterwards {
@@ -27,40 +40,49 @@ impl Afterwards {
         route: &Route,
         queue: &LogQueue,
     ) -> Result<(Self, impl Future<Output = Result<(), Error>> + use<>), Error> {
+        let queue = queue.clone();
         if !route.capabilities.iter().any(|capability| capability.writes_afterwards()) {
-            return Ok((Self { queue: queue.clone(), answered: None }, Either::Left(pending())));
+            return Ok((Self { queue, answers: None }, Either::Left(pending())));
         }
-        let (answered, answers) = mpsc::unbounded_channel();
-        let state = Arc::new((Mutex::new(answers), queue.clone()));
+        let (answers, watched) = watch::channel(Answers::default());
+        let state = Arc::new((Mutex::new((watched, 0)), queue.clone()));
         let flush = service_fn(move |_: LambdaEvent| {
             let state = state.clone();
             async move {
-                state.0.lock().await.recv().await;
-                state.1.flushed().await;
+                let (watched, queue) = &*state;
+                let (watched, seen) = &mut *watched.lock().await;
+                let begins = watched.wait_for(|answers| answers.begun > *seen);
+                let _ = tokio::time::timeout(BEGINS_WITHIN, begins).await;
+                let ended = watched.wait_for(|answers| answers.ended == answers.begun).await;
+                *seen = ended.map_or(*seen, |answers| answers.begun);
+                queue.flushed().await;
                 Ok::<_, Error>(())
             }
         });
         let extension = Extension::new().with_events(&["INVOKE"]).with_events_processor(flush).register().await?;
         let running = Either::Right(async move { extension.run().await });
-        Ok((Self { queue: queue.clone(), answered: Some(answered) }, running))
+        Ok((Self { queue, answers: Some(answers) }, running))
     }
 
     /// An event's answer, to be kept until it is out.
     pub(crate) fn answering(&self) -> Answering {
-        Answering { queue: self.queue.clone(), answered: self.answered.clone() }
+        if let Some(answers) = &self.answers {
+            answers.send_modify(|answers| answers.begun += 1);
+        }
+        Answering { queue: self.queue.clone(), answers: self.answers.clone() }
     }
 }
 
 /// An answer under way. Where it goes away unfinished, because the handler panicked or the caller hung up, it is out too.
 pub(crate) struct Answering {
     queue: LogQueue,
-    answered: Option<mpsc::UnboundedSender<()>>,
+    answers: Option<watch::Sender<Answers>>,
 }
 
 impl Answering {
     /// The answer is out. Without an extension, everything must be written now.
     pub(crate) async fn end(self) {
-        if self.answered.is_none() {
+        if self.answers.is_none() {
             self.queue.flushed().await;
         }
     }
@@ -68,8 +90,8 @@ impl Answering {
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        if let Some(answered) = &self.answered {
-            let _ = answered.send(());
+        if let Some(answers) = &self.answers {
+            answers.send_modify(|answers| answers.ended += 1);
         }
     }
 }

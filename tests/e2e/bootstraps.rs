@@ -163,6 +163,23 @@ async fn what_a_run_leaves_in_the_log_is_written_before_its_function_may_be_froz
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_is_no_request_fails_and_does_not_keep_its_function_awake() {
+    let platform = Platform::make("odd-event").await;
+    let function = start("agents-exec").await;
+    for _ in 0..2 {
+        // As from the console's own button for tests.
+        let outcome = function.invoke(&json!({ "key1": "value1" })).await.unwrap();
+        assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
+        function.frozen().await.unwrap();
+        let nobody = AgentId::make().to_string();
+        let asked = ask("agents-exec", &platform.test_key, &[&nobody], r#"{"language": "bash", "code": "true"}"#);
+        let outcome = function.invoke(&asked.rest_event("/", false)).await.unwrap();
+        assert_eq!(read(&outcome).unwrap().status, 404, "{outcome:?}");
+        function.frozen().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_paths_headers_and_queries_arrive_as_they_were_sent_whatever_the_payload() {
     let platform = Platform::make("bootstraps").await;
     let key = &platform.live_key;
