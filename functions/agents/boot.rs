@@ -77,9 +77,9 @@ impl Boot {
     /// one whose provider is not to be had stays as it is.
     ///
     /// # Errors
-    /// As [`Sandboxes::of_agent`].
+    /// As [`Sandboxes::to_boot`].
     pub(super) async fn places_of(&self, scope: &TenantScope, agent: &Agent) -> Result<Option<u32>, ApiError> {
-        self.sandboxes.places_of(scope, agent).await
+        Ok(self.sandboxes.to_boot(scope, agent).await?.1)
     }
 
     /// Where at a provider a new agent goes. To be asked before it is recorded: one that cannot boot leaves no row.
@@ -156,7 +156,7 @@ impl Boot {
         // Before anything is stopped or made, all side by side.
         let stands = async { Ok(opener.confirm(scope, &agent.session, &agent.secrets).await?) };
         let copies = async { Ok(self.copies.seal(scope, &agent.id, sealed, &opened, gone_by_ms).await?) };
-        let (provider, (), copies) = try_join3(self.sandboxes.of_agent(scope, agent), stands, copies).await?;
+        let ((provider, _), (), copies) = try_join3(self.sandboxes.to_boot(scope, agent), stands, copies).await?;
         let for_token = match token {
             Some(token) => Some(self.tokens.seal(scope, &agent.id, token, &opened, gone_by_ms)?),
             None => None,

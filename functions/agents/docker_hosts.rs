@@ -76,3 +76,9 @@ pub(super) fn not_among_the_hosts() -> ApiError {
     let why = "the agent's host is not among the platform's Docker hosts any more";
     ApiError::new(ErrorCode::Provider, why).detail("provider", ProviderKind::Docker.as_str()).detail("retryable", false)
 }
+
+/// The refusal of a boot on a host that is not known to keep agents from what they must not reach.
+pub(super) fn not_enrolled() -> ApiError {
+    let why = "the agent's Docker host is not enrolled";
+    ApiError::new(ErrorCode::NoProvidersAvailable, why).detail("provider", ProviderKind::Docker.as_str())
+}

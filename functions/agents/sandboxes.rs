@@ -2,7 +2,7 @@
 //! configured, test ones the simulated provider. What a caller asks for does not change which of the two worlds it is in;
 //! the mode of its credential does.
 
-use super::docker_hosts::{Docker, not_among_the_hosts, standing};
+use super::docker_hosts::{Docker, not_among_the_hosts, not_enrolled, standing};
 use super::simulated::TenantDisk;
 use std::sync::{Arc, OnceLock};
 use theazo_http::{ApiError, ErrorCode};
@@ -173,12 +173,21 @@ impl Sandboxes {
         Ok(self.reach(scope, agent).await?.0)
     }
 
-    /// How many agents the platform lets run at an agent's provider at a time.
+    /// The same for an agent that is to boot there, with how many agents the platform lets run there at a time.
     ///
     /// # Errors
-    /// As [`Sandboxes::of_agent`].
-    pub(super) async fn places_of(&self, scope: &TenantScope, agent: &Agent) -> Result<Option<u32>, ApiError> {
-        Ok(self.reach(scope, agent).await?.1)
+    /// As [`Sandboxes::of_agent`]; `no_providers_available` when its host is not enrolled, or not any more.
+    pub(super) async fn to_boot(&self, scope: &TenantScope, agent: &Agent) -> Result<Reached, ApiError> {
+        if let (Mode::Live, Some(host)) = (scope.mode(), agent.host.as_deref())
+            && let Some((config, hosts)) = self.docker.hosts(scope, &self.access).await?
+        {
+            let provider = hosts.on(host).ok_or_else(not_among_the_hosts)?;
+            if !hosts.may_boot_on(host, standing(&config)) {
+                return Err(not_enrolled());
+            }
+            return Ok((provider, config.max_concurrent));
+        }
+        self.reach(scope, agent).await
     }
 
     async fn reach(&self, scope: &TenantScope, agent: &Agent) -> Result<Reached, ApiError> {

@@ -204,9 +204,20 @@ async fn a_platforms_own_docker_hosts_run_its_agents_and_one_that_dies_takes_onl
     client.post(&format!("/v1/agents/{paused}/resume"), json!({})).await.expect(200);
     interrupted_boot_is_taken_back(&world, alive).await;
 
-    // A host that drains gets no new agents, though it has room, and says so until it is told otherwise.
+    // On one that was found to be open, those that are there do not boot again either.
     client.post(&format!("/v1/agents/{alive}/pause"), json!({})).await.expect(200);
     let configs = ProviderConfigs::new(world.own.stack.deployment().table().clone());
+    configs.enroll(&world.scope, "docker", &world.one.name(), None).await.unwrap();
+    let refused = client.post(&format!("/v1/agents/{alive}/resume"), json!({})).await;
+    let refused = refused.expect_error(503, "no_providers_available");
+    assert!(refused["message"].as_str().unwrap().contains("not enrolled"), "{refused}");
+    assert_eq!(world.status(alive).await, "paused");
+    assert_eq!(world.exec(doomed).await.expect(200)["exitCode"], 0, "the other host is enrolled");
+    world.enroll().await;
+    client.post(&format!("/v1/agents/{alive}/resume"), json!({})).await.expect(200);
+
+    // A host that drains gets no new agents, though it has room, and says so until it is told otherwise.
+    client.post(&format!("/v1/agents/{alive}/pause"), json!({})).await.expect(200);
     configs.drain(&world.scope, "docker", &world.one.name(), true).await.unwrap();
     let shown = world.configure(json!({ "image": image })).await;
     assert_eq!(shown["config"]["draining"], json!([world.one.name()]));

@@ -56,9 +56,13 @@ pub struct Standing<'a> {
 }
 
 impl Standing<'_> {
+    fn has_enrolled(self, host: &Host) -> bool {
+        self.enrolled.get(&host.name) == Some(&host.identity)
+    }
+
     /// Why a host takes no new agents, if it does not.
     fn refuses(self, host: &Host) -> Option<&'static str> {
-        if self.enrolled.get(&host.name) != Some(&host.identity) {
+        if !self.has_enrolled(host) {
             return Some("not enrolled");
         }
         self.draining.contains(&host.name).then_some("draining")
@@ -140,6 +144,11 @@ impl DockerHosts {
     /// What tells each from another host of the same name, for which other authorities vouch.
     pub fn identities(&self) -> BTreeMap<String, String> {
         self.0.iter().map(|host| (host.name.clone(), host.identity.clone())).collect()
+    }
+
+    /// Whether an agent that is on a host may boot there again: it is enrolled. One that drains keeps its agents.
+    pub fn may_boot_on(&self, host: &str, standing: Standing<'_>) -> bool {
+        self.0.iter().any(|other| other.name == host && standing.has_enrolled(other))
     }
 
     /// Whether any host takes new agents, if it has room.
