@@ -192,15 +192,12 @@ impl<'a> Hosts<'a> {
         let mut lines = Vec::new();
         for (host, identity) in self.each() {
             let line = match self.set_up(&host, &from).await {
-                Ok(lasting) => {
-                    let line = self.look(&host).await?;
-                    if line.closed {
-                        self.configs.enroll(self.scope, DOCKER, &host, Some(&identity)).await?;
-                    }
-                    line.with(lasting)
-                }
-                Err(error) => Line { host, closed: false, message: error.to_string() },
+                Ok(lasting) => self.look(&host).await?.with(lasting),
+                Err(error) => Line { host: host.clone(), closed: false, message: error.to_string() },
             };
+            // One that was enrolled before and is not known to be closed now is not any more.
+            let identity = line.closed.then_some(identity.as_str());
+            self.configs.enroll(self.scope, DOCKER, &host, identity).await?;
             lines.push(line);
         }
         Ok(Probed(lines))

@@ -74,6 +74,14 @@ async fn a_host_takes_agents_once_its_firewall_keeps_one_from_it_and_until_it_is
     let (closed, found) = lines(&local, &["host", "probe", id]).await;
     assert!(!closed && text(&found[0]["message"]).contains(&name), "{found:?}");
     assert_eq!(health().await["healthy"], false, "{}", health().await);
+    // Nor is one that was enrolled, and cannot be set up again.
+    host.run("iptables", &[&["-A"], &RULE[..]].concat()).await;
+    let (enrolled, _) = lines(&local, &enroll).await;
+    assert!(enrolled && health().await["healthy"] == true, "{}", health().await);
+    host.run("mount", &["-o", "remount,ro", "/etc"]).await;
+    let (enrolled, found) = lines(&local, &enroll).await;
+    assert!(!enrolled && found[0]["closed"] == false && health().await["healthy"] == false, "{found:?}");
+    host.run("mount", &["-o", "remount,rw", "/etc"]).await;
     host.run("mkdir", &["-p", "/run/systemd/system"]).await;
     let (enrolled, found) = lines(&local, &enroll).await;
     assert!(enrolled && !text(&found[0]["message"]).contains("systemd"), "{found:?}");
