@@ -89,12 +89,14 @@ impl DockerProvider {
                 let url = format!("http://{host}:{listens}/");
                 Ok(OpenPort { url, headers: vec![(PORT_TOKEN_HEADER, token)] })
             }
-            Err(error) => {
+            // That it could not be asked says nothing of it, and others may use it.
+            Err(error @ (ProviderError::SandboxGone | ProviderError::TooManyPorts { .. })) => {
                 // Not one that another call has made for another run.
                 self.remove_forwarder(agent, &forwarder, |found| arguments_of(found) == Some(arguments.as_slice()))
                     .await?;
                 Err(error)
             }
+            Err(error) => Err(error),
         }
     }
 
