@@ -4,7 +4,7 @@
 
 use crate::routes::Route;
 use futures_util::future::{Either, pending};
-use lambda_extension::{Extension, LambdaEvent, service_fn};
+use lambda_extension::{Extension, LambdaEvent, NextEvent, service_fn};
 use lambda_http::Error;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,19 +15,19 @@ use tokio::sync::{Mutex, watch};
 /// console's own for tests, never gets to the handler.
 const BEGINS_WITHIN: Duration = Duration::from_secs(1);
 
-/// How many answers have begun and ended since the function started. As counts they cannot get out of step with what the
-/// extension hears of.
-#[derive(Clone, Copy, Default)]
-struct Answers {
-    begun: u64,
-    ended: u64,
+/// The answer that the handler began last; Lambda gives it one event at a time. By the event's id it cannot get out of step
+/// with what the extension hears of.
+#[derive(Default)]
+struct Latest {
+    request_id: String,
+    is_out: bool,
 }
 
 /// Sees to it that a function is not frozen too early.
 pub(crate) struct Afterwards {
     queue: LogQueue,
     /// What the extension watches, in a function that may leave something to be written.
-    answers: Option<watch::Sender<Answers>>,
+    latest: Option<watch::Sender<Latest>>,
 }
 
 impl Afterwards {
@@ -42,47 +42,51 @@ impl Afterwards {
     ) -> Result<(Self, impl Future<Output = Result<(), Error>> + use<>), Error> {
         let queue = queue.clone();
         if !route.capabilities.iter().any(|capability| capability.writes_afterwards()) {
-            return Ok((Self { queue, answers: None }, Either::Left(pending())));
+            return Ok((Self { queue, latest: None }, Either::Left(pending())));
         }
-        let (answers, watched) = watch::channel(Answers::default());
-        let state = Arc::new((Mutex::new((watched, 0)), queue.clone()));
-        let flush = service_fn(move |_: LambdaEvent| {
+        let (latest, watched) = watch::channel(Latest::default());
+        let state = Arc::new((Mutex::new(watched), queue.clone()));
+        let flush = service_fn(move |event: LambdaEvent| {
             let state = state.clone();
             async move {
                 let (watched, queue) = &*state;
-                let (watched, seen) = &mut *watched.lock().await;
-                let begins = watched.wait_for(|answers| answers.begun > *seen);
-                let _ = tokio::time::timeout(BEGINS_WITHIN, begins).await;
-                let ended = watched.wait_for(|answers| answers.ended == answers.begun).await;
-                *seen = ended.map_or(*seen, |answers| answers.begun);
+                if let NextEvent::Invoke(event) = event.next {
+                    let mut watched = watched.lock().await;
+                    let begins = watched.wait_for(|latest| latest.request_id == event.request_id);
+                    let begun = tokio::time::timeout(BEGINS_WITHIN, begins).await.is_ok();
+                    if begun {
+                        let _ = watched.wait_for(|latest| latest.is_out || latest.request_id != event.request_id).await;
+                    }
+                }
                 queue.flushed().await;
                 Ok::<_, Error>(())
             }
         });
         let extension = Extension::new().with_events(&["INVOKE"]).with_events_processor(flush).register().await?;
         let running = Either::Right(async move { extension.run().await });
-        Ok((Self { queue, answers: Some(answers) }, running))
+        Ok((Self { queue, latest: Some(latest) }, running))
     }
 
-    /// An event's answer, to be kept until it is out.
-    pub(crate) fn answering(&self) -> Answering {
-        if let Some(answers) = &self.answers {
-            answers.send_modify(|answers| answers.begun += 1);
+    /// The answer to the event of that id, to be kept until it is out.
+    pub(crate) fn answering(&self, request_id: String) -> Answering {
+        if let Some(latest) = &self.latest {
+            latest.send_replace(Latest { request_id: request_id.clone(), is_out: false });
         }
-        Answering { queue: self.queue.clone(), answers: self.answers.clone() }
+        Answering { queue: self.queue.clone(), request_id, latest: self.latest.clone() }
     }
 }
 
 /// An answer under way. Where it goes away unfinished, because the handler panicked or the caller hung up, it is out too.
 pub(crate) struct Answering {
     queue: LogQueue,
-    answers: Option<watch::Sender<Answers>>,
+    request_id: String,
+    latest: Option<watch::Sender<Latest>>,
 }
 
 impl Answering {
     /// The answer is out. Without an extension, everything must be written now.
     pub(crate) async fn end(self) {
-        if self.answers.is_none() {
+        if self.latest.is_none() {
             self.queue.flushed().await;
         }
     }
@@ -90,8 +94,12 @@ impl Answering {
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        if let Some(answers) = &self.answers {
-            answers.send_modify(|answers| answers.ended += 1);
+        if let Some(latest) = &self.latest {
+            latest.send_if_modified(|latest| {
+                let is_this = latest.request_id == self.request_id;
+                latest.is_out |= is_this;
+                is_this
+            });
         }
     }
 }

@@ -68,14 +68,14 @@ pub async fn run(route: &'static Route) -> Result<(), Error> {
     let serving = async {
         if route.info.streams {
             lambda_http::run_with_streaming_response(service_fn(move |event: lambda_http::Request| async move {
-                let answering = afterwards.answering();
+                let answering = afterwards.answering(event.lambda_context().request_id);
                 let response = answer(deployment, route, event).await;
                 Ok::<_, Error>(response.map(|body| until_the_end(body, answering)))
             }))
             .await
         } else {
             lambda_http::run(service_fn(move |event: lambda_http::Request| async move {
-                let answering = afterwards.answering();
+                let answering = afterwards.answering(event.lambda_context().request_id);
                 let (parts, body) = answer(deployment, route, event).await.into_parts();
                 let body = buffered(body.collect().await);
                 answering.end().await;

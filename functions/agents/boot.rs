@@ -29,6 +29,9 @@ const UNDO_TIME: Duration = Duration::from_secs(2);
 /// How long after an agent's time is over the table may keep its copies, should nobody have removed them.
 const COPIES_OUTLIVE_MS: i64 = 24 * 60 * 60 * 1000;
 
+/// What an adapter calls the kind of isolation that a sandbox got.
+const ISOLATION: &str = "isolation";
+
 /// What no name of a secret begins with.
 const OWN_PREFIX: &str = "THEAZO_";
 
@@ -117,6 +120,7 @@ impl Boot {
                 let this_boot = |now: &Agent| now.boots == agent.boots;
                 let ready = self.agents.become_ready(scope, &agent.id, token.as_ref(), this_boot, |agent| {
                     agent.region = sandbox.region.clone();
+                    agent.isolation = sandbox.details.get(ISOLATION).cloned();
                 });
                 ready.await.map_err(ApiError::from)
             }

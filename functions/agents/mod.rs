@@ -61,6 +61,7 @@ fn show(agent: &Agent) -> Value {
         "tools": tools,
         "browser": false,
         "region": agent.region,
+        "providerDetails": { "isolation": agent.isolation },
         "metadata": agent.metadata,
         "createdAt": format_time(agent.created_at_ms),
     })

@@ -4,7 +4,9 @@
 # prefix, so they stay as they are while agents come and go. Run as root; running it again changes nothing.
 #
 #   firewall.sh install            the rules; agents may ask the machine's name servers, on port 53 and nothing else.
-#                                  Prints the chains whose first rule was not ours.
+#                                  Prints the chains whose first rule was not ours. Fails where the engine does not use
+#                                  the same tables.
+#   firewall.sh rules              the same before the engine has started
 #   firewall.sh open PORT          lets agents reach one TCP port of this machine
 #   firewall.sh close PORT
 #   firewall.sh ports              prints the ports that are open to agents
@@ -47,13 +49,17 @@ resolvers() {
 }
 
 install() {
-  # The second is what is behind the local one of systemd-resolved.
-  # shellcheck disable=SC2046
-  set -- $(resolvers /etc/resolv.conf /run/systemd/resolve/resolv.conf)
   if ! v4 -S DOCKER-USER >/dev/null 2>&1; then
     echo "the engine does not filter with this machine's iptables: there is no chain DOCKER-USER" >&2
     exit 1
   fi
+  rules
+}
+
+rules() {
+  # The second is what is behind the local one of systemd-resolved.
+  # shellcheck disable=SC2046
+  set -- $(resolvers /etc/resolv.conf /run/systemd/resolve/resolv.conf)
   v4 -N THEAZO-ENDPOINTS 2>/dev/null || true
   # What agents send on is looked at in the table `mangle`, which comes before `filter` and which engines leave alone. In
   # `filter` they put their own rules first again whenever a network comes or goes, and take the jump to the chain that is
@@ -104,6 +110,7 @@ command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in
   install) install ;;
+  rules) rules ;;
   resolvers) resolvers "$@" ;;
   open)
     port "${1:-}"

@@ -242,7 +242,7 @@ impl Line {
     fn with(mut self, lasting: Lasting) -> Self {
         if lasting == Lasting::UntilRestart {
             self.message
-                .push_str("; the firewall is gone when the host restarts, for want of systemd: enroll it again then");
+                .push_str("; the firewall is gone when the host restarts, for want of systemd that starts the engine: enroll it again then");
         }
         self
     }

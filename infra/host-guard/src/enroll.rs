@@ -105,8 +105,13 @@ async fn run(host: &Docker, image: &str) -> Result<Lasting, GuardError> {
     match (status, said.lines().last().map(str::trim)) {
         (0, Some(LASTING)) => Ok(Lasting::Always),
         (0, _) => Ok(Lasting::UntilRestart),
-        _ => Err(GuardError::Firewall(said.trim().to_owned())),
+        _ => Err(GuardError::Firewall(plain(said.trim()))),
     }
+}
+
+/// A host's own words, without what a terminal would take for a command.
+fn plain(said: &str) -> String {
+    said.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
 async fn remove(host: &Docker) -> Result<(), GuardError> {

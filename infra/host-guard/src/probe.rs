@@ -34,8 +34,14 @@ for _ in range(100):
 else:
     sys.exit(1)";
 
-/// Prints which of the targets take a connection.
+/// Where the program of [`CONNECT`] listens itself.
+const OWN: &str = "127.0.0.1:";
+
+/// Prints which of the targets take a connection, and the first always: it is one that this program listens on itself, so that
+/// a program which cannot connect at all is not taken for one that is kept from it.
 const CONNECT: &str = "import socket, threading
+own = socket.create_server(('127.0.0.1', 0))
+targets = '127.0.0.1:%d %s' % (own.getsockname()[1], targets)
 def reach(target):
     host, port = target.split(':')
     try:
@@ -100,7 +106,11 @@ impl<'a> Probe<'a> {
     /// As [`Provider::exec`].
     pub async fn reaches(&self, targets: &[String]) -> Result<Vec<String>, ProviderError> {
         let said = self.run(&format!("targets = {:?}\n{CONNECT}", targets.join(" "))).await?;
-        let mut reached: Vec<String> = said.split_whitespace().map(str::to_owned).collect();
+        let (own, mut reached): (Vec<String>, Vec<String>) =
+            said.split_whitespace().map(str::to_owned).partition(|target| target.starts_with(OWN));
+        if own.is_empty() {
+            return Err(unclear("the probe cannot connect to anything"));
+        }
         reached.sort_unstable();
         Ok(reached)
     }

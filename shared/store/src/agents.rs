@@ -154,6 +154,7 @@ impl Agents {
             compute: new.compute,
             region: new.region,
             host: new.host,
+            isolation: None,
             model: new.model,
             instructions: new.instructions,
             tools: new.tools,

@@ -3,15 +3,19 @@
 use crate::local::{Local, stderr, stdout, text};
 use bollard::query_parameters::{ListContainersOptions, ListContainersOptionsBuilder, RemoveImageOptions};
 use serde_json::{Value, json};
+use std::path::Path;
 use theazo_docker_hosts::{Host, credential};
 use theazo_providers::docker::Endpoint;
 
 /// Sends what agents send to the host on to the firewall's own rules.
 const RULE: [&str; 5] = ["INPUT", "-i", "ag-+", "-j", "THEAZO-INPUT"];
 
-/// Runs what the engine's start wants.
+/// Where this machine's systemd would start an engine from: its hosts have the same files.
+const ENGINE_UNITS: [&str; 2] = ["/usr/lib/systemd/system/docker.service", "/lib/systemd/system/docker.service"];
+
+/// Runs what systemd runs before it starts the engine.
 const STARTED: &str = "set -e
-    unit=/etc/systemd/system/docker.service.wants/theazo-firewall.service
+    unit=/etc/systemd/system/docker.service.requires/theazo-firewall.service
     exec $(sed -n 's/^ExecStart=//p' \"$unit\")";
 
 fn all_containers() -> ListContainersOptions {
@@ -83,15 +87,31 @@ async fn a_host_takes_agents_once_its_firewall_keeps_one_from_it_and_until_it_is
     assert!(!enrolled && found[0]["closed"] == false && health().await["healthy"] == false, "{found:?}");
     host.run("mount", &["-o", "remount,rw", "/etc"]).await;
     host.run("mkdir", &["-p", "/run/systemd/system"]).await;
+    // A systemd that does not start the engine does not see to the firewall either.
+    if !ENGINE_UNITS.iter().any(|unit| Path::new(unit).exists()) {
+        let (enrolled, found) = lines(&local, &enroll).await;
+        assert!(enrolled && text(&found[0]["message"]).contains("for want of systemd"), "{found:?}");
+    }
+    host.run("mkdir", &["-p", "/etc/systemd/system"]).await;
+    host.run("touch", &["/etc/systemd/system/docker.service"]).await;
     let (enrolled, found) = lines(&local, &enroll).await;
     assert!(enrolled && !text(&found[0]["message"]).contains("systemd"), "{found:?}");
     assert_eq!(health().await["healthy"], true, "{}", health().await);
     host.run("iptables", &[&["-C"], &RULE[..]].concat()).await;
-    // What systemd is told to do at each start of the engine.
+    // What systemd is told to do at each start of the engine, when there is nothing of the engine's yet.
     host.run("iptables", &[&["-D"], &RULE[..]].concat()).await;
-    host.run("sh", &["-c", STARTED]).await;
+    host.run("sh", &["-c", &format!("iptables -E DOCKER-USER ELSEWHERE\n{STARTED}")]).await;
+    host.run("iptables", &["-E", "ELSEWHERE", "DOCKER-USER"]).await;
     let (closed, found) = lines(&local, &["host", "probe", id, &name]).await;
     assert!(closed && found.len() == 1 && found[0]["closed"] == true, "{found:?}");
+
+    // Another image has to be there, and to have been tried, before agents are.
+    let other = json!({ "credentialRef": "HOSTS", "config": { "image": "another:1" } });
+    local.done(key, "PUT", "/providers/docker", Some(other)).await;
+    assert!(text(&health().await["message"]).contains("not enrolled"), "{}", health().await);
+    let same = json!({ "credentialRef": "HOSTS", "config": { "image": image } });
+    local.done(key, "PUT", "/providers/docker", Some(same)).await;
+    assert_eq!(health().await["healthy"], true, "{}", health().await);
 
     let drained = local.with_folder(&["host", "drain", id, &name]).await;
     assert!(drained.status.success(), "{}", stderr(&drained));

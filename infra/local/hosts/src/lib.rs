@@ -64,6 +64,15 @@ impl Host {
     /// # Panics
     /// Where it does not come up.
     pub async fn start(image: &str, from: &Endpoint) -> Self {
+        Self::start_with_runtime(image, from, "").await
+    }
+
+    /// Starts one that also has a runtime of that name, which is the usual one in truth: who chooses it can be tested without
+    /// it.
+    ///
+    /// # Panics
+    /// Where it does not come up.
+    pub async fn start_with_runtime(image: &str, from: &Endpoint, runtime: &str) -> Self {
         let random = getrandom::u32().expect("randomness").to_be_bytes();
         let [high, low, ..] = random;
         // A network of four addresses in the range for tests of devices (RFC 2544), of which there are 32 thousand.
@@ -74,7 +83,7 @@ impl Host {
         let client = authority.client();
         let server = authority.server(&address.to_string());
         let files = [("ca.pem", authority.cert()), ("cert.pem", &server.cert), ("key.pem", &server.key)];
-        let namespace = Namespace::start(&hex::encode(random), &files, near, address, PORT).await;
+        let namespace = Namespace::start(&hex::encode(random), &files, (near, address, PORT), runtime).await;
         let host = Self { authority, client, address, namespace };
         host.come_up().await;
         host.load(image, from).await;
@@ -113,6 +122,22 @@ impl Host {
     /// Where it fails.
     pub async fn run(&self, program: &str, arguments: &[&str]) {
         self.namespace.run(program, arguments).await;
+    }
+
+    /// Has its engine stand still: it takes connections, and says nothing on them.
+    ///
+    /// # Panics
+    /// Where it cannot be told.
+    pub async fn freeze(&self) {
+        self.namespace.signal_engine("STOP").await;
+    }
+
+    /// Has its engine go on.
+    ///
+    /// # Panics
+    /// Where it cannot be told.
+    pub async fn thaw(&self) {
+        self.namespace.signal_engine("CONT").await;
     }
 
     /// Ends it at once, with all that runs on it, as when its power fails.

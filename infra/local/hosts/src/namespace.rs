@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// images take is in memory, and what is kept at fixed places, or written to its settings, is the host's own.
 const INIT: &str = r#"
 set -e
-dir=$1 port=$2 parent=$3
+dir=$1 port=$2 parent=$3 runtime=$4
 ip link set lo up
 mkdir -p "$dir/data" "$dir/exec"
 mount -t tmpfs -o mode=0755,size=3g tmpfs /run
@@ -32,7 +32,7 @@ mount -t overlay -o "lowerdir=/etc,upperdir=$dir/exec/etc,workdir=$dir/exec/etc-
 dockerd --data-root "$dir/data" --exec-root "$dir/exec" --pidfile "$dir/exec/pid" \
   --host "unix://$dir/docker.sock" --host "tcp://0.0.0.0:$port" \
   --tlsverify --tlscacert "$dir/ca.pem" --tlscert "$dir/cert.pem" --tlskey "$dir/key.pem" \
-  --cgroup-parent "$parent" --userland-proxy=false &
+  --cgroup-parent "$parent" --userland-proxy=false ${runtime:+--add-runtime "$runtime=$(command -v runc)"} &
 wait
 "#;
 
@@ -47,8 +47,14 @@ pub(crate) struct Namespace {
 }
 
 impl Namespace {
-    /// Starts the engine in namespaces of its own, which have one address, reached from the other.
-    pub(crate) async fn start(id: &str, files: &[(&str, &str)], near: Ipv4Addr, address: Ipv4Addr, port: u16) -> Self {
+    /// Starts the engine in namespaces of its own, which have one address, reached from the other. It offers runc by the name
+    /// of that runtime too, unless it is empty.
+    pub(crate) async fn start(
+        id: &str,
+        files: &[(&str, &str)],
+        (near, address, port): (Ipv4Addr, Ipv4Addr, u16),
+        runtime: &str,
+    ) -> Self {
         remove_leftovers();
         let name = format!("{FOLDER}{}-{id}", std::process::id());
         let (dir, cgroup) = (std::env::temp_dir().join(&name), name);
@@ -61,7 +67,7 @@ impl Namespace {
         std::fs::write(dir.join(ROUTE), &network).expect("a file of a host");
         run("ip", &["route", "add", "unreachable", &network, "metric", METRIC]).await;
         let ended = Arc::new(AtomicBool::new(false));
-        let outer = spawn(&dir, port, &cgroup, ended.clone());
+        let outer = spawn(&dir, [&port.to_string(), &format!("/{cgroup}"), runtime], ended.clone());
         let first = first_process(outer, &ended).await;
         let namespace = Self { dir, cgroup, outer, first, ended };
         let (link, pid) = (format!("tz{id}"), first.to_string());
@@ -81,6 +87,15 @@ impl Namespace {
         let pid = self.first.to_string();
         let all: Vec<&str> = ["-t", &pid, "-m", "-n", program].into_iter().chain(arguments.iter().copied()).collect();
         run("nsenter", &all).await;
+    }
+
+    /// Sends the engine, and nothing else of the host's, a signal.
+    pub(crate) async fn signal_engine(&self, signal: &str) {
+        let pid = self.first.to_string();
+        let file = self.dir.join("exec/pid");
+        let file = file.to_str().expect("a folder with a plain name");
+        let script = "kill -s \"$0\" \"$(cat \"$1\")\"";
+        run("nsenter", &["-t", &pid, "-m", "-n", "-p", "sh", "-c", script, signal, file]).await;
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -122,14 +137,14 @@ impl Drop for Namespace {
 
 /// Starts the first process from a thread that lives as long as it does: the signal that ends it with this process is
 /// really sent at the end of the thread.
-fn spawn(dir: &Path, port: u16, cgroup: &str, ended: Arc<AtomicBool>) -> Pid {
+fn spawn(dir: &Path, arguments: [&str; 3], ended: Arc<AtomicBool>) -> Pid {
     let log = std::fs::File::create(dir.join("log")).expect("a log of a host");
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child=KILL"])
         .args(["--mount-proc", "sh", "-c", INIT, "host"])
         .arg(dir)
-        .args([&port.to_string(), &format!("/{cgroup}")])
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("a log of a host"))
         .stderr(log);

@@ -276,6 +276,12 @@ async fn next(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn register(State(shared): State<Arc<Shared>>) -> Response {
+    // Once a function asks for events, Lambda takes no extensions any more.
+    if shared.polled.borrow().is_some() {
+        let mut refused = Response::new(Body::from(r#"{"errorType":"Extension.RegistrationClosed"}"#));
+        *refused.status_mut() = StatusCode::FORBIDDEN;
+        return refused;
+    }
     shared.extension.registered.store(true, Ordering::Release);
     let told = json!({ "functionName": "local", "functionVersion": "$LATEST", "handler": "bootstrap" });
     let response = Response::builder().header("lambda-extension-identifier", EXTENSION_ID);

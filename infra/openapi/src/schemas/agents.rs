@@ -72,6 +72,13 @@ fn agent() -> Value {
         ("tools", anything()),
         ("browser", flag()),
         ("region", nullable(text())),
+        (
+            "providerDetails",
+            about(
+                answer(&[("isolation", nullable(text()))]),
+                "What its last boot got: `runc` (the host's kernel), `runsc` (gVisor), `microvm`, `simulated`.",
+            ),
+        ),
         ("metadata", texts()),
         ("createdAt", time()),
     ]);
@@ -80,7 +87,8 @@ fn agent() -> Value {
         json!({
             "id": "agt_01jd9s6q0f3v8x2n4m5k7h9tbc", "sessionId": "ses_01jd9s6q0f3v8x2n4m5k7h9tbc", "userId": "user_123",
             "status": "ready", "provider": "docker", "compute": "python", "model": null, "instructions": null,
-            "tools": null, "browser": false, "region": null, "metadata": {}, "createdAt": "2026-11-26T09:00:00.000Z",
+            "tools": null, "browser": false, "region": null, "providerDetails": { "isolation": "runc" }, "metadata": {},
+            "createdAt": "2026-11-26T09:00:00.000Z",
         }),
     )
 }

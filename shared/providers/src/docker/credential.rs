@@ -39,7 +39,7 @@ pub(super) struct Described {
     /// `host:port`, what agents' rows and people know it by.
     pub(super) name: String,
     /// Which host it is: a hash of the name and of the authorities that vouch for it.
-    pub(super) identity: String,
+    pub(super) identity: [u8; 32],
     pub(super) max_agents: u32,
     pub(super) endpoint: TlsEndpoint,
     /// Derived from the private key: whoever has that one owns the host in any case.
@@ -124,8 +124,7 @@ fn describe(host: WrittenHost, ranges: &HostRanges) -> Result<Described, &'stati
         .with_client_auth_cert(chain, key)
         .map_err(|_| "key must be the private key of cert")?;
     let endpoint = TlsEndpoint::new(server, port, &name, Arc::new(tls), ranges.clone());
-    let identity = hex::encode(identity.finalize());
-    Ok(Described { name, identity, max_agents: host.max_agents, endpoint, port_key })
+    Ok(Described { name, identity: identity.finalize().into(), max_agents: host.max_agents, endpoint, port_key })
 }
 
 fn certificates(pem: &str) -> Option<Vec<CertificateDer<'static>>> {

@@ -10,6 +10,7 @@ use super::{DockerConfig, DockerProvider, Endpoint};
 use crate::{Health, Provider, ProviderError};
 use bollard::Docker;
 use futures_util::future::join_all;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -110,8 +111,8 @@ impl DockerHosts {
             config.prefer_gvisor = true;
             config.port_key = Some(described.port_key);
             let provider = DockerProvider::new(config).map_err(|_| CredentialFault::no_client())?;
-            let (name, identity) = (described.name, described.identity);
-            Ok(Host { name, identity, provider: Arc::new(provider), down_until: Mutex::default() })
+            let identity = identity(described.identity, &settings.image);
+            Ok(Host { name: described.name, identity, provider: Arc::new(provider), down_until: Mutex::default() })
         });
         hosts.collect::<Result<_, _>>().map(Self)
     }
@@ -141,7 +142,8 @@ impl DockerHosts {
         Some(host.provider.docker.clone())
     }
 
-    /// What tells each from another host of the same name, for which other authorities vouch.
+    /// What tells each from another host of the same name, for which other authorities vouch, and from itself with another
+    /// agent image.
     pub fn identities(&self) -> BTreeMap<String, String> {
         self.0.iter().map(|host| (host.name.clone(), host.identity.clone())).collect()
     }
@@ -197,6 +199,12 @@ impl DockerHosts {
         });
         Health { healthy, message: lines.collect::<Vec<_>>().join("; ") }
     }
+}
+
+/// What an enrollment is for: that host, with that image. What was tried with one says nothing of another, which may not even
+/// be there.
+fn identity(host: [u8; 32], image: &str) -> String {
+    hex::encode(Sha256::new().chain_update(host).chain_update(image).finalize())
 }
 
 /// The one with the largest part of its places free; none if all are full or silent.

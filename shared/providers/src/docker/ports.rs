@@ -137,42 +137,55 @@ impl DockerProvider {
     ) -> Result<(), ProviderError> {
         for _ in 0..ATTEMPTS {
             match self.inspect(forwarder).await? {
-                Some(found) if self.is_agents_container(&found, agent) => {
-                    if is_good(&found, arguments) {
-                        return self.start_forwarder(forwarder).await;
-                    }
-                    self.remove_forwarder(agent, forwarder, |_| true).await?;
+                Some(found) if !self.is_agents_container(&found, agent) => {
+                    return Err(failed(OPEN, false, "a container of that name belongs to somebody else"));
                 }
-                Some(_) => return Err(failed(OPEN, false, "a container of that name belongs to somebody else")),
-                None => {}
+                Some(found) => match standing(&found, arguments) {
+                    Standing::Runs => return Ok(()),
+                    Standing::Made => {}
+                    Standing::Useless => {
+                        self.remove_forwarder(agent, forwarder, |_| true).await?;
+                        continue;
+                    }
+                },
+                None => {
+                    let options = CreateContainerOptionsBuilder::default().name(forwarder).build();
+                    let body = self.forwarder_body(port, arguments, labels);
+                    match timed(CALL_LIMIT, self.docker.create_container(Some(options), body)).await {
+                        Ok(_) => {}
+                        Err(error) if status(&error) == Some(404) => {
+                            return Err(failed(OPEN, false, "the agent image is not on this engine"));
+                        }
+                        // Made by another call at the same moment, or just going.
+                        Err(error) if status(&error) == Some(409) => {
+                            tokio::time::sleep(ATTEMPT_PAUSE).await;
+                            continue;
+                        }
+                        Err(error) => return Err(from_engine(OPEN, error)),
+                    }
+                }
             }
-            let options = CreateContainerOptionsBuilder::default().name(forwarder).build();
-            let body = self.forwarder_body(port, arguments, labels);
-            match timed(CALL_LIMIT, self.docker.create_container(Some(options), body)).await {
-                Ok(_) => {
-                    // Counted with this one, so that of several at once none is too many.
-                    if self.count_ports(agent).await? > MOST {
-                        return Err(ProviderError::TooManyPorts { most: MOST });
-                    }
-                    return self.start_forwarder(forwarder).await;
-                }
-                Err(error) if status(&error) == Some(404) => {
-                    return Err(failed(OPEN, false, "the agent image is not on this engine"));
-                }
-                // Made by another call at the same moment, or just going.
-                Err(error) if status(&error) == Some(409) => tokio::time::sleep(ATTEMPT_PAUSE).await,
-                Err(error) => return Err(from_engine(OPEN, error)),
+            // Counted with this one, whoever made it, so that of several at once none is too many.
+            if self.count_ports(agent).await? > MOST {
+                return Err(ProviderError::TooManyPorts { most: MOST });
+            }
+            if self.start_forwarder(forwarder).await? {
+                return Ok(());
             }
         }
         Err(failed(OPEN, true, "the forwarder's name stays taken"))
     }
 
-    async fn start_forwarder(&self, forwarder: &str) -> Result<(), ProviderError> {
-        let started = timed(CALL_LIMIT, self.docker.start_container(forwarder, None::<StartContainerOptions>)).await;
-        started.map_err(|error| match says(&error, FORWARDER_PATH) {
-            true => failed(OPEN, false, "the agent image on this engine is too old to have a forwarder"),
-            false => from_engine(OPEN, error),
-        })
+    /// Whether there was still one to start.
+    async fn start_forwarder(&self, forwarder: &str) -> Result<bool, ProviderError> {
+        match timed(CALL_LIMIT, self.docker.start_container(forwarder, None::<StartContainerOptions>)).await {
+            Ok(()) => Ok(true),
+            Err(error) if says(&error, FORWARDER_PATH) => {
+                Err(failed(OPEN, false, "the agent image on this engine is too old to have a forwarder"))
+            }
+            Err(error) if status(&error) == Some(404) => Ok(false),
+            Err(error) => Err(from_engine(OPEN, error)),
+        }
     }
 
     /// The port that a forwarder says it listens on.
@@ -261,11 +274,22 @@ impl DockerProvider {
     }
 }
 
-/// Whether a forwarder is what would be made now, and runs or is about to.
-fn is_good(found: &ContainerInspectResponse, arguments: &[String]) -> bool {
-    use ContainerStateStatusEnum::{CREATED, RUNNING};
+/// What is to be done about a forwarder that is there.
+enum Standing {
+    Runs,
+    /// It is to be started.
+    Made,
+    /// It is another run's, or has ended.
+    Useless,
+}
+
+fn standing(found: &ContainerInspectResponse, arguments: &[String]) -> Standing {
     let state = found.state.as_ref().and_then(|state| state.status);
-    arguments_of(found) == Some(arguments) && matches!(state, Some(CREATED | RUNNING))
+    match state.filter(|_| arguments_of(found) == Some(arguments)) {
+        Some(ContainerStateStatusEnum::RUNNING) => Standing::Runs,
+        Some(ContainerStateStatusEnum::CREATED) => Standing::Made,
+        _ => Standing::Useless,
+    }
 }
 
 fn arguments_of(found: &ContainerInspectResponse) -> Option<&[String]> {

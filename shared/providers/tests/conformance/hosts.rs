@@ -240,3 +240,40 @@ async fn flood(listener: TcpListener, server: theazo_docker_hosts::Pair, sent: A
         });
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_offers_gvisor_runs_agents_on_it_and_one_that_stands_still_is_passed_over_until_it_goes_on() {
+    if !theazo_docker_hosts::can_run() {
+        return;
+    }
+    let (engine, image) = engine_and_image().await;
+    let offers = Host::start_with_runtime(&image, &engine, "runsc");
+    let (frozen, other) = tokio::join!(offers, Host::start(&image, &engine));
+    let all = hosts(&[(&frozen, 4), (&other, 4)], &image);
+    let enrolled = all.identities();
+    let open = open(&enrolled);
+    let mut agents = BTreeMap::new();
+    for (host, isolation) in [(frozen.name(), "runsc"), (other.name(), "runc")] {
+        let spec = spec();
+        let made = all.on(&host).unwrap().create(&spec, &environment(&[("KEY", "v")])).await.unwrap();
+        assert_eq!(made.details["isolation"], isolation);
+        assert_eq!(says(&all, &host, &agent(&spec)).await.unwrap(), "v");
+        agents.insert(host, agent(&spec));
+    }
+
+    frozen.freeze().await;
+    let begun = Instant::now();
+    for _ in 0..3 {
+        assert_eq!(all.place(open).await.unwrap(), other.name());
+    }
+    let health = all.health(open).await;
+    assert!(health.healthy && health.message.contains(&frozen.name()), "{}", health.message);
+    assert!(begun.elapsed() < 3 * SILENT_WITHIN, "{:?}", begun.elapsed());
+    assert_eq!(says(&all, &other.name(), &agents[&other.name()]).await.unwrap(), "v");
+    frozen.thaw().await;
+    assert_eq!(says(&all, &frozen.name(), &agents[&frozen.name()]).await.unwrap(), "v");
+    for (host, agent) in &agents {
+        all.on(host).unwrap().destroy(agent).await.unwrap();
+        assert!(all.on(host).unwrap().list_mine().await.unwrap().is_empty());
+    }
+}

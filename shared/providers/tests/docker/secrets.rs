@@ -11,6 +11,7 @@ use bollard::query_parameters::{
 use futures_util::{Stream, StreamExt};
 use std::time::{SystemTime, UNIX_EPOCH};
 use theazo_providers::{AgentRef, Language, Provider, ProviderError};
+use theazo_tenancy::CheckpointId;
 
 const PYTHON: &str = "import os; print(os.environ.get('API_TOKEN'), end='')";
 const NODE: &str = "process.stdout.write(String(process.env.API_TOKEN))";
@@ -201,6 +202,28 @@ async fn in_the_images(bed: &Bed, agent: &AgentRef, canary: &Canary) {
     assert!(saved.1 > 1024 * 1024 && !saved.0, "the committed image has a value");
 }
 
+/// The whole of a volume, as the engine exports it.
+async fn archive_of(bed: &Bed, volume: &str) -> Vec<u8> {
+    let reader = format!("{volume}-reader");
+    let mounts = vec![Mount {
+        target: Some("/kept".into()),
+        source: Some(volume.into()),
+        typ: Some(MountType::VOLUME),
+        ..Mount::default()
+    }];
+    let body = ContainerCreateBody {
+        image: Some(bed.config.image.clone()),
+        host_config: Some(HostConfig { mounts: Some(mounts), ..HostConfig::default() }),
+        ..ContainerCreateBody::default()
+    };
+    let options = CreateContainerOptionsBuilder::default().name(&reader).build();
+    bed.docker.create_container(Some(options), body).await.unwrap();
+    let path = DownloadFromContainerOptionsBuilder::default().path("/kept").build();
+    let archive: Vec<_> = bed.docker.download_from_container(&reader, Some(path)).collect().await;
+    bed.docker.remove_container(&reader, None).await.unwrap();
+    archive.into_iter().flat_map(|piece| piece.unwrap()).collect()
+}
+
 #[tokio::test]
 async fn what_a_stopped_sandbox_leaves_has_no_value_in_it_and_what_was_deleted_does_not_come_back() {
     in_own_deployment(|bed| async move {
@@ -212,30 +235,17 @@ async fn what_a_stopped_sandbox_leaves_has_no_value_in_it_and_what_was_deleted_d
         let agent = agent(&spec);
         assert_eq!(bed.output(&agent, Language::Python, PYTHON).await, value);
         bed.output(&agent, Language::Bash, "echo found > /data/file; (sleep 300 &)").await;
+        let checkpoint = CheckpointId::make().to_string();
+        bed.provider.checkpoint(&agent, &checkpoint).await.unwrap();
         bed.provider.stop(&agent).await.unwrap();
 
-        // The whole of what is kept, as the engine exports it.
-        let reader = format!("{}-reader", name(&agent));
-        let mounts = vec![Mount {
-            target: Some("/kept".into()),
-            source: Some(name(&agent)),
-            typ: Some(MountType::VOLUME),
-            ..Mount::default()
-        }];
-        let body = ContainerCreateBody {
-            image: Some(bed.config.image.clone()),
-            host_config: Some(HostConfig { mounts: Some(mounts), ..HostConfig::default() }),
-            ..ContainerCreateBody::default()
-        };
-        let options = CreateContainerOptionsBuilder::default().name(&reader).build();
-        bed.docker.create_container(Some(options), body).await.unwrap();
-        let path = DownloadFromContainerOptionsBuilder::default().path("/kept").build();
-        let archive: Vec<_> = bed.docker.download_from_container(&reader, Some(path)).collect().await;
-        bed.docker.remove_container(&reader, None).await.unwrap();
-        let archive: Vec<u8> = archive.into_iter().flat_map(|piece| piece.unwrap()).collect();
-        assert!(archive.windows(5).any(|window| window == b"found"), "the archive has the files");
-        assert!(!canary.is_in(&archive));
-        assert!(!canary.is_in(&serde_json::to_vec(&bed.docker.inspect_volume(&name(&agent)).await.unwrap()).unwrap()));
+        for volume in [name(&agent), name(&AgentRef { agent: checkpoint })] {
+            let archive = archive_of(&bed, &volume).await;
+            assert!(archive.windows(5).any(|window| window == b"found"), "the archive has the files");
+            assert!(!canary.is_in(&archive));
+            let shown = bed.docker.inspect_volume(&volume).await.unwrap();
+            assert!(!canary.is_in(&serde_json::to_vec(&shown).unwrap()));
+        }
 
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let window = EventsOptionsBuilder::default().since(&since.to_string()).until(&(now + 1).to_string()).build();

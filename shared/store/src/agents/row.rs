@@ -105,6 +105,9 @@ pub struct Agent {
     /// asked for anything.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub host: Option<String>,
+    /// What isolates it, since its last boot: a runtime of its host, or a machine of its own.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub isolation: Option<String>,
     /// Model of managed runs.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub model: Option<String>,
