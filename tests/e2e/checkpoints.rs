@@ -222,6 +222,13 @@ async fn an_agent_on_e2b_is_resumed_and_retried_from_its_checkpoints() {
 }
 
 #[tokio::test]
+async fn an_agent_on_fly_is_resumed_and_retried_from_its_checkpoints_and_nothing_is_left_of_it() {
+    let platform = crate::fly::with_fly("checkpoints fly").await;
+    let agent = circle(&platform, &platform.client, Mode::Live, json!({ "provider": "fly" }), true).await;
+    assert!(!crate::fly::is_there(&agent).await);
+}
+
+#[tokio::test]
 async fn a_sandbox_that_was_lost_leaves_checkpoints_to_retry_from_and_cannot_be_checkpointed() {
     let platform = Platform::make("checkpoints lost").await;
     let client = &platform.client;

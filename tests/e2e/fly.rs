@@ -9,7 +9,7 @@ use theazo_tenancy::AgentId;
 use theazo_vault::SecretValue;
 
 /// A platform with an account at Fly.
-async fn with_fly(name: &str) -> Platform {
+pub async fn with_fly(name: &str) -> Platform {
     let platform = Platform::make(name).await;
     configure(&platform.client, FLY_TOKEN).await;
     platform
@@ -39,7 +39,7 @@ fn app(agent: &str) -> String {
 }
 
 /// Whether anything of an agent's is at Fly.
-async fn is_there(agent: &str) -> bool {
+pub async fn is_there(agent: &str) -> bool {
     manage(reqwest::Method::GET, &format!("/apps/{}", app(agent))).await.0 == 200
 }
 
