@@ -9,7 +9,7 @@ use theazo_tenancy::AgentId;
 use theazo_vault::SecretValue;
 
 /// A platform with an account at Fly.
-async fn with_fly(name: &str) -> Platform {
+pub async fn with_fly(name: &str) -> Platform {
     let platform = Platform::make(name).await;
     configure(&platform.client, FLY_TOKEN).await;
     platform
@@ -22,7 +22,7 @@ async fn configure(client: &Client, token: &str) -> Value {
     client.call("PUT", "/v1/providers/fly", Some(&body)).await.expect(200)
 }
 
-fn on_fly() -> Value {
+pub fn on_fly() -> Value {
     json!({ "provider": "fly" })
 }
 
