@@ -107,6 +107,7 @@ const DOCKER_RANGES: &str = "THEAZO_DOCKER_PRIVATE_RANGES";
 const E2B_API: &str = "THEAZO_E2B_API_URL";
 const E2B_SANDBOX: &str = "THEAZO_E2B_SANDBOX_URL";
 const FLY_API: &str = "THEAZO_FLY_API_URL";
+const FLY_APP: &str = "THEAZO_FLY_APP_URL";
 const AGENT_ENDPOINT: &str = "THEAZO_AGENT_ENDPOINT";
 /// Where a process finds the key that credentials are sealed with.
 pub const CREDENTIAL_KEY: &str = "THEAZO_CREDENTIAL_KEY";
@@ -244,7 +245,8 @@ pub fn fly_from_env() -> FlyEndpoints {
 }
 
 fn fly(variable: &dyn Fn(&str) -> Option<String>) -> FlyEndpoints {
-    variable(FLY_API).map_or_else(FlyEndpoints::default, |api| FlyEndpoints { api })
+    let usual = FlyEndpoints::default();
+    FlyEndpoints { api: variable(FLY_API).unwrap_or(usual.api), app: variable(FLY_APP).unwrap_or(usual.app) }
 }
 
 impl DeploymentConfig {
@@ -329,6 +331,7 @@ impl DeploymentConfig {
         }
         if self.fly != FlyEndpoints::default() {
             variables.push((FLY_API, self.fly.api.clone()));
+            variables.push((FLY_APP, self.fly.app.clone()));
         }
         if self.prices != Prices::default() {
             variables.push((PRICES, self.prices.to_json()));
@@ -388,6 +391,7 @@ mod tests {
             (E2B_API, "http://127.0.0.1:1"),
             (E2B_SANDBOX, "http://127.0.0.1:2"),
             (FLY_API, "http://127.0.0.1:3"),
+            (FLY_APP, "http://{address}:4"),
             (PRICES, &prices),
             (CORS_ORIGIN, "https://app.example.com"),
         ];

@@ -22,7 +22,7 @@ async fn configure(client: &Client, token: &str) -> Value {
     client.call("PUT", "/v1/providers/fly", Some(&body)).await.expect(200)
 }
 
-fn on_fly() -> Value {
+pub fn on_fly() -> Value {
     json!({ "provider": "fly" })
 }
 

@@ -1,7 +1,8 @@
 //! Ports of agents, asked for through the API and used by somebody who has nothing but the answer.
 
 use crate::e2b::{configure, on_e2b};
-use crate::harness::{Client, E2B_KEY, Platform, docker};
+use crate::fly::{on_fly, with_fly};
+use crate::harness::{Client, E2B_KEY, Platform, docker, fly_emulator};
 use bollard::query_parameters::ListContainersOptionsBuilder;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -153,6 +154,27 @@ async fn a_port_of_an_agent_on_e2b_is_reached_with_its_token_alone() {
     let (platform, other) = tokio::join!(Platform::make("ports e2b"), Platform::make("ports e2b other"));
     configure(&platform.client, E2B_KEY).await;
     circle(&platform.client, on_e2b(), &other.client).await;
+}
+
+#[tokio::test]
+async fn a_port_of_an_agent_on_fly_is_reached_with_its_token_alone() {
+    let (platform, other) = tokio::join!(with_fly("ports fly"), Platform::make("ports fly other"));
+    circle(&platform.client, on_fly(), &other.client).await;
+    // No call to Fly was another than Fly describes, for what ports need as well.
+    assert_eq!(fly_emulator().controls.violations(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_port_of_the_machines_own_is_refused_on_fly() {
+    let platform = with_fly("ports fly own").await;
+    let client = &platform.client;
+    let session = client.session("u").await;
+    let agent = client.boot(&session, on_fly()).await;
+    for own in [7443, 80] {
+        let refused = client.post(&format!("/v1/agents/{agent}/ports"), json!({ "port": own })).await;
+        assert_eq!(refused.expect_error(400, "invalid_request")["details"]["field"], "port");
+    }
+    client.terminate(&session).await;
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use theazo_http::{LogFormat, init_logging};
 use theazo_local::quickstart::{self, Through};
 use theazo_local::terminal::{TerminalProgress, interrupted, say};
 use theazo_local::{On, Stack, StackConfig, Throwaway, bench};
+use theazo_providers::fly::FlyEndpoints;
 use theazo_setup::{SetupError, ensure_agent_image, ensure_engine, ensure_firewall, machine_programs};
 
 /// Theazo on this machine.
@@ -204,8 +205,9 @@ async fn emulate_fly(listen: SocketAddr) -> Result<(), Failure> {
     std::fs::create_dir_all(folder.path())?;
     let listener = tokio::net::TcpListener::bind(listen).await?;
     let url = format!("http://{}", listener.local_addr()?);
+    let app = FlyEndpoints::emulator(&url).app;
     say(&format!(
-        "The Fly emulator runs. Any token and organization are good; clients find it at {url}/v1, and functions by\n    THEAZO_FLY_API_URL={url}"
+        "The Fly emulator runs. Any token and organization are good; clients find it at {url}/v1, and functions by\n    THEAZO_FLY_API_URL={url} THEAZO_FLY_APP_URL={app}"
     ));
     say(&format!(
         "What Fly could have seen: {url}/_emulator/records\nCalls that are not as Fly describes them: {url}/_emulator/violations\nCtrl-C ends it, and every machine."

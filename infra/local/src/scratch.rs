@@ -71,7 +71,7 @@ impl Prepared {
         let stack = Stack::start(StackConfig {
             docker: docker.clone(),
             e2b: e2b.unwrap_or_default(),
-            fly: url_of("fly").map_or_else(FlyEndpoints::default, |api| FlyEndpoints { api }),
+            fly: url_of("fly").map_or_else(FlyEndpoints::default, FlyEndpoints::emulator),
             ..StackConfig::on_loopback(folder.path().join("stack"))
         })
         .await?;

@@ -7,6 +7,9 @@ pub(crate) const WRONG_KIND: &str = "it names something of another kind";
 /// Why a path cannot be used that no file can have.
 pub(crate) const BAD_PATH: &str = "it is too long or has a NUL byte";
 
+/// Why a port cannot be opened that is not for agents.
+pub(crate) const TAKEN: &str = "is the provider's own";
+
 /// A failed call to a provider. `Display` is for our logs and carries no value, credential or raw answer body.
 #[derive(Debug, thiserror::Error)]
 pub enum ProviderError {

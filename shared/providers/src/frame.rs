@@ -1,9 +1,10 @@
 //! Requests to a guest and its answers, as adapters send and take them: one way for every guest that speaks
 //! `theazo-guest-protocol`, wherever it runs.
 
-use crate::error::{BAD_PATH, WRONG_KIND};
+use crate::error::{BAD_PATH, TAKEN, WRONG_KIND};
 use crate::{Environment, ProviderError, ProviderKind};
 use bytes::Bytes;
+use theazo_guest_protocol::machine::MOST_PORTS;
 use theazo_guest_protocol::{FrameError, MAX_PAYLOAD, Refusal, Request, Response, decode_response, encode_header};
 use zeroize::Zeroizing;
 
@@ -82,6 +83,8 @@ fn refused(provider: ProviderKind, operation: &'static str, reason: Refusal) -> 
         Refusal::BadPath => ProviderError::PathUnusable(BAD_PATH),
         Refusal::NoSpace => ProviderError::NoSpace,
         Refusal::NoRuntime => ProviderError::NoRuntime,
+        Refusal::PortReserved => ProviderError::PortUnusable(TAKEN),
+        Refusal::TooManyPorts => ProviderError::TooManyPorts { most: MOST_PORTS },
         Refusal::Os(number) => failed(provider, operation, format!("the guest met operating system error {number}")),
         Refusal::BadRequest => failed(provider, operation, "the guest did not understand the request"),
     }

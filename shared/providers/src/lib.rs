@@ -19,6 +19,7 @@ mod frame;
 mod guest_calls;
 mod http;
 mod known;
+mod port_key;
 pub mod simulated;
 
 pub use contract::{

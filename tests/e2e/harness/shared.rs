@@ -99,7 +99,7 @@ pub fn fly_emulator() -> &'static FlyEmulator {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address for the Fly emulator");
             let api = format!("http://{}", listener.local_addr().expect("it is bound"));
             tokio::spawn(emulator.serve(listener, std::future::pending()));
-            FlyEmulator { endpoints: FlyEndpoints { api }, controls }
+            FlyEmulator { endpoints: FlyEndpoints::emulator(api), controls }
         })
     })
 }

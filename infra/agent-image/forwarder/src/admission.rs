@@ -9,6 +9,18 @@ use theazo_guest_protocol::forwarder::PORT_TOKEN_HEADER;
 #[derive(Clone)]
 pub struct Admission([u8; 32]);
 
+/// The digest of the token that a request carries.
+pub(crate) struct Presented([u8; 32]);
+
+impl Presented {
+    /// Of a request that carries one token.
+    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
+        let mut tokens = headers.get_all(PORT_TOKEN_HEADER).iter();
+        let (Some(token), None) = (tokens.next(), tokens.next()) else { return None };
+        Some(Self(Sha256::digest(token.as_bytes()).into()))
+    }
+}
+
 impl Admission {
     /// The token with that SHA-256, as 64 hexadecimal digits.
     pub fn parse(digest: &str) -> Option<Self> {
@@ -17,11 +29,9 @@ impl Admission {
         Some(Self(bytes))
     }
 
-    /// Whether a request carries the token, once. How long this takes says nothing of the token.
-    pub fn admits(&self, headers: &HeaderMap) -> bool {
-        let mut tokens = headers.get_all(PORT_TOKEN_HEADER).iter();
-        let (Some(token), None) = (tokens.next(), tokens.next()) else { return false };
-        Sha256::digest(token.as_bytes()).ct_eq(&self.0).into()
+    /// Whether that is the token. How long this takes says nothing of it.
+    pub(crate) fn admits(&self, presented: &Presented) -> bool {
+        presented.0.ct_eq(&self.0).into()
     }
 }
 
@@ -39,7 +49,7 @@ mod tests {
             for token in tokens {
                 headers.append(PORT_TOKEN_HEADER, HeaderValue::from_static(token));
             }
-            admission.admits(&headers)
+            Presented::of(&headers).is_some_and(|presented| admission.admits(&presented))
         };
         assert!(admits(&["the token"]));
         for bad in [&[][..], &[""], &["the toke"], &["the token "], &["THE TOKEN"], &["the token", "the token"]] {

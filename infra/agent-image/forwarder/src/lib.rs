@@ -6,6 +6,9 @@
 //! do is bounded by its [`Way`]: connections leave through the agent's own bridge, or not at all. So one that was forgotten
 //! leads to no other agent, even when another has the address by then, and ends when the bridge goes.
 //!
+//! The library is also what forwards inside an agent's virtual machine (`theazo-machine`), where one listener has the ways to
+//! several ports: see [`Routes`].
+//!
 //! Both sides are hostile: strangers who find the port, and the agent's code, whose answers it passes on. It keeps nothing,
 //! and prints nothing but the number of its port.
 
@@ -13,9 +16,11 @@ mod admission;
 mod forward;
 mod idle;
 mod proxy;
+mod routes;
 mod way;
 
 pub use admission::Admission;
 pub use forward::{Body, NoAnswer, forward};
 pub use proxy::Proxy;
+pub use routes::Routes;
 pub use way::Way;

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use theazo_forwarder::{Admission, Proxy, Way};
+use theazo_forwarder::{Admission, Proxy, Routes, Way};
 use theazo_guest_protocol::forwarder::{EVERYWHERE, LOOPBACK};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -71,7 +71,7 @@ async fn run(settings: Settings) -> io::Result<()> {
         }
     };
     tokio::select! {
-        () = Proxy::new(admission, way.clone()).serve(listener) => {}
+        () = Proxy::new(Routes::new([(admission, way.clone())])).serve(listener) => {}
         () = tokio::time::sleep(left) => {}
         () = gone => {}
         _ = terminated.recv() => {}

@@ -1,14 +1,13 @@
 //! Connections of callers, and a connection to the agent for each of their requests. Every request is looked at, those that
 //! follow on a connection as well.
 
-use crate::admission::Admission;
 use crate::forward::{Body, LONGEST_HEAD, NoAnswer, forward};
 use crate::idle::Idle;
-use crate::way::Way;
+use crate::routes::Routes;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -31,11 +30,11 @@ const SILENCE: Duration = Duration::from_secs(600);
 const BREATHER: Duration = Duration::from_millis(50);
 
 /// Takes connections, and forwards what is admitted.
-pub struct Proxy(Arc<Shared>);
+pub struct Proxy(Shared);
 
 struct Shared {
-    admission: Admission,
-    way: Way,
+    routes: Routes,
+    screen: fn(&mut HeaderMap) -> Result<(), NoAnswer>,
     strangers: Arc<Semaphore>,
     admitted: Arc<Semaphore>,
     silence: Duration,
@@ -104,27 +103,33 @@ fn whole(bytes: Bytes) -> Body {
 }
 
 impl Proxy {
-    /// For those who are admitted, that way.
-    pub fn new(admission: Admission, way: Way) -> Self {
-        Self::with_limits(admission, way, SILENCE, HEAD_WITHIN)
+    /// For those whose token opens one of these ways.
+    pub fn new(routes: Routes) -> Self {
+        Self::with_limits(routes, SILENCE, HEAD_WITHIN)
     }
 
-    fn with_limits(admission: Admission, way: Way, silence: Duration, head_within: Duration) -> Self {
+    fn with_limits(routes: Routes, silence: Duration, head_within: Duration) -> Self {
         let places = |count| Arc::new(Semaphore::new(count));
         let (strangers, admitted) = (places(STRANGERS), places(CONNECTIONS));
-        Self(Arc::new(Shared { admission, way, strangers, admitted, silence, head_within }))
+        Self(Shared { routes, screen: |_| Ok(()), strangers, admitted, silence, head_within })
+    }
+
+    /// The same, and what an agent's program answers passes only as this leaves it, or not at all.
+    pub fn screening(self, screen: fn(&mut HeaderMap) -> Result<(), NoAnswer>) -> Self {
+        Self(Shared { screen, ..self.0 })
     }
 
     /// Takes connections for ever.
     pub async fn serve(self, listener: TcpListener) {
+        let shared = Arc::new(self.0);
         loop {
             let Ok((stream, _)) = listener.accept().await else {
                 tokio::time::sleep(BREATHER).await;
                 continue;
             };
             // One too many is closed at once.
-            if let Ok(place) = self.0.strangers.clone().try_acquire_owned() {
-                tokio::spawn(attend(self.0.clone(), stream, place));
+            if let Ok(place) = shared.strangers.clone().try_acquire_owned() {
+                tokio::spawn(attend(shared.clone(), stream, place));
             }
         }
     }
@@ -147,9 +152,7 @@ async fn attend(shared: Arc<Shared>, stream: TcpStream, stranger: OwnedSemaphore
 
 async fn answer(mut request: Request<Incoming>, place: Arc<Place>) -> Result<Response<Body>, Fault> {
     let shared = place.shared.clone();
-    if !shared.admission.admits(request.headers()) {
-        return Err(Fault::NoToken);
-    }
+    let way = shared.routes.find(request.headers()).ok_or(Fault::NoToken)?;
     if !place.admit() {
         return Err(Fault::TooMany);
     }
@@ -157,8 +160,12 @@ async fn answer(mut request: Request<Incoming>, place: Arc<Place>) -> Result<Res
         return Err(Fault::NoTunnel);
     }
     request.headers_mut().remove(PORT_TOKEN_HEADER);
-    let program = shared.way.connect().await.map_err(|_| Fault::Closed)?;
-    forward(request, program, shared.silence, place).await.map_err(|NoAnswer| Fault::NoAnswer)
+    let program = way.connect().await.map_err(|_| Fault::Closed)?;
+    let answered = forward(request, program, shared.silence, place).await.and_then(|mut response| {
+        (shared.screen)(response.headers_mut())?;
+        Ok(response)
+    });
+    answered.map_err(|NoAnswer| Fault::NoAnswer)
 }
 
 #[cfg(test)]

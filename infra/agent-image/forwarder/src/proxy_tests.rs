@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::*;
+use crate::{Admission, Way};
 use sha2::{Digest, Sha256};
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,7 +31,11 @@ async fn with_limits(silence: Duration, head_within: Duration) -> Bed {
     let agent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let SocketAddr::V4(to) = agent.local_addr().unwrap() else { panic!("it is of version 4") };
     let admission = Admission::parse(&hex::encode(Sha256::digest(b"0123"))).unwrap();
-    let proxy = Proxy::with_limits(admission, Way::new(to, "lo").unwrap(), silence, head_within);
+    let routes = Routes::new([(admission, Way::new(to, "lo").unwrap())]);
+    let proxy = Proxy::with_limits(routes, silence, head_within).screening(|headers| {
+        headers.remove("x-screened");
+        if headers.contains_key("x-refused") { Err(NoAnswer) } else { Ok(()) }
+    });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     Bed { agent, address, serving: tokio::spawn(proxy.serve(listener)) }
@@ -249,6 +254,29 @@ async fn a_port_that_is_closed_or_speaks_no_http_is_told() {
     let SocketAddr::V4(nobody) = closed.local_addr().unwrap() else { panic!("it is of version 4") };
     drop(closed);
     assert!(Way::new(nobody, "lo").unwrap().connect().await.is_err());
+}
+
+#[tokio::test]
+async fn an_answer_passes_as_its_screen_leaves_it_or_not_at_all() {
+    let bed = bed().await;
+    let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{TOKEN}\r\n");
+    let mut caller = bed.connect().await;
+    say(&mut caller, &request).await;
+    let (mut agent, _) = bed.asked().await;
+    say(&mut agent, "HTTP/1.1 200 OK\r\nX-Screened: a\r\nX-screened: b\r\nX-Own: c\r\nContent-Length: 3\r\n\r\none")
+        .await;
+    let answer = until(&mut caller, "one").await.to_lowercase();
+    assert!(answer.contains("x-own: c") && !answer.contains("x-screened"), "{answer}");
+    for answered in
+        ["200 OK\r\nContent-Length: 6", "101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: capitals"]
+    {
+        let mut caller = bed.connect().await;
+        say(&mut caller, &request.replace("Host: a", "Host: a\r\nConnection: upgrade\r\nUpgrade: capitals")).await;
+        let (mut agent, _) = bed.asked().await;
+        say(&mut agent, &format!("HTTP/1.1 {answered}\r\nX-Refused: yes\r\n\r\nsecret")).await;
+        let answer = until(&mut caller, "}}").await;
+        assert!(answer.starts_with("HTTP/1.1 502") && !answer.contains("secret"), "{answer}");
+    }
 }
 
 #[tokio::test]

@@ -68,6 +68,7 @@ fn answer(place: &Place, request: Request, payload: Vec<u8>) -> (Response, Vec<V
             files::list(place, &dir).map(|entries| (Response::Listing { entries }, Vec::new()))
         }
         Request::KillAll => kill_all(),
+        Request::OpenPort { .. } => Err(Refusal::BadRequest),
     };
     done.unwrap_or_else(|reason| (refused(reason), Vec::new()))
 }

@@ -8,9 +8,13 @@
 //! to one without, to which nothing was delivered since it booted.
 //!
 //! Requests run as the agent's user; only a delivery runs as root. Nothing here prints, logs or stores a byte of a request.
+//!
+//! `forward` is what `serve` starts for requests from outside to the agent's ports, as a user with no other right.
 
 mod admission;
+mod forward;
 mod layout;
+mod ports;
 mod serve;
 mod socket;
 mod tls;
@@ -24,6 +28,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["serve"] => serve::run().map(|()| true),
+        ["forward"] => forward::run().map(|()| true),
         ["admit", digest] => admission::admit(digest, None),
         ["admit", digest, seconds] => match seconds.parse() {
             Ok(seconds) => admission::admit(digest, Some(seconds)),

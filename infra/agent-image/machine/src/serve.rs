@@ -1,5 +1,6 @@
 //! Connections, and a guest for each request.
 
+use crate::ports::Ports;
 use crate::socket::Socket;
 use crate::{admission, complain, layout, tls};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -13,8 +14,12 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use theazo_guest_protocol::machine::{ADMITTED, ALIVE, ALIVE_SECONDS, ANSWER, MACHINE_PORT, REFUSED, TOKEN};
-use theazo_guest_protocol::{AGENT_UID, GUEST_PATH, MAX_HEADER, MAX_PAYLOAD, Request, read_header, write_message};
+use theazo_guest_protocol::machine::{
+    ADMITTED, ALIVE, ALIVE_SECONDS, ANSWER, INGRESS_PORT, MACHINE_PATH, MACHINE_PORT, REFUSED, TOKEN,
+};
+use theazo_guest_protocol::{
+    AGENT_UID, GUEST_PATH, MAX_HEADER, MAX_PAYLOAD, Request, Response, encode_header, read_header, write_message,
+};
 use zeroize::Zeroizing;
 
 /// Connections at once. An agent has at most 20 calls at a time; the rest is for strangers who get no further than a token.
@@ -31,6 +36,12 @@ const LONGEST_ANSWER: u64 = (4 + MAX_HEADER + MAX_PAYLOAD) as u64;
 
 type Stream = StreamOwned<ServerConnection, Socket>;
 
+/// What connections share.
+struct Server {
+    config: Arc<ServerConfig>,
+    ports: Ports,
+}
+
 /// Serves until told to end, or until the machine's time is over.
 pub fn run() -> io::Result<()> {
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
@@ -40,18 +51,24 @@ pub fn run() -> io::Result<()> {
         signal_hook::flag::register(signal, told_to_end.clone())?;
     }
     let (config, fingerprint) = tls::make()?;
-    // Both families, by Linux's default for this address.
-    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, MACHINE_PORT))
-        .or_else(|_| TcpListener::bind(("0.0.0.0", MACHINE_PORT)))?;
+    // Both before any code of the agent's runs, which could take them otherwise.
+    let (listener, ingress) = (bind(MACHINE_PORT)?, bind(INGRESS_PORT)?);
+    let server = Arc::new(Server { config, ports: Ports::new(ingress, MACHINE_PATH) });
+    server.ports.start();
     admission::announce(&fingerprint)?;
-    std::thread::spawn(move || accept(&listener, &config));
+    std::thread::spawn(move || accept(&listener, &server));
     while !told_to_end.load(Ordering::SeqCst) && !admission::is_over() {
         std::thread::sleep(TICK);
     }
     Ok(())
 }
 
-fn accept(listener: &TcpListener, config: &Arc<ServerConfig>) {
+fn bind(port: u16) -> io::Result<TcpListener> {
+    // Both families, by Linux's default for this address.
+    TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)))
+}
+
+fn accept(listener: &TcpListener, server: &Arc<Server>) {
     let open = Arc::new(AtomicUsize::new(0));
     for connection in listener.incoming() {
         let Ok(connection) = connection else {
@@ -62,19 +79,20 @@ fn accept(listener: &TcpListener, config: &Arc<ServerConfig>) {
             open.fetch_sub(1, Ordering::SeqCst);
             continue;
         }
-        let (config, open) = (config.clone(), open.clone());
+        let (server, open) = (server.clone(), open.clone());
         std::thread::spawn(move || {
             // A connection that fails is its client's to notice.
-            let _ = attend(connection, config, ADMITTED_WITHIN);
+            let _ = attend(connection, &server, ADMITTED_WITHIN);
             open.fetch_sub(1, Ordering::SeqCst);
         });
     }
 }
 
 /// One connection: a token, a request, an answer.
-fn attend(connection: TcpStream, config: Arc<ServerConfig>, admitted_within: Duration) -> io::Result<()> {
+fn attend(connection: TcpStream, server: &Server, admitted_within: Duration) -> io::Result<()> {
     let socket = Socket::new(connection, admitted_within)?;
-    let mut stream = StreamOwned::new(ServerConnection::new(config).map_err(io::Error::other)?, socket);
+    let tls = ServerConnection::new(server.config.clone()).map_err(io::Error::other)?;
+    let mut stream = StreamOwned::new(tls, socket);
     let mut token = Zeroizing::new([0; TOKEN]);
     stream.read_exact(token.as_mut())?;
     if !admission::admits(&token) {
@@ -91,6 +109,16 @@ fn attend(connection: TcpStream, config: Arc<ServerConfig>, admitted_within: Dur
     }
     let mut payload = Zeroizing::new(vec![0; length]);
     stream.read_exact(&mut payload)?;
+    match &request {
+        Request::OpenPort { port, digest } => {
+            let opened = server.ports.open(*port, digest);
+            let answer = opened.map_or_else(|reason| Response::Refused { reason }, |()| Response::Done);
+            return tell(stream, &encode_header(&answer).map_err(io::Error::other)?);
+        }
+        // Ways to what ran before are not those to what will.
+        Request::Deliver { .. } => server.ports.close(),
+        _ => {}
+    }
     let mut guest = Guest(start(&request)?);
     if let Some(mut input) = guest.0.stdin.take() {
         // A guest that has ended takes nothing; what it has answered counts.
@@ -100,8 +128,13 @@ fn attend(connection: TcpStream, config: Arc<ServerConfig>, admitted_within: Dur
     let Some(output) = guest.0.stdout.take() else { return Err(io::ErrorKind::BrokenPipe.into()) };
     let answer = await_answer(&mut stream, output)?;
     let _ = guest.0.wait();
+    tell(stream, &answer)
+}
+
+/// Gives an answer, and ends the connection.
+fn tell(mut stream: Stream, answer: &[u8]) -> io::Result<()> {
     stream.write_all(&[ANSWER])?;
-    stream.write_all(&answer)?;
+    stream.write_all(answer)?;
     farewell(stream)
 }
 
@@ -179,9 +212,13 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_millis(500);
 
+    fn server() -> Server {
+        let ingress = TcpListener::bind("127.0.0.1:0").unwrap();
+        Server { config: tls::make().unwrap().0, ports: Ports::new(ingress, MACHINE_PATH) }
+    }
+
     /// What becomes of a connection on which a stranger says these bytes, one every 50 ms.
     fn drip(bytes: Vec<u8>) -> (io::Result<()>, Duration) {
-        let (config, _) = tls::make().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut stranger = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (connection, _) = listener.accept().unwrap();
@@ -194,7 +231,7 @@ mod tests {
             }
         });
         let begun = Instant::now();
-        (attend(connection, config, LIMIT), begun.elapsed())
+        (attend(connection, &server(), LIMIT), begun.elapsed())
     }
 
     #[test]
@@ -208,11 +245,10 @@ mod tests {
 
     #[test]
     fn a_stranger_who_says_nothing_keeps_no_connection() {
-        let (config, _) = tls::make().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let _stranger = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let begun = Instant::now();
-        let outcome = attend(listener.accept().unwrap().0, config, LIMIT);
+        let outcome = attend(listener.accept().unwrap().0, &server(), LIMIT);
         assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert!(begun.elapsed() < LIMIT * 3);
     }

@@ -91,6 +91,14 @@ pub enum Request {
     },
     /// Kill every process of the agent's user. The fallback when a guest process itself is gone.
     KillAll,
+    /// Hand requests that carry the token with that SHA-256 on to a port of the agent, until the next delivery. What was
+    /// handed there with another token is not any more. Only [`machine`] does that; a guest refuses it.
+    OpenPort {
+        /// The port.
+        port: u16,
+        /// 64 hexadecimal digits.
+        digest: String,
+    },
 }
 
 /// Where [`Request::WriteFile`] puts its bytes in an existing or new file.
@@ -136,6 +144,10 @@ pub enum Refusal {
     NoRuntime,
     /// Anything else: an operating system error number.
     Os(i32),
+    /// The port is not the agent's.
+    PortReserved,
+    /// The agent has as many open ports as it may have.
+    TooManyPorts,
     /// The request was not understood.
     BadRequest,
 }
@@ -185,7 +197,7 @@ impl Request {
     pub fn payload_len(&self) -> usize {
         match self {
             Self::Deliver { payload } | Self::Exec { payload, .. } | Self::WriteFile { payload, .. } => *payload,
-            Self::ReadFile { .. } | Self::ListFiles { .. } | Self::KillAll => 0,
+            Self::ReadFile { .. } | Self::ListFiles { .. } | Self::KillAll | Self::OpenPort { .. } => 0,
         }
     }
 }

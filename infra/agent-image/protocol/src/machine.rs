@@ -5,6 +5,8 @@
 //! [`TOKEN`] bytes. The server answers with one byte, [`ADMITTED`] or [`REFUSED`]. An admitted client sends one request,
 //! as a guest reads it from standard input. The server then sends [`ALIVE`] every [`ALIVE_SECONDS`] until it has the
 //! guest's answer, and before that [`ANSWER`]. Closing the connection earlier ends what the request has started.
+//!
+//! [`Request::OpenPort`](crate::Request::OpenPort) is answered by the server itself.
 
 /// Where the program is inside the image.
 pub const MACHINE_PATH: &str = "/usr/local/bin/theazo-machine";
@@ -13,6 +15,11 @@ pub const MACHINE_PATH: &str = "/usr/local/bin/theazo-machine";
 pub const UNDELIVERED: u8 = 3;
 /// The port that it listens on inside the machine.
 pub const MACHINE_PORT: u16 = 7443;
+/// The port inside the machine on which it takes requests to the agent's ports, in HTTP: the provider's proxy ends TLS before it.
+/// Agents may not listen on such a one, even where nobody else does.
+pub const INGRESS_PORT: u16 = 80;
+/// Most open ports of one agent.
+pub const MOST_PORTS: usize = 8;
 /// Bytes of a token, random ones.
 pub const TOKEN: usize = 32;
 /// Bytes of a fingerprint: SHA-256 of the server's public key as SubjectPublicKeyInfo in DER.

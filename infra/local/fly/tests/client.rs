@@ -217,3 +217,56 @@ async fn machines_of_two_apps_have_networks_of_their_own_and_the_proxy_hands_on_
     assert_eq!(served.controls.violations(), [""; 0]);
     served.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_for_http_takes_requests_in_plain_http_and_does_not_follow_replays() {
+    if !has_machines() {
+        return;
+    }
+    let served = Served::start("http").await;
+    served.ok("POST", "/apps", json!({ "name": "app", "org_slug": "personal", "network": "app" })).await;
+    let ip = served.ok("POST", "/apps/app/ip_assignments", json!({ "type": "v4" })).await["ip"].clone();
+    let server = "
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        if self.path == '/header': self.send_header('Fly-Replay', 'app=other')
+        if self.path == '/body': self.send_header('Content-Type', 'application/vnd.fly.replay+json')
+        self.end_headers()
+        self.wfile.write(str(self.headers).encode())
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(('127.0.0.1', 8000), Handler).serve_forever()";
+    let service =
+        json!({ "protocol": "tcp", "internal_port": 8000, "ports": [{ "port": 443, "handlers": ["tls", "http"] }] });
+    let config = json!({ "image": "i", "init": { "exec": ["python3", "-c", server] }, "services": [service] });
+    let machine = served.ok("POST", "/apps/app/machines", json!({ "config": config })).await;
+    let path = format!("/apps/app/machines/{}", machine["id"].as_str().unwrap());
+    served.ok("GET", &format!("{path}/wait?timeout=10"), Value::Null).await;
+    let ask = async |path: &str| {
+        let answer = reqwest::get(format!("http://{}:443{path}", ip.as_str().unwrap())).await.ok()?;
+        Some((answer.status().as_u16(), answer.text().await.unwrap().to_lowercase()))
+    };
+    for _ in 0..200 {
+        if ask("/").await.is_some_and(|(status, _)| status == 200) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    let (status, told) = ask("/").await.unwrap();
+    assert!(status == 200 && told.contains("x-forwarded-proto: https"), "{status} {told}");
+    assert_eq!(ask("/header").await.unwrap().0, 502);
+    assert_eq!(ask("/body").await.unwrap().0, 502);
+    served.ok("POST", &format!("{path}/stop"), json!({ "signal": "SIGKILL" })).await;
+    for _ in 0..200 {
+        if ask("/").await.is_some_and(|(status, _)| status == 502) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    assert_eq!(ask("/").await.unwrap().0, 502, "nothing runs");
+    served.ok("DELETE", "/apps/app?force=true", Value::Null).await;
+    assert_eq!(ask("/").await, None);
+    assert_eq!(served.controls.violations(), [""; 0]);
+    served.stop().await;
+}

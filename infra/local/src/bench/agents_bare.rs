@@ -144,7 +144,7 @@ fn adapter(account: &Account) -> Result<Arc<dyn Provider>, Failure> {
         let service = Arc::new(E2bService::new(endpoints, DEPLOYMENT)?);
         return Ok(Arc::new(E2bProvider::new(service, &credential, account.config["template"].as_str())?));
     }
-    let service = Arc::new(FlyService::new(FlyEndpoints { api: account.url.clone() }, DEPLOYMENT)?);
+    let service = Arc::new(FlyService::new(FlyEndpoints::emulator(&account.url), DEPLOYMENT)?);
     let settings = FlySettings {
         organization: configured("organization").ok_or("no organization")?,
         image: configured("image").ok_or("no image")?,

@@ -1,9 +1,9 @@
 //! A platform's credential for its Docker hosts: where they are, and how both sides know each other. It comes from the vault
 //! and lives in memory only; nothing that is said of it quotes it.
 
-use super::port_key::PortKey;
 use super::ranges::HostRanges;
 use super::tls::TlsEndpoint;
+use crate::port_key::PortKey;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};

@@ -21,7 +21,6 @@ mod hosts;
 mod names;
 mod network;
 mod parts;
-mod port_key;
 mod ports;
 mod ranges;
 mod stopping;
@@ -29,9 +28,9 @@ mod subnets;
 mod tls;
 mod transport;
 
+pub use crate::port_key::PortKey;
 pub use credential::CredentialFault;
 pub use hosts::{DockerHosts, HostSettings, Standing};
-pub use port_key::PortKey;
 pub use ranges::HostRanges;
 pub use subnets::SubnetPool;
 pub use tls::TlsEndpoint;

@@ -8,9 +8,9 @@
 //! arguments have its digest.
 
 use super::failure::{failed, from_engine, says, status, timed};
-use super::port_key::Run;
 use super::transport::Endpoint;
 use super::{CALL_LIMIT, DockerProvider, names};
+use crate::port_key::Run;
 use crate::{AgentRef, OpenPort, ProviderError};
 use bollard::container::LogOutput;
 use bollard::models::{
@@ -61,7 +61,7 @@ impl DockerProvider {
         let name = names::resource_name(agent)?;
         let key = self.config.port_key.as_ref().ok_or(ProviderError::NoPorts)?;
         let reached = self.reached(&name, agent).await?;
-        let run = Run { deployment: &self.config.deployment, agent, container: &reached.container, port };
+        let run = Run { deployment: &self.config.deployment, agent, boot: &reached.container, port };
         let token = key.token(&run);
         let (listen, host) = match &self.config.endpoint {
             Endpoint::Unix(_) => (LOOPBACK, "127.0.0.1"),

@@ -5,6 +5,7 @@
 use super::account::Handle;
 use super::failure::failed;
 use super::{E2bEndpoints, E2bProvider};
+use crate::error::TAKEN;
 use crate::{OpenPort, ProviderError};
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -12,7 +13,7 @@ use zeroize::Zeroizing;
 const OPEN: &str = "open port";
 const TRAFFIC_TOKEN: &str = "e2b-traffic-access-token";
 /// Ports of the daemon inside, which the token does not guard, and of E2B's own gateway.
-const TAKEN: [u16; 2] = [49983, 50005];
+const OWN: [u16; 2] = [49983, 50005];
 /// For how long at least a sandbox stays, in seconds, whose token is asked for: that never takes any of its time away, and
 /// hardly adds any.
 const CONNECT_SECONDS: u64 = 15;
@@ -20,8 +21,8 @@ const CONNECT_SECONDS: u64 = 15;
 impl E2bProvider {
     /// Tells where a port of a running sandbox is, and the token.
     pub(super) async fn tell_port(&self, agent: &str, port: u16) -> Result<OpenPort, ProviderError> {
-        if TAKEN.contains(&port) {
-            return Err(ProviderError::PortUnusable("is the provider's own"));
+        if OWN.contains(&port) {
+            return Err(ProviderError::PortUnusable(TAKEN));
         }
         let handle = self.with_traffic(agent).await?;
         let open = || failed(OPEN, None, false, "the sandbox's ports are open to everybody");

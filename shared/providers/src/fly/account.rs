@@ -5,6 +5,7 @@ use super::failure::{failed, from_answer, not_understood};
 use super::{FlyService, KIND};
 use crate::ProviderError;
 use crate::http::{Answer, Call, NetworkFault};
+use crate::port_key::PortKey;
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
@@ -35,6 +36,8 @@ pub(super) struct Account {
     pub(super) fingerprint: [u8; 32],
     /// What the tokens of its machines are derived from.
     secret: Zeroizing<[u8; 32]>,
+    /// What the tokens of its agents' ports are derived from.
+    pub(super) port_key: PortKey,
 }
 
 /// Whether a call may be done twice.
@@ -61,7 +64,8 @@ impl Account {
         let mut mac = Hmac::<Sha256>::new_from_slice(bare.as_bytes()).map_err(|_| unusable())?;
         mac.update(TOKENS_LABEL);
         let secret = Zeroizing::new(mac.finalize().into_bytes().into());
-        Ok(Self { service, authorization, fingerprint: Sha256::digest(bare).into(), secret })
+        let port_key = PortKey::derive(bare.as_bytes());
+        Ok(Self { service, authorization, fingerprint: Sha256::digest(bare).into(), secret, port_key })
     }
 
     /// The token that an agent's machine takes requests with: whoever has the account's token can derive it, nobody else.

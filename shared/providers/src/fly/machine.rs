@@ -9,7 +9,7 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
-use theazo_guest_protocol::machine::{MACHINE_PATH, MACHINE_PORT};
+use theazo_guest_protocol::machine::{INGRESS_PORT, MACHINE_PATH, MACHINE_PORT};
 use tokio::time::Instant;
 
 /// Longest that one call waits for a machine, in seconds; the service allows 60.
@@ -42,6 +42,13 @@ impl Machine {
     /// The volume that it mounts.
     pub(super) fn volume(&self) -> Option<&str> {
         self.config["mounts"][0]["volume"].as_str()
+    }
+
+    /// Whether it was made without a service for the agent's ports, as machines once were. One whose host does not answer does
+    /// not say.
+    pub(super) fn lacks_ingress(&self) -> bool {
+        let services = self.config["services"].as_array();
+        services.is_some_and(|services| services.iter().all(|service| service["internal_port"] != INGRESS_PORT))
     }
 
     /// Whether it does not run, and will not without being told to.
@@ -144,11 +151,7 @@ impl FlyProvider {
             "stop_config": { "signal": "SIGTERM", "timeout": "5s" },
             "mounts": [{ "volume": volume, "path": "/data" }],
             "dns": { "skip_registration": true },
-            // Without handlers the proxy hands on bytes. It must not start what was stopped.
-            "services": [{
-                "protocol": "tcp", "internal_port": MACHINE_PORT, "autostart": false, "autostop": "off",
-                "ports": [{ "port": MACHINE_PORT, "handlers": [] }],
-            }],
+            "services": services(),
             // For people who look; an agent that became root could change it.
             "metadata": {
                 "theazo_deployment": self.deployment(), "theazo_agent": spec.agent, "theazo_session": spec.session,
@@ -264,6 +267,19 @@ impl FlyProvider {
     pub(super) async fn destroy_machine(&self, app: &str, id: &str) -> Result<(), ProviderError> {
         self.delete("destroy machine", &format!("/apps/{app}/machines/{id}?force=true")).await
     }
+}
+
+/// What the proxy takes connections for, which it must not start again what was stopped for. They cannot be changed without
+/// a boot, so the second is there before any port is open.
+fn services() -> Value {
+    let service = |internal: u16, external: u16, handlers: &[&str]| {
+        json!({
+            "protocol": "tcp", "internal_port": internal, "autostart": false, "autostop": "off",
+            "ports": [{ "port": external, "handlers": handlers }],
+        })
+    };
+    // Without handlers the proxy hands on bytes. With these it has the certificate of the app's name, and reads HTTP.
+    json!([service(MACHINE_PORT, MACHINE_PORT, &[]), service(INGRESS_PORT, 443, &["tls", "http"])])
 }
 
 /// The size that every agent has: one shared processor and 1 GB.

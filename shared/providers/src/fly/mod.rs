@@ -7,6 +7,8 @@
 //! anything sent. So nothing secret is in a machine's configuration, Fly's own secrets, an exec's command, or metadata.
 //! The environment lies in memory and goes when the machine stops. Machines are never suspended, which would keep it.
 //!
+//! Requests to an agent's ports come another way ([`ports`]).
+//!
 //! The adapter keeps no state: an agent's token is derived from the account's, and everything else is asked for.
 
 mod account;
@@ -15,6 +17,7 @@ mod checkpoints;
 mod failure;
 mod machine;
 mod parts;
+mod ports;
 mod presence;
 mod reach;
 
@@ -23,8 +26,8 @@ use crate::guest_calls::{self, Call, exec_output, listing, piece, written};
 use crate::http::Http;
 use crate::known::Known;
 use crate::{
-    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OwnedSandbox, Provider, ProviderError,
-    ProviderKind, Sandbox, SandboxSpec,
+    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OpenPort, OwnedSandbox, Provider,
+    ProviderError, ProviderKind, Sandbox, SandboxSpec,
 };
 use account::Account;
 use async_trait::async_trait;
@@ -57,12 +60,22 @@ const AT_ONCE: usize = 8;
 pub struct FlyEndpoints {
     /// The Machines API: scheme and host.
     pub api: String,
+    /// Where an app's service for HTTP answers: scheme, host and perhaps port, with `{app}` in the place of the app's name or
+    /// `{address}` in that of its address.
+    pub app: String,
+}
+
+impl FlyEndpoints {
+    /// The emulator whose API is there. It has no certificates, and no names: apps are found by their addresses.
+    pub fn emulator(api: impl Into<String>) -> Self {
+        Self { api: api.into(), app: "http://{address}:443".into() }
+    }
 }
 
 impl Default for FlyEndpoints {
     /// The public service.
     fn default() -> Self {
-        Self { api: "https://api.machines.dev".into() }
+        Self { api: "https://api.machines.dev".into(), app: "https://{app}.fly.dev".into() }
     }
 }
 
@@ -278,6 +291,10 @@ impl Provider for FlyProvider {
 
     async fn list_files(&self, agent: &AgentRef, dir: &str) -> Result<Vec<FileEntry>, ProviderError> {
         listing(KIND, self.inside(agent, Call::list_files(KIND, dir)?).await?)
+    }
+
+    async fn open_port(&self, agent: &AgentRef, port: u16) -> Result<OpenPort, ProviderError> {
+        self.open_way(agent, port).await
     }
 
     async fn destroy(&self, agent: &AgentRef) -> Result<(), ProviderError> {

@@ -30,8 +30,11 @@ const DELIVER_LIMIT: Duration = Duration::from_secs(30);
 
 /// A machine that can be spoken to.
 pub(super) struct Handle {
-    address: SocketAddr,
-    fingerprint: [u8; FINGERPRINT],
+    pub(super) address: SocketAddr,
+    /// Of the key that the machine has made at this boot.
+    pub(super) fingerprint: [u8; FINGERPRINT],
+    /// Whether the machine was made without a service for the agent's ports.
+    pub(super) lacks_ingress: bool,
 }
 
 impl FlyProvider {
@@ -90,7 +93,8 @@ impl FlyProvider {
             }
         };
         let (fingerprint, address) = tokio::try_join!(admitted, self.settled_address(app))?;
-        Ok(Handle { address: SocketAddr::new(address, MACHINE_PORT), fingerprint })
+        let (address, lacks_ingress) = (SocketAddr::new(address, MACHINE_PORT), machine.lacks_ingress());
+        Ok(Handle { address, fingerprint, lacks_ingress })
     }
 
     /// The app's address, which may not show yet.
@@ -151,12 +155,24 @@ impl FlyProvider {
     /// Asks a guest in an agent's machine.
     pub(super) async fn inside(&self, agent: &AgentRef, call: Call) -> Result<Answered, ProviderError> {
         let Call { operation, frame, limit } = call;
-        let agent = agent.agent.as_str();
+        let frame = Arc::new(frame);
+        self.ask(&agent.agent, operation, limit, |_| Ok(frame.clone())).await.map(|(answered, _)| answered)
+    }
+
+    /// Asks an agent's machine what is another request at each of its boots. Gives the boot that has answered, too.
+    pub(super) async fn ask(
+        &self,
+        agent: &str,
+        operation: &'static str,
+        limit: Duration,
+        frame: impl Fn(&Handle) -> Result<Arc<Frame>, ProviderError> + Send,
+    ) -> Result<(Answered, Arc<Handle>), ProviderError> {
         let mut again = true;
         loop {
             let handle = self.handle(agent).await?;
+            let frame = frame(&handle)?;
             let fault = match self.send(agent, &handle, &frame, limit).await {
-                Ok(answer) => return take_apart(answer).map_err(|_| unanswered(operation)),
+                Ok(answer) => return Ok((take_apart(answer).map_err(|_| unanswered(operation))?, handle)),
                 Err(ChannelFault::Late) => return Err(ProviderError::TimedOut),
                 Err(fault) => fault,
             };

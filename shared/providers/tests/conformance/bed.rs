@@ -127,8 +127,7 @@ impl Bed {
     pub fn has(&self, needs: Needs) -> bool {
         match needs {
             Needs::Nothing => true,
-            Needs::Ports => self.fly.is_none() && self.name != "simulated",
-            Needs::Processes => self.name != "simulated",
+            Needs::Ports | Needs::Processes => self.name != "simulated",
             // What an engine shows is looked at by the Docker adapter's own tests.
             Needs::Insight => self.e2b.is_some() || self.fly.is_some(),
         }
@@ -239,7 +238,7 @@ impl<C> Served<C> {
 impl Served<theazo_fly_emulator::Controls> {
     /// An adapter of that deployment, as another process of it would have, with that token.
     pub fn provider(&self, deployment: &str, token: &str) -> FlyProvider {
-        let service = FlyService::new(FlyEndpoints { api: self.url.clone() }, deployment).unwrap();
+        let service = FlyService::new(FlyEndpoints::emulator(&self.url), deployment).unwrap();
         let settings = FlySettings {
             organization: "agents".into(),
             image: "registry.fly.io/agents@sha256:00".into(),

@@ -7,26 +7,26 @@ use std::time::{Duration, Instant};
 use theazo_fly_emulator::{Fault, FaultKind};
 use theazo_providers::{AgentRef, Environment, ExecRequest, Language, Provider, ProviderError, SandboxSpec};
 
-fn alter(place: &str, value: Value) -> FaultKind {
+pub(crate) fn alter(place: &str, value: Value) -> FaultKind {
     FaultKind::Alter { place: place.into(), value }
 }
 
 /// A call as somebody with the account's token makes it.
-async fn manage(bed: &Bed, method: reqwest::Method, path: &str, body: Value) -> Value {
+pub(crate) async fn manage(bed: &Bed, method: reqwest::Method, path: &str, body: Value) -> Value {
     let url = format!("{}/v1{path}", bed.fly_emulator().url);
     let call = reqwest::Client::new().request(method, url).header("authorization", FLY_TOKEN).json(&body);
     serde_json::from_str(&call.send().await.unwrap().text().await.unwrap()).unwrap_or_default()
 }
 
-fn app(agent: &AgentRef) -> String {
+pub(crate) fn app(agent: &AgentRef) -> String {
     agent.agent.replace('_', "-")
 }
 
-async fn machine(bed: &Bed, agent: &AgentRef) -> Value {
+pub(crate) async fn machine(bed: &Bed, agent: &AgentRef) -> Value {
     manage(bed, reqwest::Method::GET, &format!("/apps/{}/machines", app(agent)), json!({})).await[0].clone()
 }
 
-fn fault(bed: &Bed, method: &str, path: &str, times: u32, kind: FaultKind) {
+pub(crate) fn fault(bed: &Bed, method: &str, path: &str, times: u32, kind: FaultKind) {
     bed.fly_emulator().controls.fault(Fault { method: method.into(), path: path.into(), times, kind });
 }
 
@@ -53,10 +53,11 @@ async fn what_fly_can_show_of_a_machine_has_a_network_of_its_own_and_nothing_sec
     let config = sent(&format!("{path}/machines?"))["config"].clone();
     assert!(config.get("env").is_none() && config.get("files").is_none(), "{config}");
     assert_eq!(config["restart"]["policy"], "no");
-    assert_eq!(
-        (&config["services"][0]["autostart"], &config["services"][0]["ports"][0]["handlers"]),
-        (&json!(false), &json!([]))
-    );
+    let services = config["services"].as_array().unwrap().iter().map(|service| {
+        (service["autostart"].clone(), service["ports"][0]["port"].clone(), service["ports"][0]["handlers"].clone())
+    });
+    let (own, ingress) = (json!([]), json!(["tls", "http"]));
+    assert_eq!(services.collect::<Vec<_>>(), [(json!(false), json!(7443), own), (json!(false), json!(443), ingress)]);
     // The agent cannot reach what Fly's init offers inside, nor the directory of the machine's main process.
     let looks = "ls /.fly /run/theazo-machine; cat /run/theazo-machine/admitted; id -u; cat /run/agent/env | wc -c";
     let output = bed.run(&agent, Language::Bash, looks).await;
@@ -220,16 +221,6 @@ async fn a_machine_that_the_service_does_not_find_for_a_moment_is_not_taken_for_
     fault(&bed, "GET", "/v1/apps/", 1, refuse(404, None));
     bed.destroy(&agent).await;
     assert_eq!(served.controls.left(), [""; 0], "an app is not removed because it was not seen");
-    bed.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn no_port_is_opened() {
-    let bed = Bed::fly("ports").await;
-    let (_, agent) = bed.create(&[]).await;
-    let refused = bed.provider.open_port(&agent, 3000).await.err().unwrap();
-    assert!(matches!(refused, ProviderError::NoPorts), "{refused}");
-    bed.destroy(&agent).await;
     bed.end().await;
 }
 

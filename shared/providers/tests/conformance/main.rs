@@ -9,6 +9,7 @@ mod checkpoints;
 mod e2b;
 mod faults;
 mod fly;
+mod fly_ports;
 mod hosts;
 mod life;
 mod memory;

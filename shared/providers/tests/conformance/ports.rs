@@ -43,7 +43,7 @@ server.serve_forever()
 ";
 
 /// Has an agent serve, and tells on which port.
-async fn serve(bed: &Bed, agent: &AgentRef, name: &str) -> u16 {
+pub(crate) async fn serve(bed: &Bed, agent: &AgentRef, name: &str) -> u16 {
     bed.write(agent, "/data/server.py", SERVER.as_bytes()).await.unwrap();
     let start = format!(
         "rm -f /data/port; python3 /data/server.py {name} > /dev/null 2>&1 &
@@ -53,12 +53,12 @@ async fn serve(bed: &Bed, agent: &AgentRef, name: &str) -> u16 {
 }
 
 /// The headers of a way, as lines.
-fn lines(way: &OpenPort) -> String {
+pub(crate) fn lines(way: &OpenPort) -> String {
     way.headers.iter().map(|(name, value)| format!("{name}: {}\r\n", value.as_str())).collect()
 }
 
 /// The header that has the token: the last, and not what a sandbox is named by.
-fn token(way: &OpenPort) -> &str {
+pub(crate) fn token(way: &OpenPort) -> &str {
     let (name, token) = way.headers.last().unwrap();
     assert!(name.contains("token"), "{name}");
     token
@@ -86,7 +86,7 @@ async fn until(stream: &mut TcpStream, mark: &str) -> String {
 }
 
 /// What a request with these headers is answered; nothing when no connection is taken.
-async fn ask(way: &OpenPort, headers: &str) -> String {
+pub(crate) async fn ask(way: &OpenPort, headers: &str) -> String {
     let request = format!("GET /path?q HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n{headers}\r\n");
     match say(way, &request).await {
         Ok(mut stream) => until(&mut stream, "\u{0}no such text").await,
@@ -94,11 +94,11 @@ async fn ask(way: &OpenPort, headers: &str) -> String {
     }
 }
 
-async fn open(bed: &Bed, agent: &AgentRef, port: u16) -> OpenPort {
+pub(crate) async fn open(bed: &Bed, agent: &AgentRef, port: u16) -> OpenPort {
     bed.provider.open_port(agent, port).await.unwrap_or_else(|error| panic!("{error}"))
 }
 
-async fn refusal(bed: &Bed, agent: &AgentRef, port: u16) -> ProviderError {
+pub(crate) async fn refusal(bed: &Bed, agent: &AgentRef, port: u16) -> ProviderError {
     bed.provider.open_port(agent, port).await.err().expect("it is refused")
 }
 

@@ -14,12 +14,12 @@ const LABEL: &[u8] = b"theazo: tokens of agents' ports, 1";
 pub struct PortKey(Arc<Zeroizing<[u8; 32]>>);
 
 /// Which port of which run a token is for.
-pub(super) struct Run<'a> {
-    pub(super) deployment: &'a str,
-    pub(super) agent: &'a str,
-    /// The engine's id of the agent's container: another after each boot.
-    pub(super) container: &'a str,
-    pub(super) port: u16,
+pub(crate) struct Run<'a> {
+    pub(crate) deployment: &'a str,
+    pub(crate) agent: &'a str,
+    /// What the provider tells this boot of the agent from all others by.
+    pub(crate) boot: &'a str,
+    pub(crate) port: u16,
 }
 
 impl PortKey {
@@ -29,9 +29,9 @@ impl PortKey {
     }
 
     /// The token of a port, 64 hexadecimal digits. It is good for that one, and until the agent boots again.
-    pub(super) fn token(&self, run: &Run<'_>) -> Zeroizing<String> {
-        let Run { deployment, agent, container, port } = run;
-        let parts = [deployment.as_bytes(), agent.as_bytes(), container.as_bytes(), &port.to_be_bytes()];
+    pub(crate) fn token(&self, run: &Run<'_>) -> Zeroizing<String> {
+        let Run { deployment, agent, boot, port } = run;
+        let parts = [deployment.as_bytes(), agent.as_bytes(), boot.as_bytes(), &port.to_be_bytes()];
         Zeroizing::new(hex::encode(mac(self.0.as_slice(), &parts).as_slice()))
     }
 }
@@ -61,16 +61,16 @@ mod tests {
     #[test]
     fn every_port_of_every_run_has_a_token_of_its_own_and_the_same_again() {
         let key = PortKey::derive(b"secret");
-        let run = Run { deployment: "d", agent: "agt_1", container: "c", port: 80 };
+        let run = Run { deployment: "d", agent: "agt_1", boot: "c", port: 80 };
         let token = key.token(&run);
         assert_eq!((token.len(), &token), (64, &key.token(&run)));
         let others = [
             PortKey::derive(b"another").token(&run),
             key.token(&Run { deployment: "e", ..run }),
             key.token(&Run { agent: "agt_2", ..run }),
-            key.token(&Run { container: "b", ..run }),
+            key.token(&Run { boot: "b", ..run }),
             key.token(&Run { port: 81, ..run }),
-            key.token(&Run { agent: "agt_1c", container: "", ..run }),
+            key.token(&Run { agent: "agt_1c", boot: "", ..run }),
             token,
         ];
         assert_eq!(others.iter().map(|token| token.as_str()).collect::<BTreeSet<_>>().len(), others.len());
