@@ -162,7 +162,8 @@ async fn whatever_the_description_allows_or_forbids_is_answered_as_it_says_and_n
         .current_dir(&folder.0)
         .args(["run", &format!("{base}/v1/openapi.json"), "--url", &base, "--checks", checks])
         .args(["--phases", "examples,coverage,fuzzing", "--max-examples", &examples, "--seed", "1"])
-        .args(["--workers", "2", "--request-timeout", "60", "--no-color", "--suppress-health-check", "all"])
+        // With two, CPython 3.11 fails at times: its parser counts its depth for all threads together.
+        .args(["--workers", "1", "--request-timeout", "60", "--no-color", "--suppress-health-check", "all"])
         .args(LEFT_OUT.iter().flat_map(|name| ["--exclude-operation-id", name]))
         .args(["--header", &format!("Authorization: Bearer {}", platform.test_key)])
         .kill_on_drop(true);

@@ -62,6 +62,7 @@ where
         let program = hyper::upgrade::on(&mut response);
         tokio::spawn(tunnel(caller.ok_or(NoAnswer)?, program, held));
     } else {
+        settle_length(response.headers_mut());
         drop_hop_by_hop(response.headers_mut());
     }
     *response.version_mut() = Version::HTTP_11;
@@ -93,11 +94,12 @@ fn prepare<B>(request: &mut Request<B>, program: &TcpStream) -> Result<(), NoAns
     let headers = request.headers_mut();
     // It was answered here.
     headers.remove(header::EXPECT);
-    // Of two lengths of a body the first counts, and only that is passed on.
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        headers.remove(header::CONTENT_LENGTH);
-    }
+    let is_chunked = settle_length(headers);
     drop_hop_by_hop(headers);
+    if is_chunked {
+        // Of some methods no body is expected unless it is announced.
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     if let Some(protocol) = upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, protocol);
@@ -112,6 +114,15 @@ fn prepare<B>(request: &mut Request<B>, program: &TcpStream) -> Result<(), NoAns
     *request.uri_mut() = path.parse::<Uri>().map_err(|_| NoAnswer)?;
     *request.version_mut() = Version::HTTP_11;
     Ok(())
+}
+
+/// Of two lengths of a body the encoding counts, and only that is passed on. Whether it is in pieces.
+fn settle_length(headers: &mut HeaderMap) -> bool {
+    let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    if is_chunked {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    is_chunked
 }
 
 fn drop_hop_by_hop(headers: &mut HeaderMap) {

@@ -17,6 +17,7 @@ mod forward;
 mod idle;
 mod proxy;
 mod routes;
+mod strangers;
 mod way;
 
 pub use admission::Admission;

@@ -4,6 +4,7 @@
 use crate::forward::{Body, LONGEST_HEAD, NoAnswer, forward};
 use crate::idle::Idle;
 use crate::routes::Routes;
+use crate::strangers::{Eviction, Stranger, Strangers};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -20,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Connections at once of those who have shown the token.
 const CONNECTIONS: usize = 128;
-/// Connections at once of those who have not yet: they take no place of those who have.
+/// Connections at once of those who have not yet: they take no place of those who have. With one more, the oldest ends.
 const STRANGERS: usize = 256;
 /// How long the head of a request may take, and so how long a connection may stay between two requests.
 const HEAD_WITHIN: Duration = Duration::from_secs(15);
@@ -35,27 +36,39 @@ pub struct Proxy(Shared);
 struct Shared {
     routes: Routes,
     screen: fn(&mut HeaderMap) -> Result<(), NoAnswer>,
-    strangers: Arc<Semaphore>,
+    strangers: Strangers,
     admitted: Arc<Semaphore>,
     silence: Duration,
     head_within: Duration,
 }
 
-/// A connection's place among those that there may be: a stranger's until a request shows the token.
+/// A connection's place among those that there may be.
 struct Place {
     shared: Arc<Shared>,
-    held: Mutex<(OwnedSemaphorePermit, bool)>,
+    held: Mutex<Option<Held>>,
+}
+
+/// A stranger's place until a request shows the token.
+enum Held {
+    Stranger(Stranger),
+    Admitted { _permit: OwnedSemaphorePermit },
 }
 
 impl Place {
     /// Takes a place among the admitted, once. False when there is none.
     fn admit(&self) -> bool {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if !held.1 {
-            let Ok(place) = self.shared.admitted.clone().try_acquire_owned() else { return false };
-            *held = (place, true);
+        if matches!(*held, Some(Held::Admitted { .. })) {
+            return true;
         }
-        true
+        let Ok(permit) = self.shared.admitted.clone().try_acquire_owned() else { return false };
+        match held.take() {
+            Some(Held::Stranger(stranger)) if stranger.admit() => {
+                *held = Some(Held::Admitted { _permit: permit });
+                true
+            }
+            _ => false,
+        }
     }
 }
 
@@ -109,8 +122,7 @@ impl Proxy {
     }
 
     fn with_limits(routes: Routes, silence: Duration, head_within: Duration) -> Self {
-        let places = |count| Arc::new(Semaphore::new(count));
-        let (strangers, admitted) = (places(STRANGERS), places(CONNECTIONS));
+        let (strangers, admitted) = (Strangers::new(STRANGERS), Arc::new(Semaphore::new(CONNECTIONS)));
         Self(Shared { routes, screen: |_| Ok(()), strangers, admitted, silence, head_within })
     }
 
@@ -127,27 +139,27 @@ impl Proxy {
                 tokio::time::sleep(BREATHER).await;
                 continue;
             };
-            // One too many is closed at once.
-            if let Ok(place) = shared.strangers.clone().try_acquire_owned() {
-                tokio::spawn(attend(shared.clone(), stream, place));
-            }
+            tokio::spawn(attend(shared.clone(), stream, shared.strangers.enter()));
         }
     }
 }
 
 /// One connection of a caller, to its end or its upgrade.
-async fn attend(shared: Arc<Shared>, stream: TcpStream, stranger: OwnedSemaphorePermit) {
+async fn attend(shared: Arc<Shared>, stream: TcpStream, (stranger, eviction): (Stranger, Eviction)) {
     let _ = stream.set_nodelay(true);
     let (io, head_within) = (TokioIo::new(Idle::new(stream, shared.silence)), shared.head_within);
-    let place = Arc::new(Place { shared, held: Mutex::new((stranger, false)) });
+    let place = Arc::new(Place { shared, held: Mutex::new(Some(Held::Stranger(stranger))) });
     let service = service_fn(move |request| {
         let place = place.clone();
         async move { Ok::<_, Infallible>(answer(request, place).await.unwrap_or_else(Fault::answer)) }
     });
     let mut server = hyper::server::conn::http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(head_within).max_buf_size(LONGEST_HEAD);
-    // That it broke is its caller's business.
-    let _ = server.serve_connection(io, service).with_upgrades().await;
+    tokio::select! {
+        // That it broke is its caller's business.
+        _ = server.serve_connection(io, service).with_upgrades() => {}
+        () = eviction.come() => {}
+    }
 }
 
 async fn answer(mut request: Request<Incoming>, place: Arc<Place>) -> Result<Response<Body>, Fault> {

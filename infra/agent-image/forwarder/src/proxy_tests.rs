@@ -234,6 +234,23 @@ async fn bodies_are_passed_on_as_they_come() {
 }
 
 #[tokio::test]
+async fn a_body_in_pieces_is_passed_on_whatever_the_method_and_an_answer_has_one_length() {
+    let bed = bed().await;
+    let mut caller = bed.connect().await;
+    let head = format!("GET /search HTTP/1.1\r\nHost: a\r\n{TOKEN}Transfer-Encoding: chunked\r\n\r\n");
+    say(&mut caller, &format!("{head}5\r\nquery\r\n0\r\n\r\n")).await;
+    let (mut agent, mut asked) = bed.asked().await;
+    if !asked.contains("query") {
+        asked += &until(&mut agent, "query").await;
+    }
+    assert!(asked.to_lowercase().contains("transfer-encoding: chunked\r\n"), "{asked}");
+    say(&mut agent, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n3\r\nhey\r\n0\r\n\r\n")
+        .await;
+    let answer = until(&mut caller, "hey").await.to_lowercase();
+    assert!(answer.starts_with("http/1.1 200") && !answer.contains("content-length"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_port_that_is_closed_or_speaks_no_http_is_told() {
     let bed = bed().await;
     let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{TOKEN}\r\n");
@@ -328,9 +345,17 @@ async fn strangers_take_no_place_of_those_who_have_shown_the_token() {
     for _ in 0..STRANGERS {
         strangers.push(bed.connect().await);
     }
-    // One more is turned away, while the other is still served.
-    let mut surplus = bed.connect().await;
-    assert_eq!(rest(&mut surplus).await, "");
+    // Nor do they keep anybody out: for one more the oldest has to go. Who was admitted before is still served.
+    let mut newcomer = bed.connect().await;
+    assert_eq!(rest(&mut strangers[0]).await, "");
+    say(&mut newcomer, &request).await;
+    let (mut agent, _) = bed.asked().await;
+    say(&mut agent, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nnew").await;
+    assert!(until(&mut newcomer, "new").await.starts_with("HTTP/1.1 200"));
+    for _ in 0..STRANGERS {
+        strangers.push(bed.connect().await);
+    }
+    assert_eq!(rest(&mut strangers[STRANGERS - 1]).await, "", "all but the latest have gone");
     say(&mut admitted, &request).await;
     let (mut agent, _) = bed.asked().await;
     say(&mut agent, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntwo").await;
