@@ -49,7 +49,7 @@ impl Strangers {
 
 impl Stranger {
     /// It is none any more, and stays. False when it has had to go.
-    pub(crate) fn admit(self) -> bool {
+    pub(crate) fn admit(&self) -> bool {
         self.leave().is_some_and(|stays| stays.send(()).is_ok())
     }
 
