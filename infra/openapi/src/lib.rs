@@ -30,7 +30,8 @@ pub fn document() -> Value {
             "version": "1",
             "description": DESCRIPTION,
         },
-        "servers": [{ "url": "/", "description": "Where this document is served." }],
+        // Relative to where the document is: behind a stage of API Gateway that is not the root of its host.
+        "servers": [{ "url": "../", "description": "Where this document is served." }],
         "tags": operations::TAGS
             .iter()
             .map(|(name, text)| json!({ "name": name, "description": text }))
