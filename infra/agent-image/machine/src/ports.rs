@@ -2,7 +2,6 @@
 //! of its own as a user of its own: it has no right here, and strangers in any number take neither files nor memory of the
 //! main process. What is open is known here, and the forwarder is told all of it at each change.
 
-use crate::complain;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
@@ -44,12 +43,14 @@ impl Ports {
         Self { ingress, program: program.as_ref().to_owned(), state: Mutex::default() }
     }
 
-    /// Has everybody answered, which until something is open is a refusal.
-    pub fn start(&self) {
+    /// Sees to it that there is a forwarder: without one callers would wait, whom nobody answers.
+    pub fn keep_up(&self) -> io::Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = self.tell(&mut state, &Open::new()) {
-            complain(&format!("theazo-machine: no forwarder can be started: {error}"));
+        if state.forwarder.as_mut().is_some_and(Forwarder::runs) {
+            return Ok(());
         }
+        let open = state.open.clone();
+        self.tell(&mut state, &open)
     }
 
     /// Opens a port to those who have the token with that digest, and to nobody else.
@@ -110,6 +111,10 @@ impl Forwarder {
         command.arg("forward").uid(FORWARDER_UID).gid(FORWARDER_UID).env_clear().current_dir("/");
         command.stdin(OwnedFd::from(ingress.try_clone()?)).stdout(OwnedFd::from(theirs)).stderr(Stdio::null());
         Ok(Self { process: command.spawn()?, control })
+    }
+
+    fn runs(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
     }
 
     fn tell(&mut self, open: &Open) -> io::Result<()> {

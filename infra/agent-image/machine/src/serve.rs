@@ -29,6 +29,8 @@ const ADMITTED_WITHIN: Duration = Duration::from_secs(10);
 /// How long an admitted client may be silent that has something to say.
 const PATIENCE: Duration = Duration::from_secs(20);
 const TICK: Duration = Duration::from_millis(200);
+/// How often it is looked whether the forwarder is still there.
+const LOOK_AFTER_FORWARDER: Duration = Duration::from_secs(1);
 /// How long a guest that is told to end may take for ending what it has started.
 const END_WITHIN: Duration = Duration::from_secs(12);
 /// Longest answer of a guest, in bytes.
@@ -54,9 +56,21 @@ pub fn run() -> io::Result<()> {
     // Both before any code of the agent's runs, which could take them otherwise.
     let (listener, ingress) = (bind(MACHINE_PORT)?, bind(INGRESS_PORT)?);
     let server = Arc::new(Server { config, ports: Ports::new(ingress, MACHINE_PATH) });
-    server.ports.start();
+    if let Err(error) = server.ports.keep_up() {
+        complain(&format!("theazo-machine: no forwarder can be started: {error}"));
+    }
     admission::announce(&fingerprint)?;
-    std::thread::spawn(move || accept(&listener, &server));
+    std::thread::spawn({
+        let server = server.clone();
+        move || accept(&listener, &server)
+    });
+    std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(LOOK_AFTER_FORWARDER);
+            // It was said when the machine booted, should none start.
+            let _ = server.ports.keep_up();
+        }
+    });
     while !told_to_end.load(Ordering::SeqCst) && !admission::is_over() {
         std::thread::sleep(TICK);
     }

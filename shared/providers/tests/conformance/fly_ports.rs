@@ -94,6 +94,21 @@ except urllib.error.HTTPError as error: print(error.code)";
     assert!(matches!(refused, ProviderError::TooManyPorts { most: 8 }), "{refused}");
     assert_eq!(token(&open(&bed, &agent, port).await), token(&way), "one that is open is still told");
     assert!(ask(&way, &lines(&way)).await.contains("told to one"));
+    // One that was ended comes back, with all that is open.
+    let end = "grep -l '^Uid:.10002' /proc/[0-9]*/status | cut -d/ -f3 | xargs kill -9";
+    let path = format!("/apps/{}/machines/{}/exec", app(&agent), machine(&bed, &agent).await["id"].as_str().unwrap());
+    let ended = manage(&bed, reqwest::Method::POST, &path, json!({ "command": ["bash", "-c", end] })).await;
+    assert_eq!(ended["exit_code"], json!(null), "{ended}");
+    let until = Instant::now() + Duration::from_secs(15);
+    loop {
+        // One that is just ending may have taken a request.
+        let answer = ask(&way, &lines(&way)).await;
+        if answer.contains("told to one") {
+            break;
+        }
+        assert!(answer.starts_with("HTTP/1.1 502") && Instant::now() < until, "{answer}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     // What is delivered begins anew, also where the machine goes on.
     bed.provider.create(&spec, &environment(&[("A", "c")])).await.unwrap();
     assert!(ask(&way, &lines(&way)).await.starts_with("HTTP/1.1 401"));
