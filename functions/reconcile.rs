@@ -3,7 +3,7 @@
 
 mod accounts;
 
-use crate::agents::{Sandboxes, lifecycle, remove_left_over};
+use crate::agents::{QUIET_MS, Sandboxes, clear_hosts, lifecycle, remove_left_over};
 use crate::deployment::{Capability, Deployment};
 use crate::emf;
 use crate::limits::Watch;
@@ -11,7 +11,7 @@ use crate::sessions::{pause, terminate};
 use futures_util::future::join;
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -37,8 +37,9 @@ const TURN_MS: i64 = 60_000;
 /// ratio).
 const TURN_SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The agents whose sandboxes run, by account: a provider's name, the platform whose account it is, and which of its hosts.
-type Running = HashMap<(String, Option<PlatformId>, Option<String>), HashSet<String>>;
+/// The agents that have something in an account, and whether that runs, by account: a provider's name, the platform whose
+/// account it is, and which of its hosts.
+type Found = HashMap<(String, Option<PlatformId>, Option<String>), HashMap<String, bool>>;
 
 /// What a run did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -62,6 +63,8 @@ pub struct Outcome {
     pub settled: usize,
     /// Checkpoints that nobody makes or keeps any more and that were removed.
     pub checkpoints: usize,
+    /// Hosts that what an agent has there was removed from, because it lives on another.
+    pub cleared_hosts: usize,
     /// Terminated sessions whose removal was finished, and paused ones whose agents all are.
     pub sessions: usize,
     /// Deleted platforms of which now only the tombstone is left.
@@ -88,6 +91,7 @@ impl AddAssign for Outcome {
             lost,
             settled,
             checkpoints,
+            cleared_hosts,
             sessions,
             platforms,
             orphans,
@@ -104,6 +108,7 @@ impl AddAssign for Outcome {
         self.lost += lost;
         self.settled += settled;
         self.checkpoints += checkpoints;
+        self.cleared_hosts += cleared_hosts;
         self.sessions += sessions;
         self.platforms += platforms;
         self.orphans += orphans;
@@ -147,9 +152,9 @@ pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome,
     let accounts = accounts::ask(&run.sandboxes, &run.work, turn).await?;
     // An agent is on the list before its sandbox is made, so what was listed before this and is missing here has no owner.
     let items = run.work.list().await?;
-    let running = accounts.running();
+    let found = accounts.found();
     let platforms = by_platform(items.clone(), turn);
-    let visits = stream::iter(platforms).map(|items| run.platform_items(items, &running, listed_at_ms));
+    let visits = stream::iter(platforms).map(|items| run.platform_items(items, &found, listed_at_ms));
     let visits = visits.buffer_unordered(PLATFORMS_AT_ONCE).fold(Outcome::default(), sum);
     // Side by side: accounts that do not let go of orphans take no time of anybody's agents.
     let (mut outcome, visited) = join(accounts.remove_orphans(&items, turn, run.until), visits).await;
@@ -214,7 +219,7 @@ impl Upkeep {
 
 /// What was found before the list was gone through.
 struct Look<'a> {
-    running: &'a Running,
+    found: &'a Found,
     /// When accounts were asked, Unix milliseconds.
     listed_at_ms: i64,
     /// Whether the platform is suspended.
@@ -250,14 +255,14 @@ struct Run {
 
 impl Run {
     /// What is to be done for one platform, a few things side by side.
-    async fn platform_items(&self, items: Vec<WorkItem>, running: &Running, listed_at_ms: i64) -> Outcome {
+    async fn platform_items(&self, items: Vec<WorkItem>, found: &Found, listed_at_ms: i64) -> Outcome {
         let Some(platform) = items.first().map(|item| platform_of(item).clone()) else { return Outcome::default() };
         let suspended = self.suspension.is_suspended(&platform).await;
         let suspended = suspended.unwrap_or_else(|error| {
             tracing::warn!(%error, "whether a platform is suspended is not known");
             false
         });
-        let look = Look { running, listed_at_ms, suspended, active: Default::default() };
+        let look = Look { found, listed_at_ms, suspended, active: Default::default() };
         let visits = stream::iter(items).map(|item| self.item(item, &look));
         let outcome = visits.buffer_unordered(ITEMS_AT_ONCE).fold(Outcome::default(), sum).await;
         // Who was not come by is not counted, and half a figure is none.
@@ -308,14 +313,19 @@ impl Run {
         // Only of an agent that ran before its provider was asked can the answer be that its sandbox is gone.
         let was_ready = agent.run_started_ms.is_some_and(|started| started < look.listed_at_ms);
         let is_lost = was_ready
-            && running_at(look.running, &agent, &work.platform)
-                .is_some_and(|running| !running.contains(agent.id.as_str()));
+            && found_at(look.found, &agent, &work.platform)
+                .is_some_and(|found| found.get(agent.id.as_str()) != Some(&true));
         let grace = if self.boots == Boots::Impossible { 0 } else { BOOT_GRACE_MS };
         let is_interrupted = now - agent.since_ms >= grace;
         let grace_ms = if grace == 0 { 0 } else { CHECKPOINT_GRACE_MS };
         let left = remove_left_over(&scope, &agent, &self.agents, &self.sandboxes, Some(grace_ms)).await;
+        let hosts = hosts_with(look.found, &agent, &work.platform);
+        let quiet = (look.listed_at_ms, if grace == 0 { 0 } else { QUIET_MS });
+        let cleared = clear_hosts(&scope, &agent, &hosts, quiet, &self.agents, &self.sandboxes);
+        let cleared = Box::pin(cleared).await;
         outcome.checkpoints += left.0;
-        outcome.postponed += left.1;
+        outcome.cleared_hosts += cleared.0;
+        outcome.postponed += left.1 + cleared.1;
         let (status, count) = match agent.status {
             AgentStatus::Booting if is_interrupted => {
                 lifecycle::take_back(&scope, &agent, None, &self.agents, &self.sandboxes).await?;
@@ -407,12 +417,24 @@ impl Run {
     }
 }
 
-/// What runs in the account that an agent of a platform is in, where it was listed.
+/// What is in the account that an agent of a platform is in, where it was listed.
 /// A host of the platform's is asked for the agents that are on it and for no others.
-fn running_at<'a>(running: &'a Running, agent: &Agent, platform: &PlatformId) -> Option<&'a HashSet<String>> {
-    let at = |platform, host: &Option<String>| running.get(&(agent.provider.clone(), platform, host.clone()));
+fn found_at<'a>(found: &'a Found, agent: &Agent, platform: &PlatformId) -> Option<&'a HashMap<String, bool>> {
+    let at = |platform, host: &Option<String>| found.get(&(agent.provider.clone(), platform, host.clone()));
     let of_deployment = if agent.host.is_none() { at(None, &None) } else { None };
     of_deployment.or_else(|| at(Some(platform.clone()), &agent.host))
+}
+
+/// The hosts of its platform's that were listed, and whether they have something of an agent that is on one of them.
+fn hosts_with<'a>(found: &'a Found, agent: &Agent, platform: &PlatformId) -> Vec<(&'a str, bool)> {
+    if agent.host.is_none() {
+        return Vec::new();
+    }
+    let hosts = found.iter().filter_map(|((provider, owner, host), agents)| {
+        let is_its = *provider == agent.provider && owner.as_ref() == Some(platform);
+        Some((host.as_deref().filter(|_| is_its)?, agents.contains_key(agent.id.as_str())))
+    });
+    hosts.collect()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::boot::{Boot, booted_with};
 use super::not_usable;
+use super::sandboxes::PlaceAgain;
 use futures_util::future::try_join;
 use theazo_http::{ApiError, ErrorCode};
 use theazo_store::{
@@ -47,7 +48,7 @@ pub(super) async fn boot_from(
 ) -> Result<Agent, ApiError> {
     for _ in 0..ATTEMPTS {
         let checkpoint = chosen(&agent)?;
-        let max_concurrent = boot.places_of(scope, &agent).await?;
+        let PlaceAgain { moving_to, max_concurrent } = boot.place_again(scope, &agent, intent).await?;
         let session = sessions.get(scope, &agent.session);
         let (session, sealed) = try_join(session, opener.load(scope, &agent.session)).await?;
         let session = session.ok_or_else(ApiError::not_found)?;
@@ -57,7 +58,7 @@ pub(super) async fn boot_from(
             return Err(ApiError::new(ErrorCode::Conflict, "the agent's running time is used up"));
         }
         let opened = opener.open(scope, &sealed, &selection(&agent)?, now_ms()).await?;
-        let next = NextBoot { secrets: booted_with(&opened), max_concurrent, checkpoint };
+        let next = NextBoot { secrets: booted_with(&opened), max_concurrent, checkpoint, moving_to };
         match boot.agents().begin_again(scope, &session, &agent, intent, next).await {
             Ok(agent) => return boot.finish(scope, agent, opener, &sealed, opened).await,
             Err(StoreError::Conflict(_)) => {

@@ -2,8 +2,8 @@
 //! opened secrets, the copies that mask its output are kept beside it, and its row learns how it went. After a boot that
 //! failed, nothing of it stays.
 
-use super::sandboxes::Place;
-use super::{Sandboxes, failure, lifecycle};
+use super::sandboxes::{Place, PlaceAgain};
+use super::{Sandboxes, failure, lifecycle, moving};
 use futures_util::future::{join, try_join, try_join3};
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
@@ -76,13 +76,17 @@ impl Boot {
         &self.agents
     }
 
-    /// How many agents may run at an agent's provider at a time, where there is a limit. To be asked before it boots again:
-    /// one whose provider is not to be had stays as it is.
+    /// Where an agent boots again. To be asked before that is recorded: one whose provider is not to be had stays as it is.
     ///
     /// # Errors
-    /// As [`Sandboxes::to_boot`].
-    pub(super) async fn places_of(&self, scope: &TenantScope, agent: &Agent) -> Result<Option<u32>, ApiError> {
-        Ok(self.sandboxes.to_boot(scope, agent).await?.1)
+    /// As [`Sandboxes::place_again`].
+    pub(super) async fn place_again(
+        &self,
+        scope: &TenantScope,
+        agent: &Agent,
+        intent: Intent,
+    ) -> Result<PlaceAgain, ApiError> {
+        self.sandboxes.place_again(scope, agent, intent).await
     }
 
     /// Where at a provider a new agent goes. To be asked before it is recorded: one that cannot boot leaves no row.
@@ -127,7 +131,10 @@ impl Boot {
             Err(failure) => Err(failure),
         };
         match ready {
-            Ok(agent) => Ok(agent),
+            Ok(ready) => {
+                self.leave(scope, &agent, &ready).await;
+                Ok(ready)
+            }
             Err(failure) => {
                 let ended = self.undo(scope, &agent, &failure).await;
                 // Someone who ended the agent took its sandbox away; that is no fault of the provider's.
@@ -160,7 +167,7 @@ impl Boot {
         // Before anything is stopped or made, all side by side.
         let stands = async { Ok(opener.confirm(scope, &agent.session, &agent.secrets).await?) };
         let copies = async { Ok(self.copies.seal(scope, &agent.id, sealed, &opened, gone_by_ms).await?) };
-        let ((provider, _), (), copies) = try_join3(self.sandboxes.to_boot(scope, agent), stands, copies).await?;
+        let ((provider, mover), (), copies) = try_join3(self.sandboxes.to_boot(scope, agent), stands, copies).await?;
         let for_token = match token {
             Some(token) => Some(self.tokens.seal(scope, &agent.id, token, &opened, gone_by_ms)?),
             None => None,
@@ -179,10 +186,15 @@ impl Boot {
             self.agents.drop_copies(scope, &agent.id).await?;
         }
         let created = async {
-            let created = match (&agent.restores, agent.intent) {
-                (Some(checkpoint), _) => provider.restore(&spec, &environment, checkpoint.as_str()),
-                (None, None) => provider.create(&spec, &environment),
-                (None, Some(_)) => provider.resume(&spec, &environment),
+            let created = async {
+                if let Some(mover) = mover {
+                    mover.carry(&spec, agent).await?;
+                }
+                match (&agent.restores, agent.intent) {
+                    (Some(checkpoint), _) => provider.restore(&spec, &environment, checkpoint.as_str()).await,
+                    (None, None) => provider.create(&spec, &environment).await,
+                    (None, Some(_)) => provider.resume(&spec, &environment).await,
+                }
             };
             tokio::time::timeout_at(give_up_at, created).await.unwrap_or(Err(ProviderError::TimedOut))
         };
@@ -190,6 +202,17 @@ impl Boot {
         let (kept, created) = join(kept, created).await;
         kept?;
         created.map_err(|error| failure::to_api(&agent.provider, &error))
+    }
+
+    /// Removes what an agent that has moved has where it was. What is left of it is in its row, for the scheduled clean-up.
+    async fn leave(&self, scope: &TenantScope, before: &Agent, ready: &Agent) {
+        let Some(host) = before.host.as_deref().filter(|host| !ready.lives_on(host)) else { return };
+        let left = tokio::time::timeout_at(self.answer_by, moving::leave(scope, ready, host, &self.sandboxes));
+        match left.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(agent = %ready.id, host, ?error, "a host is not cleared yet"),
+            Err(_) => tracing::warn!(agent = %ready.id, host, "a host is not cleared in time"),
+        }
     }
 
     /// Takes a failed boot back: the caller's answer is an error, so nothing of it may stay. What cannot be removed now

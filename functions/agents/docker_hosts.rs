@@ -5,9 +5,9 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use theazo_http::{ApiError, ErrorCode};
-use theazo_providers::docker::{DockerHosts, HostRanges, HostSettings, Standing};
-use theazo_providers::{Provider, ProviderKind};
-use theazo_store::{ProviderAccess, ProviderConfig};
+use theazo_providers::docker::{Carried, DockerHosts, HostRanges, HostSettings, Standing};
+use theazo_providers::{Provider, ProviderError, ProviderKind, SandboxSpec};
+use theazo_store::{Agent, ProviderAccess, ProviderConfig};
 use theazo_tenancy::{PlatformId, TenantScope};
 
 /// Platforms whose hosts are kept connected; then all are let go, which costs a connection each.
@@ -63,6 +63,27 @@ impl Docker {
         let hosts = Arc::new(hosts);
         known.insert(scope.platform().clone(), (digest, hosts.clone()));
         Ok(Some((config, hosts)))
+    }
+}
+
+/// Moves an agent that boots to another host of its platform.
+pub(super) struct Mover {
+    hosts: Arc<DockerHosts>,
+    from: String,
+    to: String,
+}
+
+impl Mover {
+    pub(super) fn new(hosts: Arc<DockerHosts>, from: String, to: String) -> Self {
+        Self { hosts, from, to }
+    }
+
+    /// Brings what the agent boots on, and all of its checkpoints. Its own files stay behind where those of a checkpoint take
+    /// their place.
+    pub(super) async fn carry(&self, spec: &SandboxSpec, agent: &Agent) -> Result<(), ProviderError> {
+        let checkpoints = agent.kept_checkpoints().map(|checkpoint| checkpoint.id.to_string()).collect();
+        let what = Carried { files: agent.restores.is_none(), checkpoints };
+        self.hosts.carry(spec, &self.from, &self.to, &what).await
     }
 }
 

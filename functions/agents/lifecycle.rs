@@ -1,6 +1,7 @@
 //! Ending and pausing agents: one way for callers, failed boots, sessions and the scheduled clean-up.
 
-use super::{Sandboxes, failure, not_usable};
+use super::{Sandboxes, failure, moving, not_usable};
+use futures_util::future::join;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -276,13 +277,14 @@ pub async fn take_back(
     if !is_this(&now) {
         return after_the_end(scope, agent, agents, sandboxes).await;
     }
-    let stopped = match &agent.restores {
+    let stopped = match (&agent.moving_to, &agent.restores) {
+        (Some(target), _) => Box::pin(moving::take_back(scope, agent, target, sandboxes)).await,
         // Its files are those of a checkpoint, which stays, and are put in place anew by the next boot.
-        Some(_) => {
+        (None, Some(_)) => {
             discard(scope, agent, sandboxes).await?;
             Stopped::Kept(Kept { bytes: None })
         }
-        None => stop(scope, agent, sandboxes).await?,
+        (None, None) => stop(scope, agent, sandboxes).await?,
     };
     match stopped {
         Stopped::Kept(_) => {}
@@ -312,7 +314,9 @@ async fn after_the_end(
     if now.keeps_checkpoints(now_ms()) {
         return remove(scope, &now, agents, sandboxes).await;
     }
-    destroy(scope, &now, sandboxes).await?;
+    if !destroy(scope, &now, sandboxes).await? {
+        return Ok(now);
+    }
     // Another boot that has followed may still be writing.
     let settled = match now.boots == agent.boots {
         true => agents.settle_own_boot(scope, &agent.id).await,
@@ -322,7 +326,8 @@ async fn after_the_end(
 }
 
 /// What became of a sandbox that was to be stopped.
-enum Stopped {
+pub(super) enum Stopped {
+    /// Its files are there.
     Kept(Kept),
     /// It was not there any more.
     Gone,
@@ -376,27 +381,40 @@ async fn without_files(
     }
 }
 
-/// Removes what an agent that is over, as it was read last, has at its provider: all, or all but its checkpoints.
+/// Removes what an agent that is over, as it was read last, has at its provider: all, or all but its checkpoints. Another
+/// host that does not let go of what a move has left there is for the scheduled clean-up, and the agent not settled.
 async fn remove(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: &Sandboxes) -> Result<Agent, ApiError> {
     if agent.keeps_checkpoints(now_ms()) {
         // Whoever removes it once more could meet a retry.
         if agent.only_checkpoints {
             return Ok(agent.clone());
         }
-        discard(scope, agent, sandboxes).await?;
+        let (discarded, _) =
+            join(discard(scope, agent, sandboxes), Box::pin(moving::leave_all(scope, agent, sandboxes))).await;
+        discarded?;
         return Ok(agents.settle_all_but_checkpoints(scope, &agent.id).await?);
     }
-    destroy(scope, agent, sandboxes).await?;
-    Ok(agents.settle(scope, &agent.id).await?)
+    match destroy(scope, agent, sandboxes).await? {
+        true => Ok(agents.settle(scope, &agent.id).await?),
+        false => {
+            agents.drop_copies(scope, &agent.id).await?;
+            Ok(agent.clone())
+        }
+    }
 }
 
-async fn destroy(scope: &TenantScope, agent: &Agent, sandboxes: &Sandboxes) -> Result<(), ApiError> {
-    let sandbox = AgentRef { agent: agent.id.to_string() };
-    let Some(provider) = removing(scope, agent, sandboxes).await? else { return Ok(()) };
-    provider.destroy(&sandbox).await.map_err(|error| not_removed(scope, agent, &error, sandboxes))
+/// Whether nothing of it is left anywhere.
+async fn destroy(scope: &TenantScope, agent: &Agent, sandboxes: &Sandboxes) -> Result<bool, ApiError> {
+    let own = async {
+        let sandbox = AgentRef { agent: agent.id.to_string() };
+        let Some(provider) = removing(scope, agent, sandboxes).await? else { return Ok(()) };
+        provider.destroy(&sandbox).await.map_err(|error| not_removed(scope, agent, &error, sandboxes))
+    };
+    let (own, elsewhere) = join(own, Box::pin(moving::leave_all(scope, agent, sandboxes))).await;
+    own.map(|()| elsewhere)
 }
 
-/// The same but for checkpoints.
+/// The same where it lives, but for checkpoints.
 async fn discard(scope: &TenantScope, agent: &Agent, sandboxes: &Sandboxes) -> Result<(), ApiError> {
     let sandbox = AgentRef { agent: agent.id.to_string() };
     let Some(provider) = removing(scope, agent, sandboxes).await? else { return Ok(()) };

@@ -19,6 +19,7 @@ pub mod list;
 pub mod list_of_session;
 pub mod logs_stream;
 mod mask;
+mod moving;
 pub mod pause;
 pub mod ports_open;
 pub mod progress;
@@ -35,6 +36,7 @@ pub(crate) use again::boot_again;
 pub(crate) use boot::Boot;
 pub(crate) use checkpoints::remove_left_over;
 pub use docker_hosts::Docker;
+pub(crate) use moving::{QUIET_MS, clear_hosts};
 pub use sandboxes::{E2b, Fly, Sandboxes};
 
 use futures_util::future::{BoxFuture, join};

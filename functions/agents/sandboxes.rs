@@ -2,15 +2,16 @@
 //! configured, test ones the simulated provider. What a caller asks for does not change which of the two worlds it is in;
 //! the mode of its credential does.
 
-use super::docker_hosts::{Docker, not_among_the_hosts, not_enrolled, standing};
+use super::docker_hosts::{Docker, Mover, not_among_the_hosts, not_enrolled, standing};
 use super::simulated::TenantDisk;
 use std::sync::{Arc, OnceLock};
 use theazo_http::{ApiError, ErrorCode};
+use theazo_providers::docker::DockerHosts;
 use theazo_providers::e2b::{E2bEndpoints, E2bProvider, E2bService};
 use theazo_providers::fly::{FlyEndpoints, FlyProvider, FlyService, FlySettings};
 use theazo_providers::simulated::SimulatedProvider;
 use theazo_providers::{Health, Provider, ProviderKind};
-use theazo_store::{Agent, LogWriter, NewLog, ProviderAccess, ProviderConfig, SimulatedDisks};
+use theazo_store::{Agent, Intent, LogWriter, NewLog, ProviderAccess, ProviderConfig, SimulatedDisks};
 use theazo_tenancy::{Mode, ReadScope, TenantScope};
 
 /// Calling compute providers, and telling what they refuse.
@@ -87,9 +88,23 @@ pub(super) struct Place {
     pub(super) max_concurrent: Option<u32>,
 }
 
+/// Where an agent boots that has run before.
+pub(super) struct PlaceAgain {
+    /// Which other of the platform's hosts it moves to for that.
+    pub(super) moving_to: Option<String>,
+    /// How many agents the platform lets run there at a time.
+    pub(super) max_concurrent: Option<u32>,
+}
+
 /// No such provider is configured.
 pub(super) fn not_configured(name: &str) -> ApiError {
     ApiError::new(ErrorCode::NoProvidersAvailable, format!("no {name} provider is configured")).detail("provider", name)
+}
+
+/// The provider of a host that agents may boot on.
+fn may_boot(hosts: &DockerHosts, host: &str, config: &ProviderConfig) -> Result<Arc<dyn Provider>, ApiError> {
+    let provider = hosts.on(host).ok_or_else(not_among_the_hosts)?;
+    if hosts.may_boot_on(host, standing(config)) { Ok(provider) } else { Err(not_enrolled()) }
 }
 
 /// The order in which providers are tried: by the platform's priorities, then the deployment's own, then by name.
@@ -173,21 +188,60 @@ impl Sandboxes {
         Ok(self.reach(scope, agent).await?.0)
     }
 
-    /// The same for an agent that is to boot there, with how many agents the platform lets run there at a time.
+    /// Where an agent boots again, by what its row does not say yet.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::of_agent`]; `no_providers_available` when its host is not enrolled, or not any more;
+    /// `provider_error` when that one does not answer.
+    pub(super) async fn place_again(
+        &self,
+        scope: &TenantScope,
+        agent: &Agent,
+        intent: Intent,
+    ) -> Result<PlaceAgain, ApiError> {
+        let Some((config, hosts, host)) = self.hosts_of(scope, agent).await? else {
+            let (_, max_concurrent) = self.reach(scope, agent).await?;
+            return Ok(PlaceAgain { moving_to: None, max_concurrent });
+        };
+        may_boot(&hosts, host, &config)?;
+        let moving_to = match intent {
+            Intent::Resuming | Intent::Retrying => {
+                let except: Vec<&str> = agent.elsewhere().collect();
+                let placed = hosts.place_again(host, standing(&config), &except).await;
+                placed.map_err(|error| super::failure::to_api(&agent.provider, &error))?
+            }
+            // One that runs takes no new place.
+            Intent::Restarting | Intent::Pausing => None,
+        };
+        Ok(PlaceAgain { moving_to, max_concurrent: config.max_concurrent })
+    }
+
+    /// The provider that an agent boots at whose row says that it boots, and what moves it there, if it moves.
     ///
     /// # Errors
     /// As [`Sandboxes::of_agent`]; `no_providers_available` when its host is not enrolled, or not any more.
-    pub(super) async fn to_boot(&self, scope: &TenantScope, agent: &Agent) -> Result<Reached, ApiError> {
-        if let (Mode::Live, Some(host)) = (scope.mode(), agent.host.as_deref())
-            && let Some((config, hosts)) = self.docker.hosts(scope, &self.access).await?
-        {
-            let provider = hosts.on(host).ok_or_else(not_among_the_hosts)?;
-            if !hosts.may_boot_on(host, standing(&config)) {
-                return Err(not_enrolled());
-            }
-            return Ok((provider, config.max_concurrent));
-        }
-        self.reach(scope, agent).await
+    pub(super) async fn to_boot(
+        &self,
+        scope: &TenantScope,
+        agent: &Agent,
+    ) -> Result<(Arc<dyn Provider>, Option<Mover>), ApiError> {
+        let Some((config, hosts, host)) = self.hosts_of(scope, agent).await? else {
+            return Ok((self.reach(scope, agent).await?.0, None));
+        };
+        let provider = may_boot(&hosts, agent.moving_to.as_deref().unwrap_or(host), &config)?;
+        let mover = agent.moving_to.clone().map(|to| Mover::new(hosts, host.to_owned(), to));
+        Ok((provider, mover))
+    }
+
+    /// The hosts of the platform of an agent that is on one of them, and which that is.
+    async fn hosts_of<'a>(
+        &self,
+        scope: &TenantScope,
+        agent: &'a Agent,
+    ) -> Result<Option<(ProviderConfig, Arc<DockerHosts>, &'a str)>, ApiError> {
+        let (Mode::Live, Some(host)) = (scope.mode(), agent.host.as_deref()) else { return Ok(None) };
+        let hosts = self.docker.hosts(scope, &self.access).await?;
+        Ok(hosts.map(|(config, hosts)| (config, hosts, host)))
     }
 
     async fn reach(&self, scope: &TenantScope, agent: &Agent) -> Result<Reached, ApiError> {
@@ -213,6 +267,37 @@ impl Sandboxes {
             (Mode::Live, Some(host)) => Ok(self.on_host(scope, &agent.provider, host).await?.map(|reached| reached.0)),
             _ => self.provider(scope, &agent.provider).await.map(Some),
         }
+    }
+
+    /// The provider of a host that an agent does not live on and may have something on. Nothing when the platform has taken
+    /// the host out of its credential, or it turns out to be where the agent lives, by another name; with it, whether it is
+    /// known not to be.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::provider`].
+    pub(super) async fn elsewhere(
+        &self,
+        scope: &TenantScope,
+        agent: &Agent,
+        host: &str,
+    ) -> Result<Option<(Arc<dyn Provider>, bool)>, ApiError> {
+        let Some((_, hosts, own)) = self.hosts_of(scope, agent).await? else { return Ok(None) };
+        let Some(provider) = hosts.on(host).filter(|_| host != own) else { return Ok(None) };
+        match hosts.are_one(own, host).await {
+            Some(true) => {
+                tracing::error!(agent = %agent.id, host, own, "two Docker hosts of a platform are one engine");
+                Ok(None)
+            }
+            told => Ok(Some((provider, told.is_some()))),
+        }
+    }
+
+    /// Whether a host is still one of the platform's that an agent belongs to.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::provider`].
+    pub(super) async fn has_host(&self, scope: &TenantScope, agent: &Agent, host: &str) -> Result<bool, ApiError> {
+        Ok(self.hosts_of(scope, agent).await?.is_some_and(|(_, hosts, _)| hosts.on(host).is_some()))
     }
 
     async fn on_host(&self, scope: &TenantScope, name: &str, host: &str) -> Result<Option<Reached>, ApiError> {

@@ -1,6 +1,6 @@
 //! What runs in the accounts at providers, and what of it nobody owns.
 
-use super::{ITEM_TIME, Outcome, Running, in_turn, sum};
+use super::{Found, ITEM_TIME, Outcome, in_turn, sum};
 use crate::agents::Sandboxes;
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
@@ -112,13 +112,13 @@ impl Accounts {
         outcome
     }
 
-    /// What runs at each provider that answered.
-    pub(super) fn running(&self) -> Running {
+    /// What is at each provider that answered.
+    pub(super) fn found(&self) -> Found {
         let of = |account: &Account| {
             let kind = account.provider.kind().as_str().to_owned();
             let name = (kind, account.platform.clone(), account.host.clone());
-            let alive = account.sandboxes.iter().filter(|sandbox| sandbox.running);
-            (name, alive.map(|sandbox| sandbox.agent.clone()).collect())
+            let found = account.sandboxes.iter().map(|sandbox| (sandbox.agent.clone(), sandbox.running));
+            (name, found.collect())
         };
         self.listed.iter().map(of).collect()
     }

@@ -12,19 +12,19 @@ use theazo_store::{Agents, ProviderConfigs};
 use theazo_tenancy::{AgentId, Mode, Operator, PlatformId, TenantScope};
 use theazo_vault::SecretValue;
 
-const CREDENTIAL: &str = "DOCKER_HOSTS";
+pub const CREDENTIAL: &str = "DOCKER_HOSTS";
 
 /// A stack with an engine of its own, and two hosts that its platform may configure.
-struct World {
-    own: OwnStack,
-    client: Client,
-    scope: TenantScope,
-    one: Host,
-    two: Host,
+pub struct World {
+    pub own: OwnStack,
+    pub client: Client,
+    pub scope: TenantScope,
+    pub one: Host,
+    pub two: Host,
 }
 
 impl World {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let engine = tokio::task::spawn_blocking(docker_engine).await.unwrap();
         let (one, two, (own, client)) = tokio::join!(
             Host::start(&engine.image, &engine.endpoint),
@@ -41,17 +41,17 @@ impl World {
         Self { own, client, scope, one, two }
     }
 
-    async fn set_credential(&self, credential: &str) {
+    pub async fn set_credential(&self, credential: &str) {
         self.client.post("/v1/secrets", json!({ CREDENTIAL: credential })).await.expect(204);
     }
 
-    async fn configure(&self, config: Value) -> Value {
+    pub async fn configure(&self, config: Value) -> Value {
         let body = json!({ "credentialRef": CREDENTIAL, "config": config });
         self.client.call("PUT", "/v1/providers/docker", Some(&body)).await.expect(200)
     }
 
     /// Says of both hosts what `cargo admin host enroll` does when it has found them closed.
-    async fn enroll(&self) {
+    pub async fn enroll(&self) {
         let configs = ProviderConfigs::new(self.own.stack.deployment().table().clone());
         for (host, identity) in self.hosts().identities() {
             configs.enroll(&self.scope, "docker", &host, Some(&identity)).await.unwrap();
@@ -59,7 +59,7 @@ impl World {
     }
 
     /// The hosts as the deployment uses them.
-    fn hosts(&self) -> DockerHosts {
+    pub fn hosts(&self) -> DockerHosts {
         let settings = HostSettings {
             deployment: self.own.stack.deployment().config().name.clone(),
             image: docker_engine().image.clone(),
@@ -70,12 +70,12 @@ impl World {
     }
 
     /// Which agents are on a host, whatever the table says.
-    async fn on(&self, host: &Host) -> Vec<String> {
+    pub async fn on(&self, host: &Host) -> Vec<String> {
         let listed = self.hosts().on(&host.name()).unwrap().list_mine().await.unwrap();
         listed.into_iter().map(|sandbox| sandbox.agent).collect()
     }
 
-    async fn status(&self, agent: &str) -> Value {
+    pub async fn status(&self, agent: &str) -> Value {
         self.client.get(&format!("/v1/agents/{agent}")).await.expect(200)["status"].clone()
     }
 

@@ -49,6 +49,7 @@ mod main_job;
 mod masking;
 mod matrix;
 mod metrics;
+mod moving;
 mod pausing;
 mod permissions;
 mod ports;

@@ -5,6 +5,7 @@ mod beside;
 mod changes;
 mod checkpoints;
 mod metering;
+mod moves;
 mod pause;
 mod places;
 mod row;
@@ -13,6 +14,7 @@ mod state;
 pub use checkpoints::{
     CHECKPOINT_GRACE_MS, Checkpoint, CheckpointState, LastCheckpoint, MAX_CHECKPOINTS, NewCheckpoint,
 };
+pub use moves::LeftOn;
 pub use pause::{NextBoot, PauseReason};
 pub use row::{Agent, BootedSecret, NewAgent, SecretOrigin, Snapshot};
 pub use state::{AgentStatus, Intent, PausedBy};
@@ -155,6 +157,8 @@ impl Agents {
             region: new.region,
             host: new.host,
             isolation: None,
+            moving_to: None,
+            left_on: Vec::new(),
             model: new.model,
             instructions: new.instructions,
             tools: new.tools,

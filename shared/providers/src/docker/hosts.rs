@@ -1,15 +1,17 @@
-//! Several Docker hosts of one platform: which of them an agent is put on, and finding the one that it is on.
+//! Several Docker hosts of one platform: which of them an agent is put on, finding the one that it is on, and moving it to
+//! another.
 //!
 //! Which host has an agent is decided before any is asked to make it, and whoever asks keeps that with the agent: a host's
 //! own answers are never what it is found by. Two hosts drawn at random are asked how much room they have and the emptier
 //! one is taken, so that many creates at once do not all go to the host that was the emptiest a moment ago.
 
 use super::credential::{CredentialFault, read};
+use super::moving::Carried;
 use super::ranges::HostRanges;
 use super::{DockerConfig, DockerProvider, Endpoint};
-use crate::{Health, Provider, ProviderError};
+use crate::{Health, Provider, ProviderError, SandboxSpec};
 use bollard::Docker;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -127,8 +129,7 @@ impl DockerHosts {
 
     /// The host of that name, `host:port`, if it is one of these.
     pub fn on(&self, host: &str) -> Option<Arc<dyn Provider>> {
-        let host = self.0.iter().find(|other| other.name == host)?;
-        Some(host.provider.clone())
+        Some(self.find(host)?.provider.clone())
     }
 
     /// All of them with their names.
@@ -138,8 +139,7 @@ impl DockerHosts {
 
     /// The engine of a host, through which whoever has it is root there: for the operator, who sets hosts up.
     pub fn engine(&self, host: &str) -> Option<Docker> {
-        let host = self.0.iter().find(|other| other.name == host)?;
-        Some(host.provider.docker.clone())
+        Some(self.find(host)?.provider.docker.clone())
     }
 
     /// What tells each from another host of the same name, for which other authorities vouch, and from itself with another
@@ -164,23 +164,80 @@ impl DockerHosts {
     /// # Errors
     /// [`ProviderError::NoCapacity`] when no host that answers has room.
     pub async fn place(&self, standing: Standing<'_>) -> Result<String, ProviderError> {
-        let mut hosts: Vec<&Host> = self.0.iter().filter(|host| standing.refuses(host).is_none()).collect();
-        shuffle(&mut hosts);
-        hosts.sort_by_key(|host| host.is_down());
-        let (drawn, others) = hosts.split_at(hosts.len().min(DRAWN));
-        for hosts in [drawn, others] {
-            let rooms = join_all(hosts.iter().map(|host| async { (*host, host.room().await) })).await;
-            if let Some(host) = emptiest(rooms) {
-                return Ok(host.name.clone());
-            }
+        let hosts = self.0.iter().filter(|host| standing.refuses(host).is_none()).collect();
+        let host = choose(hosts).await.ok_or(ProviderError::NoCapacity)?;
+        Ok(host.name.clone())
+    }
+
+    /// The host that a stopped agent moves to when it boots again and `host`, where its files are, takes no boots of it: it
+    /// drains, or it is full. Nothing when it stays: that one takes it, or no other does either. None of `except` is chosen.
+    ///
+    /// # Errors
+    /// When the host does not answer: its files are not to be had.
+    pub async fn place_again(
+        &self,
+        host: &str,
+        standing: Standing<'_>,
+        except: &[&str],
+    ) -> Result<Option<String>, ProviderError> {
+        let Some(own) = self.find(host) else { return Ok(None) };
+        let room = own.room().await?;
+        if room.free > 0 && standing.refuses(own).is_none() {
+            return Ok(None);
         }
-        Err(ProviderError::NoCapacity)
+        let is_other = |other: &&Host| other.name != host && !except.contains(&other.name.as_str());
+        let mut others: Vec<&Host> =
+            self.0.iter().filter(|other| standing.refuses(other).is_none()).filter(is_other).collect();
+        if others.is_empty() {
+            return Ok(None);
+        }
+        let engine = own.provider.engine_id(ROOM_LIMIT).await?;
+        while let Some(target) = choose(others.clone()).await {
+            match target.provider.engine_id(ROOM_LIMIT).await {
+                Ok(other) if other != engine => return Ok(Some(target.name.clone())),
+                // What is removed there before it gets the files would be the files.
+                Ok(_) => tracing::warn!(host, other = target.name, "two Docker hosts of a platform are one engine"),
+                Err(error) => tracing::warn!(host = target.name, %error, "no agent is moved to a Docker host"),
+            }
+            others.retain(|other| other.name != target.name);
+        }
+        Ok(None)
+    }
+
+    /// Brings what is kept of a stopped agent from one host to another. There it stays; what is here of the agent before
+    /// goes. The two are ones that [`DockerHosts::place_again`] has told apart. On an error, call [`Provider::destroy`]
+    /// here and [`Provider::stop`] there.
+    ///
+    /// # Errors
+    /// [`ProviderError::SandboxGone`] when its files are not there, or one of the hosts is none of these;
+    /// [`ProviderError::TimedOut`].
+    pub async fn carry(
+        &self,
+        spec: &SandboxSpec,
+        from: &str,
+        to: &str,
+        carried: &Carried,
+    ) -> Result<(), ProviderError> {
+        let hosts = self.find(from).zip(self.find(to)).ok_or(ProviderError::SandboxGone)?;
+        // It is large, and part of boots that usually move nothing.
+        Box::pin(hosts.1.provider.carry_from(&hosts.0.provider, spec, carried)).await
+    }
+
+    /// Whether two of them are the same engine, where both say which they are.
+    pub async fn are_one(&self, one: &str, other: &str) -> Option<bool> {
+        let (one, other) = self.find(one).zip(self.find(other))?;
+        let (one, other) = join(one.provider.engine_id(ROOM_LIMIT), other.provider.engine_id(ROOM_LIMIT)).await;
+        Some(one.ok()? == other.ok()?)
+    }
+
+    fn find(&self, host: &str) -> Option<&Host> {
+        self.0.iter().find(|other| other.name == host)
     }
 
     /// Whether agents can be made on any of them, and what is to be known of the others.
     pub async fn health(&self, standing: Standing<'_>) -> Health {
         let asked = join_all(self.0.iter().map(|host| async {
-            let (health, room) = futures_util::future::join(host.provider.health(), host.room()).await;
+            let (health, room) = join(host.provider.health(), host.room()).await;
             match room {
                 Ok(room) if health.healthy => (
                     true,
@@ -205,6 +262,20 @@ impl DockerHosts {
 /// be there.
 fn identity(host: [u8; 32], image: &str) -> String {
     hex::encode(Sha256::new().chain_update(host).chain_update(image).finalize())
+}
+
+/// The emptier of two drawn at random, or of the others when those two have no room; none if all are full or silent.
+async fn choose(mut hosts: Vec<&Host>) -> Option<&Host> {
+    shuffle(&mut hosts);
+    hosts.sort_by_key(|host| host.is_down());
+    let (drawn, others) = hosts.split_at(hosts.len().min(DRAWN));
+    for hosts in [drawn, others] {
+        let rooms = join_all(hosts.iter().map(|host| async { (*host, host.room().await) })).await;
+        if let Some(host) = emptiest(rooms) {
+            return Some(host);
+        }
+    }
+    None
 }
 
 /// The one with the largest part of its places free; none if all are full or silent.

@@ -1,5 +1,6 @@
 //! The Docker adapter: a container, a network and a volume per agent on one Docker engine; and of several engines on other
-//! machines, which one an agent is put on (`hosts`).
+//! machines, which one an agent is put on (`hosts`),
+//! and how its files get from one to another (`moving`).
 //!
 //! Everything is named after the agent and carries our labels, and only what carries them is adopted or removed.
 //! The environment is nowhere in a container's configuration: it is delivered through the standard input of a
@@ -14,10 +15,12 @@
 
 mod checkpoints;
 mod container;
+mod copier;
 mod credential;
 mod failure;
 mod guest;
 mod hosts;
+mod moving;
 mod names;
 mod network;
 mod parts;
@@ -31,6 +34,7 @@ mod transport;
 pub use crate::port_key::PortKey;
 pub use credential::CredentialFault;
 pub use hosts::{DockerHosts, HostSettings, Standing};
+pub use moving::Carried;
 pub use ranges::HostRanges;
 pub use subnets::SubnetPool;
 pub use tls::TlsEndpoint;

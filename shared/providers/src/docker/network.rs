@@ -61,6 +61,16 @@ impl DockerProvider {
         Ok((pool.free(&used), pool.places()))
     }
 
+    /// Which engine this is: the id of a network that each has made for itself. The engine's own id is a file's that may have
+    /// come with its machine's image, and so many have; this network is made anew when an engine starts.
+    pub(super) async fn engine_id(&self, limit: Duration) -> Result<String, ProviderError> {
+        let networks = timed(limit, self.docker.list_networks(None)).await;
+        let networks = networks.map_err(|error| from_engine("list networks", error))?;
+        let named = |name: &str| networks.iter().find(|network| network.name.as_deref() == Some(name))?.id.clone();
+        let id = named("bridge").or_else(|| named("none")).filter(|id| !id.is_empty());
+        id.ok_or_else(|| failed("list networks", false, "the engine has no network of its own"))
+    }
+
     fn is_agents_network(&self, network: &Network, spec: &SandboxSpec, name: &str) -> bool {
         network.name.as_deref() == Some(name)
             && names::is_ours(network.labels.as_ref(), &self.config.deployment, &spec.agent)

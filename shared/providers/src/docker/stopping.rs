@@ -47,7 +47,7 @@ impl DockerProvider {
     }
 
     /// A volume that is made anew would be an agent that has silently lost its files.
-    async fn expect_files(&self, agent: &str, name: &str) -> Result<(), ProviderError> {
+    pub(super) async fn expect_files(&self, agent: &str, name: &str) -> Result<(), ProviderError> {
         let volume = self.inspect_volume(name).await?;
         let ours = volume.is_some_and(|volume| names::is_ours(Some(&volume.labels), &self.config.deployment, agent));
         if ours { Ok(()) } else { Err(ProviderError::SandboxGone) }

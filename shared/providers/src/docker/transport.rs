@@ -23,7 +23,7 @@ use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -74,12 +74,43 @@ impl Endpoint {
 /// # Errors
 /// [`ProviderError::Failed`] if the client cannot be put together.
 pub fn connect(endpoint: &Endpoint) -> Result<Docker, ProviderError> {
+    connect_with(endpoint, None)
+}
+
+/// A client for one answer that may be longer than any other: whoever reads it renews the allowance piece by piece, so
+/// that none of the pieces can be.
+///
+/// # Errors
+/// As [`connect`].
+pub(super) fn connect_for_stream(endpoint: &Endpoint) -> Result<(Docker, Renewal), ProviderError> {
+    let renewal = Renewal::default();
+    Ok((connect_with(endpoint, Some(renewal.clone()))?, renewal))
+}
+
+/// What a long answer may be, from the answer's last piece on.
+#[derive(Clone, Default)]
+pub(super) struct Renewal(Arc<Mutex<Option<Allowance>>>);
+
+impl Renewal {
+    /// A piece was taken.
+    pub(super) fn renew(&self) {
+        if let Some(allowance) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            allowance.renew();
+        }
+    }
+
+    fn follow(&self, allowance: &Allowance) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(allowance.clone());
+    }
+}
+
+fn connect_with(endpoint: &Endpoint, renewal: Option<Renewal>) -> Result<Docker, ProviderError> {
     let client = Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_FOR)
         .pool_max_idle_per_host(IDLE_CONNECTIONS)
         .build(Connector(Arc::new(endpoint.clone())));
-    let transport = Arc::new(Transport { client, version: OnceCell::new() });
+    let transport = Arc::new(Transport { client, version: OnceCell::new(), renewal });
     Docker::connect_with_custom_transport(
         move |request: BollardRequest| Arc::clone(&transport).send(request),
         Some("http://docker"),
@@ -99,6 +130,8 @@ type Frame = Result<hyper::body::Frame<Bytes>, io::Error>;
 struct Transport {
     client: Client<Connector, Body>,
     version: OnceCell<ApiVersion>,
+    /// Where it is for one long answer.
+    renewal: Option<Renewal>,
 }
 
 impl Transport {
@@ -112,6 +145,9 @@ impl Transport {
         let response = self.client.request(request).await?;
         if let Some(allowance) = response.extensions().get::<Allowance>() {
             allowance.renew();
+            if let Some(renewal) = &self.renewal {
+                renewal.follow(allowance);
+            }
         }
         Ok(response)
     }

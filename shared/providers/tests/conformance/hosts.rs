@@ -140,6 +140,12 @@ async fn agents_go_where_there_is_room_and_a_host_that_dies_takes_only_its_own_a
     all.on(&small).unwrap().stop(&stopped).await.unwrap();
     assert_eq!(all.place(open).await.unwrap(), small);
     assert!(matches!(all.place(drains).await, Err(ProviderError::NoCapacity)), "it drains");
+    assert_eq!(all.place_again(&small, open, &[]).await.unwrap(), None, "it stays where it finds one");
+    assert_eq!(all.place_again(&small, drains, &[]).await.unwrap(), None, "or where no other has one");
+    assert_eq!(all.place_again(&large, open, &[]).await.unwrap(), Some(small.clone()), "of a full one it goes");
+    assert_eq!(all.place_again(&large, open, &[&small]).await.unwrap(), None);
+    assert_eq!(all.are_one(&small, &large).await, Some(false));
+    assert_eq!(all.are_one(&small, &small).await, Some(true));
     let again = theazo_providers::SandboxSpec { agent: stopped.agent.clone(), ..spec() };
     let elsewhere = all.on(&large).unwrap().resume(&again, &environment(&[])).await;
     assert!(matches!(elsewhere, Err(ProviderError::SandboxGone)));
@@ -169,6 +175,9 @@ async fn agents_go_where_there_is_room_and_a_host_that_dies_takes_only_its_own_a
         assert_eq!(says(&all, host, agent).await.unwrap(), "v");
     }
     assert!(matches!(all.place(open).await, Err(ProviderError::NoCapacity)), "one is full, the other dead");
+    assert!(all.place_again(&large, open, &[]).await.is_err(), "what is on the dead one is not to be had");
+    assert_eq!(all.place_again(&small, drains, &[]).await.unwrap(), None);
+    assert_eq!(all.are_one(&small, &large).await, None);
     all.on(&small).unwrap().destroy(&survivors[0].0).await.unwrap();
     let begun = Instant::now();
     for _ in 0..3 {

@@ -8,6 +8,7 @@ mod files;
 mod host;
 mod isolation;
 mod lifecycle;
+mod moving;
 mod ports;
 mod secrets;
 mod stopping;

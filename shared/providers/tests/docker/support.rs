@@ -18,7 +18,7 @@ use tokio::sync::OnceCell;
 pub const CAP: usize = 1024 * 1024;
 
 /// The engine and the agent image on it, made ready once per test run.
-async fn engine() -> &'static (Endpoint, String) {
+pub async fn engine() -> &'static (Endpoint, String) {
     static ENGINE: OnceCell<(Endpoint, String)> = OnceCell::const_new();
     ENGINE
         .get_or_init(|| async {

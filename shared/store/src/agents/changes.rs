@@ -1,5 +1,6 @@
 //! Changes of agents' rows. Each is one transaction with what it moves in the session's counters and its audit and log entries.
 
+use super::moves::moved;
 use super::{Agent, AgentStatus, Agents, Intent, RETENTION_MS};
 use crate::AgentToken;
 use crate::audit::Deed;
@@ -162,7 +163,8 @@ impl Agents {
             let entered = entering(before, AgentStatus::Ready, self.0.now_ms(), &holds, &change)?;
             let Some((mut after, metered)) = entered else { return Ok(None) };
             let token = token.map(|token| token.issue(&self.0, scope, &mut after)).transpose()?;
-            Ok(Some(Change { deeds: outcomes(before, &after), after, metered, token, news: None }))
+            let news = moved(before, &after);
+            Ok(Some(Change { deeds: outcomes(before, &after), after, metered, token, news }))
         };
         self.apply(scope, id, step).await
     }
@@ -237,6 +239,7 @@ impl Agents {
             agent.sandbox_gone = true;
             (agent.only_checkpoints, agent.restores) = (false, None);
             agent.checkpoints.clear();
+            agent.left_on.clear();
             let transaction =
                 self.rewrite(scope, &mut agent)?.delete(&self.0, &scope.work_key(id), Expression::default());
             match transaction.commit(&self.0).await? {

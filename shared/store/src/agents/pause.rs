@@ -43,6 +43,8 @@ pub struct NextBoot {
     pub max_concurrent: Option<u32>,
     /// Of which of its checkpoints it gets the files, if not those that it has.
     pub checkpoint: Option<CheckpointId>,
+    /// Which other of its platform's hosts it moves to.
+    pub moving_to: Option<String>,
 }
 
 impl From<Vec<BootedSecret>> for NextBoot {
@@ -187,7 +189,7 @@ impl Agents {
 
     /// Notes that a paused agent is to boot ([`Intent::Resuming`]), a running one to boot again ([`Intent::Restarting`]),
     /// or one that is over to boot from a checkpoint with all of its running time before it ([`Intent::Retrying`]), with
-    /// what `boot` says. All claim what they will run, at the price of now; but for a restarted one they also take a place of
+    /// what `boot` says; a restarted one does not move. All claim what they will run, at the price of now; but for a restarted one they also take a place of
     /// their session's, and one of the `max_concurrent` that there are at their provider.
     ///
     /// # Errors
@@ -202,7 +204,7 @@ impl Agents {
         intent: Intent,
         boot: impl Into<NextBoot>,
     ) -> Result<Agent, StoreError> {
-        let NextBoot { secrets, max_concurrent, checkpoint } = boot.into();
+        let NextBoot { secrets, max_concurrent, checkpoint, moving_to } = boot.into();
         let (action, from) = match intent {
             Intent::Retrying => {
                 (AuditAction::AgentRetry, agent.can_be_retried(self.0.now_ms()) && checkpoint.is_some())
@@ -215,7 +217,9 @@ impl Agents {
             Intent::Pausing => return Err(StoreError::Conflict("a pause boots nothing")),
         };
         let is_kept = checkpoint.as_ref().is_none_or(|id| agent.kept_checkpoint(id).is_some());
-        if !from || !is_kept || agent.session != session.id {
+        // What may be there of an earlier move is not gone yet.
+        let is_taken = moving_to.as_ref().is_some_and(|target| agent.lives_on(target) || agent.may_be_left_on(target));
+        if !from || !is_kept || is_taken || agent.session != session.id {
             return Err(StoreError::Conflict("the agent's state does not allow it"));
         }
         let from_status = agent.status;
@@ -244,6 +248,7 @@ impl Agents {
             after.allow(allowance.ms, rate, now);
             let metered = stopped.and(after.meter.claim(rate, now, allowance.claim_ms));
             after.intent = Some(intent);
+            after.moving_to.clone_from(&moving_to);
             after.has_place |= max_concurrent.is_some();
             if let Some(chosen) = checkpoint.as_ref().and_then(|id| after.kept_checkpoint(id)) {
                 let snapshot = Snapshot { id: chosen.snapshot.clone(), bytes: chosen.bytes };

@@ -1,6 +1,7 @@
 //! An agent's row: what is kept of it, what follows from that at a moment, and what a new status changes in it.
 
 use super::checkpoints::{Checkpoint, LastCheckpoint};
+use super::moves::LeftOn;
 use super::state::{AgentStatus, Intent, PausedBy};
 use super::{BOOT_GRACE_MS, RETENTION_MS};
 use serde::{Deserialize, Serialize};
@@ -108,6 +109,12 @@ pub struct Agent {
     /// What isolates it, since its last boot: a runtime of its host, or a machine of its own.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub isolation: Option<String>,
+    /// Which other one its present boot moves it to. Written before that host is asked for anything.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub moving_to: Option<String>,
+    /// Which others may still have something of it.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub left_on: Vec<LeftOn>,
     /// Model of managed runs.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub model: Option<String>,
@@ -258,6 +265,7 @@ impl Agent {
         if runs {
             (self.paused_by, self.restores) = (None, None);
         }
+        self.end_move(status, now_ms);
         self.has_place &= status.takes_place();
         (self.status, self.since_ms, self.stored_to_ms, self.intent) = (status, now_ms, None, None);
         self.turn_meter(status, metered_to_ms)

@@ -2,8 +2,8 @@
 //!
 //! - `support` starts both and makes tenants; `proxy` stands between the SDK and a service, to count and to disturb; `logs`
 //!   keeps what is logged.
-//! - `root_keys`, `secrets`, `sealed_rows`, `sessions`, `agents`, `pausing`, `checkpoints`, `places`, `pages`: a module per promise
-//!   of the store.
+//! - `root_keys`, `secrets`, `sealed_rows`, `sessions`, `agents`, `pausing`, `moves`, `checkpoints`, `places`, `pages`: a module per
+//!   promise of the store.
 //! - `credentials`, `rate_limits`, `replays`: who is let in, how often, and what they are told twice.
 //! - `metering`, `metrics`: what agents cost, and how they do, at a clock of the test's own.
 //! - `reader` reads the rows in another language.
@@ -28,6 +28,7 @@ mod log_entries;
 mod logs;
 mod metering;
 mod metrics;
+mod moves;
 mod pages;
 mod pausing;
 mod places;
