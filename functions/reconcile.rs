@@ -2,6 +2,7 @@
 //! its time is ended, whatever nobody owns is removed. A scheduled function, and a loop in the local stack.
 
 mod accounts;
+mod agents;
 
 use crate::agents::{QUIET_MS, Sandboxes, clear_hosts, lifecycle, remove_left_over};
 use crate::deployment::{Capability, Deployment};
@@ -301,84 +302,6 @@ impl Run {
         outcome
     }
 
-    async fn agent(&self, work: &WorkRef, look: &Look<'_>, outcome: &mut Outcome) -> Result<(), ApiError> {
-        let scope = self.work.operator().tenant(&work.platform, work.mode);
-        let Some(agent) = self.agents.get(&scope, &work.agent).await? else {
-            return Ok(self.work.forget(work).await?);
-        };
-        if agent.status.takes_place() {
-            look.active(work.mode).fetch_add(1, Ordering::Relaxed);
-        }
-        let now = now_ms();
-        // Only of an agent that ran before its provider was asked can the answer be that its sandbox is gone.
-        let was_ready = agent.run_started_ms.is_some_and(|started| started < look.listed_at_ms);
-        let is_lost = was_ready
-            && found_at(look.found, &agent, &work.platform)
-                .is_some_and(|found| found.get(agent.id.as_str()) != Some(&true));
-        let grace = if self.boots == Boots::Impossible { 0 } else { BOOT_GRACE_MS };
-        let is_interrupted = now - agent.since_ms >= grace;
-        let grace_ms = if grace == 0 { 0 } else { CHECKPOINT_GRACE_MS };
-        let left = remove_left_over(&scope, &agent, &self.agents, &self.sandboxes, Some(grace_ms)).await;
-        let hosts = hosts_with(look.found, &agent, &work.platform);
-        let quiet = (look.listed_at_ms, if grace == 0 { 0 } else { QUIET_MS });
-        let cleared = clear_hosts(&scope, &agent, &hosts, quiet, &self.agents, &self.sandboxes);
-        let cleared = Box::pin(cleared).await;
-        outcome.checkpoints += left.0;
-        outcome.cleared_hosts += cleared.0;
-        outcome.postponed += left.1 + cleared.1;
-        let (status, count) = match agent.status {
-            AgentStatus::Booting if is_interrupted => {
-                lifecycle::take_back(&scope, &agent, None, &self.agents, &self.sandboxes).await?;
-                outcome.failed_boots += 1;
-                return Ok(());
-            }
-            AgentStatus::Ready | AgentStatus::Running if agent.intent == Some(Intent::Pausing) => {
-                if is_interrupted {
-                    lifecycle::finish_pause(&scope, &agent, &self.agents, &self.sandboxes).await?;
-                    outcome.pauses += 1;
-                }
-                return Ok(());
-            }
-            status if status.is_over() => {
-                let cleared = lifecycle::clear(&scope, &agent, &self.agents, &self.sandboxes).await?;
-                outcome.settled += usize::from(cleared);
-                return Ok(());
-            }
-            AgentStatus::Ready | AgentStatus::Running if now >= agent.deadline_ms() => {
-                outcome.lag_ms = outcome.lag_ms.max(u64::try_from(now - agent.deadline_ms()).unwrap_or(0));
-                (AgentStatus::Completed, &mut outcome.expired)
-            }
-            AgentStatus::Ready | AgentStatus::Running if is_lost => {
-                lifecycle::lost(&scope, &agent, &self.agents, &self.sandboxes).await;
-                outcome.lost += 1;
-                return Ok(());
-            }
-            AgentStatus::Ready | AgentStatus::Running => {
-                let Self { sessions, agents, sandboxes, watch, .. } = self;
-                let stopped = watch.visit(&scope, &agent, sessions, agents, sandboxes).await?;
-                outcome.over_limit += usize::from(stopped);
-                // Limits first: they also end what cannot be paused.
-                let pause = async |by| lifecycle::pause(&scope, &agent, by, agents, sandboxes).await;
-                if !stopped && look.suspended {
-                    pause(PausedBy::Operator).await?;
-                    outcome.suspended += 1;
-                } else if !stopped && agent.is_idle(now) {
-                    pause(PausedBy::Idle).await?;
-                    outcome.idle += 1;
-                }
-                return Ok(());
-            }
-            AgentStatus::Paused => {
-                self.agents.charge_storage(&scope, agent).await?;
-                return Ok(());
-            }
-            _ => return Ok(()),
-        };
-        let ended = lifecycle::end(&scope, &agent, status, &self.agents, &self.sandboxes).await?;
-        *count += usize::from(ended.sandbox_gone);
-        Ok(())
-    }
-
     /// Notes how many of a platform's agents were active, for the minute in which this run began: runs begin a minute apart, and
     /// come by sooner or later. Minutes without a note count as none.
     async fn note_active(&self, platform: &PlatformId, look: &Look<'_>) {
@@ -415,26 +338,6 @@ impl Run {
         outcome.platforms += usize::from(state == DeletionState::Gone);
         Ok(())
     }
-}
-
-/// What is in the account that an agent of a platform is in, where it was listed.
-/// A host of the platform's is asked for the agents that are on it and for no others.
-fn found_at<'a>(found: &'a Found, agent: &Agent, platform: &PlatformId) -> Option<&'a HashMap<String, bool>> {
-    let at = |platform, host: &Option<String>| found.get(&(agent.provider.clone(), platform, host.clone()));
-    let of_deployment = if agent.host.is_none() { at(None, &None) } else { None };
-    of_deployment.or_else(|| at(Some(platform.clone()), &agent.host))
-}
-
-/// The hosts of its platform's that were listed, and whether they have something of an agent that is on one of them.
-fn hosts_with<'a>(found: &'a Found, agent: &Agent, platform: &PlatformId) -> Vec<(&'a str, bool)> {
-    if agent.host.is_none() {
-        return Vec::new();
-    }
-    let hosts = found.iter().filter_map(|((provider, owner, host), agents)| {
-        let is_its = *provider == agent.provider && owner.as_ref() == Some(platform);
-        Some((host.as_deref().filter(|_| is_its)?, agents.contains_key(agent.id.as_str())))
-    });
-    hosts.collect()
 }
 
 #[cfg(test)]

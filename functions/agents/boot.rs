@@ -121,7 +121,7 @@ impl Boot {
         let token = self.tokens.make(scope, &agent);
         let ready = match self.make(scope, &agent, opener, sealed, opened, token.as_ref()).await {
             Ok(sandbox) => {
-                let this_boot = |now: &Agent| now.boots == agent.boots;
+                let this_boot = |now: &Agent| now.boots == agent.boots && now.moving_to == agent.moving_to;
                 let ready = self.agents.become_ready(scope, &agent.id, token.as_ref(), this_boot, |agent| {
                     agent.region = sandbox.region.clone();
                     agent.isolation = sandbox.details.get(ISOLATION).cloned();

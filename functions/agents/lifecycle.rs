@@ -278,7 +278,7 @@ pub async fn take_back(
         return after_the_end(scope, agent, agents, sandboxes).await;
     }
     let stopped = match (&agent.moving_to, &agent.restores) {
-        (Some(target), _) => Box::pin(moving::take_back(scope, agent, target, sandboxes)).await,
+        (Some(_), _) => Box::pin(moving::stay(scope, agent, sandboxes)).await,
         // Its files are those of a checkpoint, which stays, and are put in place anew by the next boot.
         (None, Some(_)) => {
             discard(scope, agent, sandboxes).await?;
@@ -296,7 +296,13 @@ pub async fn take_back(
     }
     match agents.back_to_paused(scope, &agent.id, agent.boots, cause).await {
         Err(StoreError::Conflict(_)) => after_the_end(scope, agent, agents, sandboxes).await,
-        other => Ok(other?),
+        Err(error) => Err(error.into()),
+        Ok(paused) => {
+            if let Some(target) = &agent.moving_to {
+                Box::pin(moving::leave_target(scope, &paused, target, sandboxes)).await;
+            }
+            Ok(paused)
+        }
     }
 }
 

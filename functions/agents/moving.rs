@@ -5,7 +5,7 @@
 
 use super::lifecycle::Stopped;
 use super::{Sandboxes, failure};
-use futures_util::future::{join, join_all};
+use futures_util::future::join_all;
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_http::ApiError;
@@ -56,9 +56,9 @@ async fn destroy(agent: &Agent, provider: &Arc<dyn Provider>) -> Result<(), ApiE
     removed.map_err(|error| failure::to_api(&agent.provider, &error))
 }
 
-/// Takes back what a boot has made that was to move its agent to `target`. Where its files are nothing was changed, so
-/// that a host that does not answer keeps the agent neither from being paused nor from being resumed there.
-pub(super) async fn take_back(scope: &TenantScope, agent: &Agent, target: &str, sandboxes: &Sandboxes) -> Stopped {
+/// Stops what a move that failed has left where the agent's files are, and are to stay: they are not touched. A host that
+/// does not answer keeps the agent neither from being paused nor from being resumed there.
+pub(super) async fn stay(scope: &TenantScope, agent: &Agent, sandboxes: &Sandboxes) -> Stopped {
     let here = async {
         let provider = sandboxes.of_agent(scope, agent).await.ok()?;
         let sandbox = AgentRef { agent: agent.id.to_string() };
@@ -69,17 +69,21 @@ pub(super) async fn take_back(scope: &TenantScope, agent: &Agent, target: &str, 
         };
         Some(stopped)
     };
-    let (left, here) = join(leave(scope, agent, target, sandboxes), tokio::time::timeout(LEAVE_TIMEOUT, here)).await;
-    if let Err(error) = left {
-        tracing::warn!(agent = %agent.id, host = target, ?error, "a host that an agent was to move to is not cleared yet");
-    }
-    match here {
+    match tokio::time::timeout(LEAVE_TIMEOUT, here).await {
         Ok(Some(Err(ProviderError::SandboxGone))) => Stopped::Gone,
         Ok(Some(Ok(()))) => Stopped::Kept(Kept { bytes: None }),
         Ok(Some(Err(_)) | None) | Err(_) => {
             tracing::warn!(agent = %agent.id, "the copier of a move that failed may be left until the next boot");
             Stopped::Kept(Kept { bytes: None })
         }
+    }
+}
+
+/// Removes what a move that failed has brought to `target`, once the row says that the agent does not live there: as long
+/// as it does not, the boot may still turn out to have been the last to write it. What cannot be removed now is on schedule.
+pub(super) async fn leave_target(scope: &TenantScope, paused: &Agent, target: &str, sandboxes: &Sandboxes) {
+    if let Err(error) = leave(scope, paused, target, sandboxes).await {
+        tracing::warn!(agent = %paused.id, host = target, ?error, "a host that an agent was to move to is not cleared yet");
     }
 }
 
@@ -102,8 +106,10 @@ pub(crate) async fn clear_hosts(
             failed += 1;
         }
     };
-    for (host, _) in found.iter().filter(|(host, has)| *has && !agent.lives_on(host)) {
-        count(clear(scope, agent, host, agents, sandboxes).await, host);
+    let stale = found.iter().filter(|(host, has)| *has && !agent.lives_on(host));
+    let clearing = stale.map(|(host, _)| async move { (clear(scope, agent, host, agents, sandboxes).await, *host) });
+    for (done, host) in join_all(clearing).await {
+        count(done, host);
     }
     for left in &agent.left_on {
         let is_gone = match found.iter().find(|(host, _)| *host == left.host) {

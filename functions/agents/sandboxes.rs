@@ -5,6 +5,7 @@
 use super::docker_hosts::{Docker, Mover, not_among_the_hosts, not_enrolled, standing};
 use super::simulated::TenantDisk;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
 use theazo_providers::docker::DockerHosts;
 use theazo_providers::e2b::{E2bEndpoints, E2bProvider, E2bService};
@@ -76,6 +77,12 @@ impl Fly {
         Ok(self.service.get_or_init(|| Arc::new(service)).clone())
     }
 }
+
+/// How long it may take to find out whether a stopped agent goes to another host. What is left of a request's time is for the
+/// boot.
+const PLACE_WITHIN: Duration = Duration::from_secs(8);
+/// How long two hosts may take to say whether they are one. A host that is silent must not take the time of clearing another.
+const TELL_APART_WITHIN: Duration = Duration::from_millis(1500);
 
 /// A provider, and how many agents the platform lets run there at a time.
 type Reached = (Arc<dyn Provider>, Option<u32>);
@@ -207,7 +214,9 @@ impl Sandboxes {
         let moving_to = match intent {
             Intent::Resuming | Intent::Retrying => {
                 let except: Vec<&str> = agent.elsewhere().collect();
-                let placed = hosts.place_again(host, standing(&config), &except).await;
+                let placed = hosts.place_again(host, standing(&config), &except);
+                // Where others are slow to say whether they have room, it stays.
+                let placed = tokio::time::timeout(PLACE_WITHIN, placed).await.unwrap_or(Ok(None));
                 placed.map_err(|error| super::failure::to_api(&agent.provider, &error))?
             }
             // One that runs takes no new place.
@@ -283,7 +292,8 @@ impl Sandboxes {
     ) -> Result<Option<(Arc<dyn Provider>, bool)>, ApiError> {
         let Some((_, hosts, own)) = self.hosts_of(scope, agent).await? else { return Ok(None) };
         let Some(provider) = hosts.on(host).filter(|_| host != own) else { return Ok(None) };
-        match hosts.are_one(own, host).await {
+        let are_one = tokio::time::timeout(TELL_APART_WITHIN, hosts.are_one(own, host)).await;
+        match are_one.ok().flatten() {
             Some(true) => {
                 tracing::error!(agent = %agent.id, host, own, "two Docker hosts of a platform are one engine");
                 Ok(None)

@@ -41,6 +41,15 @@ const KEPT: [&str; 7] = [
     "--quoting-style=escape",
     "--file=-",
 ];
+/// Counts what comes while a program that follows takes it, and says the number last.
+const RECEIVE: &str = r#"
+exec 3> >(exec wc -c >&2)
+counter=$!
+tee /dev/fd/3 | "$@"
+ended=("${PIPESTATUS[@]}")
+exec 3>&-
+wait "$counter" && [ "${ended[*]}" = "0 0" ]
+"#;
 /// Longest that a copier says beside files, from its end.
 const SAID: usize = 1024;
 /// What `tar --totals` says how much it has written behind.
@@ -84,26 +93,8 @@ impl DockerProvider {
         if volumes.is_empty() {
             return Ok(());
         }
-        // A mixture with what an earlier move has left would be no copy.
-        self.remove_all(&spec.agent, Files::Go).await?;
-        for volume in &volumes {
-            match &volume.checkpoint {
-                Some(checkpoint) => self.make_checkpoint_volume(&spec.agent, checkpoint, &volume.name).await?,
-                None => self.ensure_volume(spec, &volume.name).await?,
-            }
-        }
-        let made = try_join(
-            there.make_copier(&spec.agent, &name, there.sender(spec, &volumes)),
-            self.make_copier(&spec.agent, &name, self.receiver(spec, &volumes)),
-        );
-        let carried = match made.await {
-            Ok((sender, receiver)) => {
-                let carried = tokio::time::timeout(CARRY_LIMIT, self.stream_from(there, &sender, &receiver));
-                carried.await.unwrap_or(Err(ProviderError::TimedOut))
-            }
-            Err(error) => Err(error),
-        };
-        let copier = copier_name(&name);
+        let copier = there.make_copier(&spec.agent, &name, there.sender(spec, &volumes)).await?;
+        let carried = self.take_in(there, spec, &name, &volumes, &copier).await;
         let (here, over_there) = join(self.remove_copier(&copier), there.remove_copier(&copier)).await;
         if let Err(error) = over_there {
             // It goes with all that is still there.
@@ -111,6 +102,35 @@ impl DockerProvider {
         }
         // Its container would be found beside the agent's.
         carried.and(here)
+    }
+
+    /// Makes room for an agent's volumes and fills it from a copier that was made on the other engine.
+    async fn take_in(
+        &self,
+        there: &Self,
+        spec: &SandboxSpec,
+        name: &str,
+        volumes: &[Volume],
+        sender: &str,
+    ) -> Result<(), ProviderError> {
+        // What is removed here must not be what is to be carried: two addresses may lead to one engine, whatever was found
+        // out of them before.
+        let (own, other) = try_join(self.inspect(sender), there.inspect(sender)).await?;
+        let other = other.and_then(|found| found.id).ok_or_else(|| failed(CARRY, true, "the copier is gone"))?;
+        if own.and_then(|found| found.id) == Some(other) {
+            return Err(failed(CARRY, false, "both hosts are one engine"));
+        }
+        // A mixture with what an earlier move has left would be no copy.
+        self.remove_all(&spec.agent, Files::Go).await?;
+        for volume in volumes {
+            match &volume.checkpoint {
+                Some(checkpoint) => self.make_checkpoint_volume(&spec.agent, checkpoint, &volume.name).await?,
+                None => self.ensure_volume(spec, &volume.name).await?,
+            }
+        }
+        let receiver = self.make_copier(&spec.agent, name, self.receiver(spec, volumes)).await?;
+        let carried = tokio::time::timeout(CARRY_LIMIT, self.stream_from(there, sender, &receiver));
+        carried.await.unwrap_or(Err(ProviderError::TimedOut))
     }
 
     /// What is here of what is to be carried.
@@ -145,7 +165,10 @@ impl DockerProvider {
     }
 
     fn receiver(&self, spec: &SandboxSpec, volumes: &[Volume]) -> Copier {
-        self.archiver(spec, volumes, ["--extract", "--same-owner", "--preserve-permissions"].into_iter(), true)
+        let own = ["--extract", "--same-owner", "--preserve-permissions"].into_iter();
+        let mut receiver = self.archiver(spec, volumes, own, true);
+        receiver.command.splice(0..0, ["/bin/bash", "-c", RECEIVE, "receive"].map(str::to_owned));
+        receiver
     }
 
     fn archiver<'a>(
@@ -168,15 +191,22 @@ impl DockerProvider {
 
     async fn stream_from(&self, there: &Self, sender: &str, receiver: &str) -> Result<(), ProviderError> {
         let (from, to) = try_join(there.attach_sender(sender), self.attach_receiver(receiver)).await?;
-        let ((output, renewal), input) = (from, to);
+        let ((output, renewal), (input, answer)) = (from, to);
         try_join(there.start_copier(sender), self.start_copier(receiver)).await?;
         let sent = async {
             let passed = pass_on(output, input, || renewal.renew()).await?;
             there.await_copier(sender).await?;
-            passed.expect_all()
+            passed.expect_all()?;
+            Ok(passed.bytes)
+        };
+        let taken = async {
+            let said = hear_out(answer).await?;
+            self.await_copier(receiver).await?;
+            Ok(said)
         };
         // One that has ended takes nothing more, and what is sent then may wait for ever.
-        try_join(sent, self.await_copier(receiver)).await.map(|_| ())
+        let (sent, said) = try_join(sent, taken).await?;
+        expect_taken(&said, sent)
     }
 
     /// What a copier writes, before it is started.
@@ -187,16 +217,41 @@ impl DockerProvider {
         Ok((attached.map_err(|error| from_engine("attach", error))?.output, renewal))
     }
 
-    /// What a copier reads, likewise. Nobody hears what it says.
-    async fn attach_receiver(&self, copier: &str) -> Result<Input, ProviderError> {
-        let options = attaching().stdin(true).build();
+    /// What a copier reads, likewise, and what it says.
+    async fn attach_receiver(&self, copier: &str) -> Result<(Input, Output), ProviderError> {
+        let options = attaching().stdin(true).stderr(true).build();
         let attached = timed(CALL_LIMIT, self.docker.attach_container(copier, Some(options))).await;
-        Ok(attached.map_err(|error| from_engine("attach", error))?.input)
+        let attached = attached.map_err(|error| from_engine("attach", error))?;
+        Ok((attached.input, attached.output))
     }
 }
 
 fn attaching() -> AttachContainerOptionsBuilder {
     AttachContainerOptionsBuilder::default().stream(true)
+}
+
+/// All that a receiver says, from its end.
+async fn hear_out(
+    mut output: impl Stream<Item = Result<LogOutput, EngineError>> + Unpin,
+) -> Result<Vec<u8>, ProviderError> {
+    let mut heard = Passed::default();
+    while let Some(piece) = output.next().await {
+        if let LogOutput::StdErr { message } = piece.map_err(|error| from_engine(CARRY, error))? {
+            heard.hear(&message);
+        }
+    }
+    Ok(heard.said)
+}
+
+/// The receiver has got as many bytes as it was sent. That its program ended well does not say so: `tar` takes an archive that
+/// ends between two files for whole.
+fn expect_taken(said: &[u8], sent: u64) -> Result<(), ProviderError> {
+    let said = String::from_utf8_lossy(said);
+    match said.lines().last().and_then(|line| line.trim().parse::<u64>().ok()) {
+        Some(taken) if taken == sent => Ok(()),
+        Some(_) => Err(failed(CARRY, true, "not everything that was sent has come")),
+        None => Err(failed(CARRY, true, "nobody says how much has come")),
+    }
 }
 
 /// What went from one copier to the other.
@@ -286,6 +341,59 @@ mod tests {
             let refused = passed.expect_all().unwrap_err().to_string();
             assert!(refused.contains(told), "{refused}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_has_come_is_held_against_what_was_sent() {
+        let heard = |words: &'static [&'static str]| hear_out(stream::iter(words.iter().map(|words| said(words))));
+        let whole = heard(&["tar: odd: something\n", "10", "240\n"]).await.unwrap();
+        expect_taken(&whole, 10_240).unwrap();
+        for (words, told) in
+            [(&["10239\n"][..], "not everything"), (&[], "nobody says"), (&["tar: 10240 or so\n"], "nobody says")]
+        {
+            let refused = expect_taken(&heard(words).await.unwrap(), 10_240).unwrap_err().to_string();
+            assert!(refused.contains(told), "{refused}");
+        }
+        let broken = stream::iter([said("10240\n"), Err(EngineError::RequestTimeoutError)]);
+        assert!(hear_out(broken).await.is_err());
+    }
+
+    /// What a receiver says of so much of an archive, and whether it has ended well.
+    fn receives(archive: &[u8], to: &std::path::Path) -> (bool, Vec<u8>) {
+        use std::io::Write as _;
+        use std::process::{Command, Stdio};
+        let mut command = Command::new("bash");
+        command.args(["-c", RECEIVE, "receive", "tar", "--extract", "--blocking-factor=64", "--file=-", "--directory"]);
+        let mut child = command.arg(to).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // It may end before it has taken all.
+        let _ = child.stdin.take().unwrap().write_all(archive);
+        let ended = child.wait_with_output().unwrap();
+        (ended.status.success(), ended.stderr)
+    }
+
+    #[test]
+    fn an_archive_that_was_cut_off_between_two_files_has_not_come() {
+        let folder = std::env::temp_dir().join(format!("theazo-receives-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("from")).unwrap();
+        std::fs::create_dir_all(folder.join("to")).unwrap();
+        for name in 0..40 {
+            std::fs::write(folder.join(format!("from/{name}")), b"some").unwrap();
+        }
+        let mut tar = std::process::Command::new("tar");
+        tar.args(["--create", "--blocking-factor=64", "--file=-", "--directory"]).arg(&folder).arg("from");
+        let archive = tar.output().unwrap().stdout;
+        let sent = archive.len() as u64;
+        let (ended_well, said) = receives(&archive, &folder.join("to"));
+        assert!(ended_well, "{}", String::from_utf8_lossy(&said));
+        expect_taken(&said, sent).unwrap();
+        let mut well = 0;
+        for blocks in 1..archive.len() / 512 {
+            let (ended_well, said) = receives(&archive[..blocks * 512], &folder.join("to"));
+            well += usize::from(ended_well);
+            assert!(!ended_well || expect_taken(&said, sent).is_err(), "{blocks} blocks are not all");
+        }
+        assert!(well > 0, "`tar` by itself does not notice");
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[tokio::test]

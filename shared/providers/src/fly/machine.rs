@@ -22,6 +22,9 @@ const STOP_WITHIN: Duration = Duration::from_secs(40);
 const UP_SECONDS: u64 = 5;
 const DOWN_SECONDS: u64 = 8;
 
+/// Connections that the proxy hands on at once to each service: more than the machine itself takes.
+const CONNECTIONS: u32 = 512;
+
 /// A machine.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Machine {
@@ -275,6 +278,8 @@ fn services() -> Value {
     let service = |internal: u16, external: u16, handlers: &[&str]| {
         json!({
             "protocol": "tcp", "internal_port": internal, "autostart": false, "autostop": "off",
+            // Said, because the proxy's own limit is some twenty. The machine has its own, and tells strangers from callers.
+            "concurrency": { "type": "connections", "soft_limit": CONNECTIONS, "hard_limit": CONNECTIONS },
             "ports": [{ "port": external, "handlers": handlers }],
         })
     };
