@@ -197,12 +197,12 @@ impl DockerProvider {
             let passed = pass_on(output, input, || renewal.renew()).await?;
             there.await_copier(sender).await?;
             passed.expect_all()?;
-            Ok(passed.bytes)
+            Ok::<_, ProviderError>(passed.bytes)
         };
         let taken = async {
             let said = hear_out(answer).await?;
             self.await_copier(receiver).await?;
-            Ok(said)
+            Ok::<_, ProviderError>(said)
         };
         // One that has ended takes nothing more, and what is sent then may wait for ever.
         let (sent, said) = try_join(sent, taken).await?;
