@@ -9,7 +9,7 @@
 //! Nothing that was carried counts before both programs have ended well and as many bytes have come as were sent: an engine
 //! may cut off the end of what a container wrote.
 
-use super::copier::{Copier, copier_name, mount};
+use super::copier::{Copier, mount};
 use super::failure::{failed, from_engine, timed};
 use super::parts::Files;
 use super::transport::{Renewal, connect_for_stream};
