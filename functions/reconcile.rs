@@ -4,7 +4,7 @@
 mod accounts;
 mod agents;
 
-use crate::agents::{QUIET_MS, Sandboxes, clear_hosts, lifecycle, remove_left_over};
+use crate::agents::Sandboxes;
 use crate::deployment::{Capability, Deployment};
 use crate::emf;
 use crate::limits::Watch;
@@ -18,10 +18,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
 use theazo_store::{
-    Agent, AgentStatus, Agents, BOOT_GRACE_MS, CHECKPOINT_GRACE_MS, DeletionState, Intent, Measurements, PausedBy,
-    PlatformDeletion, PlatformSuspension, SecretSealer, SessionStatus, Sessions, Table, Work, WorkItem, now_ms,
+    Agents, DeletionState, Measurements, PlatformDeletion, PlatformSuspension, SecretSealer, SessionStatus, Sessions,
+    Table, Work, WorkItem, now_ms,
 };
-use theazo_tenancy::{Mode, Operator, PlatformId, SessionId, TenantScope, WorkRef};
+use theazo_tenancy::{Mode, Operator, PlatformId, SessionId, TenantScope};
 use tokio::time::Instant;
 
 /// How long a run begins new work. Its function ends after two minutes, and a thing that was begun has [`ITEM_TIME`].
