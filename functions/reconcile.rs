@@ -344,7 +344,7 @@ impl Run {
 mod tests {
     use super::*;
     use std::collections::HashSet;
-    use theazo_tenancy::{AgentId, Mode};
+    use theazo_tenancy::{AgentId, WorkRef};
 
     #[test]
     fn every_platform_and_every_thing_of_one_is_first_at_times_and_none_is_left_out() {
