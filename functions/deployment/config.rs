@@ -120,11 +120,12 @@ const LOG_RETENTION: &str = "THEAZO_LOG_RETENTION_DAYS";
 const AUDIT_DAYS: &str = "THEAZO_AUDIT_RETENTION_DAYS";
 
 /// All variables that a function reads, those of an engine of the machine's own apart: deployments have none.
-pub const VARIABLES: [&str; 15] = [
+pub const VARIABLES: [&str; 16] = [
     NAME,
     TABLE,
     LEDGER,
     KMS_KEY,
+    DOCKER_RANGES,
     E2B_API,
     E2B_SANDBOX,
     AGENT_ENDPOINT,

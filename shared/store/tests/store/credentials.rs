@@ -1,7 +1,7 @@
 //! API keys and sessions' tokens in the table: accepted as they were written and in no other way, managed, revoked.
 
 use crate::support::{Item, World, number, operator, refused, text};
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use theazo_store::{
     ApiKeys, Credentials, NewApiKey, PageRequest, Platforms, RateLimits, SessionTokens, StoreError, now_ms,
 };
@@ -204,6 +204,32 @@ async fn a_rotated_key_ends_no_later_than_it_would_have_and_its_successor_has_th
     let life = next.expires_at_ms.unwrap() - next.created_at_ms;
     assert!((life - 2 * HOUR_MS).abs() < 60_000, "{life}");
     assert_eq!(next.mode, "test");
+}
+
+#[tokio::test]
+async fn a_key_that_is_rotated_while_it_is_revoked_loses_neither() {
+    let world = World::start().await;
+    let company = Company::make(&world).await;
+    let caller = admitted(&world, &company.live).await.unwrap();
+    let scope = caller.scope();
+    let keys = ApiKeys::new(world.table.clone());
+    let mut both = 0;
+    for _ in 0..60 {
+        let (shown, _) = keys.create(&caller, &named("app", Mode::Live, None)).await.unwrap();
+        let (rotated, revoked) =
+            join(keys.rotate(&caller, &shown.id, HOUR_MS), keys.revoke(&scope, &shown.id, false)).await;
+        revoked.unwrap();
+        let row = world.row(&scope.platform_wide().unwrap().api_keys().row(shown.id.as_str())).await.unwrap();
+        assert!(row.contains_key("revoked_at_ms"));
+        // Whoever came first, the other has seen it.
+        let successor = rotated.as_ref().ok().map(|(next, _)| text(next.id.as_str()));
+        assert_eq!(row.get("successor"), successor.as_ref());
+        both += usize::from(successor.is_some());
+        if let Ok((next, _)) = rotated {
+            keys.revoke(&scope, &next.id, false).await.unwrap();
+        }
+    }
+    assert!(both > 0, "no revocation came second");
 }
 
 #[tokio::test]
