@@ -4,7 +4,7 @@
 
 use super::sandboxes::{Place, PlaceAgain};
 use super::{Sandboxes, failure, lifecycle, moving};
-use futures_util::future::{join, try_join, try_join3};
+use futures_util::future::{BoxFuture, join, try_join, try_join3};
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
 use theazo_providers::{AgentRef, Environment, ProviderError, ProviderKind, Sandbox, SandboxSpec};
@@ -110,98 +110,103 @@ impl Boot {
     /// # Errors
     /// `provider_error`; `conflict` when somebody ended the agent meanwhile, or removed a secret of it. The boot is taken
     /// back by then, or that is left on the work list.
-    pub(super) async fn finish(
-        &self,
-        scope: &TenantScope,
+    pub(super) fn finish<'a>(
+        &'a self,
+        scope: &'a TenantScope,
         agent: Agent,
-        opener: &SecretOpener,
-        sealed: &SealedSecrets,
+        opener: &'a SecretOpener,
+        sealed: &'a SealedSecrets,
         opened: Vec<OpenedSecret>,
-    ) -> Result<Agent, ApiError> {
-        let token = self.tokens.make(scope, &agent);
-        let ready = match self.make(scope, &agent, opener, sealed, opened, token.as_ref()).await {
-            Ok(sandbox) => {
-                let this_boot = |now: &Agent| now.boots == agent.boots && now.moving_to == agent.moving_to;
-                let ready = self.agents.become_ready(scope, &agent.id, token.as_ref(), this_boot, |agent| {
-                    agent.region = sandbox.region.clone();
-                    agent.isolation = sandbox.details.get(ISOLATION).cloned();
-                });
-                ready.await.map_err(ApiError::from)
+    ) -> BoxFuture<'a, Result<Agent, ApiError>> {
+        Box::pin(async move {
+            let token = self.tokens.make(scope, &agent);
+            let ready = match self.make(scope, &agent, opener, sealed, opened, token.as_ref()).await {
+                Ok(sandbox) => {
+                    let this_boot = |now: &Agent| now.boots == agent.boots && now.moving_to == agent.moving_to;
+                    let ready = self.agents.become_ready(scope, &agent.id, token.as_ref(), this_boot, |agent| {
+                        agent.region = sandbox.region.clone();
+                        agent.isolation = sandbox.details.get(ISOLATION).cloned();
+                    });
+                    ready.await.map_err(ApiError::from)
+                }
+                Err(failure) => Err(failure),
+            };
+            match ready {
+                Ok(ready) => {
+                    self.leave(scope, &agent, &ready).await;
+                    Ok(ready)
+                }
+                Err(failure) => {
+                    let ended = self.undo(scope, &agent, &failure).await;
+                    // Someone who ended the agent took its sandbox away; that is no fault of the provider's.
+                    Err(if ended { ended_meanwhile() } else { failure })
+                }
             }
-            Err(failure) => Err(failure),
-        };
-        match ready {
-            Ok(ready) => {
-                self.leave(scope, &agent, &ready).await;
-                Ok(ready)
-            }
-            Err(failure) => {
-                let ended = self.undo(scope, &agent, &failure).await;
-                // Someone who ended the agent took its sandbox away; that is no fault of the provider's.
-                Err(if ended { ended_meanwhile() } else { failure })
-            }
-        }
+        })
     }
 
     /// Makes the sandbox with its environment and, side by side, writes the copies that its output and what it reports are
     /// masked with: they are there before the agent takes its first call.
-    async fn make(
-        &self,
-        scope: &TenantScope,
-        agent: &Agent,
-        opener: &SecretOpener,
-        sealed: &SealedSecrets,
+    fn make<'a>(
+        &'a self,
+        scope: &'a TenantScope,
+        agent: &'a Agent,
+        opener: &'a SecretOpener,
+        sealed: &'a SealedSecrets,
         mut opened: Vec<OpenedSecret>,
-        token: Option<&AgentToken>,
-    ) -> Result<Sandbox, ApiError> {
-        let spec = SandboxSpec {
-            agent: agent.id.to_string(),
-            session: agent.session.to_string(),
-            platform: scope.platform().to_string(),
-            lifetime: Duration::from_millis(u64::try_from(agent.lifetime_ms()).unwrap_or(0)),
-            internet: agent.internet,
-            region: agent.region.clone(),
-        };
-        let gone_by_ms = agent.deadline_ms().saturating_add(COPIES_OUTLIVE_MS);
-        opened.extend(token.into_iter().flat_map(AgentToken::values));
-        // Before anything is stopped or made, all side by side.
-        let stands = async { Ok(opener.confirm(scope, &agent.session, &agent.secrets).await?) };
-        let copies = async { Ok(self.copies.seal(scope, &agent.id, sealed, &opened, gone_by_ms).await?) };
-        let ((provider, mover), (), copies) = try_join3(self.sandboxes.to_boot(scope, agent), stands, copies).await?;
-        let for_token = match token {
-            Some(token) => Some(self.tokens.seal(scope, &agent.id, token, &opened, gone_by_ms)?),
-            None => None,
-        };
-        let environment = environment(agent, opened);
-        let give_up_at = (Instant::now() + BOOT_TIMEOUT).min(self.answer_by - UNDO_TIME);
-        if agent.intent == Some(Intent::Restarting) {
-            let sandbox = AgentRef { agent: agent.id.to_string() };
-            let stopped = tokio::time::timeout_at(give_up_at, provider.stop(&sandbox)).await;
-            match stopped.unwrap_or(Err(ProviderError::TimedOut)) {
-                // One that cannot be stopped is made anew as it runs: its processes end, its environment is replaced.
-                Ok(_) | Err(ProviderError::CannotPause) => {}
-                Err(error) => return Err(failure::to_api(&agent.provider, &error)),
-            }
-            // What it ran with until now; what it shall run with is written below.
-            self.agents.drop_copies(scope, &agent.id).await?;
-        }
-        let created = async {
-            let created = async {
-                if let Some(mover) = mover {
-                    mover.carry(&spec, agent).await?;
-                }
-                match (&agent.restores, agent.intent) {
-                    (Some(checkpoint), _) => provider.restore(&spec, &environment, checkpoint.as_str()).await,
-                    (None, None) => provider.create(&spec, &environment).await,
-                    (None, Some(_)) => provider.resume(&spec, &environment).await,
-                }
+        token: Option<&'a AgentToken>,
+    ) -> BoxFuture<'a, Result<Sandbox, ApiError>> {
+        Box::pin(async move {
+            let spec = SandboxSpec {
+                agent: agent.id.to_string(),
+                session: agent.session.to_string(),
+                platform: scope.platform().to_string(),
+                lifetime: Duration::from_millis(u64::try_from(agent.lifetime_ms()).unwrap_or(0)),
+                internet: agent.internet,
+                region: agent.region.clone(),
             };
-            tokio::time::timeout_at(give_up_at, created).await.unwrap_or(Err(ProviderError::TimedOut))
-        };
-        let kept = try_join(self.copies.keep(copies), self.tokens.keep(for_token));
-        let (kept, created) = join(kept, created).await;
-        kept?;
-        created.map_err(|error| failure::to_api(&agent.provider, &error))
+            let gone_by_ms = agent.deadline_ms().saturating_add(COPIES_OUTLIVE_MS);
+            opened.extend(token.into_iter().flat_map(AgentToken::values));
+            // Before anything is stopped or made, all side by side.
+            let stands = async { Ok(opener.confirm(scope, &agent.session, &agent.secrets).await?) };
+            let copies = async { Ok(self.copies.seal(scope, &agent.id, sealed, &opened, gone_by_ms).await?) };
+            let ((provider, mover), (), copies) =
+                try_join3(self.sandboxes.to_boot(scope, agent), stands, copies).await?;
+            let for_token = match token {
+                Some(token) => Some(self.tokens.seal(scope, &agent.id, token, &opened, gone_by_ms)?),
+                None => None,
+            };
+            let environment = environment(agent, opened);
+            let give_up_at = (Instant::now() + BOOT_TIMEOUT).min(self.answer_by - UNDO_TIME);
+            if agent.intent == Some(Intent::Restarting) {
+                let sandbox = AgentRef { agent: agent.id.to_string() };
+                let stopped = tokio::time::timeout_at(give_up_at, provider.stop(&sandbox)).await;
+                match stopped.unwrap_or(Err(ProviderError::TimedOut)) {
+                    // One that cannot be stopped is made anew as it runs: its processes end, its environment is replaced.
+                    Ok(_) | Err(ProviderError::CannotPause) => {}
+                    Err(error) => return Err(failure::to_api(&agent.provider, &error)),
+                }
+                // What it ran with until now; what it shall run with is written below.
+                self.agents.drop_copies(scope, &agent.id).await?;
+            }
+            let created = async {
+                let created = async {
+                    if let Some(mover) = mover {
+                        mover.carry(&spec, agent).await?;
+                    }
+                    match (&agent.restores, agent.intent) {
+                        (Some(checkpoint), _) => provider.restore(&spec, &environment, checkpoint.as_str()).await,
+                        (None, None) => provider.create(&spec, &environment).await,
+                        (None, Some(_)) => provider.resume(&spec, &environment).await,
+                    }
+                };
+                tokio::time::timeout_at(give_up_at, created).await.unwrap_or(Err(ProviderError::TimedOut))
+            };
+            let kept = try_join(self.copies.keep(copies), self.tokens.keep(for_token));
+            let (kept, created) = join(kept, created).await;
+            kept?;
+            created.map_err(|error| failure::to_api(&agent.provider, &error))
+        })
     }
 
     /// Removes what an agent that has moved has where it was. What is left of it is in its row, for the scheduled clean-up.
@@ -217,19 +222,21 @@ impl Boot {
 
     /// Takes a failed boot back: the caller's answer is an error, so nothing of it may stay. What cannot be removed now
     /// stays on the work list. Whether it failed because somebody else had ended the agent.
-    async fn undo(&self, scope: &TenantScope, agent: &Agent, failure: &ApiError) -> bool {
-        let undone = lifecycle::take_back(scope, agent, Some(failure), &self.agents, &self.sandboxes);
-        match tokio::time::timeout_at(self.answer_by, undone).await {
-            Ok(Ok(agent)) => agent.status == AgentStatus::Completed,
-            Err(_) => {
-                tracing::error!(agent = %agent.id, "a failed boot could not be taken back in time");
-                false
+    fn undo<'a>(&'a self, scope: &'a TenantScope, agent: &'a Agent, failure: &'a ApiError) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            let undone = lifecycle::take_back(scope, agent, Some(failure), &self.agents, &self.sandboxes);
+            match tokio::time::timeout_at(self.answer_by, undone).await {
+                Ok(Ok(agent)) => agent.status == AgentStatus::Completed,
+                Err(_) => {
+                    tracing::error!(agent = %agent.id, "a failed boot could not be taken back in time");
+                    false
+                }
+                Ok(Err(error)) => {
+                    tracing::error!(agent = %agent.id, ?error, "a failed boot could not be taken back yet");
+                    false
+                }
             }
-            Ok(Err(error)) => {
-                tracing::error!(agent = %agent.id, ?error, "a failed boot could not be taken back yet");
-                false
-            }
-        }
+        })
     }
 }
 

@@ -92,7 +92,7 @@ pub async fn handle(
                 placed = has_hosts;
                 boot.finish(&scope, agent, &opener, &sealed, opened).await
             };
-            match attempt.await {
+            match Box::pin(attempt).await {
                 Ok(agent) => return Answer::json(201, &show(&agent)),
                 // Another create has taken the last place of that host meanwhile. The provider's places are the same on any host.
                 Err(error)
@@ -114,7 +114,7 @@ pub async fn handle(
         let none = || ApiError::new(ErrorCode::NoProvidersAvailable, "no compute provider is configured");
         Err(refusal.unwrap_or_else(none))
     };
-    once(&call, &principal, &replays, None, work).await
+    once(&call, &principal, &replays, None, Box::pin(work)).await
 }
 
 fn parse(call: &Call, mode: Mode) -> Result<Wanted, ApiError> {

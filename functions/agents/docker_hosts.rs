@@ -1,6 +1,7 @@
 //! Docker for one deployment: its own engine, if it has one, and the hosts of platforms.
 
 use super::sandboxes::not_configured;
+use futures_util::future::BoxFuture;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +17,9 @@ const MOST: usize = 64;
 /// A platform's hosts, and the hash of the credential and image that they are of: when either changes, so do they, and the
 /// keys of before are not kept.
 type Known = HashMap<PlatformId, ([u8; 32], Arc<DockerHosts>)>;
+
+/// A platform's hosts as it has configured them.
+type Configured = (ProviderConfig, Arc<DockerHosts>);
 
 /// Docker for one deployment.
 #[derive(Clone)]
@@ -34,35 +38,38 @@ impl Docker {
     }
 
     /// The hosts that a platform has configured, if it has.
-    pub(super) async fn hosts(
-        &self,
-        scope: &TenantScope,
-        access: &ProviderAccess,
-    ) -> Result<Option<(ProviderConfig, Arc<DockerHosts>)>, ApiError> {
-        const NAME: &str = ProviderKind::Docker.as_str();
-        let Some((config, credential)) = access.open(scope, NAME).await? else { return Ok(None) };
-        let image = config.image.clone().ok_or_else(|| not_configured(NAME))?;
-        let digest = Sha256::new().chain_update(image.as_bytes()).chain_update([0]).chain_update(credential.expose());
-        let digest: [u8; 32] = digest.finalize().into();
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, hosts)) = known.get(scope.platform())
-            && *of == digest
-        {
-            return Ok(Some((config, hosts.clone())));
-        }
-        let settings = HostSettings { deployment: self.deployment.clone(), image, ranges: self.ranges.clone() };
-        let hosts = DockerHosts::new(&credential, &settings).map_err(|fault| {
-            tracing::warn!(platform = %scope.platform(), %fault, "a platform's Docker hosts cannot be used");
-            ApiError::new(ErrorCode::Provider, format!("the credential of the platform's Docker hosts {fault}"))
-                .detail("provider", NAME)
-                .detail("retryable", false)
-        })?;
-        if known.len() >= MOST {
-            known.clear();
-        }
-        let hosts = Arc::new(hosts);
-        known.insert(scope.platform().clone(), (digest, hosts.clone()));
-        Ok(Some((config, hosts)))
+    pub(super) fn hosts<'a>(
+        &'a self,
+        scope: &'a TenantScope,
+        access: &'a ProviderAccess,
+    ) -> BoxFuture<'a, Result<Option<Configured>, ApiError>> {
+        Box::pin(async move {
+            const NAME: &str = ProviderKind::Docker.as_str();
+            let Some((config, credential)) = access.open(scope, NAME).await? else { return Ok(None) };
+            let image = config.image.clone().ok_or_else(|| not_configured(NAME))?;
+            let digest =
+                Sha256::new().chain_update(image.as_bytes()).chain_update([0]).chain_update(credential.expose());
+            let digest: [u8; 32] = digest.finalize().into();
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((of, hosts)) = known.get(scope.platform())
+                && *of == digest
+            {
+                return Ok(Some((config, hosts.clone())));
+            }
+            let settings = HostSettings { deployment: self.deployment.clone(), image, ranges: self.ranges.clone() };
+            let hosts = DockerHosts::new(&credential, &settings).map_err(|fault| {
+                tracing::warn!(platform = %scope.platform(), %fault, "a platform's Docker hosts cannot be used");
+                ApiError::new(ErrorCode::Provider, format!("the credential of the platform's Docker hosts {fault}"))
+                    .detail("provider", NAME)
+                    .detail("retryable", false)
+            })?;
+            if known.len() >= MOST {
+                known.clear();
+            }
+            let hosts = Arc::new(hosts);
+            known.insert(scope.platform().clone(), (digest, hosts.clone()));
+            Ok(Some((config, hosts)))
+        })
     }
 }
 

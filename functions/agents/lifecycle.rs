@@ -1,7 +1,9 @@
 //! Ending and pausing agents: one way for callers, failed boots, sessions and the scheduled clean-up.
+//!
+//! What calls a provider is boxed: unoptimised, the futures of a failed boot, one within the other, overflow a thread's stack.
 
 use super::{Sandboxes, failure, moving, not_usable};
-use futures_util::future::join;
+use futures_util::future::{BoxFuture, join};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -256,79 +258,84 @@ pub async fn finish_pause(
 ///
 /// # Errors
 /// As [`end`].
-pub async fn take_back(
-    scope: &TenantScope,
-    agent: &Agent,
-    failure: Option<&ApiError>,
-    agents: &Agents,
-    sandboxes: &Sandboxes,
-) -> Result<Agent, ApiError> {
-    let cause = failure.and_then(|failure| boot_failed(agent, failure));
-    let is_this = |now: &Agent| now.boots == agent.boots && now.status == AgentStatus::Booting;
-    // Neither has files of its own that could be lost; of one that was retried the checkpoints stay.
-    if matches!(agent.intent, None | Some(Intent::Retrying)) {
-        return match agents.transition_because(scope, &agent.id, AgentStatus::Failed, cause, is_this, |_| {}).await {
-            Ok(failed) => remove(scope, &failed, agents, sandboxes).await,
+pub fn take_back<'a>(
+    scope: &'a TenantScope,
+    agent: &'a Agent,
+    failure: Option<&'a ApiError>,
+    agents: &'a Agents,
+    sandboxes: &'a Sandboxes,
+) -> BoxFuture<'a, Result<Agent, ApiError>> {
+    Box::pin(async move {
+        let cause = failure.and_then(|failure| boot_failed(agent, failure));
+        let is_this = |now: &Agent| now.boots == agent.boots && now.status == AgentStatus::Booting;
+        // Neither has files of its own that could be lost; of one that was retried the checkpoints stay.
+        if matches!(agent.intent, None | Some(Intent::Retrying)) {
+            return match agents.transition_because(scope, &agent.id, AgentStatus::Failed, cause, is_this, |_| {}).await
+            {
+                Ok(failed) => remove(scope, &failed, agents, sandboxes).await,
+                Err(StoreError::Conflict(_)) => after_the_end(scope, agent, agents, sandboxes).await,
+                Err(error) => Err(error.into()),
+            };
+        }
+        let now = agents.get(scope, &agent.id).await?.ok_or_else(ApiError::not_found)?;
+        if !is_this(&now) {
+            return after_the_end(scope, agent, agents, sandboxes).await;
+        }
+        let stopped = match (&agent.moving_to, &agent.restores) {
+            (Some(_), _) => Box::pin(moving::stay(scope, agent, sandboxes)).await,
+            // Its files are those of a checkpoint, which stays, and are put in place anew by the next boot.
+            (None, Some(_)) => {
+                discard(scope, agent, sandboxes).await?;
+                Stopped::Kept(Kept { bytes: None })
+            }
+            (None, None) => stop(scope, agent, sandboxes).await?,
+        };
+        match stopped {
+            Stopped::Kept(_) => {}
+            // Nor can the files be kept of one that does not stop without its memory.
+            Stopped::Gone | Stopped::CannotPause => {
+                let _ = without_files(scope, agent, AgentStatus::Failed, is_this, agents, sandboxes).await;
+                return agents.get(scope, &agent.id).await?.ok_or_else(ApiError::not_found);
+            }
+        }
+        match agents.back_to_paused(scope, &agent.id, agent.boots, cause).await {
             Err(StoreError::Conflict(_)) => after_the_end(scope, agent, agents, sandboxes).await,
             Err(error) => Err(error.into()),
-        };
-    }
-    let now = agents.get(scope, &agent.id).await?.ok_or_else(ApiError::not_found)?;
-    if !is_this(&now) {
-        return after_the_end(scope, agent, agents, sandboxes).await;
-    }
-    let stopped = match (&agent.moving_to, &agent.restores) {
-        (Some(_), _) => Box::pin(moving::stay(scope, agent, sandboxes)).await,
-        // Its files are those of a checkpoint, which stays, and are put in place anew by the next boot.
-        (None, Some(_)) => {
-            discard(scope, agent, sandboxes).await?;
-            Stopped::Kept(Kept { bytes: None })
-        }
-        (None, None) => stop(scope, agent, sandboxes).await?,
-    };
-    match stopped {
-        Stopped::Kept(_) => {}
-        // Nor can the files be kept of one that does not stop without its memory.
-        Stopped::Gone | Stopped::CannotPause => {
-            let _ = without_files(scope, agent, AgentStatus::Failed, is_this, agents, sandboxes).await;
-            return agents.get(scope, &agent.id).await?.ok_or_else(ApiError::not_found);
-        }
-    }
-    match agents.back_to_paused(scope, &agent.id, agent.boots, cause).await {
-        Err(StoreError::Conflict(_)) => after_the_end(scope, agent, agents, sandboxes).await,
-        Err(error) => Err(error.into()),
-        Ok(paused) => {
-            if let Some(target) = &agent.moving_to {
-                Box::pin(moving::leave_target(scope, &paused, target, sandboxes)).await;
+            Ok(paused) => {
+                if let Some(target) = &agent.moving_to {
+                    Box::pin(moving::leave_target(scope, &paused, target, sandboxes)).await;
+                }
+                Ok(paused)
             }
-            Ok(paused)
         }
-    }
+    })
 }
 
 /// Removes what a boot has made of an agent that was ended meanwhile. Of one that was not, nothing.
-async fn after_the_end(
-    scope: &TenantScope,
-    agent: &Agent,
-    agents: &Agents,
-    sandboxes: &Sandboxes,
-) -> Result<Agent, ApiError> {
-    let now = agents.get(scope, &agent.id).await?.ok_or_else(ApiError::not_found)?;
-    if !now.status.is_over() {
-        return Ok(now);
-    }
-    if now.keeps_checkpoints(now_ms()) {
-        return remove(scope, &now, agents, sandboxes).await;
-    }
-    if !destroy(scope, &now, sandboxes).await? {
-        return Ok(now);
-    }
-    // Another boot that has followed may still be writing.
-    let settled = match now.boots == agent.boots {
-        true => agents.settle_own_boot(scope, &agent.id).await,
-        false => agents.settle(scope, &agent.id).await,
-    };
-    Ok(settled?)
+fn after_the_end<'a>(
+    scope: &'a TenantScope,
+    agent: &'a Agent,
+    agents: &'a Agents,
+    sandboxes: &'a Sandboxes,
+) -> BoxFuture<'a, Result<Agent, ApiError>> {
+    Box::pin(async move {
+        let now = agents.get(scope, &agent.id).await?.ok_or_else(ApiError::not_found)?;
+        if !now.status.is_over() {
+            return Ok(now);
+        }
+        if now.keeps_checkpoints(now_ms()) {
+            return remove(scope, &now, agents, sandboxes).await;
+        }
+        if !destroy(scope, &now, sandboxes).await? {
+            return Ok(now);
+        }
+        // Another boot that has followed may still be writing.
+        let settled = match now.boots == agent.boots {
+            true => agents.settle_own_boot(scope, &agent.id).await,
+            false => agents.settle(scope, &agent.id).await,
+        };
+        Ok(settled?)
+    })
 }
 
 /// What became of a sandbox that was to be stopped.
@@ -342,20 +349,26 @@ pub(super) enum Stopped {
 }
 
 /// Stops the agent's sandbox.
-async fn stop(scope: &TenantScope, agent: &Agent, sandboxes: &Sandboxes) -> Result<Stopped, ApiError> {
-    let provider = sandboxes.of_agent(scope, agent).await?;
-    let sandbox = AgentRef { agent: agent.id.to_string() };
-    let stopped = tokio::time::timeout(STOP_TIMEOUT, provider.stop(&sandbox)).await;
-    match stopped.unwrap_or(Err(ProviderError::TimedOut)) {
-        Ok(kept) => Ok(Stopped::Kept(kept)),
-        Err(ProviderError::SandboxGone) => Ok(Stopped::Gone),
-        Err(ProviderError::CannotPause) => Ok(Stopped::CannotPause),
-        Err(error) => {
-            let (entry, told) = refused(agent, "provider.stop_failed", "the sandbox was not stopped", &error);
-            sandboxes.note(scope, entry);
-            Err(told)
+fn stop<'a>(
+    scope: &'a TenantScope,
+    agent: &'a Agent,
+    sandboxes: &'a Sandboxes,
+) -> BoxFuture<'a, Result<Stopped, ApiError>> {
+    Box::pin(async move {
+        let provider = sandboxes.of_agent(scope, agent).await?;
+        let sandbox = AgentRef { agent: agent.id.to_string() };
+        let stopped = tokio::time::timeout(STOP_TIMEOUT, provider.stop(&sandbox)).await;
+        match stopped.unwrap_or(Err(ProviderError::TimedOut)) {
+            Ok(kept) => Ok(Stopped::Kept(kept)),
+            Err(ProviderError::SandboxGone) => Ok(Stopped::Gone),
+            Err(ProviderError::CannotPause) => Ok(Stopped::CannotPause),
+            Err(error) => {
+                let (entry, told) = refused(agent, "provider.stop_failed", "the sandbox was not stopped", &error);
+                sandboxes.note(scope, entry);
+                Err(told)
+            }
         }
-    }
+    })
 }
 
 /// Ends an agent whose files are not there any more, and tells what its caller learns.
@@ -389,55 +402,76 @@ async fn without_files(
 
 /// Removes what an agent that is over, as it was read last, has at its provider: all, or all but its checkpoints. Another
 /// host that does not let go of what a move has left there is for the scheduled clean-up, and the agent not settled.
-async fn remove(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: &Sandboxes) -> Result<Agent, ApiError> {
-    if agent.keeps_checkpoints(now_ms()) {
-        // Whoever removes it once more could meet a retry.
-        if agent.only_checkpoints {
-            return Ok(agent.clone());
+fn remove<'a>(
+    scope: &'a TenantScope,
+    agent: &'a Agent,
+    agents: &'a Agents,
+    sandboxes: &'a Sandboxes,
+) -> BoxFuture<'a, Result<Agent, ApiError>> {
+    Box::pin(async move {
+        if agent.keeps_checkpoints(now_ms()) {
+            // Whoever removes it once more could meet a retry.
+            if agent.only_checkpoints {
+                return Ok(agent.clone());
+            }
+            let (discarded, _) =
+                join(discard(scope, agent, sandboxes), Box::pin(moving::leave_all(scope, agent, sandboxes))).await;
+            discarded?;
+            return Ok(agents.settle_all_but_checkpoints(scope, &agent.id).await?);
         }
-        let (discarded, _) =
-            join(discard(scope, agent, sandboxes), Box::pin(moving::leave_all(scope, agent, sandboxes))).await;
-        discarded?;
-        return Ok(agents.settle_all_but_checkpoints(scope, &agent.id).await?);
-    }
-    match destroy(scope, agent, sandboxes).await? {
-        true => Ok(agents.settle(scope, &agent.id).await?),
-        false => {
-            agents.drop_copies(scope, &agent.id).await?;
-            Ok(agent.clone())
+        match destroy(scope, agent, sandboxes).await? {
+            true => Ok(agents.settle(scope, &agent.id).await?),
+            false => {
+                agents.drop_copies(scope, &agent.id).await?;
+                Ok(agent.clone())
+            }
         }
-    }
+    })
 }
 
 /// Whether nothing of it is left anywhere.
-async fn destroy(scope: &TenantScope, agent: &Agent, sandboxes: &Sandboxes) -> Result<bool, ApiError> {
-    let own = async {
-        let sandbox = AgentRef { agent: agent.id.to_string() };
-        let Some(provider) = removing(scope, agent, sandboxes).await? else { return Ok(()) };
-        provider.destroy(&sandbox).await.map_err(|error| not_removed(scope, agent, &error, sandboxes))
-    };
-    let (own, elsewhere) = join(own, Box::pin(moving::leave_all(scope, agent, sandboxes))).await;
-    own.map(|()| elsewhere)
+fn destroy<'a>(
+    scope: &'a TenantScope,
+    agent: &'a Agent,
+    sandboxes: &'a Sandboxes,
+) -> BoxFuture<'a, Result<bool, ApiError>> {
+    Box::pin(async move {
+        let own = async {
+            let sandbox = AgentRef { agent: agent.id.to_string() };
+            let Some(provider) = removing(scope, agent, sandboxes).await? else { return Ok(()) };
+            provider.destroy(&sandbox).await.map_err(|error| not_removed(scope, agent, &error, sandboxes))
+        };
+        let (own, elsewhere) = join(own, Box::pin(moving::leave_all(scope, agent, sandboxes))).await;
+        own.map(|()| elsewhere)
+    })
 }
 
 /// The same where it lives, but for checkpoints.
-async fn discard(scope: &TenantScope, agent: &Agent, sandboxes: &Sandboxes) -> Result<(), ApiError> {
-    let sandbox = AgentRef { agent: agent.id.to_string() };
-    let Some(provider) = removing(scope, agent, sandboxes).await? else { return Ok(()) };
-    provider.discard(&sandbox).await.map_err(|error| not_removed(scope, agent, &error, sandboxes))
+fn discard<'a>(
+    scope: &'a TenantScope,
+    agent: &'a Agent,
+    sandboxes: &'a Sandboxes,
+) -> BoxFuture<'a, Result<(), ApiError>> {
+    Box::pin(async move {
+        let sandbox = AgentRef { agent: agent.id.to_string() };
+        let Some(provider) = removing(scope, agent, sandboxes).await? else { return Ok(()) };
+        provider.discard(&sandbox).await.map_err(|error| not_removed(scope, agent, &error, sandboxes))
+    })
 }
 
 /// Where there is something to remove.
-async fn removing(
-    scope: &TenantScope,
-    agent: &Agent,
-    sandboxes: &Sandboxes,
-) -> Result<Option<Arc<dyn Provider>>, ApiError> {
-    let provider = sandboxes.removing(scope, agent).await?;
-    if provider.is_none() {
-        tracing::warn!(agent = %agent.id, "what an agent has on a host that is not its platform's any more stays there");
-    }
-    Ok(provider)
+fn removing<'a>(
+    scope: &'a TenantScope,
+    agent: &'a Agent,
+    sandboxes: &'a Sandboxes,
+) -> BoxFuture<'a, Result<Option<Arc<dyn Provider>>, ApiError>> {
+    Box::pin(async move {
+        let provider = sandboxes.removing(scope, agent).await?;
+        if provider.is_none() {
+            tracing::warn!(agent = %agent.id, "what an agent has on a host that is not its platform's any more stays there");
+        }
+        Ok(provider)
+    })
 }
 
 fn not_removed(scope: &TenantScope, agent: &Agent, error: &ProviderError, sandboxes: &Sandboxes) -> ApiError {

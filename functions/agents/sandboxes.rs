@@ -4,6 +4,7 @@
 
 use super::docker_hosts::{Docker, Mover, not_among_the_hosts, not_enrolled, standing};
 use super::simulated::TenantDisk;
+use futures_util::future::BoxFuture;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
@@ -158,33 +159,39 @@ impl Sandboxes {
     ///
     /// # Errors
     /// As [`Sandboxes::provider`].
-    pub(super) async fn provider_and_places(&self, scope: &TenantScope, name: &str) -> Result<Reached, ApiError> {
-        match (scope.mode(), ProviderKind::parse(name)) {
-            (Mode::Test, _) => Ok((self.simulated(scope), None)),
-            (Mode::Live, Some(ProviderKind::Docker)) => {
-                Ok((self.docker.own.clone().ok_or_else(|| not_configured(name))?, None))
+    pub(super) fn provider_and_places<'a>(
+        &'a self,
+        scope: &'a TenantScope,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Reached, ApiError>> {
+        Box::pin(async move {
+            match (scope.mode(), ProviderKind::parse(name)) {
+                (Mode::Test, _) => Ok((self.simulated(scope), None)),
+                (Mode::Live, Some(ProviderKind::Docker)) => {
+                    Ok((self.docker.own.clone().ok_or_else(|| not_configured(name))?, None))
+                }
+                (Mode::Live, Some(ProviderKind::E2b)) => {
+                    let configured = self.access.open(scope, name).await?;
+                    let (config, credential) = configured.ok_or_else(|| not_configured(name))?;
+                    let provider = E2bProvider::new(self.e2b.service()?, &credential, config.template.as_deref());
+                    let provider = provider.map_err(|error| super::failure::to_api(name, &error))?;
+                    Ok((Arc::new(provider) as Arc<dyn Provider>, config.max_concurrent))
+                }
+                (Mode::Live, Some(ProviderKind::Fly)) => {
+                    let configured = self.access.open(scope, name).await?;
+                    let (config, credential) = configured.ok_or_else(|| not_configured(name))?;
+                    // Configurations of earlier versions only shield the credential.
+                    let (Some(organization), Some(image)) = (config.organization, config.image) else {
+                        return Err(not_configured(name));
+                    };
+                    let settings = FlySettings { organization, image, region: config.region };
+                    let provider = FlyProvider::new(self.fly.service()?, &credential, settings);
+                    let provider = provider.map_err(|error| super::failure::to_api(name, &error))?;
+                    Ok((Arc::new(provider) as Arc<dyn Provider>, config.max_concurrent))
+                }
+                (Mode::Live, _) => Err(not_configured(name)),
             }
-            (Mode::Live, Some(ProviderKind::E2b)) => {
-                let configured = self.access.open(scope, name).await?;
-                let (config, credential) = configured.ok_or_else(|| not_configured(name))?;
-                let provider = E2bProvider::new(self.e2b.service()?, &credential, config.template.as_deref());
-                let provider = provider.map_err(|error| super::failure::to_api(name, &error))?;
-                Ok((Arc::new(provider), config.max_concurrent))
-            }
-            (Mode::Live, Some(ProviderKind::Fly)) => {
-                let configured = self.access.open(scope, name).await?;
-                let (config, credential) = configured.ok_or_else(|| not_configured(name))?;
-                // Configurations of earlier versions only shield the credential.
-                let (Some(organization), Some(image)) = (config.organization, config.image) else {
-                    return Err(not_configured(name));
-                };
-                let settings = FlySettings { organization, image, region: config.region };
-                let provider = FlyProvider::new(self.fly.service()?, &credential, settings);
-                let provider = provider.map_err(|error| super::failure::to_api(name, &error))?;
-                Ok((Arc::new(provider), config.max_concurrent))
-            }
-            (Mode::Live, _) => Err(not_configured(name)),
-        }
+        })
     }
 
     /// The provider that an agent is at: of several hosts of its platform, the one that it is on.
@@ -267,15 +274,19 @@ impl Sandboxes {
     ///
     /// # Errors
     /// As [`Sandboxes::provider`].
-    pub(super) async fn removing(
-        &self,
-        scope: &TenantScope,
-        agent: &Agent,
-    ) -> Result<Option<Arc<dyn Provider>>, ApiError> {
-        match (scope.mode(), agent.host.as_deref()) {
-            (Mode::Live, Some(host)) => Ok(self.on_host(scope, &agent.provider, host).await?.map(|reached| reached.0)),
-            _ => self.provider(scope, &agent.provider).await.map(Some),
-        }
+    pub(super) fn removing<'a>(
+        &'a self,
+        scope: &'a TenantScope,
+        agent: &'a Agent,
+    ) -> BoxFuture<'a, Result<Option<Arc<dyn Provider>>, ApiError>> {
+        Box::pin(async move {
+            match (scope.mode(), agent.host.as_deref()) {
+                (Mode::Live, Some(host)) => {
+                    Ok(self.on_host(scope, &agent.provider, host).await?.map(|reached| reached.0))
+                }
+                _ => self.provider(scope, &agent.provider).await.map(Some),
+            }
+        })
     }
 
     /// The provider of a host that an agent does not live on and may have something on. Nothing when the platform has taken
@@ -320,21 +331,27 @@ impl Sandboxes {
     ///
     /// # Errors
     /// `no_providers_available` when there is no provider of that name, or no host with room; as [`Sandboxes::provider`].
-    pub(super) async fn place(&self, scope: &TenantScope, kind: ProviderKind) -> Result<Place, ApiError> {
-        if (scope.mode(), kind) == (Mode::Live, ProviderKind::Docker)
-            && let Some((config, hosts)) = self.docker.hosts(scope, &self.access).await?
-        {
-            let standing = standing(&config);
-            if !hosts.any_takes(standing) {
-                let why = "every Docker host of the platform drains, or has not been enrolled";
-                return Err(ApiError::new(ErrorCode::NoProvidersAvailable, why).detail("provider", kind.as_str()));
+    pub(super) fn place<'a>(
+        &'a self,
+        scope: &'a TenantScope,
+        kind: ProviderKind,
+    ) -> BoxFuture<'a, Result<Place, ApiError>> {
+        Box::pin(async move {
+            if (scope.mode(), kind) == (Mode::Live, ProviderKind::Docker)
+                && let Some((config, hosts)) = self.docker.hosts(scope, &self.access).await?
+            {
+                let standing = standing(&config);
+                if !hosts.any_takes(standing) {
+                    let why = "every Docker host of the platform drains, or has not been enrolled";
+                    return Err(ApiError::new(ErrorCode::NoProvidersAvailable, why).detail("provider", kind.as_str()));
+                }
+                let host = hosts.place(standing).await;
+                let host = host.map_err(|error| super::failure::to_api(kind.as_str(), &error))?;
+                return Ok(Place { host: Some(host), max_concurrent: config.max_concurrent });
             }
-            let host = hosts.place(standing).await;
-            let host = host.map_err(|error| super::failure::to_api(kind.as_str(), &error))?;
-            return Ok(Place { host: Some(host), max_concurrent: config.max_concurrent });
-        }
-        let (_, max_concurrent) = self.provider_and_places(scope, kind.as_str()).await?;
-        Ok(Place { host: None, max_concurrent })
+            let (_, max_concurrent) = self.provider_and_places(scope, kind.as_str()).await?;
+            Ok(Place { host: None, max_concurrent })
+        })
     }
 
     /// Whether what a tenant has configured answers.
