@@ -128,6 +128,9 @@ impl Drop for Browser {
 /// Requests that the fuzzer makes of each route at most; `THEAZO_FUZZ_EXAMPLES` sets another number.
 const EXAMPLES: &str = "8";
 
+/// What CPython 3.11 says at times when two threads parse at once: it counts the depth of both together.
+const PYTHONS_OWN_FAULT: &str = "AST constructor recursion depth mismatch";
+
 /// Streams do not end, and the others would end what the rest is tried with: the fuzzer uses the ids that it is shown.
 const LEFT_OUT: [&str; 6] = [
     "logs-stream",
@@ -162,13 +165,17 @@ async fn whatever_the_description_allows_or_forbids_is_answered_as_it_says_and_n
         .current_dir(&folder.0)
         .args(["run", &format!("{base}/v1/openapi.json"), "--url", &base, "--checks", checks])
         .args(["--phases", "examples,coverage,fuzzing", "--max-examples", &examples, "--seed", "1"])
-        // With two, CPython 3.11 fails at times: its parser counts its depth for all threads together.
-        .args(["--workers", "1", "--request-timeout", "60", "--no-color", "--suppress-health-check", "all"])
+        .args(["--workers", "2", "--request-timeout", "60", "--no-color", "--suppress-health-check", "all"])
         .args(LEFT_OUT.iter().flat_map(|name| ["--exclude-operation-id", name]))
         .args(["--header", &format!("Authorization: Bearer {}", platform.test_key)])
         .kill_on_drop(true);
     // It takes a minute and a half alone, and six times that beside all the others.
-    let output = tokio::time::timeout(Duration::from_secs(1800), command.output()).await.expect("it ends").unwrap();
+    let mut run =
+        async || tokio::time::timeout(Duration::from_secs(1800), command.output()).await.expect("it ends").unwrap();
+    let mut output = run().await;
+    if String::from_utf8_lossy(&output.stdout).contains(PYTHONS_OWN_FAULT) {
+        output = run().await;
+    }
     let said = String::from_utf8_lossy(&output.stdout);
     let findings = said.split_once("FAILURES").or_else(|| said.split_once("ERRORS")).map_or(&*said, |(_, rest)| rest);
     assert!(output.status.success(), "{}: {findings}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
