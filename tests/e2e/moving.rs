@@ -420,7 +420,11 @@ impl Killed {
         let rows = rows["Items"].as_array().unwrap();
         let own = |row: &&Value| row["provider"]["S"] == "docker" && row["credential"]["S"] == CREDENTIAL;
         let row = rows.iter().find(own).expect("the configuration");
-        let settings = HostSettings { deployment: "any".into(), image: "any".into(), ranges: HostRanges::private() };
+        let settings = HostSettings {
+            deployment: "any".into(),
+            image: docker_engine().image.clone(),
+            ranges: HostRanges::private(),
+        };
         let hosts = DockerHosts::new(&SecretValue::from_text(self.credential()), &settings).unwrap();
         let identities = hosts.identities().into_iter().map(|(name, identity)| (name, json!({ "S": identity })));
         let identities: serde_json::Map<String, Value> = identities.collect();
