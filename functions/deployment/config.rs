@@ -404,8 +404,8 @@ mod tests {
         expected.extend([(NAME, "prod"), (TABLE, "data"), (KMS_KEY, ARN), (CREDENTIAL_KEY, SEALING)]);
         expected.sort_unstable();
         let mut names: Vec<_> = handed_on.iter().map(|(name, _)| *name).collect();
-        // The template leaves those to local stacks, to tests, and to who runs a Fly of their own.
-        let left = ["THEAZO_DOCKER_", "THEAZO_FLY_"];
+        // The template leaves these to local stacks, to tests, and to who runs a Fly of their own.
+        let left = [DOCKER_ENDPOINT, DOCKER_IMAGE, "THEAZO_FLY_"];
         names.retain(|name| !left.iter().any(|prefix| name.starts_with(prefix)));
         let mut known = VARIABLES;
         known.sort_unstable();
