@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 use theazo_providers::Provider;
 
+/// After so many the next agent is tried on: one keeps ten checkpoints.
+const AN_AGENTS_TRIALS: usize = 6;
+
 fn trials() -> usize {
     std::env::var("THEAZO_CRASH_TRIALS").ok().and_then(|count| count.parse().ok()).unwrap_or(4)
 }
@@ -48,22 +51,35 @@ async fn killed(mut process: Process, path: String, body: Value) -> (Process, Op
     (process.restart("info").await, answer, delay)
 }
 
+async fn write(client: &Client, agent: &str, content: &str) {
+    let body = json!({ "path": "/data/file", "data": content });
+    client.post(&format!("/v1/agents/{agent}/files"), body).await.expect(204);
+}
+
+/// An agent, and its first checkpoint.
+async fn begin(client: &Client, session: &str) -> (String, Value) {
+    let agent = client.boot(session, json!({ "timeout": "24h" })).await;
+    write(client, &agent, "first").await;
+    let first = client.post(&format!("/v1/agents/{agent}/checkpoints"), json!({ "phase": "first" })).await.expect(201);
+    (agent, first["id"].clone())
+}
+
 #[tokio::test]
 async fn a_kill_in_the_middle_of_a_checkpoint_or_of_a_boot_from_one_leaves_nothing_half_made() {
     let mut process = Process::start("info").await;
     let session = process.client().session("u").await;
-    let agent = process.client().boot(&session, json!({ "timeout": "24h" })).await;
-    let checkpoints = format!("/v1/agents/{agent}/checkpoints");
-    let write = |client: Client, content: String| {
-        let path = format!("/v1/agents/{agent}/files");
-        async move { client.post(&path, json!({ "path": "/data/file", "data": content })).await.expect(204) }
-    };
-    write(process.client(), "first".into()).await;
-    let first = process.client().post(&checkpoints, json!({ "phase": "first" })).await.expect(201)["id"].clone();
+    let (mut agent, mut first) = begin(&process.client(), &session).await;
     let mut seen: BTreeMap<(&str, Option<u16>), usize> = BTreeMap::new();
     for trial in 0..trials() {
+        // The first checkpoint must not be the one that goes because there are too many.
+        if trial > 0 && trial % AN_AGENTS_TRIALS == 0 {
+            process.client().call("POST", &format!("/v1/agents/{agent}/terminate"), None).await.expect(200);
+            assert_eq!(on_engine(&agent).await, (0, 0));
+            (agent, first) = begin(&process.client(), &session).await;
+        }
+        let checkpoints = format!("/v1/agents/{agent}/checkpoints");
         let phase = format!("trial {trial}");
-        write(process.client(), phase.clone()).await;
+        write(&process.client(), &agent, &phase).await;
         let before = kept(&process.client(), &agent).await.len();
         let (next, answer, delay) = killed(process, checkpoints.clone(), json!({ "phase": phase })).await;
         process = next;
