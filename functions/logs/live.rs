@@ -324,7 +324,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_that_finds_nothing_on_a_long_way_has_heartbeats_and_says_how_far_it_got() {
-        let mut live = Live::of(Endless::of(0), limits(20, 500));
+        let mut live = Live::of(Endless::of(0), limits(20, 2000));
         let mut pieces = Vec::new();
         while let Some(piece) = live.next().await {
             pieces.push(String::from_utf8(piece.into()).unwrap());
