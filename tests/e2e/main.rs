@@ -25,6 +25,7 @@ mod concurrency;
 mod crash;
 mod crash_accounts;
 mod crash_checkpoints;
+mod crash_moving;
 mod crash_pausing;
 mod description;
 mod e2b;

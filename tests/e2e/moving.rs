@@ -1,11 +1,11 @@
 //! Agents that move from one of their platform's Docker hosts to another when they are resumed, because the one that has
-//! their files drains or is full; and what becomes of a move that does not come to its end, or whose control plane dies.
+//! their files drains or is full; and what becomes of a move that does not come to its end.
 
-use crate::harness::{Answer, Client, Process, docker_engine, dynamodb, make_canary, sha256};
-use crate::hosts::{CREDENTIAL, World};
+use crate::harness::{Answer, Client, docker_engine, make_canary, sha256};
+use crate::hosts::World;
 use bollard::query_parameters::{ListContainersOptionsBuilder, ListVolumesOptionsBuilder};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use theazo_docker_hosts::{Host, credential};
 use theazo_functions::agents::{Sandboxes, lifecycle};
@@ -17,12 +17,7 @@ use theazo_store::{Agent, AgentStatus, Agents, Intent, NextBoot, Sessions};
 use theazo_tenancy::AgentId;
 use theazo_vault::SecretValue;
 
-/// How often the control plane is killed in the middle of a resume.
-fn trials() -> usize {
-    std::env::var("THEAZO_CRASH_TRIALS").ok().and_then(|count| count.parse().ok()).unwrap_or(4)
-}
-
-async fn act(client: &Client, agent: &str, what: &str) -> Answer {
+pub async fn act(client: &Client, agent: &str, what: &str) -> Answer {
     client.call("POST", &format!("/v1/agents/{agent}/{what}"), None).await
 }
 
@@ -35,7 +30,7 @@ async fn read(client: &Client, agent: &str, path: &str) -> Value {
 }
 
 /// How many containers and volumes a host has of an agent's, whatever the table says.
-async fn left_on(host: &Host, agent: &str) -> (usize, usize) {
+pub async fn left_on(host: &Host, agent: &str) -> (usize, usize) {
     let filter = HashMap::from([("label", vec![format!("theazo.agent={agent}")])]);
     let containers = ListContainersOptionsBuilder::default().all(true).filters(&filter).build();
     let volumes = ListVolumesOptionsBuilder::default().filters(&filter).build();
@@ -375,128 +370,4 @@ async fn one_by_another_name(world: &World, host: &Host) -> String {
         configs.enroll(&world.scope, "docker", &name, Some(&identity)).await.unwrap();
     }
     hosts.identities().into_keys().find(|name| *name != host.name()).unwrap()
-}
-
-/// A platform's two hosts as a process of its own uses them.
-struct Killed {
-    process: Process,
-    hosts: [Host; 2],
-}
-
-impl Killed {
-    async fn start() -> Self {
-        let engine = tokio::task::spawn_blocking(docker_engine).await.unwrap();
-        let (one, two, process) = tokio::join!(
-            Host::start(&engine.image, &engine.endpoint),
-            Host::start(&engine.image, &engine.endpoint),
-            Process::start("info"),
-        );
-        let killed = Self { process, hosts: [one, two] };
-        let credential = killed.credential();
-        let client = killed.process.client();
-        client.post("/v1/secrets", json!({ CREDENTIAL: credential })).await.expect(204);
-        killed.drain(0).await;
-        killed.enroll().await;
-        killed
-    }
-
-    fn credential(&self) -> String {
-        let [one, two] = &self.hosts;
-        credential(&[(one, 3), (two, 3)])
-    }
-
-    async fn drain(&self, host: usize) {
-        let config = json!({ "image": docker_engine().image, "draining": [self.hosts[host].name()] });
-        let body = json!({ "credentialRef": CREDENTIAL, "config": config });
-        self.process.client().call("PUT", "/v1/providers/docker", Some(&body)).await.expect(200);
-    }
-
-    /// Says of both hosts what the operator does who has found them closed, in the table of that process.
-    async fn enroll(&self) {
-        let printed = self.process.output();
-        let table = printed.lines().find(|line| line.contains("any DynamoDB tool")).unwrap();
-        let url = table.split_whitespace().find(|word| word.starts_with("http://")).unwrap();
-        let rows = dynamodb(url, "Scan", json!({ "TableName": "theazo", "ConsistentRead": true })).await;
-        let rows = rows["Items"].as_array().unwrap();
-        let own = |row: &&Value| row["provider"]["S"] == "docker" && row["credential"]["S"] == CREDENTIAL;
-        let row = rows.iter().find(own).expect("the configuration");
-        let settings = HostSettings {
-            deployment: "any".into(),
-            image: docker_engine().image.clone(),
-            ranges: HostRanges::private(),
-        };
-        let hosts = DockerHosts::new(&SecretValue::from_text(self.credential()), &settings).unwrap();
-        let identities = hosts.identities().into_iter().map(|(name, identity)| (name, json!({ "S": identity })));
-        let identities: serde_json::Map<String, Value> = identities.collect();
-        let change = json!({
-            "TableName": "theazo", "Key": { "pk": row["pk"], "sk": row["sk"] },
-            "UpdateExpression": "SET enrolled = :enrolled",
-            "ExpressionAttributeValues": { ":enrolled": { "M": identities } },
-        });
-        dynamodb(url, "UpdateItem", change).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_kill_in_the_middle_of_a_move_loses_no_agent_and_leaves_one_copy_of_its_files() {
-    if !theazo_docker_hosts::can_run() {
-        return;
-    }
-    let mut killed = Killed::start().await;
-    let client = killed.process.client();
-    let session = client.session("u").await;
-    client.set_secrets(&session, json!({ "KEY": "value" })).await;
-    let agent = client.boot(&session, json!({ "provider": "docker", "timeout": "24h" })).await;
-    // The first drains.
-    assert_eq!(left_on(&killed.hosts[1], &agent).await, (1, 1));
-    let make = "head -c 20000000 /dev/urandom > /data/large; sha256sum < /data/large";
-    let digest = client.run(&agent, "bash", make).await;
-    let mut lives_on = 1;
-    let mut seen: BTreeMap<(&str, bool), usize> = BTreeMap::new();
-    for _ in 0..trials() {
-        let client = killed.process.client();
-        act(&client, &agent, "pause").await.expect(200);
-        killed.drain(lives_on).await;
-        let resuming = tokio::spawn({
-            let (client, path) = (client.clone(), format!("/v1/agents/{agent}/resume"));
-            async move { client.try_call("POST", &path, None).await }
-        });
-        let delay = Duration::from_millis(
-            200 + u64::from(u16::from_be_bytes(theazo_tenancy::make_random_bytes::<2>())) * 2500 / 65536,
-        );
-        tokio::time::sleep(delay).await;
-        killed.process.kill();
-        let answer = resuming.await.unwrap().ok().map(|answer| answer.status);
-        killed.process = killed.process.restart("info").await;
-
-        let client = killed.process.client();
-        let status = client.get(&format!("/v1/agents/{agent}")).await.expect(200)["status"].clone();
-        let context = format!("killed after {delay:?}: {status}, {answer:?}: {}", killed.process.output());
-        assert!(status == "ready" || (status == "paused" && answer.is_none()), "{context}");
-        let runs = usize::from(status == "ready");
-        let there = [left_on(&killed.hosts[0], &agent).await, left_on(&killed.hosts[1], &agent).await];
-        let now = usize::from(there[1].1 > 0);
-        assert_eq!((there[now], there[1 - now]), ((runs, 1), (0, 0)), "{context}");
-        assert!(now == lives_on || runs == 1, "{context}");
-        let moved = now != lives_on;
-        lives_on = now;
-        if runs == 0 {
-            act(&client, &agent, "resume").await.expect(200);
-            let moved = left_on(&killed.hosts[1 - lives_on], &agent).await.1 > 0;
-            lives_on = if moved { 1 - lives_on } else { lives_on };
-        }
-        assert_eq!(client.run(&agent, "bash", "sha256sum < /data/large").await, digest, "{context}");
-        assert_eq!(client.environment(&agent).await["KEY"].1, sha256("value"), "{context}");
-        let usage = client.get(&format!("/v1/sessions/{session}/usage")).await.expect(200);
-        assert_eq!(usage["activeAgents"], 1, "{context}");
-        *seen.entry((if answer.is_some() { "answered" } else { "interrupted" }, moved)).or_default() += 1;
-        // Forgets where it was, as it does some minutes later by itself.
-        killed.process = killed.process.restart("info").await;
-    }
-    println!("{seen:?}");
-    killed.process.client().terminate(&session).await;
-    for host in &killed.hosts {
-        assert_eq!(left_on(host, &agent).await, (0, 0));
-        host.kill().await;
-    }
 }
