@@ -202,3 +202,28 @@ fn checkov_finds_nothing_that_has_no_reason() {
     command.arg(repository().join("infra/template.yaml"));
     run(command);
 }
+
+/// A resource of the template, up to the next one.
+fn resource(template: &str, name: &str) -> String {
+    let begin = template.find(&format!("\n  {name}:\n")).unwrap_or_else(|| panic!("there is no {name}"));
+    let mut lines = template[begin + 1..].lines();
+    let first = lines.next().unwrap_or_default();
+    let rest = lines.take_while(|line| line.starts_with("   ") || line.is_empty());
+    std::iter::once(first).chain(rest).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn reconciling_runs_every_minute_and_the_web_firewall_blocks_addresses_that_ask_too_much() {
+    let template = std::fs::read_to_string(repository().join("infra/template.yaml")).unwrap();
+    // Limits are held within two minutes: one to the next run, one for it.
+    let scheduled = template.split("Schedule: rate(").skip(1).map(|rest| rest.split(')').next().unwrap_or_default());
+    assert!(scheduled.clone().count() == SCHEDULED.len() && scheduled.clone().any(|rate| rate == "1 minute"));
+    let firewall = resource(&template, "Firewall");
+    for part in
+        ["Scope: REGIONAL", "Block:", "ResponseCode: 429", "AggregateKeyType: IP", "Limit: !Ref RequestsPerAddress"]
+    {
+        assert!(firewall.contains(part), "{part}: {firewall}");
+    }
+    let attached = resource(&template, "FirewallOnApi");
+    assert!(attached.contains("WebACLArn: !GetAtt Firewall.Arn") && attached.contains("/stages/live"), "{attached}");
+}
