@@ -177,7 +177,7 @@ mod tests {
                 "",
             ]
         );
-        for first in ["=", "+", "-", "@", "\t", "\r"] {
+        for first in ["=", "+", "-", "@", "\t", "\r", "\n", "|", "%", "\u{ff1d}", "\u{ff0b}", "\u{ff0d}", "\u{ff20}"] {
             let shown = cell(&format!("{first}1"));
             assert!(shown.trim_start_matches('"').starts_with('\''), "{shown}");
         }
