@@ -205,11 +205,11 @@ fn checkov_finds_nothing_that_has_no_reason() {
 
 /// A resource of the template, up to the next one.
 fn resource(template: &str, name: &str) -> String {
-    let begin = template.find(&format!("\n  {name}:\n")).unwrap_or_else(|| panic!("there is no {name}"));
-    let mut lines = template[begin + 1..].lines();
-    let first = lines.next().unwrap_or_default();
+    let head = format!("  {name}:");
+    let mut lines = template.lines().skip_while(|line| *line != head);
+    assert!(lines.next().is_some(), "there is no {name}");
     let rest = lines.take_while(|line| line.starts_with("   ") || line.is_empty());
-    std::iter::once(first).chain(rest).collect::<Vec<_>>().join("\n")
+    rest.collect::<Vec<_>>().join("\n")
 }
 
 #[test]
