@@ -152,6 +152,11 @@ impl Rpc<'_> {
     async fn begin_listening(&self, procedure: &str, body: Body) -> Result<(u32, mpsc::Receiver<Value>), RpcError> {
         let mut messages = Messages::of(body);
         let first = messages.next().await?.ok_or_else(|| RpcError::new("invalid_argument", "no message"))?;
+        // To its end: a server that answers before a request has ended closes the connection after the answer, and a
+        // client that uses it again meets that.
+        if messages.next().await?.is_some() {
+            return Err(RpcError::new("invalid_argument", "more than one message"));
+        }
         self.records.add("log", Some(self.sandbox), procedure, parse(&first)?);
         if procedure == "process.Process/Connect" {
             let named: Named = parse(&first)?;

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 use theazo_e2b_emulator::{Controls, Emulator};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -117,6 +118,59 @@ sandbox.kill()
         }
         let snapshots = served.controls.records().into_iter().filter(|record| record.kind == "snapshot");
         assert!(snapshots.into_iter().any(|record| record.content.to_string().contains("canary-of-create")));
+    }
+    served.stop().await;
+}
+
+/// Writes a request on a connection and reads until its answer contains `last`.
+async fn ask(connection: &mut TcpStream, pieces: &[&[u8]], last: &str) -> String {
+    for (index, piece) in pieces.iter().enumerate() {
+        if index > 0 {
+            // Long enough that a server that does not wait for the rest has answered by then.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        connection.write_all(piece).await.unwrap();
+    }
+    let mut answer = Vec::new();
+    let read = async {
+        while !String::from_utf8_lossy(&answer).contains(last) {
+            let count = connection.read_buf(&mut answer).await.unwrap();
+            assert_ne!(count, 0, "the connection was closed: {}", String::from_utf8_lossy(&answer));
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), read).await.unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+/// A client that streams its request ends it a moment after the one message of a start. Were the start answered before
+/// that, the server could not use the connection again, and would close it under the client's next request.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_serves_the_next_request_when_a_start_ends_late() {
+    let served = Served::start("late").await;
+    let mut connection = TcpStream::connect(served.url.trim_start_matches("http://")).await.unwrap();
+    let content = r#"{"templateID":"base"}"#;
+    let create = format!(
+        "POST /v2/sandboxes HTTP/1.1\r\nhost: x\r\nx-api-key: {KEY}\r\ncontent-length: {}\r\n\r\n{content}",
+        content.len()
+    );
+    let created = ask(&mut connection, &[create.as_bytes()], "}").await;
+    let (_, created) = created.split_once("\r\n\r\n").unwrap();
+    let created: serde_json::Value = serde_json::from_str(created).unwrap();
+    let head = format!(
+        "POST /process.Process/Start HTTP/1.1\r\nhost: x\r\ne2b-sandbox-id: {}\r\nx-access-token: {}\r\n\
+         authorization: Basic dXNlcjo=\r\ncontent-type: application/connect+json\r\ntransfer-encoding: chunked\r\n\r\n",
+        created["sandboxID"].as_str().unwrap(),
+        created["envdAccessToken"].as_str().unwrap(),
+    );
+    let start = r#"{"process":{"cmd":"true"}}"#;
+    let mut message = format!("{head}{:x}\r\n", start.len() + 5).into_bytes();
+    message.push(0);
+    message.extend_from_slice(&u32::try_from(start.len()).unwrap().to_be_bytes());
+    message.extend_from_slice(format!("{start}\r\n").as_bytes());
+    for _ in 0..2 {
+        let answer = ask(&mut connection, &[&message, b"0\r\n\r\n"], "\r\n0\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.contains("exited"), "{answer}");
     }
     served.stop().await;
 }
