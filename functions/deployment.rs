@@ -8,9 +8,7 @@ pub use config::{
 };
 
 use crate::agents::{Docker, E2b, Fly, Sandboxes};
-use std::sync::Arc;
-use theazo_providers::Provider;
-use theazo_providers::docker::{DockerConfig, DockerProvider, HostRanges, PortKey};
+use theazo_providers::docker::{DockerConfig, HostRanges, PortKey};
 use theazo_store::{
     AgentCopies, AgentReports, AgentTokens, Agents, ApiKeys, AuditLog, Aws, Credentials, KeyRing, KeyRingConfig,
     LogQueue, LogWriter, Logs, Measurements, Metrics, ProviderAccess, ProviderConfigs, ProviderCredentials, Replays,
@@ -33,10 +31,7 @@ pub struct Deployment {
 
 impl Deployment {
     /// A deployment reached through those clients.
-    ///
-    /// # Errors
-    /// [`ConfigError::Docker`] when the engine's address cannot be used.
-    pub fn new(aws: &Aws, config: DeploymentConfig) -> Result<Self, ConfigError> {
+    pub fn new(aws: &Aws, config: DeploymentConfig) -> Self {
         let table = Table::new(aws, &config.table)
             .with_audit_days(config.audit_days)
             .with_log_retention(config.log_retention_days);
@@ -55,21 +50,18 @@ impl Deployment {
         };
         #[expect(clippy::disallowed_methods, reason = "the key ring reads the root keys' rows and nothing else")]
         let keys = KeyRing::new(aws, table.clone(), ring, &Operator::assume());
-        let docker = match &config.docker {
-            Some(engine) => {
-                let mut settings = DockerConfig::new(engine.endpoint.clone(), &engine.image, &config.name);
-                // The deployment's one secret that is not in the table.
-                let key = config.credential_key.as_ref().map(|key| key.to_text());
-                settings.port_key = key.map(|key| PortKey::derive(key.as_bytes()));
-                Some(Arc::new(DockerProvider::new(settings)?) as Arc<dyn Provider>)
-            }
-            None => None,
-        };
-        let docker = Docker::new(docker, config.docker_ranges.clone(), &config.name);
+        let own = config.docker.as_ref().map(|engine| {
+            let mut settings = DockerConfig::new(engine.endpoint.clone(), &engine.image, &config.name);
+            // The deployment's one secret that is not in the table.
+            let key = config.credential_key.as_ref().map(|key| key.to_text());
+            settings.port_key = key.map(|key| PortKey::derive(key.as_bytes()));
+            settings
+        });
+        let docker = Docker::new(own, config.docker_ranges.clone(), &config.name);
         let credentials = Credentials::new(table.clone(), config.rate_limits);
         let e2b = E2b::new(config.e2b.clone(), &config.name);
         let fly = Fly::new(config.fly.clone(), &config.name);
-        Ok(Self { config, table, keys, docker, e2b, fly, credentials, log_queue: LogQueue::default() })
+        Self { config, table, keys, docker, e2b, fly, credentials, log_queue: LogQueue::default() }
     }
 
     /// What distinguishes it.

@@ -191,7 +191,7 @@ mod tests {
             prices: Prices::default(),
             cors_origin: None,
         };
-        Deployment::new(&aws, config).unwrap()
+        Deployment::new(&aws, config)
     }
 
     /// Log lines.

@@ -4,9 +4,11 @@ use super::sandboxes::not_configured;
 use futures_util::future::BoxFuture;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use theazo_http::{ApiError, ErrorCode};
-use theazo_providers::docker::{Carried, DockerHosts, HostRanges, HostSettings, Standing};
+use theazo_providers::docker::{
+    Carried, DockerConfig, DockerHosts, DockerProvider, HostRanges, HostSettings, Standing,
+};
 use theazo_providers::{Provider, ProviderError, ProviderKind, SandboxSpec};
 use theazo_store::{Agent, ProviderAccess, ProviderConfig};
 use theazo_tenancy::{PlatformId, TenantScope};
@@ -21,11 +23,17 @@ type Known = HashMap<PlatformId, ([u8; 32], Arc<DockerHosts>)>;
 /// A platform's hosts as it has configured them.
 type Configured = (ProviderConfig, Arc<DockerHosts>);
 
+/// The deployment's own engine. Its client is made when the first agent needs it: a function that is handed no
+/// [`super::Sandboxes`] then has none of its code either.
+struct OwnEngine {
+    settings: DockerConfig,
+    provider: OnceLock<Arc<dyn Provider>>,
+}
+
 /// Docker for one deployment.
 #[derive(Clone)]
 pub struct Docker {
-    /// The deployment's own engine.
-    pub(super) own: Option<Arc<dyn Provider>>,
+    own: Option<Arc<OwnEngine>>,
     ranges: HostRanges,
     deployment: String,
     known: Arc<Mutex<Known>>,
@@ -33,8 +41,30 @@ pub struct Docker {
 
 impl Docker {
     /// That engine, and hosts where those ranges allow them beside the internet.
-    pub fn new(own: Option<Arc<dyn Provider>>, ranges: HostRanges, deployment: &str) -> Self {
+    pub fn new(own: Option<DockerConfig>, ranges: HostRanges, deployment: &str) -> Self {
+        let own = own.map(|settings| Arc::new(OwnEngine { settings, provider: OnceLock::new() }));
         Self { own, ranges, deployment: deployment.to_owned(), known: Arc::default() }
+    }
+
+    /// Whether the deployment has an engine of its own.
+    pub(super) fn has_own(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// The deployment's own engine, if it has one.
+    ///
+    /// # Errors
+    /// `internal_error` when no client for it can be made.
+    pub(super) fn own(&self) -> Result<Option<Arc<dyn Provider>>, ApiError> {
+        let Some(own) = &self.own else { return Ok(None) };
+        if let Some(provider) = own.provider.get() {
+            return Ok(Some(provider.clone()));
+        }
+        let provider = DockerProvider::new(own.settings.clone()).map_err(|error| {
+            tracing::error!(%error, "no client for the deployment's Docker engine can be made");
+            ApiError::internal()
+        })?;
+        Ok(Some(own.provider.get_or_init(|| Arc::new(provider)).clone()))
     }
 
     /// The hosts that a platform has configured, if it has.

@@ -168,7 +168,7 @@ impl Sandboxes {
             match (scope.mode(), ProviderKind::parse(name)) {
                 (Mode::Test, _) => Ok((self.simulated(scope), None)),
                 (Mode::Live, Some(ProviderKind::Docker)) => {
-                    Ok((self.docker.own.clone().ok_or_else(|| not_configured(name))?, None))
+                    Ok((self.docker.own()?.ok_or_else(|| not_configured(name))?, None))
                 }
                 (Mode::Live, Some(ProviderKind::E2b)) => {
                     let configured = self.access.open(scope, name).await?;
@@ -392,21 +392,22 @@ impl Sandboxes {
     pub(super) async fn usual(&self, scope: &ReadScope) -> Result<Vec<ProviderKind>, ApiError> {
         match scope.mode() {
             Mode::Test => Ok(vec![ProviderKind::Simulated]),
-            Mode::Live => Ok(in_order(self.docker.own.is_some(), &self.access.list(scope).await?)),
+            Mode::Live => Ok(in_order(self.docker.has_own(), &self.access.list(scope).await?)),
         }
     }
 
     /// All of the deployment's own that a tenant can run agents on.
     pub fn all_of(&self, scope: &TenantScope) -> Vec<Arc<dyn Provider>> {
         match scope.mode() {
-            Mode::Live => self.docker.own.iter().cloned().collect(),
+            Mode::Live => self.own().into_iter().collect(),
             Mode::Test => vec![self.simulated(scope)],
         }
     }
 
-    /// All of the deployment's own that really run something, whoever it belongs to.
-    pub fn own(&self) -> impl Iterator<Item = Arc<dyn Provider>> {
-        self.docker.own.iter().cloned()
+    /// What the deployment itself has that really runs something, whoever it belongs to.
+    pub fn own(&self) -> Option<Arc<dyn Provider>> {
+        // Without a client, nothing was ever run there; that there is none is in the log.
+        self.docker.own().ok().flatten()
     }
 
     fn simulated(&self, scope: &TenantScope) -> Arc<dyn Provider> {

@@ -448,7 +448,7 @@ mod tests {
     async fn deletions_are_noted_in_the_ledger_that_is_configured() {
         let aws = Aws::local(&AwsEndpoints { dynamodb: "http://127.0.0.1:9".into(), kms: None });
         for (more, ledger) in [(&[][..], "data-ledger"), (&[(LEDGER, "another")][..], "another")] {
-            let deployment = Deployment::new(&aws, configured(more).unwrap()).unwrap();
+            let deployment = Deployment::new(&aws, configured(more).unwrap());
             assert_eq!(deployment.table().ledger_name(), ledger);
         }
     }

@@ -48,7 +48,7 @@ pub(super) struct Accounts {
 pub(super) async fn ask(sandboxes: &Sandboxes, work: &Work, turn: usize) -> Result<Accounts, ApiError> {
     let until = Instant::now() + ASK_TIME;
     let mut accounts = Accounts::default();
-    for provider in sandboxes.own() {
+    if let Some(provider) = sandboxes.own() {
         accounts.add(list(None, None, provider).await);
     }
     let configured = work.list().await?.into_iter().filter_map(|item| match item {

@@ -24,7 +24,7 @@ impl Instance {
         let stack = stack();
         let aws = Aws::local(&AwsEndpoints { dynamodb: stack.dynamodb_url(), kms: Some(kms) });
         let config = DeploymentConfig { rate_limits, docker: None, ..stack.deployment().config().clone() };
-        Self(Deployment::new(&aws, config).unwrap())
+        Self(Deployment::new(&aws, config))
     }
 
     async fn call(&self, method: &str, path: &str, key: &str, body: Value) -> http::Response<Bytes> {

@@ -39,7 +39,7 @@ impl Priced {
         let prices = theazo_metering::Prices::parse(&prices).unwrap();
         let config = DeploymentConfig { prices, ..stack.deployment().config().clone() };
         let key = platform.live_key.clone();
-        Self { deployment: Deployment::new(&Aws::local(&endpoints), config).unwrap(), platform, key }
+        Self { deployment: Deployment::new(&Aws::local(&endpoints), config), platform, key }
     }
 
     /// The same once more, for another caller.

@@ -172,7 +172,7 @@ async fn a_stream_outlives_that_its_credential_has_made_too_many_requests() {
     let config = with_streams(stack(), limits).config().clone();
     let aws = Aws::local(&AwsEndpoints { dynamodb: stack().dynamodb_url(), kms: Some(stack().kms_url()) });
     let rate_limits = RateLimits { token: 2, ..RateLimits::default() };
-    let few = Deployment::new(&aws, DeploymentConfig { rate_limits, ..config }).unwrap();
+    let few = Deployment::new(&aws, DeploymentConfig { rate_limits, ..config });
     let client = Client::new(serve_deployment(few).await, None);
     let own = token(&platform.client, &session).await.with_base(client.base());
     let mut stream = EventStream::open(&own, "/v1/logs/stream?level=error", None).await;

@@ -126,7 +126,7 @@ impl Recorder {
             table.fail_some("TransactWriteItems", *spared, *failing, how.clone());
         }
         let aws = Aws::local(&AwsEndpoints { dynamodb: table.url(), kms: Some(kms.url()) });
-        let deployment = Deployment::new(&aws, self.config.clone()).unwrap();
+        let deployment = Deployment::new(&aws, self.config.clone());
         let outcome = work(&deployment).await;
         deployment.log_queue().flushed().await;
         let bytes = table.wires().into_iter().map(|wire| wire.sent);

@@ -163,7 +163,7 @@ impl Tapped {
 
 fn through(table: &Tap, kms: &Tap, config: DeploymentConfig) -> Deployment {
     let aws = Aws::local(&AwsEndpoints { dynamodb: table.url(), kms: Some(kms.url()) });
-    Deployment::new(&aws, config).unwrap()
+    Deployment::new(&aws, config)
 }
 
 /// Requests, the stream that follows the last one, and the exec it belongs to.

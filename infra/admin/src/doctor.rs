@@ -93,7 +93,7 @@ impl Doctor {
         let deployment = self.vault.deployment(target).await?;
         tables(&mut found, &deployment, target.is_aws()).await;
         keys(&mut found, &deployment).await;
-        for provider in Sandboxes::of(&deployment).own() {
+        if let Some(provider) = Sandboxes::of(&deployment).own() {
             let health = provider.health().await;
             let said = if health.message.is_empty() { "answers" } else { &health.message };
             found.judge(format!("provider {}", provider.kind().as_str()), health.healthy, said, said);

@@ -105,7 +105,7 @@ impl Provider {
 async fn list(deployment: &Deployment, only: Option<&PlatformId>) -> Result<Listed, AdminError> {
     let sandboxes = Sandboxes::of(deployment);
     let mut lines = Vec::new();
-    for provider in sandboxes.own().filter(|_| only.is_none()) {
+    if let Some(provider) = sandboxes.own().filter(|_| only.is_none()) {
         let name = provider.kind().as_str().to_owned();
         let Health { healthy, message } = in_time(provider.health()).await;
         lines.push(Line { platform: None, environment: None, provider: name, healthy, message });

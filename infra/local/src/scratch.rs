@@ -83,7 +83,7 @@ impl Scratch {
     /// Takes everything down. Whatever has happened, nothing of the stack stays on the engine.
     pub(crate) async fn stop(self) {
         if let Ok(left) = left_on_engine(&self.stack).await {
-            for provider in Sandboxes::of(self.stack.deployment()).own() {
+            if let Some(provider) = Sandboxes::of(self.stack.deployment()).own() {
                 for agent in &left {
                     let _ = provider.destroy(&AgentRef { agent: agent.clone() }).await;
                 }
@@ -208,7 +208,7 @@ async fn listen(name: &str) -> Result<(TcpListener, String), Failure> {
 /// What the engine itself still lists as a stack's, whatever the table says.
 pub(crate) async fn left_on_engine(stack: &Stack) -> Result<Vec<String>, Failure> {
     let mut left = Vec::new();
-    for provider in Sandboxes::of(stack.deployment()).own() {
+    if let Some(provider) = Sandboxes::of(stack.deployment()).own() {
         left.extend(provider.list_mine().await?.into_iter().map(|sandbox| sandbox.agent));
     }
     Ok(left)

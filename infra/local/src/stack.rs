@@ -214,7 +214,7 @@ impl Stack {
             prices: prices_from_env()?,
             cors_origin: cors_origin_from_env()?,
         };
-        let deployment = Arc::new(Deployment::new(&aws, config_of)?);
+        let deployment = Arc::new(Deployment::new(&aws, config_of));
         deployment.table().ensure_exists().await?;
         deployment.keys().ensure_root_key().await?;
         ensure_platform(&data_dir, deployment.table(), is_new_key).await?;

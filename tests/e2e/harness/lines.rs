@@ -32,5 +32,5 @@ impl Lines {
 /// That stack's table behind streams with other limits.
 pub fn with_streams(stack: &Stack, streams: StreamLimits) -> Deployment {
     let aws = Aws::local(&AwsEndpoints { dynamodb: stack.dynamodb_url(), kms: Some(stack.kms_url()) });
-    Deployment::new(&aws, DeploymentConfig { streams, ..stack.deployment().config().clone() }).unwrap()
+    Deployment::new(&aws, DeploymentConfig { streams, ..stack.deployment().config().clone() })
 }

@@ -186,7 +186,7 @@ async fn remove_leftover(path: &Path, engine: &DockerEngine) {
 /// The agents of which the engine itself still has anything, whatever the table says.
 pub async fn left_on_engine(stack: &Stack) -> Vec<String> {
     let mut left = Vec::new();
-    for provider in Sandboxes::of(stack.deployment()).own() {
+    if let Some(provider) = Sandboxes::of(stack.deployment()).own() {
         left.extend(provider.list_mine().await.unwrap().into_iter().map(|sandbox| sandbox.agent));
     }
     left

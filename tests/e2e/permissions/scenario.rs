@@ -420,7 +420,7 @@ async fn upkeep(recorder: &mut Recorder) {
     let endpoints =
         theazo_store::AwsEndpoints { dynamodb: format!("http://{dynamodb}"), kms: Some(format!("http://{kms}")) };
     let aws = theazo_store::Aws::local(&endpoints);
-    let deployment = theazo_functions::deployment::Deployment::new(&aws, recorder.config.clone()).unwrap();
+    let deployment = theazo_functions::deployment::Deployment::new(&aws, recorder.config.clone());
     let (table, keys) = (deployment.table().clone(), deployment.keys().clone());
     RootRotation::new(table.clone(), keys.clone(), operator(), Duration::ZERO).begin(now_ms()).await.unwrap();
     keep_up_until(recorder, "rootFinished", &json!(true)).await;

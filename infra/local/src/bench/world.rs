@@ -93,7 +93,7 @@ impl World {
             prices: prices_from_env()?,
             cors_origin: None,
         };
-        Ok(Deployment::new(&self.aws, config)?)
+        Ok(Deployment::new(&self.aws, config))
     }
 
     /// The platform's test key.
