@@ -2,13 +2,12 @@
 //!
 //! What calls a provider is boxed: unoptimised, the futures of a failed boot, one within the other, overflow a thread's stack.
 
+use super::removal::{Stopped, destroy, discard, remove, stop};
 use super::{Sandboxes, failure, moving, not_usable};
-use futures_util::future::{BoxFuture, join};
+use futures_util::future::BoxFuture;
 use serde_json::json;
-use std::sync::Arc;
-use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
-use theazo_providers::{AgentRef, Kept, Provider, ProviderError};
+use theazo_providers::{Kept, ProviderError};
 use theazo_store::{
     Agent, AgentStatus, Agents, Intent, LogLevel, LogSource, NewLog, PauseReason, PausedBy, StoreError, now_ms,
 };
@@ -16,8 +15,6 @@ use theazo_tenancy::TenantScope;
 
 /// A sandbox's own clock starts before the agent is ready, so it ends somewhat before the agent's time is over.
 const CLOCK_SLACK_MS: i64 = 10_000;
-/// How long the provider may take to stop a sandbox. What takes longer is finished by a repeated call or on schedule.
-const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often an agent that is retried under our hands is ended again.
 const ATTEMPTS: u32 = 5;
 
@@ -84,7 +81,7 @@ pub async fn clear(
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<bool, ApiError> {
-    if agent.only_checkpoints && agent.keeps_checkpoints(now_ms()) {
+    if agent.only_checkpoints && agent.keeps_files(now_ms()) {
         return Ok(false);
     }
     let cleared = remove(scope, agent, agents, sandboxes).await?;
@@ -323,7 +320,7 @@ fn after_the_end<'a>(
         if !now.status.is_over() {
             return Ok(now);
         }
-        if now.keeps_checkpoints(now_ms()) {
+        if now.keeps_files(now_ms()) {
             return remove(scope, &now, agents, sandboxes).await;
         }
         if !destroy(scope, &now, sandboxes).await? {
@@ -335,39 +332,6 @@ fn after_the_end<'a>(
             false => agents.settle(scope, &agent.id).await,
         };
         Ok(settled?)
-    })
-}
-
-/// What became of a sandbox that was to be stopped.
-pub(super) enum Stopped {
-    /// Its files are there.
-    Kept(Kept),
-    /// It was not there any more.
-    Gone,
-    /// It runs on: its files cannot be kept without its memory.
-    CannotPause,
-}
-
-/// Stops the agent's sandbox.
-fn stop<'a>(
-    scope: &'a TenantScope,
-    agent: &'a Agent,
-    sandboxes: &'a Sandboxes,
-) -> BoxFuture<'a, Result<Stopped, ApiError>> {
-    Box::pin(async move {
-        let provider = sandboxes.of_agent(scope, agent).await?;
-        let sandbox = AgentRef { agent: agent.id.to_string() };
-        let stopped = tokio::time::timeout(STOP_TIMEOUT, provider.stop(&sandbox)).await;
-        match stopped.unwrap_or(Err(ProviderError::TimedOut)) {
-            Ok(kept) => Ok(Stopped::Kept(kept)),
-            Err(ProviderError::SandboxGone) => Ok(Stopped::Gone),
-            Err(ProviderError::CannotPause) => Ok(Stopped::CannotPause),
-            Err(error) => {
-                let (entry, told) = refused(agent, "provider.stop_failed", "the sandbox was not stopped", &error);
-                sandboxes.note(scope, entry);
-                Err(told)
-            }
-        }
     })
 }
 
@@ -398,84 +362,4 @@ async fn without_files(
         },
         Err(error) => error.into(),
     }
-}
-
-/// Removes what an agent that is over, as it was read last, has at its provider: all, or all but its checkpoints. Another
-/// host that does not let go of what a move has left there is for the scheduled clean-up, and the agent not settled.
-fn remove<'a>(
-    scope: &'a TenantScope,
-    agent: &'a Agent,
-    agents: &'a Agents,
-    sandboxes: &'a Sandboxes,
-) -> BoxFuture<'a, Result<Agent, ApiError>> {
-    Box::pin(async move {
-        if agent.keeps_checkpoints(now_ms()) {
-            // Whoever removes it once more could meet a retry.
-            if agent.only_checkpoints {
-                return Ok(agent.clone());
-            }
-            let (discarded, _) =
-                join(discard(scope, agent, sandboxes), Box::pin(moving::leave_all(scope, agent, sandboxes))).await;
-            discarded?;
-            return Ok(agents.settle_all_but_checkpoints(scope, &agent.id).await?);
-        }
-        match destroy(scope, agent, sandboxes).await? {
-            true => Ok(agents.settle(scope, &agent.id).await?),
-            false => {
-                agents.drop_copies(scope, &agent.id).await?;
-                Ok(agent.clone())
-            }
-        }
-    })
-}
-
-/// Whether nothing of it is left anywhere.
-fn destroy<'a>(
-    scope: &'a TenantScope,
-    agent: &'a Agent,
-    sandboxes: &'a Sandboxes,
-) -> BoxFuture<'a, Result<bool, ApiError>> {
-    Box::pin(async move {
-        let own = async {
-            let sandbox = AgentRef { agent: agent.id.to_string() };
-            let Some(provider) = removing(scope, agent, sandboxes).await? else { return Ok(()) };
-            provider.destroy(&sandbox).await.map_err(|error| not_removed(scope, agent, &error, sandboxes))
-        };
-        let (own, elsewhere) = join(own, Box::pin(moving::leave_all(scope, agent, sandboxes))).await;
-        own.map(|()| elsewhere)
-    })
-}
-
-/// The same where it lives, but for checkpoints.
-fn discard<'a>(
-    scope: &'a TenantScope,
-    agent: &'a Agent,
-    sandboxes: &'a Sandboxes,
-) -> BoxFuture<'a, Result<(), ApiError>> {
-    Box::pin(async move {
-        let sandbox = AgentRef { agent: agent.id.to_string() };
-        let Some(provider) = removing(scope, agent, sandboxes).await? else { return Ok(()) };
-        provider.discard(&sandbox).await.map_err(|error| not_removed(scope, agent, &error, sandboxes))
-    })
-}
-
-/// Where there is something to remove.
-fn removing<'a>(
-    scope: &'a TenantScope,
-    agent: &'a Agent,
-    sandboxes: &'a Sandboxes,
-) -> BoxFuture<'a, Result<Option<Arc<dyn Provider>>, ApiError>> {
-    Box::pin(async move {
-        let provider = sandboxes.removing(scope, agent).await?;
-        if provider.is_none() {
-            tracing::warn!(agent = %agent.id, "what an agent has on a host that is not its platform's any more stays there");
-        }
-        Ok(provider)
-    })
-}
-
-fn not_removed(scope: &TenantScope, agent: &Agent, error: &ProviderError, sandboxes: &Sandboxes) -> ApiError {
-    let (entry, told) = refused(agent, "provider.removal_failed", "the sandbox was not removed", error);
-    sandboxes.note(scope, entry);
-    told
 }

@@ -23,6 +23,7 @@ mod moving;
 pub mod pause;
 pub mod ports_open;
 pub mod progress;
+mod removal;
 pub mod restart;
 pub mod resume;
 pub mod retry;
@@ -65,8 +66,16 @@ fn show(agent: &Agent) -> Value {
         "region": agent.region,
         "providerDetails": { "isolation": agent.isolation },
         "metadata": agent.metadata,
+        "failure": failure_of(agent),
         "createdAt": format_time(agent.created_at_ms),
     })
+}
+
+/// Why an agent has failed, where nobody called for what failed.
+fn failure_of(agent: &Agent) -> Option<Value> {
+    let silence = agent.silence.filter(|_| agent.status == AgentStatus::Failed)?;
+    let message = silence.why.message();
+    Some(json!({ "reason": silence.why, "message": message, "since": format_time(silence.since_ms) }))
 }
 
 /// The filters of a list of agents.

@@ -3,7 +3,7 @@
 //! Whatever is removed from a host here is in the agent's row by then, and nothing moves to a host of which the row says
 //! that: a removal that is slow meets no agent that has just come back.
 
-use super::lifecycle::Stopped;
+use super::removal::Stopped;
 use super::{Sandboxes, failure};
 use futures_util::future::join_all;
 use std::sync::Arc;

@@ -8,7 +8,8 @@ use theazo_store::{Agent, AgentCopies, AgentTokens, Agents, Intent, SecretOpener
 use theazo_tenancy::CheckpointId;
 
 /// Boots an agent that is over from its last checkpoint, or the one that is named, with the vault's secrets of now and all
-/// of its running time before it.
+/// of its running time before it. One that has failed because its host was not to be reached boots on its own files, unless
+/// a checkpoint is named.
 pub async fn handle(
     call: Call,
     sessions: Sessions,
@@ -22,13 +23,13 @@ pub async fn handle(
     let parse = || checkpoints::named(&call.request().fields(true)?);
     let (principal, agent, named) = authenticate(&call, &agents, parse).await?;
     let scope = principal.scope();
-    let chosen = |agent: &Agent| choose(agent, named.as_ref()).map(Some);
+    let chosen = |agent: &Agent| choose(agent, named.as_ref());
     let agent = boot_from(&scope, agent, Intent::Retrying, &sessions, &opener, &boot, chosen).await?;
     Answer::json(200, &show(&agent))
 }
 
-/// The checkpoint that an agent is retried from.
-fn choose(agent: &Agent, named: Option<&CheckpointId>) -> Result<CheckpointId, ApiError> {
+/// The checkpoint that an agent is retried from; nothing where that is from its own files.
+fn choose(agent: &Agent, named: Option<&CheckpointId>) -> Result<Option<CheckpointId>, ApiError> {
     if !agent.status.is_over() {
         return Err(not_usable(agent));
     }
@@ -36,15 +37,21 @@ fn choose(agent: &Agent, named: Option<&CheckpointId>) -> Result<CheckpointId, A
     if agent.terminated {
         return Err(conflict("the agent was terminated"));
     }
-    let last = agent.kept_checkpoints().last().filter(|_| agent.keeps_checkpoints(now_ms()));
-    let last = last.ok_or_else(|| conflict("the agent has no checkpoint"))?;
+    if !agent.keeps_files(now_ms()) {
+        return Err(conflict("the agent has no checkpoint"));
+    }
     if !agent.only_checkpoints {
-        return Err(conflict("what the agent's last run has left is still being removed"));
+        // Until then its host may still run it.
+        return Err(conflict(match agent.silence {
+            Some(_) => "what the agent's last run has left is removed as soon as its host answers again",
+            None => "what the agent's last run has left is still being removed",
+        }));
     }
     match named {
         Some(id) => {
-            agent.kept_checkpoint(id).map(|checkpoint| checkpoint.id.clone()).ok_or_else(checkpoints::not_there)
+            agent.kept_checkpoint(id).map(|checkpoint| Some(checkpoint.id.clone())).ok_or_else(checkpoints::not_there)
         }
-        None => Ok(last.id.clone()),
+        None if agent.keeps_own_files() => Ok(None),
+        None => Ok(agent.kept_checkpoints().last().map(|checkpoint| checkpoint.id.clone())),
     }
 }

@@ -9,6 +9,7 @@ mod moves;
 mod pause;
 mod places;
 mod row;
+mod silence;
 mod state;
 
 pub use checkpoints::{
@@ -17,6 +18,7 @@ pub use checkpoints::{
 pub use moves::LeftOn;
 pub use pause::{NextBoot, PauseReason};
 pub use row::{Agent, BootedSecret, NewAgent, SecretOrigin, Snapshot};
+pub use silence::{DEAD_HOST_AFTER, Silence, Unreachable};
 pub use state::{AgentStatus, Intent, PausedBy};
 
 use crate::counters::CountersUpdate;
@@ -183,6 +185,8 @@ impl Agents {
             restores: None,
             terminated: false,
             only_checkpoints: false,
+            own_files: false,
+            silence: None,
             created_at_ms: now,
             since_ms: now,
             run_started_ms: None,

@@ -13,6 +13,7 @@ const COMPUTES: [&str; 3] = ["python", "node", "go"];
 pub(super) fn all() -> Vec<(&'static str, Value)> {
     vec![
         ("Agent", agent()),
+        ("AgentFailure", failure()),
         ("NewAgent", new_agent()),
         ("AgentStanding", standing()),
         ("AgentProgress", progress()),
@@ -28,7 +29,13 @@ pub(super) fn all() -> Vec<(&'static str, Value)> {
         ("ResumeAgent", example(resume_agent(), json!({}))),
         (
             "RetryAgent",
-            example(request(&[("checkpoint?", about(id("ckpt"), "The last one unless given."))]), json!({})),
+            example(
+                request(&[(
+                    "checkpoint?",
+                    about(id("ckpt"), "Unless given, the agent's own files where they were kept, or the last one."),
+                )]),
+                json!({}),
+            ),
         ),
         ("Snapshot", snapshot()),
         ("Exec", exec()),
@@ -80,6 +87,7 @@ fn agent() -> Value {
             ),
         ),
         ("metadata", texts()),
+        ("failure", nullable(component("AgentFailure"))),
         ("createdAt", time()),
     ]);
     example(
@@ -88,7 +96,30 @@ fn agent() -> Value {
             "id": "agt_01jd9s6q0f3v8x2n4m5k7h9tbc", "sessionId": "ses_01jd9s6q0f3v8x2n4m5k7h9tbc", "userId": "user_123",
             "status": "ready", "provider": "docker", "compute": "python", "model": null, "instructions": null,
             "tools": null, "browser": false, "region": null, "providerDetails": { "isolation": "runc" }, "metadata": {},
-            "createdAt": "2026-11-26T09:00:00.000Z",
+            "failure": null, "createdAt": "2026-11-26T09:00:00.000Z",
+        }),
+    )
+}
+
+fn failure() -> Value {
+    let schema = answer(&[
+        (
+            "reason",
+            about(
+                one_of(&["host_silent", "host_removed"]),
+                "Why the platform's own Docker host that it was on could not be asked about it any more: it did not answer \
+                 for a quarter of an hour (or what the operator has configured), or the platform's credential does not name \
+                 it. The files stay on it, and the agent can be retried once it answers again.",
+            ),
+        ),
+        ("message", text()),
+        ("since", time()),
+    ]);
+    example(
+        schema,
+        json!({
+            "reason": "host_silent", "message": "the agent's host has not answered any more",
+            "since": "2026-11-26T09:00:00.000Z",
         }),
     )
 }

@@ -34,7 +34,7 @@ pub(super) struct Change {
 
 /// What the trail says of an agent's new status. A boot or a pause that an end has overtaken has not succeeded, whatever
 /// came of it in its sandbox.
-fn outcomes(before: &Agent, after: &Agent) -> Vec<(AuditAction, AuditOutcome)> {
+pub(super) fn outcomes(before: &Agent, after: &Agent) -> Vec<(AuditAction, AuditOutcome)> {
     let begun = match (before.status, before.intent) {
         (AgentStatus::Booting, Some(Intent::Resuming)) => Some(AuditAction::AgentResume),
         (AgentStatus::Booting, Some(Intent::Restarting)) => Some(AuditAction::AgentRestart),
@@ -237,7 +237,7 @@ impl Agents {
                 return Err(StoreError::Conflict("the agent has not ended"));
             }
             agent.sandbox_gone = true;
-            (agent.only_checkpoints, agent.restores) = (false, None);
+            (agent.only_checkpoints, agent.own_files, agent.restores) = (false, false, None);
             agent.checkpoints.clear();
             agent.left_on.clear();
             let transaction =

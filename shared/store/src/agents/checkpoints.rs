@@ -106,21 +106,26 @@ impl Agent {
         self.kept_checkpoints().find(|checkpoint| checkpoint.id == *id)
     }
 
-    /// Whether it has checkpoints which stay although it is over.
-    pub fn keeps_checkpoints(&self, now_ms: i64) -> bool {
+    /// Whether it has files which stay although it is over: checkpoints, or its own.
+    pub fn keeps_files(&self, now_ms: i64) -> bool {
         let readable = self.ended_at_ms.is_none_or(|ended| ended.saturating_add(RETENTION_MS) > now_ms);
-        readable && self.kept_checkpoints().next().is_some()
+        readable && (self.keeps_own_files() || self.kept_checkpoints().next().is_some())
+    }
+
+    /// Whether its own are among them, as long as it keeps any.
+    pub fn keeps_own_files(&self) -> bool {
+        self.own_files && !self.terminated && !self.sandbox_gone
     }
 
     /// Whether it is over, but has files that it can be booted on again.
     pub fn can_be_retried(&self, now_ms: i64) -> bool {
-        self.status.is_over() && self.only_checkpoints && self.keeps_checkpoints(now_ms)
+        self.status.is_over() && self.only_checkpoints && self.keeps_files(now_ms)
     }
 
     /// As it is when a retry begins: all of its running time is before it.
     pub(super) fn begin_anew(&mut self) {
         (self.ran_before_ms, self.ended_at_ms, self.boot_writes_until_ms) = (0, None, None);
-        (self.only_checkpoints, self.paused_by) = (false, None);
+        (self.only_checkpoints, self.paused_by, self.silence) = (false, None, None);
     }
 
     /// Whether a process may be asking its provider for a checkpoint.
@@ -281,8 +286,8 @@ impl Agents {
         self.apply(scope, id, step).await
     }
 
-    /// Notes that of an agent that is over the provider holds its checkpoints and nothing else, and removes the copies of
-    /// what it booted with. It stays on the work list. One that keeps no checkpoints, or was ended while it booted and may
+    /// Notes that of an agent that is over the provider holds what it keeps and nothing else, and removes the copies of
+    /// what it booted with. It stays on the work list. One that keeps nothing, or was ended while it booted and may
     /// still be written beside, stays as it is.
     ///
     /// # Errors
@@ -295,7 +300,7 @@ impl Agents {
             }
             let now = self.0.now_ms();
             let is_written = agent.boot_writes_until_ms.is_some_and(|until| until > now);
-            if agent.only_checkpoints || is_written || !agent.keeps_checkpoints(now) {
+            if agent.only_checkpoints || is_written || !agent.keeps_files(now) {
                 return Ok(agent);
             }
             self.drop_copies(scope, id).await?;

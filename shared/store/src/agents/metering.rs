@@ -38,9 +38,11 @@ pub(super) struct Allowance {
 }
 
 impl Agent {
-    /// Up to when it is metered at a moment, Unix milliseconds: its sandbox ends by itself, whenever that is noticed.
+    /// Up to when it is metered at a moment, Unix milliseconds: its sandbox ends by itself, whenever that is noticed, and
+    /// while its host cannot be asked about it nobody knows whether it runs.
     pub(super) fn metered_to_ms(&self, now_ms: i64) -> i64 {
-        self.run_started_ms.map_or(now_ms, |_| now_ms.min(self.sandbox_ends_ms()))
+        let known_ms = self.silence.map_or(now_ms, |silence| now_ms.min(silence.since_ms));
+        self.run_started_ms.map_or(now_ms, |_| known_ms.min(self.sandbox_ends_ms()))
     }
 
     /// What it has cost by then, micro-cents.

@@ -188,7 +188,8 @@ impl Agents {
     }
 
     /// Notes that a paused agent is to boot ([`Intent::Resuming`]), a running one to boot again ([`Intent::Restarting`]),
-    /// or one that is over to boot from a checkpoint with all of its running time before it ([`Intent::Retrying`]), with
+    /// or one that is over to boot from a checkpoint, or files of its own that it has kept, with all of its running time
+    /// before it ([`Intent::Retrying`]), with
     /// what `boot` says; a restarted one does not move. All claim what they will run, at the price of now; but for a restarted one they also take a place of
     /// their session's, and one of the `max_concurrent` that there are at their provider.
     ///
@@ -207,7 +208,8 @@ impl Agents {
         let NextBoot { secrets, max_concurrent, checkpoint, moving_to } = boot.into();
         let (action, from) = match intent {
             Intent::Retrying => {
-                (AuditAction::AgentRetry, agent.can_be_retried(self.0.now_ms()) && checkpoint.is_some())
+                let has_files = checkpoint.is_some() || agent.own_files;
+                (AuditAction::AgentRetry, agent.can_be_retried(self.0.now_ms()) && has_files)
             }
             Intent::Resuming => (AuditAction::AgentResume, agent.status == AgentStatus::Paused),
             Intent::Restarting => {
@@ -253,6 +255,7 @@ impl Agents {
             if let Some(chosen) = checkpoint.as_ref().and_then(|id| after.kept_checkpoint(id)) {
                 let snapshot = Snapshot { id: chosen.snapshot.clone(), bytes: chosen.bytes };
                 (after.restores, after.snapshot) = (Some(chosen.id.clone()), Some(snapshot));
+                after.own_files = false;
             }
             if intent == Intent::Retrying {
                 after.begin_anew();

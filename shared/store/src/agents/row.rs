@@ -2,6 +2,7 @@
 
 use super::checkpoints::{Checkpoint, LastCheckpoint};
 use super::moves::LeftOn;
+use super::silence::Silence;
 use super::state::{AgentStatus, Intent, PausedBy};
 use super::{BOOT_GRACE_MS, RETENTION_MS};
 use serde::{Deserialize, Serialize};
@@ -183,9 +184,17 @@ pub struct Agent {
     /// Whether it was ended for good, and cannot be retried.
     #[serde(skip_serializing_if = "is_false", default)]
     pub terminated: bool,
-    /// Whether of an agent that is over the provider is known to hold its checkpoints and nothing else.
+    /// Whether of an agent that is over the provider is known to hold what it keeps, its checkpoints and any files of its own,
+    /// and nothing else.
     #[serde(skip_serializing_if = "is_false", default)]
     pub only_checkpoints: bool,
+    /// Whether an agent that is over keeps its own files too: not it has failed, but its host. They stay with it until it has
+    /// booted again.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub own_files: bool,
+    /// Since when its host cannot be asked about it, if it cannot; of one that has failed for that, until it is retried.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub silence: Option<Silence>,
     /// Unix milliseconds.
     pub created_at_ms: i64,
     /// Since when it stands where it stands, Unix milliseconds.
@@ -246,6 +255,8 @@ impl Agent {
     /// Puts it into another status, and begins or ends its run with that. Only one that takes calls runs. Gives what
     /// that changes in counters.
     pub(super) fn enter(&mut self, status: AgentStatus, now_ms: i64) -> Changes {
+        // What is paused was stopped by its host just now: it has answered.
+        self.silence = self.silence.filter(|_| status != AgentStatus::Paused);
         let metered_to_ms = self.metered_to_ms(now_ms);
         let runs = matches!(status, AgentStatus::Ready | AgentStatus::Running);
         match (runs, self.run_started_ms) {
@@ -263,7 +274,11 @@ impl Agent {
             self.boot_writes_until_ms = Some(self.since_ms.saturating_add(BOOT_GRACE_MS));
         }
         if runs {
-            (self.paused_by, self.restores) = (None, None);
+            (self.paused_by, self.restores, self.own_files) = (None, None, false);
+        }
+        // Whatever else it enters, its host has answered, or is not waited for any more. A boot may still find it silent.
+        if status != AgentStatus::Booting {
+            self.silence = None;
         }
         self.end_move(status, now_ms);
         self.has_place &= status.takes_place();

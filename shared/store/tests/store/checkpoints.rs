@@ -214,7 +214,7 @@ async fn checkpoints_of_what_is_over_end_with_its_time_to_be_readable_and_one_in
     let agent = running(&world, &scope, &session).await;
     keep(&agents, &scope, &agent, "p").await;
     let failed = fail(&agents, &scope, &agent).await;
-    assert!(failed.keeps_checkpoints(now_ms() + 29 * DAY_MS) && !failed.keeps_checkpoints(now_ms() + 30 * DAY_MS));
+    assert!(failed.keeps_files(now_ms() + 29 * DAY_MS) && !failed.keeps_files(now_ms() + 30 * DAY_MS));
     assert!(!failed.can_be_retried(now_ms() + 30 * DAY_MS));
     let month = later(&world, 30 * DAY_MS);
     assert!(month.get(&scope, &agent.id).await.unwrap().is_some(), "until nothing of it is at its provider");
