@@ -10,7 +10,7 @@ use theazo_providers::ProviderError;
 use theazo_providers::docker::{Endpoint, HostRanges};
 use theazo_providers::e2b::E2bEndpoints;
 use theazo_providers::fly::FlyEndpoints;
-use theazo_store::{DEFAULT_AUDIT_DAYS, LOG_RETENTION_DAYS, RateLimits, is_kms_key_arn};
+use theazo_store::{DEAD_HOST_AFTER, DEFAULT_AUDIT_DAYS, LOG_RETENTION_DAYS, RateLimits, is_kms_key_arn};
 use theazo_tenancy::CredentialKey;
 use zeroize::Zeroizing;
 
@@ -50,6 +50,8 @@ pub struct DeploymentConfig {
     pub key_cache: Duration,
     /// How long a log entry is kept, days.
     pub log_retention_days: u32,
+    /// How long a host of a platform's may be silent before its agents have failed.
+    pub dead_host_after: Duration,
     /// How long streams last.
     pub streams: StreamLimits,
     /// What an hour of running costs.
@@ -82,6 +84,9 @@ pub enum ConfigError {
     /// It is out of range.
     #[error("{0} must be from 1 to {MAX_AUDIT_DAYS}")]
     OutOfRange(&'static str),
+    /// It is shorter or longer than what can be waited for.
+    #[error("{0} must be from {MIN_DEAD_HOST_AFTER} to {MAX_DEAD_HOST_AFTER}")]
+    NoSuchWait(&'static str),
     /// It should be the ARN of a KMS key.
     #[error("{0} is not the ARN of a KMS key (an alias or a bare id is none)")]
     NotAKeyArn(&'static str),
@@ -118,9 +123,10 @@ const CORS_ORIGIN: &str = "THEAZO_CORS_ORIGIN";
 const KEY_CACHE_SECONDS: &str = "THEAZO_KEY_CACHE_SECONDS";
 const LOG_RETENTION: &str = "THEAZO_LOG_RETENTION_DAYS";
 const AUDIT_DAYS: &str = "THEAZO_AUDIT_RETENTION_DAYS";
+const DEAD_HOST: &str = "THEAZO_DEAD_HOST_AFTER_SECONDS";
 
 /// All variables that a function reads, those of an engine of the machine's own apart: deployments have none.
-pub const VARIABLES: [&str; 16] = [
+pub const VARIABLES: [&str; 17] = [
     NAME,
     TABLE,
     LEDGER,
@@ -137,10 +143,15 @@ pub const VARIABLES: [&str; 16] = [
     KEY_CACHE_SECONDS,
     LOG_RETENTION,
     AUDIT_DAYS,
+    DEAD_HOST,
 ];
 
 /// Ten years; of log entries as well.
 const MAX_AUDIT_DAYS: u32 = 3653;
+/// Seconds: hosts are looked at once a minute.
+const MIN_DEAD_HOST_AFTER: u64 = 60;
+/// A day, which is as long as any agent runs.
+const MAX_DEAD_HOST_AFTER: u64 = 24 * 60 * 60;
 
 /// How long keys are kept in memory, as the environment says.
 ///
@@ -166,6 +177,14 @@ pub fn log_retention_from_env() -> Result<u32, ConfigError> {
     log_retention(&of_process)
 }
 
+/// How long a host of a platform's may be silent before its agents have failed, as the environment says.
+///
+/// # Errors
+/// [`ConfigError::NotANumber`]; [`ConfigError::NoSuchWait`].
+pub fn dead_host_after_from_env() -> Result<Duration, ConfigError> {
+    dead_host_after(&of_process)
+}
+
 /// The origin whose pages may read answers in a browser, as the environment says.
 ///
 /// # Errors
@@ -189,6 +208,12 @@ fn log_retention(variable: &dyn Fn(&str) -> Option<String>) -> Result<u32, Confi
 fn audit_days(variable: &dyn Fn(&str) -> Option<String>) -> Result<u32, ConfigError> {
     let days = number(variable, AUDIT_DAYS)?.unwrap_or(DEFAULT_AUDIT_DAYS);
     if (1..=MAX_AUDIT_DAYS).contains(&days) { Ok(days) } else { Err(ConfigError::OutOfRange(AUDIT_DAYS)) }
+}
+
+fn dead_host_after(variable: &dyn Fn(&str) -> Option<String>) -> Result<Duration, ConfigError> {
+    let Some(seconds) = number(variable, DEAD_HOST)? else { return Ok(DEAD_HOST_AFTER) };
+    let can_be = (MIN_DEAD_HOST_AFTER..=MAX_DEAD_HOST_AFTER).contains(&seconds);
+    if can_be { Ok(Duration::from_secs(seconds)) } else { Err(ConfigError::NoSuchWait(DEAD_HOST)) }
 }
 
 fn of_process(name: &str) -> Option<String> {
@@ -297,6 +322,7 @@ impl DeploymentConfig {
             rate_limits,
             key_cache,
             log_retention_days,
+            dead_host_after: dead_host_after(variable)?,
             streams,
             prices: prices(variable)?,
             cors_origin: cors_origin(variable)?,
@@ -323,6 +349,7 @@ impl DeploymentConfig {
         variables.push((KEY_CACHE_SECONDS, self.key_cache.as_secs().to_string()));
         variables.push((AUDIT_DAYS, self.audit_days.to_string()));
         variables.push((LOG_RETENTION, self.log_retention_days.to_string()));
+        variables.push((DEAD_HOST, self.dead_host_after.as_secs().to_string()));
         if let Some(endpoint) = &self.agent_endpoint {
             variables.push((AGENT_ENDPOINT, endpoint.clone()));
         }
@@ -388,6 +415,7 @@ mod tests {
             (DOCKER_IMAGE, "agent:1"),
             (DOCKER_RANGES, "10.0.0.0/8,fd00::/8"),
             (LOG_RETENTION, "60"),
+            (DEAD_HOST, "120"),
             (AGENT_ENDPOINT, "https://api.example.com"),
             (E2B_API, "http://127.0.0.1:1"),
             (E2B_SANDBOX, "http://127.0.0.1:2"),
@@ -441,6 +469,22 @@ mod tests {
         }
         for bad in ["", "-1", "1.5", "a"] {
             assert!(matches!(configured(&[(AUDIT_DAYS, bad)]), Err(ConfigError::NotANumber(AUDIT_DAYS))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_waited_for_from_a_minute_to_a_day_and_a_quarter_of_an_hour_unless_said_otherwise() {
+        assert_eq!(configured(&[]).unwrap().dead_host_after, Duration::from_secs(900));
+        for good in ["60", "86400"] {
+            let seconds = configured(&[(DEAD_HOST, good)]).unwrap().dead_host_after.as_secs();
+            assert_eq!(seconds.to_string(), good);
+        }
+        for bad in ["0", "59", "86401"] {
+            let refused = configured(&[(DEAD_HOST, bad)]).err().unwrap();
+            assert_eq!(refused.to_string(), "THEAZO_DEAD_HOST_AFTER_SECONDS must be from 60 to 86400", "{bad}");
+        }
+        for bad in ["", "-1", "15m"] {
+            assert!(matches!(configured(&[(DEAD_HOST, bad)]), Err(ConfigError::NotANumber(DEAD_HOST))), "{bad}");
         }
     }
 

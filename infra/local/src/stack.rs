@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use theazo_functions::deployment::{
     ConfigError, Deployment, DeploymentConfig, DockerEngine, audit_days_from_env, cors_origin_from_env,
-    key_cache_from_env, log_retention_from_env, prices_from_env,
+    dead_host_after_from_env, key_cache_from_env, log_retention_from_env, prices_from_env,
 };
 use theazo_functions::reconcile::{Boots, Outcome, reconcile};
 use theazo_functions::routes::ROUTES;
@@ -50,6 +50,8 @@ pub struct StackConfig {
     pub fly: FlyEndpoints,
     /// How long keys of the vault are kept in memory; otherwise as the environment says, like a function's.
     pub key_cache: Option<Duration>,
+    /// How long a host of a platform's may be silent before its agents have failed; otherwise as the environment says.
+    pub dead_host_after: Option<Duration>,
     /// How many requests a credential may make in a second.
     pub rate_limits: RateLimits,
     /// How long it rests between one run of what AWS does on a schedule and the next.
@@ -68,6 +70,7 @@ impl StackConfig {
             e2b: E2bEndpoints::default(),
             fly: FlyEndpoints::default(),
             key_cache: None,
+            dead_host_after: None,
             rate_limits: RateLimits::default(),
             reconcile_every: Duration::from_secs(30),
         }
@@ -210,6 +213,7 @@ impl Stack {
             audit_days: audit_days_from_env()?,
             key_cache: config.key_cache.map_or_else(key_cache_from_env, Ok)?,
             log_retention_days: log_retention_from_env()?,
+            dead_host_after: config.dead_host_after.map_or_else(dead_host_after_from_env, Ok)?,
             streams: StreamLimits::default(),
             prices: prices_from_env()?,
             cors_origin: cors_origin_from_env()?,

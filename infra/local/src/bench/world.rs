@@ -17,7 +17,8 @@ use theazo_providers::docker::HostRanges;
 use theazo_providers::e2b::E2bEndpoints;
 use theazo_providers::fly::FlyEndpoints;
 use theazo_store::{
-    Aws, AwsEndpoints, DEFAULT_AUDIT_DAYS, KeyRing, KeyRingConfig, LOG_RETENTION_DAYS, Platforms, RateLimits, Table,
+    Aws, AwsEndpoints, DEAD_HOST_AFTER, DEFAULT_AUDIT_DAYS, KeyRing, KeyRingConfig, LOG_RETENTION_DAYS, Platforms,
+    RateLimits, Table,
 };
 use theazo_tenancy::{CredentialKey, Mode, Operator, TenantScope};
 use tokio::net::TcpListener;
@@ -89,6 +90,7 @@ impl World {
             rate_limits: RateLimits { key: u32::MAX, token: u32::MAX, agent: u32::MAX },
             key_cache: Duration::from_secs(3600),
             log_retention_days: LOG_RETENTION_DAYS,
+            dead_host_after: DEAD_HOST_AFTER,
             streams: StreamLimits::default(),
             prices: prices_from_env()?,
             cors_origin: None,
