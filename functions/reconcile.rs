@@ -3,6 +3,7 @@
 
 mod accounts;
 mod agents;
+mod hosts;
 
 use crate::agents::Sandboxes;
 use crate::deployment::{Capability, Deployment};
@@ -11,6 +12,7 @@ use crate::limits::Watch;
 use crate::sessions::{pause, terminate};
 use futures_util::future::join;
 use futures_util::{StreamExt, stream};
+use hosts::Hosts;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::AddAssign;
@@ -60,6 +62,8 @@ pub struct Outcome {
     pub suspended: usize,
     /// Agents whose sandbox was gone.
     pub lost: usize,
+    /// Agents that have failed because their host could not be asked about them for too long.
+    pub unreachable: usize,
     /// Ended agents whose sandbox was still to be removed.
     pub settled: usize,
     /// Checkpoints that nobody makes or keeps any more and that were removed.
@@ -90,6 +94,7 @@ impl AddAssign for Outcome {
             over_limit,
             suspended,
             lost,
+            unreachable,
             settled,
             checkpoints,
             cleared_hosts,
@@ -107,6 +112,7 @@ impl AddAssign for Outcome {
         self.over_limit += over_limit;
         self.suspended += suspended;
         self.lost += lost;
+        self.unreachable += unreachable;
         self.settled += settled;
         self.checkpoints += checkpoints;
         self.cleared_hosts += cleared_hosts;
@@ -145,6 +151,7 @@ pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome,
         platforms,
         suspension,
         boots,
+        dead_host_after_ms: i64::try_from(deployment.config().dead_host_after.as_millis()).unwrap_or(i64::MAX),
         watch: Watch::default(),
         until: started + RUN_TIME,
     };
@@ -155,7 +162,8 @@ pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome,
     let items = run.work.list().await?;
     let found = accounts.found();
     let platforms = by_platform(items.clone(), turn);
-    let visits = stream::iter(platforms).map(|items| run.platform_items(items, &found, listed_at_ms));
+    let seen = (&found, accounts.hosts(), listed_at_ms);
+    let visits = stream::iter(platforms).map(|items| run.platform_items(items, seen));
     let visits = visits.buffer_unordered(PLATFORMS_AT_ONCE).fold(Outcome::default(), sum);
     // Side by side: accounts that do not let go of orphans take no time of anybody's agents.
     let (mut outcome, visited) = join(accounts.remove_orphans(&items, turn, run.until), visits).await;
@@ -221,6 +229,8 @@ impl Upkeep {
 /// What was found before the list was gone through.
 struct Look<'a> {
     found: &'a Found,
+    /// What was heard of platforms' own hosts.
+    hosts: &'a Hosts,
     /// When accounts were asked, Unix milliseconds.
     listed_at_ms: i64,
     /// Whether the platform is suspended.
@@ -249,6 +259,8 @@ struct Run {
     platforms: PlatformDeletion,
     suspension: PlatformSuspension,
     boots: Boots,
+    /// How long a host may be silent before its agents have failed, milliseconds.
+    dead_host_after_ms: i64,
     watch: Watch,
     /// When nothing more is begun.
     until: Instant,
@@ -256,14 +268,18 @@ struct Run {
 
 impl Run {
     /// What is to be done for one platform, a few things side by side.
-    async fn platform_items(&self, items: Vec<WorkItem>, found: &Found, listed_at_ms: i64) -> Outcome {
+    async fn platform_items(
+        &self,
+        items: Vec<WorkItem>,
+        (found, hosts, listed_at_ms): (&Found, &Hosts, i64),
+    ) -> Outcome {
         let Some(platform) = items.first().map(|item| platform_of(item).clone()) else { return Outcome::default() };
         let suspended = self.suspension.is_suspended(&platform).await;
         let suspended = suspended.unwrap_or_else(|error| {
             tracing::warn!(%error, "whether a platform is suspended is not known");
             false
         });
-        let look = Look { found, listed_at_ms, suspended, active: Default::default() };
+        let look = Look { found, hosts, listed_at_ms, suspended, active: Default::default() };
         let visits = stream::iter(items).map(|item| self.item(item, &look));
         let outcome = visits.buffer_unordered(ITEMS_AT_ONCE).fold(Outcome::default(), sum).await;
         // Who was not come by is not counted, and half a figure is none.

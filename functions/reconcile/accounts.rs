@@ -1,5 +1,6 @@
 //! What runs in the accounts at providers, and what of it nobody owns.
 
+use super::hosts::Hosts;
 use super::{Found, ITEM_TIME, Outcome, in_turn, sum};
 use crate::agents::Sandboxes;
 use futures_util::future::join_all;
@@ -8,9 +9,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
-use theazo_providers::{AgentRef, OwnedSandbox, Provider};
+use theazo_providers::{AgentRef, OwnedSandbox, Provider, ProviderKind};
 use theazo_store::{Work, WorkItem};
-use theazo_tenancy::PlatformId;
+use theazo_tenancy::{Mode, PlatformId};
 use tokio::time::Instant;
 
 /// How long an account may take to say what runs in it.
@@ -36,10 +37,14 @@ struct Account {
 /// An account did not say what runs in it.
 struct NotListed;
 
+/// A platform, and which hosts its credential names; with each, whether it has said what it has.
+type Named = (PlatformId, Vec<(String, bool)>);
+
 /// All accounts that agents may run in.
 #[derive(Default)]
 pub(super) struct Accounts {
     listed: Vec<Account>,
+    hosts: Hosts,
     /// How asking went.
     outcome: Outcome,
 }
@@ -59,31 +64,50 @@ pub(super) async fn ask(sandboxes: &Sandboxes, work: &Work, turn: usize) -> Resu
     in_turn(&mut configured, turn);
     let asked = stream::iter(configured).map(|(platform, mode, name)| async move {
         if Instant::now() >= until {
-            return vec![Err(NotListed)];
+            return (None, vec![Err(NotListed)]);
         }
         let scope = work.operator().tenant(&platform, mode);
+        // Test agents are on none.
+        let are_hosts = mode == Mode::Live && ProviderKind::parse(&name) == Some(ProviderKind::Docker);
         match tokio::time::timeout(LIST_TIME, sandboxes.accounts(&scope, &name)).await {
             // Each by itself: a host that does not answer keeps no other from being heard.
             Ok(Ok(hosts)) => {
-                join_all(hosts.into_iter().map(|(host, provider)| list(Some(platform.clone()), host, provider))).await
+                let (names, providers): (Vec<_>, Vec<_>) = hosts.into_iter().unzip();
+                let listed = names.iter().zip(providers);
+                let listed = listed.map(|(host, provider)| list(Some(platform.clone()), host.clone(), provider));
+                let listed = join_all(listed).await;
+                let named = names.into_iter().zip(&listed).filter_map(|(host, listed)| Some((host?, listed.is_ok())));
+                (are_hosts.then(|| (platform, named.collect())), listed)
             }
-            Ok(Err(error)) if error.code() == ErrorCode::NoProvidersAvailable => Vec::new(),
+            Ok(Err(error)) if error.code() == ErrorCode::NoProvidersAvailable => {
+                (are_hosts.then(|| (platform, Vec::new())), Vec::new())
+            }
             Ok(Err(error)) => {
                 tracing::warn!(%platform, provider = name, ?error, "a provider cannot be used");
-                vec![Err(NotListed)]
+                // What cannot be read as a credential names no host. If it is just not to be had, nobody knows.
+                let is_none = are_hosts && error.code() == ErrorCode::Provider;
+                (is_none.then(|| (platform, Vec::new())), vec![Err(NotListed)])
             }
-            Err(_) => vec![Err(NotListed)],
+            Err(_) => (None, vec![Err(NotListed)]),
         }
     });
-    let asked: Vec<Vec<_>> = asked.buffer_unordered(ACCOUNTS_AT_ONCE).collect().await;
-    asked.into_iter().flatten().for_each(|listed| accounts.add(listed));
+    let asked: Vec<(Option<Named>, Vec<_>)> = asked.buffer_unordered(ACCOUNTS_AT_ONCE).collect().await;
+    for (named, listed) in asked {
+        if let Some((platform, hosts)) = named {
+            accounts.hosts.add(platform, hosts);
+        }
+        listed.into_iter().for_each(|listed| accounts.add(listed));
+    }
     Ok(accounts)
 }
 
 impl Accounts {
     fn add(&mut self, account: Result<Account, NotListed>) {
         match account {
-            Ok(account) => self.listed.push(account),
+            Ok(account) => {
+                self.hosts.note_answer();
+                self.listed.push(account);
+            }
             Err(NotListed) => self.outcome.postponed += 1,
         }
     }
@@ -110,6 +134,11 @@ impl Accounts {
             tracing::warn!(orphans = outcome.orphans, "orphans were removed");
         }
         outcome
+    }
+
+    /// What was heard of platforms' own hosts.
+    pub(super) fn hosts(&self) -> &Hosts {
+        &self.hosts
     }
 
     /// What is at each provider that answered.

@@ -1,5 +1,6 @@
 //! One agent in a run: what it is in the middle of, its limits, and what it has left elsewhere.
 
+use super::hosts::Heard;
 use super::{Boots, Found, Look, Outcome, Run};
 use crate::agents::{QUIET_MS, clear_hosts, lifecycle, remove_left_over};
 use futures_util::future::join;
@@ -35,11 +36,15 @@ impl Run {
 
     /// Removes what is left of an agent's checkpoints, and of the agent on hosts where it does not live.
     async fn left_over(&self, scope: &TenantScope, agent: &Agent, platform: &PlatformId, look: &Look<'_>) -> Outcome {
-        let at_once = self.boots == Boots::Impossible;
-        let grace_ms = if at_once { 0 } else { CHECKPOINT_GRACE_MS };
-        let checkpoints = remove_left_over(scope, agent, &self.agents, &self.sandboxes, Some(grace_ms)).await;
+        let grace_ms = self.grace(CHECKPOINT_GRACE_MS);
+        let checkpoints = match look.hosts.heard(agent.host.as_deref(), platform) {
+            Heard::Nothing | Heard::Answer => {
+                remove_left_over(scope, agent, &self.agents, &self.sandboxes, Some(grace_ms)).await
+            }
+            Heard::Unclear | Heard::Unreachable(_) => (0, 0),
+        };
         let hosts = hosts_with(look.found, agent, platform);
-        let quiet = (look.listed_at_ms, if at_once { 0 } else { QUIET_MS });
+        let quiet = (look.listed_at_ms, self.grace(QUIET_MS));
         let clearing = clear_hosts(scope, agent, &hosts, quiet, &self.agents, &self.sandboxes);
         let cleared = tokio::time::timeout(CLEARED_WITHIN, Box::pin(clearing)).await.unwrap_or((0, 1));
         Outcome {
@@ -48,6 +53,11 @@ impl Run {
             postponed: checkpoints.1 + cleared.1,
             ..Outcome::default()
         }
+    }
+
+    /// How long others may be at something that was begun, where they may be, milliseconds.
+    pub(super) fn grace(&self, grace_ms: i64) -> i64 {
+        if self.boots == Boots::Impossible { 0 } else { grace_ms }
     }
 
     /// Goes on with what an agent is in the middle of, and holds it to its limits.
@@ -68,8 +78,13 @@ impl Run {
         let is_lost = was_ready
             && found_at(look.found, &agent, &work.platform)
                 .is_some_and(|found| found.get(agent.id.as_str()) != Some(&true));
-        let grace = if self.boots == Boots::Impossible { 0 } else { BOOT_GRACE_MS };
-        let is_interrupted = now - agent.since_ms >= grace;
+        let heard = look.hosts.heard(agent.host.as_deref(), &work.platform);
+        if self.out_of_reach(scope, &agent, heard, look, outcome).await? {
+            return Ok(());
+        }
+        // Of one that is lost nobody knows whether it ran while its host was silent.
+        let agent = if heard == Heard::Answer && !is_lost { self.heard_again(scope, agent).await? } else { agent };
+        let is_interrupted = now - agent.since_ms >= self.grace(BOOT_GRACE_MS);
         let (status, count) = match agent.status {
             AgentStatus::Booting if is_interrupted => {
                 lifecycle::take_back(scope, &agent, None, &self.agents, &self.sandboxes).await?;
