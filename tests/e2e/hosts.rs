@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use theazo_docker_hosts::{Host, credential};
 use theazo_functions::reconcile::{Boots, reconcile};
+use theazo_local::StackConfig;
 use theazo_providers::docker::{DockerHosts, HostRanges, HostSettings};
 use theazo_providers::{Environment, SandboxSpec};
 use theazo_store::{Agents, ProviderConfigs};
@@ -25,6 +26,11 @@ pub struct World {
 
 impl World {
     pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// The same, with other things set otherwise than by default.
+    pub async fn start_with(change: impl FnOnce(&mut StackConfig)) -> Self {
         let engine = tokio::task::spawn_blocking(docker_engine).await.unwrap();
         let (one, two, (own, client)) = tokio::join!(
             Host::start(&engine.image, &engine.endpoint),
@@ -32,6 +38,7 @@ impl World {
             OwnStack::start_with(Some(engine.clone()), |config| {
                 // Only when a test says so.
                 config.reconcile_every = std::time::Duration::from_secs(3600);
+                change(config);
             }),
         );
         let whoami = client.get("/v1/whoami").await.expect(200);

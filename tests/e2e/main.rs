@@ -27,6 +27,7 @@ mod crash_accounts;
 mod crash_checkpoints;
 mod crash_moving;
 mod crash_pausing;
+mod dead_hosts;
 mod description;
 mod e2b;
 mod exec;

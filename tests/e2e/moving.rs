@@ -50,13 +50,13 @@ impl World {
         (world, session)
     }
 
-    async fn drain(&self, hosts: &[&Host]) {
+    pub async fn drain(&self, hosts: &[&Host]) {
         let names: Vec<String> = hosts.iter().map(|host| host.name()).collect();
         self.configure(json!({ "image": docker_engine().image, "draining": names })).await;
     }
 
     /// An agent on that host.
-    async fn boot_on(&self, host: &Host, session: &str) -> String {
+    pub async fn boot_on(&self, host: &Host, session: &str) -> String {
         let other = if host.name() == self.one.name() { &self.two } else { &self.one };
         self.drain(&[other]).await;
         let agent = self.client.boot(session, json!({ "provider": "docker", "timeout": "24h" })).await;
@@ -65,27 +65,27 @@ impl World {
         agent
     }
 
-    fn agents(&self) -> Agents {
+    pub fn agents(&self) -> Agents {
         Agents::new(self.own.stack.deployment().table().clone())
     }
 
-    async fn row(&self, agent: &str) -> Agent {
+    pub async fn row(&self, agent: &str) -> Agent {
         self.agents().get(&self.scope, &AgentId::parse(agent).unwrap()).await.unwrap().unwrap()
     }
 
     /// The hosts that an agent's row names: where it lives, and where something may be left.
-    async fn hosts_of(&self, agent: &str) -> (String, Vec<String>) {
+    pub async fn hosts_of(&self, agent: &str) -> (String, Vec<String>) {
         let row = self.row(agent).await;
         assert_eq!(row.moving_to, None);
         (row.host.unwrap(), row.left_on.into_iter().map(|left| left.host).collect())
     }
 
     /// What the scheduled work does when nobody else is at work.
-    async fn reconcile(&self) -> Outcome {
+    pub async fn reconcile(&self) -> Outcome {
         Box::pin(reconcile(self.own.stack.deployment(), Boots::Impossible)).await.unwrap()
     }
 
-    async fn end(self) {
+    pub async fn end(self) {
         self.one.kill().await;
         self.two.kill().await;
         self.own.stop().await;

@@ -140,6 +140,29 @@ impl Host {
         self.namespace.signal_engine("CONT").await;
     }
 
+    /// Has it refuse whoever comes to its engine over the network, also on connections that there are. All that runs on it
+    /// runs on.
+    ///
+    /// # Panics
+    /// Where it cannot be told.
+    pub async fn go_silent(&self) {
+        self.refuse("-I").await;
+    }
+
+    /// Has it answer again.
+    ///
+    /// # Panics
+    /// Where it cannot be told.
+    pub async fn answer_again(&self) {
+        self.refuse("-D").await;
+    }
+
+    async fn refuse(&self, how: &str) {
+        let port = PORT.to_string();
+        let rule = ["INPUT", "-p", "tcp", "--dport", &port, "-j", "REJECT", "--reject-with", "tcp-reset"];
+        self.run("iptables", &[&["-w", how][..], &rule].concat()).await;
+    }
+
     /// Ends it at once, with all that runs on it, as when its power fails.
     pub async fn kill(&self) {
         self.namespace.kill().await;
