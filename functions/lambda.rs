@@ -43,7 +43,7 @@ macro_rules! scheduled {
 /// As [`run`].
 pub async fn run_scheduled(function: &'static Scheduled) -> Result<(), Error> {
     init_logging(LogFormat::Json)?;
-    let deployment = Deployment::new(&Aws::from_env().await, DeploymentConfig::from_env()?);
+    let deployment = Deployment::new(&Aws::of_function()?, DeploymentConfig::from_env()?);
     let deployment = &deployment;
     lambda_runtime::run(service_fn(move |_: LambdaEvent<Value>| async move {
         let done = (function.run)(deployment).await;
@@ -62,7 +62,7 @@ pub async fn run(route: &'static Route) -> Result<(), Error> {
     init_logging(LogFormat::Json)?;
     let config = DeploymentConfig::from_env()?;
     let config = if route.info.authenticates() { config.authenticating()? } else { config };
-    let deployment = Deployment::new(&Aws::from_env().await, config);
+    let deployment = Deployment::new(&Aws::of_function()?, config);
     let (afterwards, extension) = Afterwards::begin(route, deployment.log_queue()).await?;
     let (deployment, afterwards) = (&deployment, &afterwards);
     let serving = async {

@@ -82,11 +82,10 @@ impl Prepared {
 impl Scratch {
     /// Takes everything down. Whatever has happened, nothing of the stack stays on the engine.
     pub(crate) async fn stop(self) {
-        if let Ok(left) = left_on_engine(&self.stack).await {
-            if let Some(provider) = Sandboxes::of(self.stack.deployment()).own() {
-                for agent in &left {
-                    let _ = provider.destroy(&AgentRef { agent: agent.clone() }).await;
-                }
+        let provider = Sandboxes::of(self.stack.deployment()).own();
+        if let (Ok(left), Some(provider)) = (left_on_engine(&self.stack).await, provider) {
+            for agent in &left {
+                let _ = provider.destroy(&AgentRef { agent: agent.clone() }).await;
             }
         }
         self.stack.stop().await;

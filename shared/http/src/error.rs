@@ -229,6 +229,7 @@ impl From<StoreError> for ApiError {
             | StoreError::Corrupt(_)
             | StoreError::Table { .. }
             | StoreError::Kms { .. }
+            | StoreError::Environment(_)
             | StoreError::NoRootKey
             | StoreError::NoCredentialKey
             | StoreError::Vault(_) => {

@@ -1,10 +1,18 @@
 //! The AWS SDK's clients: how they are configured for production and for a local stack. Nothing else differs.
 
+use crate::StoreError;
 use crate::trips::{Turns, watched};
-use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
+use aws_config::SdkConfig;
+use aws_config::environment::EnvironmentVariableCredentialsProvider;
+use aws_sdk_dynamodb::config::{
+    BehaviorVersion, Builder as DynamoDbBuilder, Credentials, Region, SharedCredentialsProvider,
+};
+use aws_sdk_kms::config::Builder as KmsBuilder;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_types::timeout::TimeoutConfig;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// How long a connection may take to be made.
@@ -28,8 +36,67 @@ pub struct AwsEndpoints {
 /// Clients for the table and the key service.
 #[derive(Clone)]
 pub struct Aws {
-    pub(crate) dynamodb: aws_sdk_dynamodb::Client,
-    pub(crate) kms: aws_sdk_kms::Client,
+    pub(crate) dynamodb: Client<DynamoDb>,
+    pub(crate) kms: Client<Kms>,
+}
+
+/// A service of AWS's that we call.
+pub(crate) trait Service {
+    type Config: Clone;
+    type Client;
+
+    fn client(config: Self::Config) -> Self::Client;
+}
+
+/// The service that has the table.
+pub(crate) enum DynamoDb {}
+
+/// The key service.
+pub(crate) enum Kms {}
+
+impl Service for DynamoDb {
+    type Config = aws_sdk_dynamodb::Config;
+    type Client = aws_sdk_dynamodb::Client;
+
+    fn client(config: Self::Config) -> Self::Client {
+        Self::Client::from_conf(config)
+    }
+}
+
+impl Service for Kms {
+    type Config = aws_sdk_kms::Config;
+    type Client = aws_sdk_kms::Client;
+
+    fn client(config: Self::Config) -> Self::Client {
+        Self::Client::from_conf(config)
+    }
+}
+
+/// A service's client, made at its first use: making one takes as long as starting a function that does nothing. Clones
+/// share it. Whoever never uses it does not even contain its code.
+pub(crate) struct Client<S: Service> {
+    config: S::Config,
+    made: Arc<OnceLock<S::Client>>,
+}
+
+impl<S: Service> Client<S> {
+    fn of(config: S::Config) -> Self {
+        Self { config, made: Arc::default() }
+    }
+}
+
+impl<S: Service> Clone for Client<S> {
+    fn clone(&self) -> Self {
+        Self { config: self.config.clone(), made: self.made.clone() }
+    }
+}
+
+impl<S: Service> Deref for Client<S> {
+    type Target = S::Client;
+
+    fn deref(&self) -> &S::Client {
+        self.made.get_or_init(|| S::client(self.config.clone()))
+    }
 }
 
 /// Whom to believe that they are AWS. Reading a system's whole bundle is most of what a function does before its first
@@ -60,16 +127,47 @@ fn limits() -> TimeoutConfig {
 
 /// The configuration of clients for other services of AWS, as for the operator's command line: region, credentials and
 /// endpoints as the usual AWS variables say.
-pub async fn aws_config() -> aws_config::SdkConfig {
+pub async fn aws_config() -> SdkConfig {
     aws_config::defaults(BehaviorVersion::latest()).http_client(https_client()).load().await
 }
 
 impl Aws {
-    /// Region, credentials and endpoints as the usual AWS variables say; inside Lambda, the function's own role.
+    /// Region, credentials and endpoints as the usual AWS variables and files say, for the operator's command line.
     pub async fn from_env() -> Self {
         let http = https_client();
         let shared = aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone()).load().await;
         Self::from_config(&shared, http)
+    }
+
+    /// As the environment of a Lambda function says, which is all that a function has: its region, the credentials of its
+    /// role, and whether endpoints are others than the region's usual ones. The SDK's own loader also prepares for files and
+    /// for services that hand out credentials; that is a third of a function's start.
+    ///
+    /// # Errors
+    /// [`StoreError::Environment`] without a region, or when a switch is neither `true` nor `false`.
+    pub fn of_function() -> Result<Self, StoreError> {
+        Self::of_environment(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
+    fn of_environment(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, StoreError> {
+        let region = get("AWS_REGION").ok_or(StoreError::Environment("AWS_REGION"))?;
+        let switch = |name: &'static str| match get(name).map(|value| value.to_ascii_lowercase()).as_deref() {
+            Some("true") => Ok(Some(true)),
+            Some("false") => Ok(Some(false)),
+            None => Ok(None),
+            Some(_) => Err(StoreError::Environment(name)),
+        };
+        let mut shared = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(region))
+            .credentials_provider(SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new()));
+        shared.set_use_fips(switch("AWS_USE_FIPS_ENDPOINT")?).set_use_dual_stack(switch("AWS_USE_DUALSTACK_ENDPOINT")?);
+        let shared = shared.build();
+        let endpoint = |name| get(name).or_else(|| get("AWS_ENDPOINT_URL"));
+        let (mut dynamodb, mut kms) = (DynamoDbBuilder::from(&shared), KmsBuilder::from(&shared));
+        dynamodb.set_endpoint_url(endpoint("AWS_ENDPOINT_URL_DYNAMODB"));
+        kms.set_endpoint_url(endpoint("AWS_ENDPOINT_URL_KMS"));
+        Ok(Self::of(dynamodb, kms, https_client()))
     }
 
     /// A local stack's services. Credentials are the SDK's formality there.
@@ -91,19 +189,19 @@ impl Aws {
             .http_client(http)
             .timeout_config(limits());
         kms.set_endpoint_url(endpoints.kms.clone());
-        Self {
-            dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb),
-            kms: aws_sdk_kms::Client::from_conf(kms.build()),
-        }
+        Self { dynamodb: Client::of(dynamodb), kms: Client::of(kms.build()) }
     }
 
-    fn from_config(shared: &aws_config::SdkConfig, http: SharedHttpClient) -> Self {
+    fn from_config(shared: &SdkConfig, http: SharedHttpClient) -> Self {
+        let (dynamodb, kms) = (DynamoDbBuilder::from(shared), KmsBuilder::from(shared));
+        Self::of(dynamodb, kms, http)
+    }
+
+    fn of(dynamodb: DynamoDbBuilder, kms: KmsBuilder, http: SharedHttpClient) -> Self {
         let http = watched(http, Turns::Now);
-        let dynamodb = aws_sdk_dynamodb::config::Builder::from(shared).timeout_config(limits());
-        let kms = aws_sdk_kms::config::Builder::from(shared).timeout_config(limits());
         Self {
-            dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb.http_client(http.clone()).build()),
-            kms: aws_sdk_kms::Client::from_conf(kms.http_client(http).build()),
+            dynamodb: Client::of(dynamodb.timeout_config(limits()).http_client(http.clone()).build()),
+            kms: Client::of(kms.timeout_config(limits()).http_client(http).build()),
         }
     }
 }
@@ -111,17 +209,92 @@ impl Aws {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aws_smithy_runtime_api::client::http::{
+        HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
+    };
+    use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+    use aws_smithy_runtime_api::client::result::ConnectorError;
+    use aws_smithy_types::retry::RetryConfig;
+    use std::sync::Mutex;
+
+    /// The addresses that were asked, none of which answers.
+    #[derive(Clone, Debug, Default)]
+    struct Asked(Arc<Mutex<Vec<String>>>);
+
+    impl HttpConnector for Asked {
+        fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+            self.0.lock().unwrap().push(request.uri().to_owned());
+            HttpConnectorFuture::ready(Err(ConnectorError::user("nobody is there".into())))
+        }
+    }
 
     #[test]
     fn every_client_has_our_time_limits_wherever_it_is_configured() {
         let endpoints = AwsEndpoints { dynamodb: "http://127.0.0.1:1".into(), kms: None };
-        let shared = aws_config::SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
-        for aws in [Aws::local(&endpoints), Aws::from_config(&shared, https_client())] {
+        let shared = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
+        let of_function =
+            Aws::of_environment(&|name| (name == "AWS_REGION").then(|| "eu-central-1".to_owned())).unwrap();
+        for aws in [Aws::local(&endpoints), Aws::from_config(&shared, https_client()), of_function] {
             for set in [aws.dynamodb.config().timeout_config(), aws.kms.config().timeout_config()] {
                 let set = set.unwrap();
                 let limits = [set.connect_timeout(), set.operation_attempt_timeout(), set.operation_timeout()];
                 assert_eq!(limits, [Some(CONNECT_LIMIT), Some(ATTEMPT_LIMIT), Some(CALL_LIMIT)]);
             }
+        }
+    }
+
+    #[test]
+    fn a_function_is_told_which_variable_is_missing_or_wrong() {
+        let of = |variables: &[(&str, &str)]| {
+            Aws::of_environment(&|asked| {
+                variables.iter().find(|(name, _)| *name == asked).map(|(_, value)| (*value).to_owned())
+            })
+        };
+        assert!(matches!(of(&[]), Err(StoreError::Environment("AWS_REGION"))));
+        for name in ["AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT"] {
+            let Err(StoreError::Environment(named)) = of(&[("AWS_REGION", "eu-central-1"), (name, "yes")]) else {
+                panic!("{name} is taken")
+            };
+            assert_eq!(named, name);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_function_calls_the_region_its_role_and_the_endpoints_that_its_environment_names() {
+        let of = |more: &[(&str, &str)]| {
+            let mut variables = vec![("AWS_REGION", "eu-central-1")];
+            variables.extend(more);
+            let variables: Vec<_> =
+                variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+            let aws = Aws::of_environment(&|asked| {
+                variables.iter().find(|(name, _)| *name == asked).map(|(_, value)| value.clone())
+            });
+            aws.unwrap()
+        };
+        let urls = [
+            (&[][..], "https://dynamodb.eu-central-1.amazonaws.com/"),
+            (&[("AWS_USE_FIPS_ENDPOINT", "true")], "https://dynamodb-fips.eu-central-1.amazonaws.com/"),
+            (&[("AWS_USE_DUALSTACK_ENDPOINT", "TRUE")], "https://dynamodb.eu-central-1.api.aws/"),
+            (&[("AWS_ENDPOINT_URL", "https://all.example")], "https://all.example/"),
+            (
+                &[("AWS_ENDPOINT_URL", "https://all.example"), ("AWS_ENDPOINT_URL_DYNAMODB", "https://own.example")],
+                "https://own.example/",
+            ),
+        ];
+        for (variables, expected) in urls {
+            let asked = Asked::default();
+            let connector = SharedHttpConnector::new(asked.clone());
+            let config = of(variables)
+                .dynamodb
+                .config()
+                .to_builder()
+                .http_client(http_client_fn(move |_, _| connector.clone()))
+                .credentials_provider(Credentials::new("id", "secret", None, None, "test"))
+                .retry_config(RetryConfig::disabled())
+                .build();
+            let refused = aws_sdk_dynamodb::Client::from_conf(config).list_tables().send().await;
+            assert!(refused.is_err());
+            assert_eq!(*asked.0.lock().unwrap(), [expected]);
         }
     }
 }

@@ -43,6 +43,9 @@ pub enum StoreError {
     /// A row is not what we wrote: damaged, moved, or by a newer version of this code.
     #[error("a row of the table is not readable: {0}")]
     Corrupt(&'static str),
+    /// A variable of the process's environment is missing, or not what it may be.
+    #[error("the variable {0} is missing or wrong")]
+    Environment(&'static str),
     /// The table did not do what was asked.
     #[error("the table failed at {operation}: {code}")]
     Table {

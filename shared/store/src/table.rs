@@ -1,6 +1,7 @@
 //! The table itself: typed rows in and out, strongly consistent, and its creation for a local stack.
 
 use crate::ahead::{self, MAX_UNPROVEN_WHOLE};
+use crate::aws::{Client, DynamoDb};
 use crate::error::table_error;
 use crate::transaction::back_off;
 use crate::{Aws, StoreError, now_ms};
@@ -37,7 +38,7 @@ impl Clock {
 /// The data table.
 #[derive(Clone)]
 pub struct Table {
-    pub(crate) client: aws_sdk_dynamodb::Client,
+    pub(crate) client: Client<DynamoDb>,
     pub(crate) name: String,
     ledger: String,
     credential_key: Option<Arc<CredentialKey>>,

@@ -34,6 +34,9 @@ pub(crate) struct Room {
     door: AtomicI32,
 }
 
+/// Sends a signal to everything in a process namespace but its process 1, unless that is the namespace outside.
+const SIGNAL_ALL: &str = "[ \"$(readlink /proc/self/ns/pid)\" != \"$2\" ] && kill \"$1\" -1";
+
 impl Room {
     /// Opens a room over an empty directory. Blocks until it stands.
     pub(crate) fn open(root: &Path, mount: Option<(&Path, &str)>, programs: &[PathBuf]) -> Result<Self, EmulatorError> {
@@ -82,7 +85,9 @@ impl Room {
     pub(crate) fn freeze(&self, frozen: bool) {
         let mut kill = self.enter();
         let signal = if frozen { "-STOP" } else { "-CONT" };
-        let _ = kill.args(["/bin/bash", "-c", "kill \"$1\" -1", "kill", signal]).stderr(Stdio::null()).status();
+        // Of a room that is gone the number may be another process's by now, and this would stop all of the machine.
+        let Ok(outside) = fs::read_link("/proc/self/ns/pid") else { return };
+        let _ = kill.args(["/bin/bash", "-c", SIGNAL_ALL, "kill", signal]).arg(outside).stderr(Stdio::null()).status();
         let until = Instant::now() + WITHIN;
         while self.door_stands_still().is_some_and(|still| still != frozen) && Instant::now() < until {
             if !frozen {

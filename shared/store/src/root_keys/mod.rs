@@ -14,6 +14,7 @@ mod rows;
 
 pub(crate) use rows::{RootRow, Slot};
 
+use crate::aws::{Client, Kms};
 use crate::platforms::PlatformRow;
 use crate::transaction::{Committed, Expression, Transaction};
 use crate::{Aws, StoreError, Table, now_ms};
@@ -64,7 +65,7 @@ pub struct KeyRing(Arc<Inner>);
 
 pub(crate) struct Inner {
     table: Table,
-    kms: aws_sdk_kms::Client,
+    kms: Client<Kms>,
     config: KeyRingConfig,
     partition: Partition,
     cache: Mutex<Keys>,
