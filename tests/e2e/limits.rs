@@ -1,6 +1,6 @@
 //! Limits of money, minutes and age, and what agents cost: on the simulated provider, at prices of the test's own.
 
-use crate::harness::{Platform, container_name, docker, dynamodb, stack};
+use crate::harness::{Platform, check_query, container_name, docker, dynamodb, stack};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -65,6 +65,7 @@ impl Priced {
         let (response, _) = serve(&self.deployment, ROUTES, incoming).await;
         let status = response.status().as_u16();
         let text = String::from_utf8(response.into_body().collect().await.to_vec()).unwrap();
+        check_query(method, path, status, &text);
         (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }
 

@@ -56,6 +56,7 @@ mod permissions;
 mod ports;
 mod process;
 mod providers;
+mod queries;
 mod refusals;
 mod reports;
 mod rotation;
