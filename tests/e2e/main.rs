@@ -44,6 +44,7 @@ mod lambda;
 mod leak;
 mod limits;
 mod lists;
+mod log_lines;
 mod log_streams;
 mod logs;
 mod main_job;
