@@ -67,5 +67,6 @@ mod sessions;
 mod suspension;
 mod test_keys;
 mod upkeep;
+mod usage_export;
 mod usage_month;
 mod wire;
