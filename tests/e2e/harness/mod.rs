@@ -19,7 +19,7 @@ mod tap;
 pub use built::{FUNCTIONS, built, takes_all_functions, workspace};
 pub use captured::CapturedLog;
 pub use client::{Answer, Client};
-pub use contract::check_query;
+pub use contract::{UNHEARD_OF, check_query};
 pub use encodings::Canary;
 pub use engine::{CommandLines, Events, commit_and_search, container_name, docker, engine_records, run_as_root};
 pub use events::{EventStream, serve_deployment};
