@@ -1,7 +1,8 @@
 //! The one route table. What is not in it does not exist.
 //!
 //! A line says everything about an endpoint: its name (also its function's and its binary's), method and path, who may
-//! call it, which capabilities it is handed, whether its answer is a stream (`streams true`), and its handler. The local server and the Lambda binaries come from it.
+//! call it, which capabilities it is handed, whether its answer is a stream (`streams true`), which parameters of a query it takes, and
+//! its handler. The local server and the Lambda binaries come from it.
 
 use crate::deployment::{Capability, CapabilityName, Deployment};
 use crate::{account, agents, audit, keys, logs, metrics, providers, sandbox, secrets, sessions, usage};
@@ -42,6 +43,7 @@ macro_rules! repeats {
 macro_rules! routes {
     ($($constant:ident = $name:literal $method:ident $path:literal
         by [$($caller:ident),+] needs [$($capability:ident),*] $(streams $streams:literal)? $(repeats $repeats:ident)?
+        $(query [$($parameter:literal),+])?
         => $noun:ident::$file:ident;)+) => {
         $(
             #[doc = concat!("`", stringify!($method), " ", $path, "`")]
@@ -53,6 +55,7 @@ macro_rules! routes {
                     callers: &[$(Caller::$caller),+],
                     streams: false $(|| $streams)?,
                     repeats: repeats!($($repeats)?),
+                    query: &[$($($parameter),+)?],
                 },
                 capabilities: &[$(<$capability as Capability>::NAME),*],
                 handler: |call, _deployment| {
@@ -79,18 +82,18 @@ routes! {
     API_KEYS_CREATE = "api-keys-create" POST "/v1/api-keys"
         by [Platform] needs [ApiKeys, Replays] repeats Once => keys::create;
     API_KEYS_LIST = "api-keys-list" GET "/v1/api-keys"
-        by [Platform] needs [ApiKeys] => keys::list;
+        by [Platform] needs [ApiKeys] query ["limit", "cursor"] => keys::list;
     API_KEYS_ROTATE = "api-keys-rotate" POST "/v1/api-keys/{id}/rotate"
         by [Platform] needs [ApiKeys, Replays] repeats Once => keys::rotate;
     API_KEYS_DELETE = "api-keys-delete" DELETE "/v1/api-keys/{id}"
-        by [Platform] needs [ApiKeys] => keys::delete;
+        by [Platform] needs [ApiKeys] query ["force"] => keys::delete;
 
     SESSIONS_CREATE = "sessions-create" POST "/v1/sessions"
         by [Platform] needs [Sessions, Replays] repeats Once => sessions::create;
     SESSIONS_BY_USER = "sessions-by-user" POST "/v1/sessions/by-user/{userId}"
         by [Platform] needs [Sessions, Replays] repeats Once => sessions::by_user;
     SESSIONS_LIST = "sessions-list" GET "/v1/sessions"
-        by [Platform] needs [Sessions] => sessions::list;
+        by [Platform] needs [Sessions] query ["status", "userId", "createdAfter", "limit", "cursor"] => sessions::list;
     SESSIONS_GET = "sessions-get" GET "/v1/sessions/{id}"
         by [Platform, Session] needs [Sessions] => sessions::get;
     SESSIONS_LIMITS_GET = "sessions-limits-get" GET "/v1/sessions/{id}/limits"
@@ -113,22 +116,22 @@ routes! {
     SECRETS_SET = "secrets-set" POST "/v1/sessions/{id}/secrets"
         by [Platform] needs [Sessions, SecretSealer, Replays] repeats Once => secrets::set;
     SECRETS_LIST = "secrets-list" GET "/v1/sessions/{id}/secrets"
-        by [Platform, Session] needs [Sessions, SecretNames, Agents] => secrets::list;
+        by [Platform, Session] needs [Sessions, SecretNames, Agents] query ["details", "inherited"] => secrets::list;
     SECRETS_DELETE = "secrets-delete" DELETE "/v1/sessions/{id}/secrets/{name}"
         by [Platform] needs [Sessions, SecretSealer] => secrets::delete;
     PLATFORM_SECRETS_SET = "platform-secrets-set" POST "/v1/secrets"
         by [Platform] needs [SecretSealer, Replays] repeats Once => secrets::platform_set;
     PLATFORM_SECRETS_LIST = "platform-secrets-list" GET "/v1/secrets"
-        by [Platform] needs [SecretNames, Agents] => secrets::platform_list;
+        by [Platform] needs [SecretNames, Agents] query ["details"] => secrets::platform_list;
     PLATFORM_SECRETS_DELETE = "platform-secrets-delete" DELETE "/v1/secrets/{name}"
         by [Platform] needs [SecretSealer] => secrets::platform_delete;
 
     AGENTS_CREATE = "agents-create" POST "/v1/sessions/{id}/agents"
         by [Platform, Session] needs [Sessions, Agents, SecretOpener, AgentCopies, AgentTokens, Sandboxes, Replays] repeats Once => agents::create;
     AGENTS_LIST_OF_SESSION = "agents-list-of-session" GET "/v1/sessions/{id}/agents"
-        by [Platform, Session] needs [Sessions, Agents] => agents::list_of_session;
+        by [Platform, Session] needs [Sessions, Agents] query ["status", "provider", "compute", "limit", "cursor"] => agents::list_of_session;
     AGENTS_LIST = "agents-list" GET "/v1/agents"
-        by [Platform] needs [Agents] => agents::list;
+        by [Platform] needs [Agents] query ["status", "provider", "compute", "limit", "cursor"] => agents::list;
     AGENTS_GET = "agents-get" GET "/v1/agents/{id}"
         by [Platform, Session] needs [Agents] => agents::get;
     AGENTS_STATUS = "agents-status" GET "/v1/agents/{id}/status"
@@ -138,9 +141,9 @@ routes! {
     AGENTS_FILES_WRITE = "agents-files-write" POST "/v1/agents/{id}/files"
         by [Platform, Session] needs [Agents, Sandboxes] repeats Again => agents::files_write;
     AGENTS_FILES_LIST = "agents-files-list" GET "/v1/agents/{id}/files"
-        by [Platform, Session] needs [Agents, Sandboxes] => agents::files_list;
+        by [Platform, Session] needs [Agents, Sandboxes] query ["dir"] => agents::files_list;
     AGENTS_FILES_READ = "agents-files-read" GET "/v1/agents/{id}/files/{path*}"
-        by [Platform, Session] needs [Agents, Sandboxes] => agents::files_read;
+        by [Platform, Session] needs [Agents, Sandboxes] query ["offset", "length", "encoding"] => agents::files_read;
     AGENTS_SECRETS_LIST = "agents-secrets-list" GET "/v1/agents/{id}/secrets"
         by [Platform, Session] needs [Agents, SecretNames] => agents::secrets_list;
     AGENTS_PROGRESS = "agents-progress" GET "/v1/agents/{id}/progress"
@@ -181,30 +184,30 @@ routes! {
         by [Platform] needs [ProviderConfigs, Agents] => providers::delete;
 
     USAGE_SUMMARY = "usage-summary" GET "/v1/usage/summary"
-        by [Platform] needs [Usage, Agents] => usage::summary;
+        by [Platform] needs [Usage, Agents] query ["period"] => usage::summary;
     USAGE_USER = "usage-user" GET "/v1/usage/users/{userId}"
-        by [Platform] needs [Usage, Agents] => usage::user;
+        by [Platform] needs [Usage, Agents] query ["period"] => usage::user;
     USAGE_DAILY = "usage-daily" GET "/v1/usage/daily"
-        by [Platform] needs [Usage, Agents] => usage::daily;
+        by [Platform] needs [Usage, Agents] query ["period"] => usage::daily;
     USAGE_BY_PROVIDER = "usage-by-provider" GET "/v1/usage/by-provider"
-        by [Platform] needs [Usage, Agents] => usage::by_provider;
+        by [Platform] needs [Usage, Agents] query ["period"] => usage::by_provider;
     USAGE_EXPORT = "usage-export" GET "/v1/usage/export"
-        by [Platform] needs [Usage, Agents] => usage::export;
+        by [Platform] needs [Usage, Agents] query ["period", "format"] => usage::export;
 
     METRICS_SUMMARY = "metrics-summary" GET "/v1/metrics/summary"
         by [Platform] needs [Metrics, Usage, Agents] => metrics::summary;
     METRICS_SERIES = "metrics-series" GET "/v1/metrics"
-        by [Platform] needs [Metrics, Usage, Agents] => metrics::series;
+        by [Platform] needs [Metrics, Usage, Agents] query ["metric", "since", "until", "interval"] => metrics::series;
 
     AUDIT_LIST = "audit-list" GET "/v1/audit"
-        by [Platform] needs [AuditLog] => audit::list;
+        by [Platform] needs [AuditLog] query ["secret", "session", "key", "since", "until", "limit", "cursor"] => audit::list;
 
     LOGS_LIST = "logs-list" GET "/v1/logs"
-        by [Platform, Session] needs [Logs] => logs::list;
+        by [Platform, Session] needs [Logs] query ["sessionId", "agentId", "level", "search", "since", "until", "limit", "cursor"] => logs::list;
     LOGS_STREAM = "logs-stream" GET "/v1/logs/stream"
-        by [Platform, Session] needs [Logs] streams true => logs::stream;
+        by [Platform, Session] needs [Logs] streams true query ["sessionId", "agentId", "level", "search", "since", "until"] => logs::stream;
     AGENTS_LOGS_STREAM = "agents-logs-stream" GET "/v1/agents/{id}/logs/stream"
-        by [Platform, Session] needs [Agents, Logs] streams true => agents::logs_stream;
+        by [Platform, Session] needs [Agents, Logs] streams true query ["level", "search", "since", "until"] => agents::logs_stream;
 }
 
 #[cfg(test)]

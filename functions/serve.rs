@@ -156,6 +156,7 @@ mod tests {
             callers: &[Caller::Anyone],
             streams: true,
             repeats: Repeats::Again,
+            query: &[],
         },
         capabilities: &[],
         handler: |call, _| {

@@ -12,7 +12,7 @@ const MAX_LISTING: usize = MAX_PAYLOAD_BYTES - 2;
 /// Lists a directory.
 pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<Answer, ApiError> {
     let parse = || {
-        let query = call.request().query()?;
+        let query = call.query()?;
         let dir = query.get("dir").unwrap_or("/data");
         // As for files, the leading slash may be missing.
         Ok(if dir.starts_with('/') { dir.to_owned() } else { format!("/{dir}") })

@@ -59,7 +59,7 @@ fn is_plain(text: &str) -> bool {
 
 fn parse(call: &Call) -> Result<Read, ApiError> {
     let request = call.request();
-    let query = request.query()?;
+    let query = call.query()?;
     let path = request.param("path")?;
     // Clients drop the leading slash when they put a path behind the route's own.
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };

@@ -9,7 +9,7 @@ pub async fn handle(call: Call, agents: Agents) -> Result<Answer, ApiError> {
     let read = |scope| {
         let (call, agents) = (&call, &agents);
         async move {
-            let filter = read_filter(&call.request().query()?)?;
+            let filter = read_filter(&call.query()?)?;
             let page = PageQuery::parse(call)?;
             let rows = agents.list(&scope, &filter, page.request()).await?;
             Ok((page, rows))

@@ -10,7 +10,7 @@ pub async fn handle(call: Call, sessions: Sessions, agents: Agents) -> Result<An
     let read = |scope: theazo_tenancy::ReadScope| {
         let (call, sessions, agents) = (&call, &sessions, &agents);
         async move {
-            let filter = read_filter(&call.request().query()?)?;
+            let filter = read_filter(&call.query()?)?;
             let page = PageQuery::parse(call)?;
             let id = call.request().session_id()?;
             let own = scope.session(&id).ok_or_else(ApiError::not_found)?;

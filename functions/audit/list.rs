@@ -10,7 +10,7 @@ pub async fn handle(call: Call, log: AuditLog) -> Result<Answer, ApiError> {
     let read = |scope| {
         let (call, log) = (&call, &log);
         async move {
-            let filter = read_filter(&call.request().query()?)?;
+            let filter = read_filter(&call.query()?)?;
             let page = PageQuery::parse(call)?;
             let entries = log.list(&scope, &filter, page.request()).await?;
             Ok((page, entries))

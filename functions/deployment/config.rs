@@ -464,11 +464,22 @@ mod tests {
             let refused = configured(&[(CORS_ORIGIN, bad)]);
             assert!(matches!(refused, Err(ConfigError::NotAnOrigin(CORS_ORIGIN))), "{bad}");
         }
-        for bad in ["0", "3654"] {
-            assert!(matches!(configured(&[(AUDIT_DAYS, bad)]), Err(ConfigError::OutOfRange(AUDIT_DAYS))), "{bad}");
-        }
-        for bad in ["", "-1", "1.5", "a"] {
-            assert!(matches!(configured(&[(AUDIT_DAYS, bad)]), Err(ConfigError::NotANumber(AUDIT_DAYS))), "{bad}");
+        let days = |config: DeploymentConfig| [config.log_retention_days, config.audit_days];
+        assert_eq!(days(configured(&[]).unwrap()), [30, 400]);
+        for (at, name) in [(0, LOG_RETENTION), (1, AUDIT_DAYS)] {
+            for (text, number) in [("1", 1), ("3653", 3653)] {
+                assert_eq!(days(configured(&[(name, text)]).unwrap())[at], number);
+            }
+            for bad in ["0", "3654", "4294967295"] {
+                let refused = configured(&[(name, bad)]).err().unwrap();
+                assert!(matches!(&refused, ConfigError::OutOfRange(refused) if *refused == name), "{bad}");
+                assert_eq!(refused.to_string(), format!("{name} must be from 1 to 3653"));
+            }
+            for bad in ["", "-1", "1.5", "a", "30 days", " 30", "4294967296", "99999999999999999999"] {
+                let refused = configured(&[(name, bad)]).err().unwrap();
+                assert!(matches!(&refused, ConfigError::NotANumber(refused) if *refused == name), "{bad}");
+                assert_eq!(refused.to_string(), format!("{name} is not a whole number"));
+            }
         }
     }
 

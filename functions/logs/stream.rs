@@ -13,7 +13,7 @@ pub async fn handle(call: Call, logs: Logs) -> Result<Answer, ApiError> {
     let read = |scope| {
         let (call, logs) = (&call, &logs);
         async move {
-            let mut filter = read_filter(&call.request().query()?)?;
+            let mut filter = read_filter(&call.query()?)?;
             if filter.until_ms.is_some() {
                 return Err(ApiError::invalid("until", "is for lists; a stream goes on"));
             }

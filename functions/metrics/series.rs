@@ -114,7 +114,7 @@ pub async fn handle(call: Call, metrics: Metrics, usage: Usage, agents: Agents) 
     let read = |scope: ReadScope| {
         let (call, metrics, usage, agents) = (&call, &metrics, &usage, &agents);
         async move {
-            let wanted = Wanted::read(&call.request().query()?, now)?;
+            let wanted = Wanted::read(&call.query()?, now)?;
             points(&scope, &wanted, now, metrics, usage, agents).await
         }
     };

@@ -10,7 +10,7 @@ pub async fn handle(call: Call, sessions: Sessions, names: SecretNames, agents: 
     let read = |scope: theazo_tenancy::ReadScope| {
         let (call, sessions, names, agents) = (&call, &sessions, &names, &agents);
         async move {
-            let query = call.request().query()?;
+            let query = call.query()?;
             let details = query.flag("details")?;
             let with_inherited = query.flag("inherited")?;
             let id = call.request().session_id()?;

@@ -10,7 +10,7 @@ pub async fn handle(call: Call, names: SecretNames, agents: Agents) -> Result<An
     let read = |scope| {
         let (call, names, agents) = (&call, &names, &agents);
         async move {
-            let details = call.request().query()?.flag("details")?;
+            let details = call.query()?.flag("details")?;
             let holders = async {
                 match details {
                     true => agents.unsettled_of_platform(&scope).await,

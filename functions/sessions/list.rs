@@ -10,7 +10,7 @@ pub async fn handle(call: Call, sessions: Sessions) -> Result<Answer, ApiError> 
     let read = |scope| {
         let (call, sessions) = (&call, &sessions);
         async move {
-            let query = call.request().query()?;
+            let query = call.query()?;
             let filter = SessionFilter {
                 status: query.one_of("status", SessionStatus::parse)?,
                 user: query.one_of("userId", UserId::parse)?,

@@ -13,7 +13,7 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
     let read = |scope: ReadScope| {
         let (call, usage, agents) = (&call, &usage, &agents);
         async move {
-            let days = read_period(&call.request().query()?, now)?;
+            let days = read_period(&call.query()?, now)?;
             let (sums, live) = with_live(agents, &scope, || usage.by_provider(&scope, days)).await?;
             Ok((days, sums, live))
         }

@@ -17,7 +17,7 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
     let read = |scope: ReadScope| {
         let (call, usage, agents) = (&call, &usage, &agents);
         async move {
-            let days = call.request().query()?.one_of("period", |name| match name {
+            let days = call.query()?.one_of("period", |name| match name {
                 "last_7_days" => Some(Days::last(7, now)),
                 "last_30_days" => Some(Days::last(30, now)),
                 _ => None,

@@ -27,7 +27,7 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
     let read = |scope: ReadScope| {
         let (call, usage, agents) = (&call, &usage, &agents);
         async move {
-            let query = call.request().query()?;
+            let query = call.query()?;
             let days = read_period(&query, now)?;
             let format = query.one_of("format", |name| match name {
                 "csv" => Some(Format::Csv),

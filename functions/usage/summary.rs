@@ -14,7 +14,7 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
     let read = |scope: ReadScope| {
         let (call, usage, agents) = (&call, &usage, &agents);
         async move {
-            let days = read_period(&call.request().query()?, now)?;
+            let days = read_period(&call.query()?, now)?;
             let booked = || try_join(usage.by_provider(&scope, days), payers(usage, &scope, days, now));
             let ((sums, payers), live) = with_live(agents, &scope, booked).await?;
             Ok((days, sums, payers, live))

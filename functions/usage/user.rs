@@ -20,7 +20,7 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
             let user = UserId::parse(call.request().param("userId")?)
                 .ok_or_else(|| ApiError::invalid("userId", "cannot be a user id"))?;
             let payer = Payer::User(user.to_string());
-            let days = read_period(&call.request().query()?, now)?;
+            let days = read_period(&call.query()?, now)?;
             let (of, claims) =
                 (|| usage.of_payer(&scope, &payer, days), || usage.models_of_payer(&scope, &payer, days));
             let ((sums, claims), live) = with_live(agents, &scope, || try_join(of(), claims())).await?;

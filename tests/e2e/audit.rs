@@ -137,6 +137,37 @@ async fn nobody_else_sees_anything_of_a_trail() {
 }
 
 #[tokio::test]
+async fn a_trail_that_is_asked_for_by_a_key_has_all_that_this_key_did_and_nothing_that_another_did() {
+    let platform = Platform::make("audit by key").await;
+    let first = &platform.client;
+    let made = first.post("/v1/api-keys", json!({ "name": "second", "environment": "live" })).await.expect(201);
+    let second = first.with_key(made["key"].as_str());
+    let session = first.session("u").await;
+    first.set_secrets(&session, json!({ "ONE": "value" })).await;
+    second.set_secrets(&session, json!({ "TWO": "value" })).await;
+    second.delete(&format!("/v1/sessions/{session}/secrets/ONE")).await.expect(204);
+    first.terminate(&session).await;
+    let whole = entries(first, "").await;
+    let mut told = 0;
+    for (client, did) in [
+        (first, vec!["session.terminate", "secrets.set", "session.create", "key.create"]),
+        (&second, vec!["secrets.delete", "secrets.set"]),
+    ] {
+        let id = client.get("/v1/whoami").await.expect(200)["keyId"].as_str().unwrap().to_owned();
+        // Whoever asks.
+        for reader in [first, &second] {
+            let trail = entries(reader, &format!("key={id}")).await;
+            assert_eq!(actions(&trail), did);
+            assert!(trail.iter().all(|entry| entry["keyId"] == id.as_str() && whole.contains(entry)), "{trail:?}");
+        }
+        told += did.len();
+    }
+    // The platform's first key was the operator's work.
+    assert_eq!(whole.len(), told + 1, "{whole:?}");
+    assert_eq!(entries(first, &format!("key={}", theazo_tenancy::KeyId::make())).await, Vec::<Value>::new());
+}
+
+#[tokio::test]
 async fn the_trail_is_walked_page_by_page_and_wrong_queries_are_refused_by_name() {
     let platform = Platform::make("audit pages").await;
     let client = &platform.client;

@@ -1,13 +1,14 @@
 //! Agents and end users that mean harm. What reads the delivered environment through the file routes is in `isolation`.
 
 use crate::breaches::Victim;
-use crate::harness::{container_name, docker};
+use crate::harness::{container_name, docker, own_machine_is_no_host, serve_deployment, stack};
 use bollard::Docker;
 use bollard::query_parameters::UploadToContainerOptionsBuilder;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use theazo_docker_hosts::Authority;
 use tokio::net::TcpListener;
 
 /// Has the engine make devices in an agent's `/data`, out of an archive: name, kind of the archive's entry, numbers.
@@ -96,33 +97,63 @@ async fn a_provider_aimed_at_loopback_the_runtime_api_or_the_metadata_address_is
             counted.fetch_add(1, Ordering::Relaxed);
         }
     });
-    for url in [
-        format!("https://127.0.0.1:{port}"),
-        format!("http://127.0.0.1:{port}"),
-        format!("tcp://localhost:{port}"),
-        format!("https://[::1]:{port}"),
-        format!("https://[::ffff:127.0.0.1]:{port}"),
-        format!("https://2130706433:{port}"),
-        format!("https://0x7f.1:{port}"),
-        "http://127.0.0.1:9001/2018-06-01/runtime/invocation/next".to_owned(),
-        "http://169.254.169.254/latest/meta-data/".to_owned(),
-        "http://[fd00:ec2::254]/".to_owned(),
-        "unix:///var/run/docker.sock".to_owned(),
+    // The functions as they are deployed; the local stack lets its own machine be a host.
+    let deployed = own_machine_is_no_host(tokio::task::spawn_blocking(stack).await.unwrap());
+    let deployed = client.with_base(&serve_deployment(deployed).await);
+    let (no_host, no_address) =
+        ("hosts[0].url must be tcp://host:port", "hosts[0].url has an address that hosts may not have");
+    // What reaches for the host is in order but for its address.
+    let authority = Authority::make("a host that is none");
+    let pair = authority.client();
+    for (url, told) in [
+        (format!("tcp://127.0.0.1:{port}"), no_address),
+        (format!("tcp://[::1]:{port}"), no_address),
+        (format!("tcp://[::ffff:127.0.0.1]:{port}"), no_address),
+        (format!("tcp://0.0.0.0:{port}"), no_address),
+        ("tcp://127.0.0.1:9001".to_owned(), no_address),
+        ("tcp://169.254.100.1:9001".to_owned(), no_address),
+        ("tcp://169.254.169.254:80".to_owned(), no_address),
+        ("tcp://[::ffff:169.254.169.254]:80".to_owned(), no_address),
+        ("tcp://[fd00:ec2::254]:80".to_owned(), no_address),
+        ("tcp://169.254.170.2:80".to_owned(), no_address),
+        (format!("tcp://2130706433:{port}"), no_host),
+        (format!("tcp://0x7f.1:{port}"), no_host),
+        (format!("tcp://0x7f000001:{port}"), no_host),
+        (format!("https://127.0.0.1:{port}"), no_host),
+        (format!("http://127.0.0.1:{port}"), no_host),
+        (format!("https://0x7f.1:{port}"), no_host),
+        ("http://127.0.0.1:9001/2018-06-01/runtime/invocation/next".to_owned(), no_host),
+        ("http://169.254.169.254/latest/meta-data/".to_owned(), no_host),
+        ("http://[fd00:ec2::254]/".to_owned(), no_host),
+        ("unix:///var/run/docker.sock".to_owned(), no_host),
     ] {
-        let hosts = json!({ "hosts": [{ "url": url, "ca": "x", "cert": "x", "key": "x", "maxAgents": 1 }] });
-        client.post("/v1/secrets", json!({ "HOSTS": hosts.to_string() })).await.expect(204);
-        let docker = json!({ "credentialRef": "HOSTS" });
-        let refused = client.call("PUT", "/v1/providers/docker", Some(&docker)).await;
-        assert!([400, 422].contains(&refused.status), "{url}: {refused:?}");
+        let host = json!({ "url": url, "ca": authority.cert(), "cert": pair.cert, "key": pair.key, "maxAgents": 1 });
+        client.post("/v1/secrets", json!({ "HOSTS": json!({ "hosts": [host] }).to_string() })).await.expect(204);
+        let docker = json!({ "credentialRef": "HOSTS", "config": { "image": "agent:1" } });
+        let refused = deployed.call("PUT", "/v1/providers/docker", Some(&docker)).await;
+        let error = refused.expect_error(400, "invalid_request");
+        assert_eq!(error["details"]["field"], "credentialRef", "{url}");
+        assert!(error["message"].as_str().unwrap().contains(told), "{url}: {error}");
+        // No other provider's configuration has an address at all.
         for (provider, field) in [("e2b", "apiUrl"), ("fly", "apiUrl"), ("docker", "url")] {
             let body = json!({ "credentialRef": "HOSTS", "config": { field: url } });
-            let refused = client.call("PUT", &format!("/v1/providers/{provider}"), Some(&body)).await;
-            assert!([400, 422].contains(&refused.status), "{url} as {provider}: {refused:?}");
+            let refused = deployed.call("PUT", &format!("/v1/providers/{provider}"), Some(&body)).await;
+            refused.expect_not_built(&format!("config.{field}"));
         }
         // Nor is it reached later, by what lists providers or boots agents.
-        let listed = client.get("/v1/providers").await.expect(200);
+        let listed = deployed.get("/v1/providers").await.expect(200);
         assert!(listed["data"].as_array().unwrap().iter().all(|one| one["source"] != "platform"), "{listed}");
     }
+    // A name tells where it leads only when it is looked up, and that is when it is refused.
+    let url = format!("tcp://localhost:{port}");
+    let host = json!({ "url": url, "ca": authority.cert(), "cert": pair.cert, "key": pair.key, "maxAgents": 1 });
+    client.post("/v1/secrets", json!({ "HOSTS": json!({ "hosts": [host] }).to_string() })).await.expect(204);
+    let docker = json!({ "credentialRef": "HOSTS", "config": { "image": "agent:1" } });
+    deployed.call("PUT", "/v1/providers/docker", Some(&docker)).await.expect(200);
+    let listed = deployed.get("/v1/providers").await.expect(200);
+    let own = listed["data"].as_array().unwrap().iter().find(|one| one["source"] == "platform").unwrap();
+    assert_eq!(own["health"]["healthy"], false, "{own}");
+    deployed.call("DELETE", "/v1/providers/docker", None).await.expect(204);
     let body = json!({ "provider": "docker", "config": { "url": format!("http://127.0.0.1:{port}") } });
     let agent = client.post(&format!("/v1/sessions/{}/agents", victim.session), body).await;
     assert!([201, 422].contains(&agent.status), "{agent:?}");

@@ -1,7 +1,7 @@
 //! Two instances of the same functions over one table: nothing that one of them remembers lets in what the other has ended,
 //! and what they count they count together.
 
-use crate::harness::{Client, Platform, Process, stack};
+use crate::harness::{Client, Platform, Process, check_query, stack};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -28,6 +28,7 @@ impl Instance {
     }
 
     async fn call(&self, method: &str, path: &str, key: &str, body: Value) -> http::Response<Bytes> {
+        let whole = path;
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         let mut headers = http::HeaderMap::new();
         headers.insert("authorization", format!("Bearer {key}").parse().unwrap());
@@ -40,7 +41,9 @@ impl Instance {
             body: if body.is_null() { Bytes::new() } else { body.to_string().into() },
         };
         let (parts, body) = serve(&self.0, ROUTES, incoming).await.0.into_parts();
-        http::Response::from_parts(parts, body.collect().await)
+        let body = body.collect().await;
+        check_query(method, whole, parts.status.as_u16(), &String::from_utf8_lossy(&body));
+        http::Response::from_parts(parts, body)
     }
 
     async fn whoami(&self, key: &str) -> u16 {

@@ -1,6 +1,6 @@
 //! Limits of money, minutes and age, and what agents cost: on the simulated provider, at prices of the test's own.
 
-use crate::harness::{Platform, container_name, docker, dynamodb, stack};
+use crate::harness::{Platform, check_query, container_name, docker, dynamodb, stack};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -17,9 +17,9 @@ const CENT_A_MINUTE: u64 = 60_000_000;
 const CENT_A_MOMENT: u64 = 100_000_000_000;
 
 /// The shared stack's table behind a deployment with its own price of simulated agents.
-struct Priced {
+pub struct Priced {
     deployment: Deployment,
-    platform: Platform,
+    pub platform: Platform,
     key: String,
 }
 
@@ -31,7 +31,7 @@ impl Priced {
     }
 
     /// For calls with a live key.
-    async fn live(name: &str, rate: u64) -> Self {
+    pub async fn live(name: &str, rate: u64) -> Self {
         let platform = Platform::make(name).await;
         let stack = stack();
         let endpoints = AwsEndpoints { dynamodb: stack.dynamodb_url(), kms: Some(stack.kms_url()) };
@@ -50,7 +50,7 @@ impl Priced {
         Self { deployment: self.deployment.clone(), platform, key: self.key.clone() }
     }
 
-    async fn call(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
+    pub async fn call(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
         let mut headers = http::HeaderMap::new();
         headers.insert("authorization", format!("Bearer {}", self.key).parse().unwrap());
         let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
@@ -65,10 +65,11 @@ impl Priced {
         let (response, _) = serve(&self.deployment, ROUTES, incoming).await;
         let status = response.status().as_u16();
         let text = String::from_utf8(response.into_body().collect().await.to_vec()).unwrap();
+        check_query(method, path, status, &text);
         (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }
 
-    async fn get(&self, path: &str) -> Value {
+    pub async fn get(&self, path: &str) -> Value {
         let (status, body) = self.call("GET", path, Value::Null).await;
         assert_eq!(status, 200, "{path}: {body}");
         body
@@ -84,7 +85,7 @@ impl Priced {
         self.call("POST", &format!("/v1/sessions/{session}/agents"), body).await
     }
 
-    async fn agent(&self, session: &str, body: Value) -> String {
+    pub async fn agent(&self, session: &str, body: Value) -> String {
         let (status, agent) = self.create(session, body).await;
         assert_eq!(status, 201, "{agent}");
         agent["id"].as_str().unwrap().to_owned()
@@ -105,7 +106,7 @@ impl Priced {
     }
 
     /// Changes all rows of an agent, as if time had passed.
-    async fn change(&self, mode: &str, session: &str, agent: &str, update: &str, mut values: Value) {
+    pub async fn change(&self, mode: &str, session: &str, agent: &str, update: &str, mut values: Value) {
         values[":one"] = json!({ "N": "1" });
         let tenant = format!("{}#{mode}", self.platform.id);
         for partition in ["agents", "live-agents", &format!("{session}#agents"), &format!("{session}#live-agents")] {
@@ -120,7 +121,7 @@ impl Priced {
         }
     }
 
-    async fn terminate(&self, session: &str) {
+    pub async fn terminate(&self, session: &str) {
         let (status, _) = self.call("POST", &format!("/v1/sessions/{session}/terminate"), Value::Null).await;
         assert_eq!(status, 200);
     }

@@ -1,6 +1,6 @@
 //! Lists: pages, filters, and cursors that work only where they were given.
 
-use crate::harness::{Client, Platform};
+use crate::harness::{Client, Platform, UNHEARD_OF};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 
@@ -194,7 +194,9 @@ async fn an_empty_list_has_no_cursor_and_a_limit_is_from_1_to_100() {
     let client = Platform::make("empty lists").await.client;
     let session = client.session("u").await;
     let agents = format!("/v1/sessions/{session}/agents");
-    for path in ["/v1/agents", agents.as_str(), "/v1/sessions?status=paused", "/v1/agents?limit=100&unknown=1"] {
+    for path in
+        ["/v1/agents", agents.as_str(), "/v1/sessions?status=paused", &format!("/v1/agents?limit=100&{UNHEARD_OF}=1")]
+    {
         assert_eq!(client.get(path).await.expect(200), json!({ "data": [], "hasMore": false }), "{path}");
     }
     for path in ["/v1/agents", agents.as_str(), "/v1/sessions"] {

@@ -9,7 +9,7 @@ mod mishaps;
 mod scenario;
 mod wire;
 
-use crate::harness::{Break, Client, OwnStack, Tap, docker_engine, dynamodb};
+use crate::harness::{Break, Client, OwnStack, Tap, check_query, docker_engine, dynamodb};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -170,6 +170,7 @@ impl Recorder {
                 let (response, _) = serve(deployment, &[route], incoming).await;
                 let status = response.status().as_u16();
                 let body = response.into_body().collect().await;
+                check_query(route.info.method, &format!("{path}?{query}"), status, &String::from_utf8_lossy(&body));
                 (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
             }));
             let again = again.await;

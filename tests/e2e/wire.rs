@@ -6,7 +6,7 @@ mod e2b;
 mod faults;
 
 use crate::harness::{
-    Canary, CapturedLog, Client, Platform, Tap, Wire, container_name, docker, docker_engine, sha256, stack,
+    Canary, CapturedLog, Client, Platform, Tap, Wire, check_query, container_name, docker, docker_engine, sha256, stack,
 };
 use bytes::Bytes;
 use memchr::memmem;
@@ -98,6 +98,7 @@ impl Tapped {
 
     async fn ask_unsearched(&self, request: Request<'_>) -> (u16, Bytes) {
         let Request { key, once, method, path, body } = request;
+        let whole = path;
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         let mut headers = http::HeaderMap::new();
         headers.insert("authorization", format!("Bearer {key}").parse().unwrap());
@@ -115,7 +116,9 @@ impl Tapped {
         };
         let subscriber = self.log.subscriber(LogFormat::Json, "trace");
         let (response, _) = serve(&self.deployment, ROUTES, incoming).with_subscriber(subscriber).await;
-        (response.status().as_u16(), response.into_body().collect().await)
+        let (status, body) = (response.status().as_u16(), response.into_body().collect().await);
+        check_query(method, whole, status, &String::from_utf8_lossy(&body));
+        (status, body)
     }
 
     /// A call that makes a credential and shows it in that field. From then on the credential must be nowhere.

@@ -10,11 +10,13 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 use theazo_deploy::{Permissions, repository};
 use theazo_functions::deployment::{CapabilityName, VARIABLES};
 use theazo_functions::emf::{RECONCILE, RECONCILE_FIGURES, REQUEST, REQUEST_FIGURES, REQUEST_KINDS};
 use theazo_functions::routes::ROUTES;
 use theazo_functions::schedule::SCHEDULED;
+use theazo_http::StreamLimits;
 
 /// A program from where `THEAZO_IAC` says, or from the path. `None` is a skip, which says so; where nothing may be skipped,
 /// it is a failure.
@@ -210,6 +212,45 @@ fn resource(template: &str, name: &str) -> String {
     assert!(lines.next().is_some(), "there is no {name}");
     let rest = lines.take_while(|line| line.starts_with("   ") || line.is_empty());
     rest.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn streams_end_by_themselves_before_lambda_or_the_gateway_end_them_and_are_never_silent_for_as_long_as_the_gateway_waits()
+ {
+    let template = std::fs::read_to_string(repository().join("infra/template.yaml")).unwrap();
+    let limits = StreamLimits::default();
+    assert_eq!((limits.lifetime, limits.heartbeat), (Duration::from_secs(14 * 60), Duration::from_secs(10)));
+    let mut streaming = 0;
+    for route in ROUTES {
+        let words = route.info.name.split('-').map(|word| {
+            let (first, rest) = word.split_at(1);
+            format!("{}{rest}", first.to_uppercase())
+        });
+        let function = resource(&template, &format!("{}Function", words.collect::<String>()));
+        let number = |name: &str| {
+            let mut found = function.lines().filter_map(|line| line.trim().strip_prefix(name)?.strip_prefix(": "));
+            let number = found.next().map(|text| text.parse::<u64>().unwrap());
+            assert!(found.next().is_none(), "{function}");
+            number
+        };
+        let is_streamed = function.lines().any(|line| line.trim() == "ResponseTransferMode: RESPONSE_STREAM");
+        assert_eq!(is_streamed, route.info.streams, "{}", route.info.name);
+        if !route.info.streams {
+            continue;
+        }
+        streaming += 1;
+        // What is left is for the stream's last words, and for a reader who is slow to take them.
+        let until = [number("Timeout").map(Duration::from_secs), number("TimeoutInMillis").map(Duration::from_millis)];
+        for until in until.map(|until| until.expect("it has a limit of its own")) {
+            assert!(limits.lifetime + limits.slow_reader < until, "{}: {until:?}", route.info.name);
+        }
+    }
+    assert_eq!(streaming, 3);
+    // A regional API gives a stream up after five silent minutes; one at the edge would after 30 seconds, which executions
+    // may be silent for.
+    assert!(resource(&template, "Api").contains("EndpointConfiguration: {Type: REGIONAL}"));
+    let gateway = Duration::from_secs(5 * 60);
+    assert!(limits.heartbeat < gateway && limits.silence < gateway);
 }
 
 #[test]

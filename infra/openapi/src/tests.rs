@@ -111,6 +111,36 @@ fn streams_list_what_they_heed_and_say_how_they_end() {
     }
 }
 
+/// What routes take of a query only to refuse it by its name; nobody is to be told to send it.
+const REFUSED_BY_NAME: [(&str, &str); 2] = [("logs-stream", "until"), ("agents-logs-stream", "until")];
+
+#[test]
+fn what_is_described_of_each_routes_query_is_what_its_handler_is_given_of_it() {
+    let document = document();
+    let mut with_a_query = 0;
+    for route in ROUTES {
+        let (path, _) = openapi_path(route);
+        let listed = document["paths"][path][route.info.method.to_lowercase()]["parameters"].as_array().cloned();
+        let listed = listed.unwrap_or_default();
+        let described: Vec<&str> = listed
+            .iter()
+            .filter(|parameter| parameter["in"] == "query")
+            .map(|parameter| parameter["name"].as_str().unwrap())
+            .collect();
+        let refused = |name: &&str| REFUSED_BY_NAME.contains(&(route.info.name, *name));
+        let given: Vec<&str> = route.info.query.iter().copied().filter(|name| !refused(name)).collect();
+        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        assert_eq!(set(&described), set(&given), "{}", route.info.name);
+        assert_eq!((described.len(), given.len()), (set(&described).len(), set(&given).len()), "{}", route.info.name);
+        with_a_query += usize::from(!described.is_empty());
+    }
+    assert_eq!(with_a_query, 19);
+    for (name, parameter) in REFUSED_BY_NAME {
+        let route = ROUTES.iter().find(|route| route.info.name == name).unwrap();
+        assert!(route.info.query.contains(&parameter), "{name} {parameter}");
+    }
+}
+
 #[test]
 fn the_checked_in_document_is_that_of_this_code() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../openapi.json");

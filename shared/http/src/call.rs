@@ -1,6 +1,6 @@
 //! A call: one request on its way through authentication.
 
-use crate::{ApiError, ErrorCode, LateOutcome, Pattern, Request, StreamLimits};
+use crate::{ApiError, ErrorCode, LateOutcome, Pattern, QueryParams, Request, StreamLimits};
 use futures_util::future::{Either, select};
 use std::future::Future;
 use std::pin::pin;
@@ -51,6 +51,8 @@ pub struct RouteInfo {
     pub streams: bool,
     /// What becomes of a request that is sent again.
     pub repeats: Repeats,
+    /// The query's parameters that its handler is given; it never sees another, which is ignored.
+    pub query: &'static [&'static str],
 }
 
 /// The path parameter that holds a credential. The sandbox's client sends none, so its address has one.
@@ -113,6 +115,14 @@ impl Call {
     /// The route.
     pub fn route(&self) -> &'static RouteInfo {
         self.route
+    }
+
+    /// The query's parameters that the route declares.
+    ///
+    /// # Errors
+    /// As [`QueryParams::parse`](crate::QueryParams::parse).
+    pub fn query(&self) -> Result<QueryParams, ApiError> {
+        Ok(self.request.query()?.only(self.route.query))
     }
 
     /// The key under which the request is to be done once.

@@ -96,11 +96,8 @@ impl Request {
         AgentId::parse(self.param("id")?).map_err(|_| ApiError::not_found())
     }
 
-    /// The query's parameters.
-    ///
-    /// # Errors
-    /// As [`QueryParams::parse`].
-    pub fn query(&self) -> Result<QueryParams, ApiError> {
+    /// The query's parameters, whatever the route. Handlers are given those of their route, by [`Call::query`](crate::Call::query).
+    pub(crate) fn query(&self) -> Result<QueryParams, ApiError> {
         QueryParams::parse(&self.raw_query)
     }
 
@@ -144,6 +141,12 @@ impl QueryParams {
             params.insert(name, value);
         }
         Ok(Self(params))
+    }
+
+    /// Those of these names.
+    pub(crate) fn only(mut self, names: &[&str]) -> Self {
+        self.0.retain(|name, _| names.contains(&name.as_str()));
+        self
     }
 
     /// A parameter, if it was given.

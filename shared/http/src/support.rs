@@ -14,6 +14,7 @@ pub(crate) static ROUTE: RouteInfo = RouteInfo {
     callers: &[crate::Caller::Platform],
     streams: false,
     repeats: Repeats::Harmless,
+    query: &["limit", "cursor", "a", "b", "ab", "\""],
 };
 
 /// A proven caller.

@@ -89,7 +89,9 @@ impl Client {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        request.send().await.unwrap_or_else(|error| panic!("GET {path}: {error}"))
+        let answer = request.send().await.unwrap_or_else(|error| panic!("GET {path}: {error}"));
+        contract::check_query("GET", path, answer.status().as_u16(), "");
+        answer
     }
 
     /// `http://host:port`.

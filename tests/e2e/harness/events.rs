@@ -89,7 +89,11 @@ pub async fn serve_deployment(deployment: Deployment) -> String {
                 headers: parts.headers,
                 body: axum::body::to_bytes(body, 10_000_000).await.unwrap(),
             };
-            serve(&deployment, ROUTES, incoming).await.0.map(Body::new)
+            let (mut response, trips) = serve(&deployment, ROUTES, incoming).await;
+            // As the local server does.
+            response.headers_mut().insert("x-theazo-round-trips", trips.sequential.into());
+            response.headers_mut().insert("x-theazo-calls", trips.total.into());
+            response.map(Body::new)
         }
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

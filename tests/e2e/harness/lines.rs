@@ -1,8 +1,9 @@
-//! Log entries that tests write themselves, and streams with limits of their own.
+//! Log entries that tests write themselves, and functions that are configured otherwise.
 
 use theazo_functions::deployment::{Deployment, DeploymentConfig};
 use theazo_http::StreamLimits;
 use theazo_local::Stack;
+use theazo_providers::docker::HostRanges;
 use theazo_store::{Aws, AwsEndpoints, LogLevel, LogQueue, LogSource, LogWriter, NewLog, Session, Sessions};
 use theazo_tenancy::{Mode, Operator, PlatformId, SessionId, TenantScope};
 
@@ -31,6 +32,15 @@ impl Lines {
 
 /// That stack's table behind streams with other limits.
 pub fn with_streams(stack: &Stack, streams: StreamLimits) -> Deployment {
+    with_config(stack, DeploymentConfig { streams, ..stack.deployment().config().clone() })
+}
+
+/// That stack's table behind functions that let hosts be on the internet only, as where nobody has configured more.
+pub fn own_machine_is_no_host(stack: &Stack) -> Deployment {
+    with_config(stack, DeploymentConfig { docker_ranges: HostRanges::default(), ..stack.deployment().config().clone() })
+}
+
+fn with_config(stack: &Stack, config: DeploymentConfig) -> Deployment {
     let aws = Aws::local(&AwsEndpoints { dynamodb: stack.dynamodb_url(), kms: Some(stack.kms_url()) });
-    Deployment::new(&aws, DeploymentConfig { streams, ..stack.deployment().config().clone() })
+    Deployment::new(&aws, config)
 }

@@ -1,6 +1,6 @@
 //! Requests that a well-behaved client would not send, byte by byte; and short forms for what refusals say.
 
-use super::Answer;
+use super::{Answer, check_query};
 use std::collections::BTreeMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -31,7 +31,9 @@ pub async fn send_raw(
     stream.write_all(body).await.unwrap();
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).await.unwrap();
-    parse(&String::from_utf8(bytes).unwrap())
+    let answer = parse(&String::from_utf8(bytes).unwrap());
+    check_query(method, target, answer.status, &answer.text);
+    answer
 }
 
 fn parse(text: &str) -> Answer {

@@ -11,7 +11,8 @@ use table::{Caller, FAIL, Row, TABLE, Target};
 use theazo_functions::routes::{ROUTES, Route};
 use theazo_http::{Caller as Kind, format_time};
 use theazo_tenancy::{AgentId, KeyId, Mode, PlatformId, SessionId, make_agent_token, make_api_key, make_session_token};
-use world::{World, agent_token, callers, mint};
+pub use world::agent_token;
+use world::{World, callers, mint};
 
 /// The routes, each with its line.
 fn lines() -> impl Iterator<Item = (&'static Route, &'static Row)> {

@@ -1,7 +1,7 @@
 //! Two platforms, what is called for, and everybody who calls.
 
 use super::table::{CALLERS, Caller, Target};
-use crate::harness::{Answer, Client, Platform, dynamodb, stack};
+use crate::harness::{Answer, Client, Platform, check_query, dynamodb, stack};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -159,6 +159,7 @@ impl World {
             let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
             // A stream that has begun says all that is of interest here.
             let text = if route.info.streams && status < 300 { String::new() } else { answer.text().await.unwrap() };
+            check_query(route.info.method, &path, status, &text);
             return Answer { status, headers, text };
         }
         panic!("{path}: always rate limited");

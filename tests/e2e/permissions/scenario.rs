@@ -246,7 +246,7 @@ async fn reading(recorder: &mut Recorder, session: &str, agent: &str) {
         ("usage-user", "u", vec![""]),
         ("usage-daily", "", vec![""]),
         ("usage-by-provider", "", vec![""]),
-        ("usage-export", "", vec!["", "format=csv", "groupBy=user"]),
+        ("usage-export", "", vec!["", "format=csv", "format=xml"]),
         ("metrics-summary", "", vec![""]),
         ("metrics-series", "", METRICS.to_vec()),
         ("audit-list", "", vec!["", "limit=1"]),

@@ -18,7 +18,7 @@ pub(super) fn describe(name: &str) -> Option<Operation> {
             .gives(200, component("Session")),
         "sessions-list" => session("List sessions, newest first")
             .query("status", one_of(&["active", "paused", "terminated"]), "Only those.")
-            .query("userId", text_to(256), "Only those of that user.")
+            .query("userId", text_to(512), "Only those of that user.")
             .query("createdAfter", time(), "Only those that are newer.")
             .paged()
             .gives(200, page(component("Session"))),

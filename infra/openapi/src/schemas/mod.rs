@@ -78,7 +78,10 @@ pub(crate) fn path_parameter(path: &str, name: &str) -> Value {
         "id" if path.starts_with("/v1/api-keys") => id("key"),
         "id" if path.starts_with("/v1/agents") => id("agt"),
         "id" => id("ses"),
-        "userId" => about(text_to(256), "The platform's own name of its end user; any text, percent-encoded."),
+        "userId" => about(
+            text_to(512),
+            "The platform's own name of its end user; any text of at most 512 bytes, percent-encoded.",
+        ),
         "name" => pattern("^[A-Za-z_][A-Za-z0-9_]{0,127}$"),
         "provider" => one_of(&["docker", "e2b", "fly"]),
         "path" => {

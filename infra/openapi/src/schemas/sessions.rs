@@ -51,7 +51,7 @@ fn session() -> Value {
 
 fn new_session() -> Value {
     let schema = request(&[
-        ("userId?", about(text_to(256), "The platform's own name of its end user.")),
+        ("userId?", about(text_to(512), "The platform's own name of its end user, at most 512 bytes.")),
         ("environment?", one_of(&ENVIRONMENTS)),
         ("limits?", component("LimitsToSet")),
         ("metadata?", component("Metadata")),

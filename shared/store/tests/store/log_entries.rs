@@ -134,6 +134,35 @@ async fn entries_of_many_days_are_walked_and_what_has_expired_is_not_shown() {
     }
 }
 
+#[tokio::test]
+async fn every_row_of_an_entry_expires_by_itself_as_long_after_its_moment_as_entries_are_kept() {
+    let world = World::start().await;
+    let scope = world.tenant().await;
+    // Written with what it tells of, and by itself, now and earlier.
+    let session = world.session(&scope).await;
+    world.agents().begin_boot(&scope, &session, new_agent()).await.unwrap();
+    write(&world, &scope, &session, 0, &["by itself", "beside it"]).await;
+    write(&world, &scope, &session, -5_000, &["by another clock"]).await;
+    for days in [1, 3653] {
+        let table = world.table.clone().with_log_retention(days);
+        let writer = LogWriter::new(table.clone(), LogQueue::default());
+        writer.append(&scope, vec![line(&session, format!("for {days} days"))]).await.unwrap();
+        theazo_store::Sessions::new(table).create(&scope, &Default::default()).await.unwrap();
+    }
+    let mut kept = Vec::new();
+    for row in world.scan().await.iter().filter(|row| row["pk"].as_s().unwrap().contains("#logs#")) {
+        let number = |name: &str| row[name].as_n().unwrap().parse::<i64>().unwrap();
+        let ms = number("ttl") * 1000 - number("at_ms");
+        // A ttl is whole seconds, and none too early.
+        let days = (ms - 1) / DAY_MS;
+        assert!((1..=1000).contains(&(ms - days * DAY_MS)), "{row:?}");
+        kept.push(days);
+    }
+    kept.sort_unstable();
+    // Each is there twice, and what is not told otherwise is kept for 30 days.
+    assert_eq!(kept, [vec![1; 4], vec![30; 10], vec![3653; 4]].concat());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pages_neither_skip_nor_repeat_while_others_write() {
     let world = Arc::new(World::start().await);
