@@ -10,7 +10,8 @@ use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsFd;
 use theazo_forwarder::{Admission, NoAnswer, Proxy, Routes, Way};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{TcpListener, UnixStream};
 
 /// The only interface that connections leave through.
@@ -29,22 +30,33 @@ pub fn run() -> io::Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let (ingress, control) = (TcpListener::from_std(ingress)?, UnixStream::from_std(control)?);
         let routes = Routes::default();
+        let (told, mut done) = control.into_split();
+        let mut lines = BufReader::new(told).lines();
+        // Whoever comes before it is known what is open waits: refused, he would take his token for a wrong one.
+        if !follow(&mut lines, &mut done, &routes).await? {
+            return Ok(());
+        }
+        let orders = async {
+            while follow(&mut lines, &mut done, &routes).await? {}
+            Ok(())
+        };
         tokio::select! {
             () = Proxy::new(routes.clone()).screening(screen).serve(ingress) => Ok(()),
-            ended = follow(control, &routes) => ended,
+            ended = orders => ended,
         }
     })
 }
 
-/// Does as it is told, for as long as it is told anything.
-async fn follow(control: UnixStream, routes: &Routes) -> io::Result<()> {
-    let (told, mut done) = control.into_split();
-    let mut lines = BufReader::new(told).lines();
-    while let Some(line) = lines.next_line().await? {
-        routes.replace(parse(&line).ok_or(ErrorKind::InvalidData)?);
-        done.write_all(b"\n").await?;
-    }
-    Ok(())
+/// Does as it is told next. Whether it was told anything.
+async fn follow(
+    told: &mut Lines<impl AsyncBufRead + Unpin>,
+    done: &mut OwnedWriteHalf,
+    routes: &Routes,
+) -> io::Result<bool> {
+    let Some(line) = told.next_line().await? else { return Ok(false) };
+    routes.replace(parse(&line).ok_or(ErrorKind::InvalidData)?);
+    done.write_all(b"\n").await?;
+    Ok(true)
 }
 
 fn parse(line: &str) -> Option<Vec<(Admission, Way)>> {

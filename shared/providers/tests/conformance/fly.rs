@@ -418,11 +418,17 @@ async fn code_whose_caller_goes_away_does_not_run_on() {
 async fn a_machine_that_ends_during_a_call_is_gone_and_not_a_failure() {
     let bed = Bed::fly("ends").await;
     let (_, agent) = bed.create(&[]).await;
-    let (ran, ()) = tokio::join!(bed.provider.exec(&agent, request(Language::Bash, "sleep 300")), async {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+    let (ran, ()) = tokio::join!(bed.provider.exec(&agent, request(Language::Bash, "sleep 300.25")), async {
+        let begun = "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sleep 300[.]25' || true";
+        let until = Instant::now() + Duration::from_secs(15);
+        while bed.bash(&agent, begun).await == "0\n" {
+            assert!(Instant::now() < until, "it does not begin");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         bed.fly_emulator().controls.crash(&app(&agent));
     });
-    assert!(matches!(ran, Err(ProviderError::SandboxGone)));
+    let failure = ran.err().map(|error| format!("{error:?}"));
+    assert_eq!(failure, Some(format!("{:?}", ProviderError::SandboxGone)));
     assert_eq!(bed.listed(&agent).await, Some(false));
     bed.destroy(&agent).await;
     bed.end().await;
