@@ -45,16 +45,25 @@ impl Forwarder {
         self.control.read_exact(&mut [0]).unwrap();
     }
 
-    /// What a request with that token is answered.
-    fn ask(&self, token: &str) -> String {
+    /// A request with that token.
+    fn begin(&self, token: &str) -> TcpStream {
         let mut caller = TcpStream::connect(self.address).unwrap();
         caller.set_read_timeout(Some(WITHIN)).unwrap();
         let head = format!("Host: a\r\nConnection: close\r\ntheazo-port-token: {token}\r\n");
         caller.write_all(format!("GET / HTTP/1.1\r\n{head}\r\n").as_bytes()).unwrap();
-        let mut answer = String::new();
-        caller.read_to_string(&mut answer).unwrap();
-        answer
+        caller
     }
+
+    /// What a request with that token is answered.
+    fn ask(&self, token: &str) -> String {
+        answer_to(self.begin(token))
+    }
+}
+
+fn answer_to(mut caller: TcpStream) -> String {
+    let mut answer = String::new();
+    caller.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 /// A program of the agent's that says the same to everybody, on a port of its own.
@@ -82,8 +91,9 @@ fn each_token_opens_its_port_for_as_long_as_it_is_told_to_be_open() {
     let mut forwarder = Forwarder::start();
     let one = program("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none");
     let two = program("HTTP/1.1 200 OK\r\nFly-Replay: app=other\r\nContent-Length: 3\r\n\r\ntwo");
-    assert!(forwarder.ask("first").starts_with("HTTP/1.1 401"), "nothing is open");
+    let early = forwarder.begin("first");
     forwarder.tell(&[(one, "first"), (two, "second")]);
+    assert!(answer_to(early).ends_with("one"), "who came before it knew what is open has waited");
     assert!(forwarder.ask("first").ends_with("one"));
     let answer = forwarder.ask("second");
     assert!(answer.ends_with("two") && !answer.to_lowercase().contains("fly-replay"), "{answer}");
@@ -94,7 +104,7 @@ fn each_token_opens_its_port_for_as_long_as_it_is_told_to_be_open() {
     assert!(forwarder.ask("second").starts_with("HTTP/1.1 401"), "it has another token");
     assert!(forwarder.ask("third").ends_with("two"));
     forwarder.tell(&[]);
-    assert!(forwarder.ask("third").starts_with("HTTP/1.1 401"));
+    assert!(forwarder.ask("third").starts_with("HTTP/1.1 401"), "nothing is open");
 }
 
 #[test]
