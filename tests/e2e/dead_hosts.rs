@@ -3,6 +3,7 @@
 
 use crate::hosts::World;
 use crate::moving::{act, left_on};
+use bollard::query_parameters::{KillContainerOptions, RemoveContainerOptionsBuilder, RemoveVolumeOptions};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use theazo_docker_hosts::{Host, credential};
@@ -60,6 +61,38 @@ impl World {
 
     async fn kept(&self, agent: &str) -> Value {
         self.client.get(&format!("/v1/agents/{agent}/files/data/kept")).await.expect(200)["data"].clone()
+    }
+
+    /// As when its host restarts, too soon to count as dead: containers end with it and do not begin again.
+    async fn keeps_its_files_when_its_container_has_ended(&self, agent: &str) {
+        let (client, host) = (&self.client, &self.one);
+        // What its container and its volume are called.
+        let name = agent.replace('_', "-");
+        let call = json!({ "language": "bash", "code": "true" });
+        for first_seen_by_its_user in [false, true] {
+            self.keep(agent, "kept").await;
+            host.engine().kill_container(&name, None::<KillContainerOptions>).await.unwrap();
+            if first_seen_by_its_user {
+                client
+                    .post(&format!("/v1/agents/{agent}/exec"), call.clone())
+                    .await
+                    .expect_error(502, "provider_error");
+            } else {
+                assert_eq!(self.run().await.lost, 1);
+            }
+            assert_eq!((self.status(agent).await, left_on(host, agent).await), (json!("failed"), (0, 1)));
+            act(client, agent, "retry").await.expect(200);
+            assert_eq!((self.kept(agent).await, left_on(host, agent).await), (json!("kept"), (1, 1)));
+        }
+        // Whoever removes its volume as well leaves it nothing.
+        let force = RemoveContainerOptionsBuilder::default().force(true).build();
+        host.engine().remove_container(&name, Some(force)).await.unwrap();
+        host.engine().remove_volume(&name, None::<RemoveVolumeOptions>).await.unwrap();
+        let outcome = self.run().await;
+        assert_eq!((outcome.lost, left_on(host, agent).await), (1, (0, 0)), "{outcome:?}");
+        let row = self.row(agent).await;
+        assert_eq!((row.status, row.sandbox_gone, row.own_files), (AgentStatus::Failed, true, false));
+        act(client, agent, "retry").await.expect_error(409, "conflict");
     }
 
     /// Reconciles until nothing is left to be done, which is when nobody may be at work any more.
@@ -144,6 +177,7 @@ async fn a_running_agent_whose_host_is_silent_for_too_long_has_failed_and_is_ret
     assert_eq!(client.environment(&agent).await["CHANGES"].1, crate::harness::sha256("the value of now"));
     world.run().await;
     assert_eq!(world.status(&agent).await, "ready");
+    world.keeps_its_files_when_its_container_has_ended(&agent).await;
     client.terminate(&session).await;
     assert_eq!(left_on(one, &agent).await, (0, 0));
     world.end().await;

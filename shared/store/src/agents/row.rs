@@ -188,8 +188,8 @@ pub struct Agent {
     /// and nothing else.
     #[serde(skip_serializing_if = "is_false", default)]
     pub only_checkpoints: bool,
-    /// Whether an agent that is over keeps its own files too: not it has failed, but its host. They stay with it until it has
-    /// booted again.
+    /// Whether an agent that is over keeps its own files too: its host has failed, or has lost what ran there. They stay with
+    /// it until it has booted again.
     #[serde(skip_serializing_if = "is_false", default)]
     pub own_files: bool,
     /// Since when its host cannot be asked about it, if it cannot; of one that has failed for that, until it is retried.
