@@ -9,11 +9,23 @@ use theazo_http::ApiError;
 use theazo_store::{Agent, AgentStatus, BOOT_GRACE_MS, Intent, StoreError, Unreachable, now_ms};
 use theazo_tenancy::{PlatformId, TenantScope};
 
-/// The hosts that platforms' credentials name, and whether each has said what it has.
+/// What a host has answered that was asked what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answered {
+    /// Just that.
+    WhatItHas,
+    /// Not that, but something.
+    Something,
+    /// Nothing.
+    Nothing,
+}
+
+/// The hosts that platforms' credentials name, and what each has answered.
 #[derive(Debug, Default)]
 pub(super) struct Hosts {
-    of: HashMap<PlatformId, HashMap<String, bool>>,
-    /// Whether any account at all has said so, of whatever provider. If none has, it may be our own network that is down.
+    of: HashMap<PlatformId, HashMap<String, Answered>>,
+    /// Whether any account of a platform's has answered, of whatever provider. If none has, it may be our own network that is
+    /// down.
     any_answered: bool,
 }
 
@@ -32,11 +44,11 @@ pub(super) enum Heard {
 
 impl Hosts {
     /// Adds what a platform's credential names.
-    pub(super) fn add(&mut self, platform: PlatformId, named: Vec<(String, bool)>) {
+    pub(super) fn add(&mut self, platform: PlatformId, named: Vec<(String, Answered)>) {
         self.of.insert(platform, named.into_iter().collect());
     }
 
-    /// Notes that an account has answered.
+    /// Notes that an account of a platform's has answered.
     pub(super) fn note_answer(&mut self) {
         self.any_answered = true;
     }
@@ -45,9 +57,9 @@ impl Hosts {
     pub(super) fn heard(&self, host: Option<&str>, platform: &PlatformId) -> Heard {
         let Some((host, named)) = host.zip(self.of.get(platform)) else { return Heard::Nothing };
         match named.get(host) {
-            Some(true) => Heard::Answer,
-            Some(false) if self.any_answered => Heard::Unreachable(Unreachable::HostSilent),
-            Some(false) => Heard::Unclear,
+            Some(Answered::WhatItHas) => Heard::Answer,
+            Some(Answered::Nothing) if self.any_answered => Heard::Unreachable(Unreachable::HostSilent),
+            Some(Answered::Something | Answered::Nothing) => Heard::Unclear,
             None => Heard::Unreachable(Unreachable::HostRemoved),
         }
     }
@@ -153,7 +165,8 @@ mod tests {
     fn a_host_is_silent_only_as_long_as_somebody_else_answers_and_removed_only_where_the_credential_was_read() {
         let (platform, other) = (PlatformId::make(), PlatformId::make());
         let mut hosts = Hosts::default();
-        let named = [("one:2376", true), ("two:2376", false)];
+        let named =
+            [("one:2376", Answered::WhatItHas), ("two:2376", Answered::Nothing), ("busy:2376", Answered::Something)];
         hosts.add(platform.clone(), named.map(|(host, answered)| (host.to_owned(), answered)).to_vec());
         let heard = |hosts: &Hosts, host: Option<&str>| hosts.heard(host, &platform);
         // It may be our own network.
@@ -161,6 +174,7 @@ mod tests {
         hosts.note_answer();
         assert_eq!(heard(&hosts, Some("two:2376")), Heard::Unreachable(Unreachable::HostSilent));
         assert_eq!(heard(&hosts, Some("one:2376")), Heard::Answer);
+        assert_eq!(heard(&hosts, Some("busy:2376")), Heard::Unclear);
         assert_eq!(heard(&hosts, Some("three:2376")), Heard::Unreachable(Unreachable::HostRemoved));
         // An agent that is on none, and one whose platform's hosts nobody has asked.
         assert_eq!(heard(&hosts, None), Heard::Nothing);

@@ -1,6 +1,7 @@
 //! What becomes of agents whose platform's Docker host does not answer any more, or is taken out of the credential; and of
 //! what such a host still runs when it comes back.
 
+use crate::harness::own_machine_is_no_host;
 use crate::hosts::World;
 use crate::moving::{act, left_on};
 use bollard::query_parameters::{KillContainerOptions, RemoveContainerOptionsBuilder, RemoveVolumeOptions};
@@ -247,6 +248,10 @@ async fn an_agent_whose_host_is_taken_out_of_the_credential_has_failed_after_the
     world.set_credential(&credential(&[(one, 5), (two, 5)])).await;
     world.run().await;
     assert_eq!((world.status(&agent).await, world.silence_of(&agent).await), (json!("ready"), None));
+    // The operator has taken the hosts' addresses out of what is allowed: they are named as before.
+    let narrowed = own_machine_is_no_host(&world.own.stack);
+    let outcome = Box::pin(reconcile(&narrowed, Boots::UnderWay)).await.unwrap();
+    assert_eq!((outcome.unreachable, world.silence_of(&agent).await), (0, None), "{outcome:?}");
 
     world.set_credential(&credential(&[(two, 5)])).await;
     world.until_dead(2, Boots::UnderWay).await;
