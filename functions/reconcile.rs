@@ -141,7 +141,7 @@ pub enum Boots {
 pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome, ApiError> {
     let started = Instant::now();
     let Upkeep { work, platforms, suspension } = Upkeep::of(deployment.table());
-    let run = Run {
+    let mut run = Run {
         sandboxes: Sandboxes::of(deployment),
         agents: Agents::of(deployment),
         sessions: Sessions::of(deployment),
@@ -158,6 +158,9 @@ pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome,
     let listed_at_ms = now_ms();
     let turn = usize::try_from(listed_at_ms.div_euclid(TURN_MS)).unwrap_or(0);
     let accounts = accounts::ask(&run.sandboxes, &run.work, turn).await?;
+    // Also for what is done by sessions, and on hosts where agents do not live: what the table says changes, and the rest is
+    // done when the host answers.
+    run.sandboxes = run.sandboxes.without(accounts.hosts().unheard());
     // An agent is on the list before its sandbox is made, so what was listed before this and is missing here has no owner.
     let items = run.work.list().await?;
     let found = accounts.found();

@@ -4,10 +4,15 @@
 //! meanwhile. It is asked again for what it has by the next run, and what is left to do there is done when it answers.
 
 use super::{Look, Outcome, Run};
+use crate::agents::SilentHosts;
 use std::collections::HashMap;
 use theazo_http::ApiError;
 use theazo_store::{Agent, AgentStatus, BOOT_GRACE_MS, Intent, StoreError, Unreachable, now_ms};
 use theazo_tenancy::{PlatformId, TenantScope};
+
+/// How long after an agent's end the copies beside it are looked for again, milliseconds: the first time may have failed, and a
+/// boot that the end has overtaken may have written some since.
+const COPIES_FOR_MS: i64 = 5 * 60_000;
 
 /// What a host has answered that was asked what it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +58,13 @@ impl Hosts {
         self.any_answered = true;
     }
 
+    /// Those that have not said what they have, whyever.
+    pub(super) fn unheard(&self) -> SilentHosts {
+        let of_each = self.of.iter().flat_map(|(platform, named)| named.iter().map(move |host| (platform, host)));
+        let unheard = of_each.filter(|(_, (_, answered))| **answered != Answered::WhatItHas);
+        unheard.map(|(platform, (host, _))| (platform.clone(), host.clone())).collect()
+    }
+
     /// What was heard of the host that an agent of a platform is on, if it is on one.
     pub(super) fn heard(&self, host: Option<&str>, platform: &PlatformId) -> Heard {
         let Some((host, named)) = host.zip(self.of.get(platform)) else { return Heard::Nothing };
@@ -62,14 +74,6 @@ impl Hosts {
             Some(Answered::Something | Answered::Nothing) => Heard::Unclear,
             None => Heard::Unreachable(Unreachable::HostRemoved),
         }
-    }
-}
-
-/// What came of a change, if the agent had not changed in another way by then.
-fn unless_changed(outcome: Result<Agent, StoreError>) -> Result<(), StoreError> {
-    match outcome {
-        Ok(_) | Err(StoreError::Conflict(_)) => Ok(()),
-        Err(error) => Err(error),
     }
 }
 
@@ -94,6 +98,9 @@ impl Run {
         };
         let now = now_ms();
         let is_interrupted = now - agent.since_ms >= self.grace(BOOT_GRACE_MS);
+        if agent.status.is_over() && !agent.only_checkpoints && now - agent.since_ms < COPIES_FOR_MS {
+            self.agents.drop_copies(scope, &agent.id).await?;
+        }
         match (agent.status, agent.intent) {
             // Nothing of it runs.
             (AgentStatus::Paused, _) => return Ok(false),
@@ -112,7 +119,7 @@ impl Run {
             (AgentStatus::Booting, None | Some(Intent::Retrying)) if is_named => {
                 let is_this = |now: &Agent| now.boots == agent.boots && now.status == AgentStatus::Booting;
                 let failed = self.agents.transition_if(scope, &agent.id, AgentStatus::Failed, is_this, |_| {}).await;
-                unless_changed(failed)?;
+                self.drop_copies_of(scope, failed).await?;
                 outcome.failed_boots += 1;
                 return Ok(true);
             }
@@ -125,7 +132,7 @@ impl Run {
                 outcome.lag_ms = outcome.lag_ms.max(u64::try_from(now - agent.deadline_ms()).unwrap_or(0));
                 let same_run = |now: &Agent| now.run_started_ms == agent.run_started_ms;
                 let ended = self.agents.transition_if(scope, &agent.id, AgentStatus::Completed, same_run, |_| {}).await;
-                unless_changed(ended)?;
+                self.drop_copies_of(scope, ended).await?;
                 outcome.expired += 1;
                 return Ok(true);
             }
@@ -142,6 +149,15 @@ impl Run {
         // It prints nothing any more that they would be needed for. What is not removed now goes when the host answers.
         self.agents.drop_copies(scope, &agent.id).await?;
         Ok(true)
+    }
+
+    /// Removes the copies beside an agent that has ended, unless it had changed in another way by then.
+    async fn drop_copies_of(&self, scope: &TenantScope, ended: Result<Agent, StoreError>) -> Result<(), StoreError> {
+        match ended {
+            Ok(ended) => self.agents.drop_copies(scope, &ended.id).await,
+            Err(StoreError::Conflict(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Notes that the host of an agent answers again which did not before.
@@ -176,6 +192,8 @@ mod tests {
         assert_eq!(heard(&hosts, Some("one:2376")), Heard::Answer);
         assert_eq!(heard(&hosts, Some("busy:2376")), Heard::Unclear);
         assert_eq!(heard(&hosts, Some("three:2376")), Heard::Unreachable(Unreachable::HostRemoved));
+        let asked_no_more = ["two:2376", "busy:2376"].map(|host| (platform.clone(), host.to_owned()));
+        assert_eq!(hosts.unheard(), SilentHosts::from(asked_no_more));
         // An agent that is on none, and one whose platform's hosts nobody has asked.
         assert_eq!(heard(&hosts, None), Heard::Nothing);
         assert_eq!(hosts.heard(Some("two:2376"), &other), Heard::Nothing);

@@ -1,7 +1,7 @@
 //! What becomes of agents whose platform's Docker host does not answer any more, or is taken out of the credential; and of
 //! what such a host still runs when it comes back.
 
-use crate::harness::own_machine_is_no_host;
+use crate::harness::{dynamodb, own_machine_is_no_host};
 use crate::hosts::World;
 use crate::moving::{act, left_on};
 use bollard::query_parameters::{KillContainerOptions, RemoveContainerOptionsBuilder, RemoveVolumeOptions};
@@ -17,7 +17,7 @@ const DEAD_AFTER: Duration = Duration::from_secs(3);
 impl World {
     async fn with_hosts_that_die_soon() -> (Self, String) {
         let world = Box::pin(Self::start_with(|config| config.dead_host_after = Some(DEAD_AFTER))).await;
-        world.set_credential(&credential(&[(&world.one, 5), (&world.two, 5)])).await;
+        world.set_credential(&credential(&[(&world.one, 9), (&world.two, 9)])).await;
         world.drain(&[]).await;
         world.enroll().await;
         let session = world.client.session("dead hosts").await;
@@ -49,6 +49,39 @@ impl World {
 
     async fn silence_of(&self, agent: &str) -> Option<Silence> {
         self.row(agent).await.silence
+    }
+
+    /// Changes an agent's row past everybody.
+    async fn set(&self, agent: &str, update: &str, value: Value) {
+        let pk = format!("{}#live#agents", self.scope.platform());
+        let names = if update.contains('#') { json!({ "#status": "status" }) } else { Value::Null };
+        let mut body = json!({
+            "TableName": "theazo", "Key": { "pk": { "S": pk }, "sk": { "S": agent } },
+            "UpdateExpression": update, "ExpressionAttributeValues": { ":it": value },
+        });
+        if !names.is_null() {
+            body["ExpressionAttributeNames"] = names;
+        }
+        dynamodb(&self.own.stack.dynamodb_url(), "UpdateItem", body).await;
+    }
+
+    fn beside(&self, agent: &str) -> Value {
+        json!({ "S": format!("{}#live#{agent}#copies", self.scope.platform()) })
+    }
+
+    /// How many sealed copies there are beside an agent.
+    async fn copies(&self, agent: &str) -> usize {
+        let query = json!({
+            "TableName": "theazo", "ConsistentRead": true, "KeyConditionExpression": "pk = :pk",
+            "ExpressionAttributeValues": { ":pk": self.beside(agent) },
+        });
+        dynamodb(&self.own.stack.dynamodb_url(), "Query", query).await["Items"].as_array().unwrap().len()
+    }
+
+    async fn add_copy(&self, agent: &str) {
+        let copy = json!({ "pk": self.beside(agent), "sk": { "S": "LATE" } });
+        let put = json!({ "TableName": "theazo", "Item": copy });
+        dynamodb(&self.own.stack.dynamodb_url(), "PutItem", put).await;
     }
 
     async fn shown(&self, agent: &str) -> Value {
@@ -192,12 +225,15 @@ async fn what_is_being_paused_or_booted_when_its_host_dies_ends_as_failed_with_i
     let (world, session) = World::with_hosts_that_die_soon().await;
     let (client, one, agents, scope) = (&world.client, &world.one, world.agents(), &world.scope);
     let mut all = Vec::new();
-    for name in ["pausing", "resuming", "paused", "ended"] {
+    let leaving = client.session("leaving").await;
+    let left = world.boot_on(one, &leaving).await;
+    client.set_secrets(&session, json!({ "BESIDE": "sealed for the agent alone" })).await;
+    for name in ["pausing", "resuming", "paused", "ended", "expired", "booting"] {
         let agent = world.boot_on(one, &session).await;
         world.keep(&agent, name).await;
         all.push(agent);
     }
-    let [pausing, resuming, paused, ended] = [0, 1, 2, 3].map(|index| all[index].as_str());
+    let [pausing, resuming, paused, ended, expired, booting] = [0, 1, 2, 3, 4, 5].map(|index| all[index].as_str());
     act(client, resuming, "pause").await.expect(200);
     act(client, paused, "pause").await.expect(200);
     // The control plane dies after it has noted what it is about to do, and the host with it.
@@ -205,19 +241,44 @@ async fn what_is_being_paused_or_booted_when_its_host_dies_ends_as_failed_with_i
     let row = world.row(resuming).await;
     let own = Sessions::new(world.own.stack.deployment().table().clone()).get(scope, &row.session).await.unwrap();
     agents.begin_again(scope, &own.unwrap(), &row, Intent::Resuming, NextBoot::default()).await.unwrap();
+    world.set(expired, "SET timeout_ms = :it", json!({ "N": "1" })).await;
+    world.set(booting, "SET #status = :it REMOVE run_started_ms", json!({ "S": "booting" })).await;
+    for agent in [pausing, ended, expired, booting] {
+        assert!(world.copies(agent).await > 0, "{agent}");
+    }
     one.go_silent().await;
+    // Its session's end is noted, and its host asked that once.
+    client.post(&format!("/v1/sessions/{leaving}/terminate"), json!({})).await.expect_error(502, "provider_error");
+    assert_eq!(world.row(&left).await.status, AgentStatus::Completed);
     world.until_dead(3, Boots::Impossible).await;
     for agent in [pausing, resuming, ended] {
         let shown = world.shown(agent).await;
         assert_eq!((&shown["status"], &shown["failure"]["reason"]), (&json!("failed"), &json!("host_silent")));
     }
-    assert_eq!(world.status(paused).await, "paused");
+    assert_eq!(
+        [world.status(paused).await, world.status(expired).await, world.status(booting).await],
+        ["paused", "completed", "failed"]
+    );
+    // Whatever may have been beside them is gone, also if it has come late.
+    for agent in [pausing, expired] {
+        assert_eq!(world.copies(agent).await, 0, "{agent}");
+        world.add_copy(agent).await;
+    }
+    let outcome = world.reconcile().await;
+    assert!(outcome.postponed > 0 && outcome.skipped == 0, "{outcome:?}");
+    for agent in [pausing, ended, expired, booting, &left] {
+        assert_eq!(world.copies(agent).await, 0, "{agent}");
+    }
+    let logs = client.get(&format!("/v1/logs?agentId={left}&limit=100")).await;
+    assert_eq!(logs.text.matches("provider.removal_failed").count(), 1, "{}", logs.text);
     // What ends at its owner's wish keeps nothing, and is removed when its host lets go of it.
     act(client, ended, "terminate").await.expect_error(502, "provider_error");
 
     one.answer_again().await;
     world.tidy(one, &[pausing, resuming, paused]).await;
-    assert_eq!((left_on(one, ended).await, world.row(ended).await.sandbox_gone), ((0, 0), true));
+    for agent in [ended, expired, booting, &left] {
+        assert_eq!((left_on(one, agent).await, world.row(agent).await.sandbox_gone), ((0, 0), true), "{agent}");
+    }
     act(client, paused, "resume").await.expect(200);
     // Where its host takes no boots of it, it moves with its files.
     act(client, pausing, "retry").await.expect(200);
