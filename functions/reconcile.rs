@@ -238,6 +238,8 @@ struct Look<'a> {
     listed_at_ms: i64,
     /// Whether the platform is suspended.
     suspended: bool,
+    /// Whether the platform is being deleted.
+    deleted: bool,
     /// Agents that boot or run, as they are come by: live ones and test ones.
     active: [AtomicU64; 2],
 }
@@ -282,7 +284,8 @@ impl Run {
             tracing::warn!(%error, "whether a platform is suspended is not known");
             false
         });
-        let look = Look { found, hosts, listed_at_ms, suspended, active: Default::default() };
+        let deleted = items.iter().any(|item| matches!(item, WorkItem::Platform(_)));
+        let look = Look { found, hosts, listed_at_ms, suspended, deleted, active: Default::default() };
         let visits = stream::iter(items).map(|item| self.item(item, &look));
         let outcome = visits.buffer_unordered(ITEMS_AT_ONCE).fold(Outcome::default(), sum).await;
         // Who was not come by is not counted, and half a figure is none.

@@ -104,7 +104,10 @@ impl Run {
                 return Ok(());
             }
             status if status.is_over() => {
-                let cleared = lifecycle::clear(scope, &agent, &self.agents, &self.sandboxes).await?;
+                let mut cleared = lifecycle::clear(scope, &agent, &self.agents, &self.sandboxes).await?;
+                if !cleared && !agent.keeps_files(now) && self.gives_up_elsewhere(&agent, &work.platform, look) {
+                    cleared = self.agents.settle(scope, &agent.id).await?.sandbox_gone;
+                }
                 outcome.settled += usize::from(cleared);
                 return Ok(());
             }

@@ -77,6 +77,19 @@ impl Hosts {
     }
 }
 
+/// Whether it is waited no longer for a host of which this was heard, and where an agent that is over has something that it
+/// does not keep: `over` is for how long it is, and whether it can still be read. What is there is removed as an orphan, should
+/// the host ever answer again while its platform names it.
+fn is_given_up(heard: Heard, over: (i64, bool), is_deleted: bool, dead_after_ms: i64) -> bool {
+    let (over_for_ms, is_readable) = over;
+    match heard {
+        Heard::Nothing | Heard::Answer | Heard::Unreachable(Unreachable::HostRemoved) => false,
+        Heard::Unclear => !is_readable,
+        // A platform that is being deleted is erased only when nothing of any of its agents is left.
+        Heard::Unreachable(Unreachable::HostSilent) => !is_readable || (is_deleted && over_for_ms >= dead_after_ms),
+    }
+}
+
 impl Run {
     /// Looks after an agent of whose host this was heard, as far as that is to be done without asking the host. Whether
     /// that was all.
@@ -107,6 +120,12 @@ impl Run {
             (AgentStatus::Completed | AgentStatus::Failed, _) if agent.keeps_files(now) => {
                 // Of what is not its platform's any more nothing can be done for as long as that is so.
                 outcome.postponed += usize::from(is_named && !agent.only_checkpoints);
+                return Ok(true);
+            }
+            (AgentStatus::Completed | AgentStatus::Failed, _) if self.gives_up(agent, heard, look) => {
+                let settled = self.agents.settle(scope, &agent.id).await?;
+                tracing::warn!(agent = %agent.id, host = agent.host, "what an agent has on a silent host stays there");
+                outcome.settled += usize::from(settled.sandbox_gone);
                 return Ok(true);
             }
             (AgentStatus::Completed | AgentStatus::Failed, _) => {
@@ -149,6 +168,19 @@ impl Run {
         // It prints nothing any more that they would be needed for. What is not removed now goes when the host answers.
         self.agents.drop_copies(scope, &agent.id).await?;
         Ok(true)
+    }
+
+    fn gives_up(&self, agent: &Agent, heard: Heard, look: &Look<'_>) -> bool {
+        let now = now_ms();
+        let over = (now.saturating_sub(agent.since_ms), agent.is_readable(now));
+        is_given_up(heard, over, look.deleted, self.dead_host_after_ms)
+    }
+
+    /// Whether an agent that is over and keeps nothing has something on hosts where it does not live, and it is waited no
+    /// longer for any of them.
+    pub(super) fn gives_up_elsewhere(&self, agent: &Agent, platform: &PlatformId, look: &Look<'_>) -> bool {
+        let mut heard = agent.elsewhere().map(|host| look.hosts.heard(Some(host), platform)).peekable();
+        heard.peek().is_some() && heard.all(|heard| self.gives_up(agent, heard, look))
     }
 
     /// Removes the copies beside an agent that has ended, unless it had changed in another way by then.
@@ -199,5 +231,22 @@ mod tests {
         assert_eq!(hosts.heard(Some("two:2376"), &other), Heard::Nothing);
         hosts.add(other.clone(), Vec::new());
         assert_eq!(hosts.heard(Some("two:2376"), &other), Heard::Unreachable(Unreachable::HostRemoved));
+    }
+
+    #[test]
+    fn what_is_left_on_a_silent_host_is_waited_for_as_long_as_its_agent_can_be_read_and_its_platform_is_there() {
+        let silent = Heard::Unreachable(Unreachable::HostSilent);
+        for (heard, over, is_deleted, expected) in [
+            (silent, (14, true), true, false),
+            (silent, (15, true), true, true),
+            (silent, (15, true), false, false),
+            // It may be our own network.
+            (Heard::Unclear, (15, true), true, false),
+            (Heard::Unclear, (15, false), false, true),
+            (silent, (15, false), false, true),
+            (Heard::Answer, (15, false), true, false),
+        ] {
+            assert_eq!(is_given_up(heard, over, is_deleted, 15), expected, "{heard:?} {over:?} {is_deleted}");
+        }
     }
 }

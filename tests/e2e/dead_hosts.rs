@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use theazo_docker_hosts::{Host, credential};
 use theazo_functions::reconcile::{Boots, Outcome, reconcile};
-use theazo_store::{AgentStatus, Intent, NextBoot, PausedBy, Sessions, Silence, now_ms};
+use theazo_store::{AgentStatus, Intent, NextBoot, PausedBy, PlatformDeletion, Sessions, Silence, now_ms};
+use theazo_tenancy::Operator;
 
 /// How long hosts may be silent here. A run of reconciling takes a moment.
 const DEAD_AFTER: Duration = Duration::from_secs(3);
@@ -288,8 +289,21 @@ async fn what_is_being_paused_or_booted_when_its_host_dies_ends_as_failed_with_i
     for (agent, name) in [(pausing, "pausing"), (resuming, "resuming"), (paused, "paused")] {
         assert_eq!(world.kept(agent).await, name);
     }
-    client.terminate(&session).await;
-    world.end().await;
+
+    // It goes for good, and so does the platform: nothing is waited for without end.
+    one.kill().await;
+    #[expect(clippy::disallowed_methods, reason = "a test deletes its platform as the operator does")]
+    let deletion = PlatformDeletion::new(world.own.stack.deployment().table().clone(), Operator::assume());
+    deletion.begin(scope.platform()).await.unwrap();
+    let begun = Instant::now();
+    while !agents.unsettled_of_platform(scope).await.unwrap().is_empty() {
+        assert!(begun.elapsed() < 20 * DEAD_AFTER, "{:?}", agents.unsettled_of_platform(scope).await.unwrap());
+        world.run().await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(left_on(&world.two, resuming).await, (0, 0));
+    world.two.kill().await;
+    world.own.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

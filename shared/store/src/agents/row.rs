@@ -294,9 +294,14 @@ impl Agent {
         short
     }
 
-    /// Whether its time to be readable is over. The table drops such rows when it gets to it.
+    /// Whether it is not over, or not for so long that its time to be readable is over too.
+    pub fn is_readable(&self, now_ms: i64) -> bool {
+        self.ended_at_ms.is_none_or(|ended| ended.saturating_add(RETENTION_MS) > now_ms)
+    }
+
+    /// Whether its time to be readable is over and nothing is left of it. The table drops such rows when it gets to it.
     pub(super) fn is_expired(&self, now_ms: i64) -> bool {
-        self.sandbox_gone && self.ended_at_ms.is_some_and(|ended| ended.saturating_add(RETENTION_MS) <= now_ms)
+        self.sandbox_gone && !self.is_readable(now_ms)
     }
 }
 
