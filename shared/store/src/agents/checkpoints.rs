@@ -302,7 +302,7 @@ impl Agents {
             if agent.only_checkpoints || is_written || !agent.keeps_files(now) {
                 return Ok(agent);
             }
-            self.drop_copies(scope, id).await?;
+            self.remove_copies(scope, &agent).await?;
             agent.only_checkpoints = true;
             match self.rewrite(scope, &mut agent)?.commit(&self.0).await? {
                 Committed::Yes => return Ok(agent),
