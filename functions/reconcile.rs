@@ -141,7 +141,7 @@ pub enum Boots {
 pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome, ApiError> {
     let started = Instant::now();
     let Upkeep { work, platforms, suspension } = Upkeep::of(deployment.table());
-    let run = Run {
+    let mut run = Run {
         sandboxes: Sandboxes::of(deployment),
         agents: Agents::of(deployment),
         sessions: Sessions::of(deployment),
@@ -158,6 +158,9 @@ pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome,
     let listed_at_ms = now_ms();
     let turn = usize::try_from(listed_at_ms.div_euclid(TURN_MS)).unwrap_or(0);
     let accounts = accounts::ask(&run.sandboxes, &run.work, turn).await?;
+    // Also for what is done by sessions, and on hosts where agents do not live: what the table says changes, and the rest is
+    // done when the host answers.
+    run.sandboxes = run.sandboxes.without(accounts.hosts().unheard());
     // An agent is on the list before its sandbox is made, so what was listed before this and is missing here has no owner.
     let items = run.work.list().await?;
     let found = accounts.found();
@@ -235,6 +238,8 @@ struct Look<'a> {
     listed_at_ms: i64,
     /// Whether the platform is suspended.
     suspended: bool,
+    /// Whether the platform is being deleted.
+    deleted: bool,
     /// Agents that boot or run, as they are come by: live ones and test ones.
     active: [AtomicU64; 2],
 }
@@ -279,7 +284,8 @@ impl Run {
             tracing::warn!(%error, "whether a platform is suspended is not known");
             false
         });
-        let look = Look { found, hosts, listed_at_ms, suspended, active: Default::default() };
+        let deleted = items.iter().any(|item| matches!(item, WorkItem::Platform(_)));
+        let look = Look { found, hosts, listed_at_ms, suspended, deleted, active: Default::default() };
         let visits = stream::iter(items).map(|item| self.item(item, &look));
         let outcome = visits.buffer_unordered(ITEMS_AT_ONCE).fold(Outcome::default(), sum).await;
         // Who was not come by is not counted, and half a figure is none.

@@ -135,6 +135,13 @@ pub(super) fn not_among_the_hosts() -> ApiError {
     ApiError::new(ErrorCode::Provider, why).detail("provider", ProviderKind::Docker.as_str()).detail("retryable", false)
 }
 
+/// The refusal of a call to an agent whose host is known not to answer.
+pub(super) fn does_not_answer() -> ApiError {
+    ApiError::new(ErrorCode::Provider, "the agent's host does not answer")
+        .detail("provider", ProviderKind::Docker.as_str())
+        .detail("retryable", true)
+}
+
 /// The refusal of a boot on a host that is not known to keep agents from what they must not reach.
 pub(super) fn not_enrolled() -> ApiError {
     let why = "the agent's Docker host is not enrolled";

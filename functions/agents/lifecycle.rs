@@ -130,6 +130,9 @@ fn boot_failed(agent: &Agent, failure: &ApiError) -> Option<NewLog> {
 ///
 /// One that its own clock has stopped on account of a limit that was in force when it booted is paused as by the limit
 /// itself: where the provider keeps its files, it can be resumed once the limit allows it; elsewhere it is completed.
+///
+/// On a host of its platform's the files of one that has failed outlive its container, which ends with the host's engine
+/// and does not begin again with it: it keeps them, and is retried on them.
 pub async fn lost(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes: &Sandboxes) -> ApiError {
     let over = now_ms() + CLOCK_SLACK_MS >= agent.sandbox_ends_ms();
     let status = if over { AgentStatus::Completed } else { AgentStatus::Failed };
@@ -146,7 +149,8 @@ pub async fn lost(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes
     }
     let gone = || failure::to_api(&agent.provider, &ProviderError::SandboxGone);
     let cause = (status == AgentStatus::Failed).then(|| sandbox_gone(agent));
-    let ended = match agents.transition_because(scope, &agent.id, status, cause, same_run, |_| {}).await {
+    let keep = |now: &mut Agent| now.own_files = now.status == AgentStatus::Failed && now.host.is_some();
+    let ended = match agents.transition_because(scope, &agent.id, status, cause, same_run, keep).await {
         Err(StoreError::Conflict(_)) => agents.get(scope, &agent.id).await.map_err(ApiError::from),
         other => other.map(Some).map_err(ApiError::from),
     };

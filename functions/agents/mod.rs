@@ -38,6 +38,7 @@ pub(crate) use boot::Boot;
 pub(crate) use checkpoints::remove_left_over;
 pub use docker_hosts::Docker;
 pub(crate) use moving::{QUIET_MS, clear_hosts};
+pub(crate) use sandboxes::SilentHosts;
 pub use sandboxes::{E2b, Fly, Sandboxes};
 
 use futures_util::future::{BoxFuture, join};

@@ -8,8 +8,8 @@ use theazo_store::{Agent, AgentCopies, AgentTokens, Agents, Intent, SecretOpener
 use theazo_tenancy::CheckpointId;
 
 /// Boots an agent that is over from its last checkpoint, or the one that is named, with the vault's secrets of now and all
-/// of its running time before it. One that has failed because its host was not to be reached boots on its own files, unless
-/// a checkpoint is named.
+/// of its running time before it. One that has failed because its host was not to be reached, or has lost what ran there,
+/// boots on its own files, unless a checkpoint is named.
 pub async fn handle(
     call: Call,
     sessions: Sessions,

@@ -2,9 +2,10 @@
 //! configured, test ones the simulated provider. What a caller asks for does not change which of the two worlds it is in;
 //! the mode of its credential does.
 
-use super::docker_hosts::{Docker, Mover, not_among_the_hosts, not_enrolled, standing};
+use super::docker_hosts::{Docker, Mover, does_not_answer, not_among_the_hosts, not_enrolled, standing};
 use super::simulated::TenantDisk;
 use futures_util::future::BoxFuture;
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
@@ -14,7 +15,7 @@ use theazo_providers::fly::{FlyEndpoints, FlyProvider, FlyService, FlySettings};
 use theazo_providers::simulated::SimulatedProvider;
 use theazo_providers::{Health, Provider, ProviderKind};
 use theazo_store::{Agent, Intent, LogWriter, NewLog, ProviderAccess, ProviderConfig, SimulatedDisks};
-use theazo_tenancy::{Mode, ReadScope, TenantScope};
+use theazo_tenancy::{Mode, PlatformId, ReadScope, TenantScope};
 
 /// Calling compute providers, and telling what they refuse.
 #[derive(Clone)]
@@ -25,7 +26,11 @@ pub struct Sandboxes {
     access: ProviderAccess,
     simulated: SimulatedDisks,
     log: LogWriter,
+    silent: Arc<SilentHosts>,
 }
+
+/// Hosts of platforms that are known not to answer.
+pub(crate) type SilentHosts = HashSet<(PlatformId, String)>;
 
 /// E2B for one deployment. The client is made when the first agent needs it: most functions never do.
 #[derive(Clone)]
@@ -137,7 +142,16 @@ impl Sandboxes {
         simulated: SimulatedDisks,
         log: LogWriter,
     ) -> Self {
-        Self { docker, e2b, fly, access, simulated, log }
+        Self { docker, e2b, fly, access, simulated, log, silent: Arc::default() }
+    }
+
+    /// The same, but those hosts are asked for nothing: whatever is to be done there fails at once.
+    pub(crate) fn without(self, silent: SilentHosts) -> Self {
+        Self { silent: Arc::new(silent), ..self }
+    }
+
+    fn is_silent(&self, scope: &TenantScope, host: &str) -> bool {
+        !self.silent.is_empty() && self.silent.contains(&(scope.platform().clone(), host.to_owned()))
     }
 
     /// Has the log say what a provider did to an agent where no change says it. Nobody waits for that.
@@ -303,8 +317,14 @@ impl Sandboxes {
     ) -> Result<Option<(Arc<dyn Provider>, bool)>, ApiError> {
         let Some((_, hosts, own)) = self.hosts_of(scope, agent).await? else { return Ok(None) };
         let Some(provider) = hosts.on(host).filter(|_| host != own) else { return Ok(None) };
-        let are_one = tokio::time::timeout(TELL_APART_WITHIN, hosts.are_one(own, host)).await;
-        match are_one.ok().flatten() {
+        if self.is_silent(scope, host) {
+            return Err(does_not_answer());
+        }
+        let are_one = async {
+            // Nor does that one say which it is.
+            if self.is_silent(scope, own) { None } else { hosts.are_one(own, host).await }
+        };
+        match tokio::time::timeout(TELL_APART_WITHIN, are_one).await.ok().flatten() {
             Some(true) => {
                 tracing::error!(agent = %agent.id, host, own, "two Docker hosts of a platform are one engine");
                 Ok(None)
@@ -322,6 +342,9 @@ impl Sandboxes {
     }
 
     async fn on_host(&self, scope: &TenantScope, name: &str, host: &str) -> Result<Option<Reached>, ApiError> {
+        if self.is_silent(scope, host) {
+            return Err(does_not_answer());
+        }
         let hosts = self.docker.hosts(scope, &self.access).await?;
         let (config, hosts) = hosts.ok_or_else(|| not_configured(name))?;
         Ok(hosts.on(host).map(|provider| (provider, config.max_concurrent)))

@@ -1,6 +1,6 @@
 //! What runs in the accounts at providers, and what of it nobody owns.
 
-use super::hosts::Hosts;
+use super::hosts::{Answered, Hosts};
 use super::{Found, ITEM_TIME, Outcome, in_turn, sum};
 use crate::agents::Sandboxes;
 use futures_util::future::join_all;
@@ -16,6 +16,8 @@ use tokio::time::Instant;
 
 /// How long an account may take to say what runs in it.
 const LIST_TIME: Duration = Duration::from_secs(15);
+/// How long one that did not say so may take to say that it is there.
+const HEALTH_TIME: Duration = Duration::from_secs(3);
 /// Accounts asked side by side.
 const ACCOUNTS_AT_ONCE: usize = 16;
 /// How long all of asking goes on; an account that was not asked is asked by a later run.
@@ -35,10 +37,15 @@ struct Account {
 }
 
 /// An account did not say what runs in it.
-struct NotListed;
+struct NotListed {
+    /// Whose it is, if not the deployment's own.
+    platform: Option<PlatformId>,
+    /// Whether it has answered something.
+    is_there: bool,
+}
 
-/// A platform, and which hosts its credential names; with each, whether it has said what it has.
-type Named = (PlatformId, Vec<(String, bool)>);
+/// A platform, and which hosts its credential names; with each, what it has said.
+type Named = (PlatformId, Vec<(String, Answered)>);
 
 /// All accounts that agents may run in.
 #[derive(Default)]
@@ -63,8 +70,9 @@ pub(super) async fn ask(sandboxes: &Sandboxes, work: &Work, turn: usize) -> Resu
     let mut configured: Vec<_> = configured.collect();
     in_turn(&mut configured, turn);
     let asked = stream::iter(configured).map(|(platform, mode, name)| async move {
+        let nobody_knows = |platform| (None, vec![Err(NotListed { platform: Some(platform), is_there: false })]);
         if Instant::now() >= until {
-            return (None, vec![Err(NotListed)]);
+            return nobody_knows(platform);
         }
         let scope = work.operator().tenant(&platform, mode);
         // Test agents are on none.
@@ -76,19 +84,19 @@ pub(super) async fn ask(sandboxes: &Sandboxes, work: &Work, turn: usize) -> Resu
                 let listed = names.iter().zip(providers);
                 let listed = listed.map(|(host, provider)| list(Some(platform.clone()), host.clone(), provider));
                 let listed = join_all(listed).await;
-                let named = names.into_iter().zip(&listed).filter_map(|(host, listed)| Some((host?, listed.is_ok())));
+                let named = names.into_iter().zip(&listed).filter_map(|(host, listed)| Some((host?, answered(listed))));
                 (are_hosts.then(|| (platform, named.collect())), listed)
             }
             Ok(Err(error)) if error.code() == ErrorCode::NoProvidersAvailable => {
                 (are_hosts.then(|| (platform, Vec::new())), Vec::new())
             }
+            // Which hosts a credential names that cannot be used is not known, and it may be for us to mend: of those of
+            // earlier the operator may have taken the ranges away.
             Ok(Err(error)) => {
                 tracing::warn!(%platform, provider = name, ?error, "a provider cannot be used");
-                // What cannot be read as a credential names no host. If it is just not to be had, nobody knows.
-                let is_none = are_hosts && error.code() == ErrorCode::Provider;
-                (is_none.then(|| (platform, Vec::new())), vec![Err(NotListed)])
+                nobody_knows(platform)
             }
-            Err(_) => (None, vec![Err(NotListed)]),
+            Err(_) => nobody_knows(platform),
         }
     });
     let asked: Vec<(Option<Named>, Vec<_>)> = asked.buffer_unordered(ACCOUNTS_AT_ONCE).collect().await;
@@ -103,12 +111,17 @@ pub(super) async fn ask(sandboxes: &Sandboxes, work: &Work, turn: usize) -> Resu
 
 impl Accounts {
     fn add(&mut self, account: Result<Account, NotListed>) {
+        // The deployment's own engine is on its own machine: that it answers says nothing of the network.
+        let is_elsewhere = match &account {
+            Ok(account) => account.platform.is_some(),
+            Err(account) => account.platform.is_some() && account.is_there,
+        };
+        if is_elsewhere {
+            self.hosts.note_answer();
+        }
         match account {
-            Ok(account) => {
-                self.hosts.note_answer();
-                self.listed.push(account);
-            }
-            Err(NotListed) => self.outcome.postponed += 1,
+            Ok(account) => self.listed.push(account),
+            Err(_) => self.outcome.postponed += 1,
         }
     }
 
@@ -161,9 +174,20 @@ async fn list(
     match tokio::time::timeout(LIST_TIME, provider.list_mine()).await {
         Ok(Ok(sandboxes)) => Ok(Account { platform, host, provider, sandboxes }),
         Ok(Err(_)) | Err(_) => {
-            tracing::warn!(provider = provider.kind().as_str(), host, "the provider does not list its sandboxes");
-            Err(NotListed)
+            let health = tokio::time::timeout(HEALTH_TIME, provider.health()).await;
+            let is_there = health.is_ok_and(|health| health.healthy);
+            let kind = provider.kind().as_str();
+            tracing::warn!(provider = kind, host, is_there, "the provider does not list its sandboxes");
+            Err(NotListed { platform, is_there })
         }
+    }
+}
+
+fn answered(listed: &Result<Account, NotListed>) -> Answered {
+    match listed {
+        Ok(_) => Answered::WhatItHas,
+        Err(NotListed { is_there: true, .. }) => Answered::Something,
+        Err(NotListed { is_there: false, .. }) => Answered::Nothing,
     }
 }
 
@@ -185,5 +209,94 @@ fn agent_of(item: &WorkItem) -> Option<&str> {
     match item {
         WorkItem::Agent(work) => Some(work.agent.as_str()),
         WorkItem::Session(..) | WorkItem::Provider(..) | WorkItem::Platform(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::hosts::Heard;
+    use super::*;
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use std::collections::HashMap;
+    use theazo_providers::ProviderError;
+    use theazo_providers::docker::{DockerConfig, DockerProvider, Endpoint};
+    use theazo_providers::simulated::{SimulatedDisk, SimulatedProvider, StoredIndex};
+    use theazo_store::Unreachable;
+
+    const HOST: &str = "one:2376";
+
+    /// A disk that nobody gets to.
+    struct NoDisk;
+
+    #[async_trait]
+    impl SimulatedDisk for NoDisk {
+        async fn make(&self, _: &str, _: Vec<u8>, _: i64) -> Result<bool, ProviderError> {
+            Err(ProviderError::TimedOut)
+        }
+        async fn index(&self, _: &str) -> Result<Option<StoredIndex>, ProviderError> {
+            Err(ProviderError::TimedOut)
+        }
+        async fn replace(&self, _: &str, _: u64, _: Vec<u8>, _: i64) -> Result<bool, ProviderError> {
+            Err(ProviderError::TimedOut)
+        }
+        async fn put(&self, _: &str, _: Vec<(String, Bytes)>, _: i64) -> Result<(), ProviderError> {
+            Err(ProviderError::TimedOut)
+        }
+        async fn get(&self, _: &str, _: &[&str]) -> Result<HashMap<String, Bytes>, ProviderError> {
+            Err(ProviderError::TimedOut)
+        }
+        async fn delete(&self, _: &str, _: &[&str]) -> Result<(), ProviderError> {
+            Err(ProviderError::TimedOut)
+        }
+        async fn remove(&self, _: &str) -> Result<(), ProviderError> {
+            Err(ProviderError::TimedOut)
+        }
+    }
+
+    /// An engine that nobody listens for.
+    fn absent() -> Arc<dyn Provider> {
+        let endpoint = Endpoint::parse("unix:///theazo/no/such.sock").unwrap();
+        Arc::new(DockerProvider::new(DockerConfig::new(endpoint, "image", "deployment")).unwrap())
+    }
+
+    /// What answers, but never lists anything.
+    fn busy() -> Arc<dyn Provider> {
+        Arc::new(SimulatedProvider::new(NoDisk))
+    }
+
+    /// What is heard of a silent host of a platform when another account has given that answer.
+    fn heard_beside(other: Result<Account, NotListed>) -> Heard {
+        let (platform, mut accounts) = (PlatformId::make(), Accounts::default());
+        accounts.hosts.add(platform.clone(), vec![(HOST.into(), Answered::Nothing)]);
+        accounts.add(other);
+        accounts.hosts.heard(Some(HOST), &platform)
+    }
+
+    #[tokio::test]
+    async fn an_account_that_lists_nothing_but_answers_otherwise_is_not_silent() {
+        for (provider, expected) in [(busy(), Answered::Something), (absent(), Answered::Nothing)] {
+            let listed = list(Some(PlatformId::make()), Some(HOST.into()), provider.clone()).await;
+            assert_eq!(answered(&listed), expected);
+        }
+        let account = Account { platform: None, host: None, provider: busy(), sandboxes: Vec::new() };
+        assert_eq!(answered(&Ok(account)), Answered::WhatItHas);
+    }
+
+    #[test]
+    fn only_what_answers_from_elsewhere_says_that_the_network_is_there() {
+        let silent = Heard::Unreachable(Unreachable::HostSilent);
+        let listed = |platform| Account { platform, host: None, provider: absent(), sandboxes: Vec::new() };
+        let not_listed = |platform, is_there| NotListed { platform, is_there };
+        for (other, expected) in [
+            (Ok(listed(Some(PlatformId::make()))), silent),
+            (Err(not_listed(Some(PlatformId::make()), true)), silent),
+            (Err(not_listed(Some(PlatformId::make()), false)), Heard::Unclear),
+            // The deployment's own engine is on its own machine.
+            (Ok(listed(None)), Heard::Unclear),
+            (Err(not_listed(None, true)), Heard::Unclear),
+        ] {
+            assert_eq!(heard_beside(other), expected);
+        }
     }
 }

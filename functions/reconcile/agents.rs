@@ -98,8 +98,16 @@ impl Run {
                 }
                 return Ok(());
             }
+            // Whoever has ended it may still be stopping what ran. Once it is known to be stopped the agent can be retried, and
+            // what runs then must not be what is stopped.
+            status if status.is_over() && agent.keeps_own_files() && !agent.only_checkpoints && !is_interrupted => {
+                return Ok(());
+            }
             status if status.is_over() => {
-                let cleared = lifecycle::clear(scope, &agent, &self.agents, &self.sandboxes).await?;
+                let mut cleared = lifecycle::clear(scope, &agent, &self.agents, &self.sandboxes).await?;
+                if !cleared && !agent.keeps_files(now) && self.gives_up_elsewhere(&agent, &work.platform, look) {
+                    cleared = self.agents.settle(scope, &agent.id).await?.sandbox_gone;
+                }
                 outcome.settled += usize::from(cleared);
                 return Ok(());
             }

@@ -73,7 +73,7 @@ pub(super) fn describe(name: &str) -> Option<Operation> {
             .gives(200, component("Agent"))
             .refuses(&boots),
         "agents-retry" => agent("Boot a failed or completed agent again, from a checkpoint or the files it has kept")
-            .more("With the same id, the vault's secrets of now, and all of its running time before it. It takes a place of its session's as a resume does. An agent that has failed because its Docker host could not be reached (`failure`) keeps its own files there, and boots on them unless a checkpoint is named. `conflict` for an agent that has nothing to boot from, was terminated, or whose last run is still being removed, which waits for its host to answer.")
+            .more("With the same id, the vault's secrets of now, and all of its running time before it. It takes a place of its session's as a resume does. An agent that has failed because its Docker host could not be reached (`failure`), or has lost its container, as in a restart, keeps its own files there, and boots on them unless a checkpoint is named. `conflict` for an agent that has nothing to boot from, was terminated, or whose last run is still being removed, which waits for its host to answer.")
             .body_if_any(component("RetryAgent"))
             .gives(200, component("Agent"))
             .refuses(&boots),

@@ -267,8 +267,9 @@ impl Agents {
     }
 
     /// Removes the copies of what an agent booted with. The row of one that has booted again names only what its last boot
-    /// was to get: what an earlier one got may still lie there.
-    async fn remove_copies(&self, scope: &TenantScope, agent: &Agent) -> Result<(), StoreError> {
+    /// was to get: what an earlier one got may still lie there. Which functions may look for that is recorded; where one may not,
+    /// the scheduled clean-up does it.
+    pub(super) async fn remove_copies(&self, scope: &TenantScope, agent: &Agent) -> Result<(), StoreError> {
         match agent.boots {
             0 | 1 => self.0.delete_all(copies_of(scope, agent)?.into_iter()).await,
             _ => self.drop_copies(scope, &agent.id).await,

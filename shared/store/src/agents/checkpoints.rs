@@ -3,7 +3,7 @@
 //! is over keeps its checkpoints, to be retried from, until it is terminated or its time to be readable ends.
 
 use super::changes::Change;
-use super::{Agent, Agents, RETENTION_MS};
+use super::{Agent, Agents};
 use crate::transaction::{Committed, back_off};
 use crate::{AuditAction, AuditOutcome, LogLevel, LogSource, NewLog, StoreError};
 use serde::{Deserialize, Serialize};
@@ -108,8 +108,7 @@ impl Agent {
 
     /// Whether it has files which stay although it is over: checkpoints, or its own.
     pub fn keeps_files(&self, now_ms: i64) -> bool {
-        let readable = self.ended_at_ms.is_none_or(|ended| ended.saturating_add(RETENTION_MS) > now_ms);
-        readable && (self.keeps_own_files() || self.kept_checkpoints().next().is_some())
+        self.is_readable(now_ms) && (self.keeps_own_files() || self.kept_checkpoints().next().is_some())
     }
 
     /// Whether its own are among them, as long as it keeps any.
@@ -303,7 +302,7 @@ impl Agents {
             if agent.only_checkpoints || is_written || !agent.keeps_files(now) {
                 return Ok(agent);
             }
-            self.drop_copies(scope, id).await?;
+            self.remove_copies(scope, &agent).await?;
             agent.only_checkpoints = true;
             match self.rewrite(scope, &mut agent)?.commit(&self.0).await? {
                 Committed::Yes => return Ok(agent),

@@ -188,8 +188,8 @@ pub struct Agent {
     /// and nothing else.
     #[serde(skip_serializing_if = "is_false", default)]
     pub only_checkpoints: bool,
-    /// Whether an agent that is over keeps its own files too: not it has failed, but its host. They stay with it until it has
-    /// booted again.
+    /// Whether an agent that is over keeps its own files too: its host has failed, or has lost what ran there. They stay with
+    /// it until it has booted again.
     #[serde(skip_serializing_if = "is_false", default)]
     pub own_files: bool,
     /// Since when its host cannot be asked about it, if it cannot; of one that has failed for that, until it is retried.
@@ -294,9 +294,14 @@ impl Agent {
         short
     }
 
-    /// Whether its time to be readable is over. The table drops such rows when it gets to it.
+    /// Whether it is not over, or not for so long that its time to be readable is over too.
+    pub fn is_readable(&self, now_ms: i64) -> bool {
+        self.ended_at_ms.is_none_or(|ended| ended.saturating_add(RETENTION_MS) > now_ms)
+    }
+
+    /// Whether its time to be readable is over and nothing is left of it. The table drops such rows when it gets to it.
     pub(super) fn is_expired(&self, now_ms: i64) -> bool {
-        self.sandbox_gone && self.ended_at_ms.is_some_and(|ended| ended.saturating_add(RETENTION_MS) <= now_ms)
+        self.sandbox_gone && !self.is_readable(now_ms)
     }
 }
 
