@@ -42,7 +42,7 @@ const UP_WITHIN: Duration = Duration::from_secs(10);
 /// Longest that it says.
 const LONGEST_LINE: usize = 16;
 /// How often to try for a name that is taken by what is just going.
-const ATTEMPTS: usize = 20;
+const ATTEMPTS: usize = 60;
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(150);
 
 /// The run of an agent that is to be reached, as its container tells.
@@ -135,7 +135,11 @@ impl DockerProvider {
         arguments: &[String],
         labels: &HashMap<String, String>,
     ) -> Result<(), ProviderError> {
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                // An engine that is busy takes its time to let go of a container that has ended.
+                tokio::time::sleep(ATTEMPT_PAUSE).await;
+            }
             match self.inspect(forwarder).await? {
                 Some(found) if !self.is_agents_container(&found, agent) => {
                     return Err(failed(OPEN, false, "a container of that name belongs to somebody else"));
@@ -157,10 +161,7 @@ impl DockerProvider {
                             return Err(failed(OPEN, false, "the agent image is not on this engine"));
                         }
                         // Made by another call at the same moment, or just going.
-                        Err(error) if status(&error) == Some(409) => {
-                            tokio::time::sleep(ATTEMPT_PAUSE).await;
-                            continue;
-                        }
+                        Err(error) if status(&error) == Some(409) => continue,
                         Err(error) => return Err(from_engine(OPEN, error)),
                     }
                 }
