@@ -1,7 +1,7 @@
-//! What a deployment is configured as, and the environment variables of a process that say so.
+//! What a deployment is configured as, read from [variables](super::variables) and written to them.
 
+use super::variables::*;
 use http::HeaderValue;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_http::StreamLimits;
@@ -10,12 +10,9 @@ use theazo_providers::ProviderError;
 use theazo_providers::docker::{Endpoint, HostRanges};
 use theazo_providers::e2b::E2bEndpoints;
 use theazo_providers::fly::FlyEndpoints;
-use theazo_store::{DEAD_HOST_AFTER, DEFAULT_AUDIT_DAYS, LOG_RETENTION_DAYS, RateLimits, is_kms_key_arn};
+use theazo_store::{RateLimits, is_kms_key_arn};
 use theazo_tenancy::CredentialKey;
 use zeroize::Zeroizing;
-
-/// How long an unwrapped root key may be used before KMS is asked again, unless configured otherwise.
-const KEY_CACHE: Duration = Duration::from_secs(600);
 
 /// What distinguishes one deployment from another.
 #[derive(Clone)]
@@ -99,180 +96,6 @@ pub enum ConfigError {
     /// The Docker engine's address cannot be used.
     #[error("the Docker engine cannot be used: {0}")]
     Docker(#[from] ProviderError),
-}
-
-/// Environment variables of a function.
-const NAME: &str = "THEAZO_DEPLOYMENT";
-const TABLE: &str = "THEAZO_TABLE";
-const LEDGER: &str = "THEAZO_LEDGER";
-const KMS_KEY: &str = "THEAZO_KMS_KEY_ARN";
-const DOCKER_ENDPOINT: &str = "THEAZO_DOCKER_ENDPOINT";
-const DOCKER_IMAGE: &str = "THEAZO_DOCKER_IMAGE";
-const DOCKER_RANGES: &str = "THEAZO_DOCKER_PRIVATE_RANGES";
-const E2B_API: &str = "THEAZO_E2B_API_URL";
-const E2B_SANDBOX: &str = "THEAZO_E2B_SANDBOX_URL";
-const FLY_API: &str = "THEAZO_FLY_API_URL";
-const FLY_APP: &str = "THEAZO_FLY_APP_URL";
-const AGENT_ENDPOINT: &str = "THEAZO_AGENT_ENDPOINT";
-/// Where a process finds the key that credentials are sealed with.
-pub const CREDENTIAL_KEY: &str = "THEAZO_CREDENTIAL_KEY";
-const KEY_RATE: &str = "THEAZO_KEY_REQUESTS_PER_SECOND";
-const TOKEN_RATE: &str = "THEAZO_TOKEN_REQUESTS_PER_SECOND";
-const PRICES: &str = "THEAZO_PRICES";
-const CORS_ORIGIN: &str = "THEAZO_CORS_ORIGIN";
-const KEY_CACHE_SECONDS: &str = "THEAZO_KEY_CACHE_SECONDS";
-const LOG_RETENTION: &str = "THEAZO_LOG_RETENTION_DAYS";
-const AUDIT_DAYS: &str = "THEAZO_AUDIT_RETENTION_DAYS";
-const DEAD_HOST: &str = "THEAZO_DEAD_HOST_AFTER_SECONDS";
-
-/// All variables that a function reads, those of an engine of the machine's own apart: deployments have none.
-pub const VARIABLES: [&str; 17] = [
-    NAME,
-    TABLE,
-    LEDGER,
-    KMS_KEY,
-    DOCKER_RANGES,
-    E2B_API,
-    E2B_SANDBOX,
-    AGENT_ENDPOINT,
-    CREDENTIAL_KEY,
-    KEY_RATE,
-    TOKEN_RATE,
-    PRICES,
-    CORS_ORIGIN,
-    KEY_CACHE_SECONDS,
-    LOG_RETENTION,
-    AUDIT_DAYS,
-    DEAD_HOST,
-];
-
-/// Ten years; of log entries as well.
-const MAX_AUDIT_DAYS: u32 = 3653;
-/// Seconds: hosts are looked at once a minute.
-const MIN_DEAD_HOST_AFTER: u64 = 60;
-/// A day, which is as long as any agent runs.
-const MAX_DEAD_HOST_AFTER: u64 = 24 * 60 * 60;
-
-/// How long keys are kept in memory, as the environment says.
-///
-/// # Errors
-/// [`ConfigError::NotANumber`].
-pub fn key_cache_from_env() -> Result<Duration, ConfigError> {
-    key_cache(&of_process)
-}
-
-/// How long audit entries are kept, days, as the environment says.
-///
-/// # Errors
-/// [`ConfigError::NotANumber`]; [`ConfigError::OutOfRange`].
-pub fn audit_days_from_env() -> Result<u32, ConfigError> {
-    audit_days(&of_process)
-}
-
-/// How long log entries are kept, days, as the environment says.
-///
-/// # Errors
-/// [`ConfigError::NotANumber`]; [`ConfigError::OutOfRange`].
-pub fn log_retention_from_env() -> Result<u32, ConfigError> {
-    log_retention(&of_process)
-}
-
-/// How long a host of a platform's may be silent before its agents have failed, as the environment says.
-///
-/// # Errors
-/// [`ConfigError::NotANumber`]; [`ConfigError::NoSuchWait`].
-pub fn dead_host_after_from_env() -> Result<Duration, ConfigError> {
-    dead_host_after(&of_process)
-}
-
-/// The origin whose pages may read answers in a browser, as the environment says.
-///
-/// # Errors
-/// [`ConfigError::NotAnOrigin`].
-pub fn cors_origin_from_env() -> Result<Option<HeaderValue>, ConfigError> {
-    cors_origin(&of_process)
-}
-
-fn cors_origin(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<HeaderValue>, ConfigError> {
-    let Some(text) = variable(CORS_ORIGIN) else { return Ok(None) };
-    let is_origin = text.starts_with("http://") || text.starts_with("https://");
-    let value = HeaderValue::from_str(&text).ok().filter(|_| is_origin || text == "*");
-    value.map(Some).ok_or(ConfigError::NotAnOrigin(CORS_ORIGIN))
-}
-
-fn log_retention(variable: &dyn Fn(&str) -> Option<String>) -> Result<u32, ConfigError> {
-    let days = number(variable, LOG_RETENTION)?.unwrap_or(LOG_RETENTION_DAYS);
-    if (1..=MAX_AUDIT_DAYS).contains(&days) { Ok(days) } else { Err(ConfigError::OutOfRange(LOG_RETENTION)) }
-}
-
-fn audit_days(variable: &dyn Fn(&str) -> Option<String>) -> Result<u32, ConfigError> {
-    let days = number(variable, AUDIT_DAYS)?.unwrap_or(DEFAULT_AUDIT_DAYS);
-    if (1..=MAX_AUDIT_DAYS).contains(&days) { Ok(days) } else { Err(ConfigError::OutOfRange(AUDIT_DAYS)) }
-}
-
-fn dead_host_after(variable: &dyn Fn(&str) -> Option<String>) -> Result<Duration, ConfigError> {
-    let Some(seconds) = number(variable, DEAD_HOST)? else { return Ok(DEAD_HOST_AFTER) };
-    let can_be = (MIN_DEAD_HOST_AFTER..=MAX_DEAD_HOST_AFTER).contains(&seconds);
-    if can_be { Ok(Duration::from_secs(seconds)) } else { Err(ConfigError::NoSuchWait(DEAD_HOST)) }
-}
-
-fn of_process(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
-fn key_cache(variable: &dyn Fn(&str) -> Option<String>) -> Result<Duration, ConfigError> {
-    Ok(number(variable, KEY_CACHE_SECONDS)?.map_or(KEY_CACHE, Duration::from_secs))
-}
-
-fn number<T: FromStr>(variable: &dyn Fn(&str) -> Option<String>, name: &'static str) -> Result<Option<T>, ConfigError> {
-    variable(name).map(|text| text.parse().map_err(|_| ConfigError::NotANumber(name))).transpose()
-}
-
-/// How many requests a credential may make in a second, as the environment says.
-///
-/// # Errors
-/// [`ConfigError::NotANumber`].
-pub fn rate_limits_from_env() -> Result<RateLimits, ConfigError> {
-    rate_limits(&of_process)
-}
-
-fn rate_limits(variable: &dyn Fn(&str) -> Option<String>) -> Result<RateLimits, ConfigError> {
-    let usual = RateLimits::default();
-    let key = number(variable, KEY_RATE)?.unwrap_or(usual.key);
-    Ok(RateLimits { key, token: number(variable, TOKEN_RATE)?.unwrap_or(usual.token), ..usual })
-}
-
-/// What running costs, as the environment says: the usual prices, with those of the variable in their place.
-///
-/// # Errors
-/// [`ConfigError::Prices`].
-pub fn prices_from_env() -> Result<Prices, ConfigError> {
-    prices(&of_process)
-}
-
-fn prices(variable: &dyn Fn(&str) -> Option<String>) -> Result<Prices, ConfigError> {
-    Ok(variable(PRICES).map_or(Ok(Prices::default()), |text| Prices::parse(&text))?)
-}
-
-/// Where E2B is, as the environment says.
-pub fn e2b_from_env() -> E2bEndpoints {
-    e2b(&of_process)
-}
-
-fn e2b(variable: &dyn Fn(&str) -> Option<String>) -> E2bEndpoints {
-    let usual = E2bEndpoints::default();
-    let (api, sandbox) = (variable(E2B_API), variable(E2B_SANDBOX));
-    E2bEndpoints { api: api.unwrap_or(usual.api), sandbox: sandbox.unwrap_or(usual.sandbox) }
-}
-
-/// Where Fly is, as the environment says.
-pub fn fly_from_env() -> FlyEndpoints {
-    fly(&of_process)
-}
-
-fn fly(variable: &dyn Fn(&str) -> Option<String>) -> FlyEndpoints {
-    let usual = FlyEndpoints::default();
-    FlyEndpoints { api: variable(FLY_API).unwrap_or(usual.api), app: variable(FLY_APP).unwrap_or(usual.app) }
 }
 
 impl DeploymentConfig {
