@@ -81,11 +81,11 @@ pub async fn clear(
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<bool, ApiError> {
-    if agent.only_checkpoints && agent.keeps_files(now_ms()) {
+    if agent.only_kept && agent.keeps_files(now_ms()) {
         return Ok(false);
     }
     let cleared = remove(scope, agent, agents, sandboxes).await?;
-    Ok(cleared.sandbox_gone || cleared.only_checkpoints)
+    Ok(cleared.sandbox_gone || cleared.only_kept)
 }
 
 /// What the log says of a sandbox that its provider has no more.

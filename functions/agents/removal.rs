@@ -59,13 +59,13 @@ pub(super) fn remove<'a>(
     Box::pin(async move {
         if agent.keeps_files(now_ms()) {
             // Whoever removes it once more could meet a retry.
-            if agent.only_checkpoints {
+            if agent.only_kept {
                 return Ok(agent.clone());
             }
             let own = reduce(scope, agent, sandboxes);
             let (reduced, _) = join(own, Box::pin(moving::leave_all(scope, agent, sandboxes))).await;
             return match reduced? {
-                Reduced::ToFiles => Ok(agents.settle_all_but_checkpoints(scope, &agent.id).await?),
+                Reduced::ToFiles => Ok(agents.settle_all_but_kept(scope, &agent.id).await?),
                 Reduced::FilesGone => {
                     let without = agents.lose_own_files(scope, &agent.id).await?;
                     if without.own_files {

@@ -40,7 +40,7 @@ fn choose(agent: &Agent, named: Option<&CheckpointId>) -> Result<Option<Checkpoi
     if !agent.keeps_files(now_ms()) {
         return Err(conflict("the agent has no checkpoint"));
     }
-    if !agent.only_checkpoints {
+    if !agent.only_kept {
         // Until then its host may still run it.
         return Err(conflict(match agent.silence {
             Some(_) => "what the agent's last run has left is removed as soon as its host answers again",

@@ -100,7 +100,7 @@ impl Run {
             }
             // Whoever has ended it may still be stopping what ran. Once it is known to be stopped the agent can be retried, and
             // what runs then must not be what is stopped.
-            status if status.is_over() && agent.keeps_own_files() && !agent.only_checkpoints && !is_interrupted => {
+            status if status.is_over() && agent.keeps_own_files() && !agent.only_kept && !is_interrupted => {
                 return Ok(());
             }
             status if status.is_over() => {

@@ -111,7 +111,7 @@ impl Run {
         };
         let now = now_ms();
         let is_interrupted = now - agent.since_ms >= self.grace(BOOT_GRACE_MS);
-        if agent.status.is_over() && !agent.only_checkpoints && now - agent.since_ms < COPIES_FOR_MS {
+        if agent.status.is_over() && !agent.only_kept && now - agent.since_ms < COPIES_FOR_MS {
             self.agents.drop_copies(scope, &agent.id).await?;
         }
         match (agent.status, agent.intent) {
@@ -119,7 +119,7 @@ impl Run {
             (AgentStatus::Paused, _) => return Ok(false),
             (AgentStatus::Completed | AgentStatus::Failed, _) if agent.keeps_files(now) => {
                 // Of what is not its platform's any more nothing can be done for as long as that is so.
-                outcome.postponed += usize::from(is_named && !agent.only_checkpoints);
+                outcome.postponed += usize::from(is_named && !agent.only_kept);
                 return Ok(true);
             }
             (AgentStatus::Completed | AgentStatus::Failed, _) if self.gives_up(agent, heard, look) => {

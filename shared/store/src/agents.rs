@@ -184,7 +184,7 @@ impl Agents {
             last_checkpoint: None,
             restores: None,
             terminated: false,
-            only_checkpoints: false,
+            only_kept: false,
             own_files: false,
             silence: None,
             created_at_ms: now,

@@ -237,7 +237,7 @@ impl Agents {
                 return Err(StoreError::Conflict("the agent has not ended"));
             }
             agent.sandbox_gone = true;
-            (agent.only_checkpoints, agent.own_files, agent.restores) = (false, false, None);
+            (agent.only_kept, agent.own_files, agent.restores) = (false, false, None);
             agent.checkpoints.clear();
             agent.left_on.clear();
             let transaction =

@@ -118,13 +118,13 @@ impl Agent {
 
     /// Whether it is over, but has files that it can be booted on again.
     pub fn can_be_retried(&self, now_ms: i64) -> bool {
-        self.status.is_over() && self.only_checkpoints && self.keeps_files(now_ms)
+        self.status.is_over() && self.only_kept && self.keeps_files(now_ms)
     }
 
     /// As it is when a retry begins: all of its running time is before it.
     pub(super) fn begin_anew(&mut self) {
         (self.ran_before_ms, self.ended_at_ms, self.boot_writes_until_ms) = (0, None, None);
-        (self.only_checkpoints, self.paused_by, self.silence) = (false, None, None);
+        (self.only_kept, self.paused_by, self.silence) = (false, None, None);
     }
 
     /// Whether a process may be asking its provider for a checkpoint.
@@ -291,7 +291,7 @@ impl Agents {
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Conflict`] for an agent that has not ended; [`StoreError::Contended`].
-    pub async fn settle_all_but_checkpoints(&self, scope: &TenantScope, id: &AgentId) -> Result<Agent, StoreError> {
+    pub async fn settle_all_but_kept(&self, scope: &TenantScope, id: &AgentId) -> Result<Agent, StoreError> {
         for attempt in 0..super::changes::ATTEMPTS {
             let mut agent = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
             if !agent.status.is_over() {
@@ -299,11 +299,11 @@ impl Agents {
             }
             let now = self.0.now_ms();
             let is_written = agent.boot_writes_until_ms.is_some_and(|until| until > now);
-            if agent.only_checkpoints || is_written || !agent.keeps_files(now) {
+            if agent.only_kept || is_written || !agent.keeps_files(now) {
                 return Ok(agent);
             }
             self.remove_copies(scope, &agent).await?;
-            agent.only_checkpoints = true;
+            agent.only_kept = true;
             match self.rewrite(scope, &mut agent)?.commit(&self.0).await? {
                 Committed::Yes => return Ok(agent),
                 Committed::Refused { .. } => back_off(attempt).await,

@@ -34,7 +34,7 @@ async fn keep(agents: &Agents, scope: &TenantScope, agent: &Agent, phase: &str) 
 
 async fn fail(agents: &Agents, scope: &TenantScope, agent: &Agent) -> Agent {
     agents.transition(scope, &agent.id, AgentStatus::Failed, |_| {}).await.unwrap();
-    agents.settle_all_but_checkpoints(scope, &agent.id).await.unwrap()
+    agents.settle_all_but_kept(scope, &agent.id).await.unwrap()
 }
 
 async fn retry(
@@ -137,8 +137,8 @@ async fn what_is_over_keeps_its_checkpoints_and_a_retry_takes_a_place_and_gives_
     let failed = agents.transition(&scope, &agent.id, AgentStatus::Failed, |_| {}).await.unwrap();
     // Not before its sandbox is known to be gone: whoever removes it may be late.
     conflict(retry(&agents, &scope, &session, &failed, Some(&kept)).await);
-    let failed = agents.settle_all_but_checkpoints(&scope, &agent.id).await.unwrap();
-    assert!(failed.only_checkpoints && !failed.sandbox_gone && failed.can_be_retried(now_ms()));
+    let failed = agents.settle_all_but_kept(&scope, &agent.id).await.unwrap();
+    assert!(failed.only_kept && !failed.sandbox_gone && failed.can_be_retried(now_ms()));
     assert_eq!(copies_of(&world, &scope, &agent).await, 0);
     let (active, total, spent) = counters(&world, &scope, &session).await;
     assert_eq!((active, total), (0, 1));
@@ -150,7 +150,7 @@ async fn what_is_over_keeps_its_checkpoints_and_a_retry_takes_a_place_and_gives_
     conflict(retry(&agents, &scope, &session, &failed, Some(&CheckpointId::make())).await);
     let booting = retry(&agents, &scope, &session, &failed, Some(&kept)).await.unwrap();
     assert_eq!((booting.status, booting.intent), (AgentStatus::Booting, Some(Intent::Retrying)));
-    assert_eq!((booting.ended_at_ms, booting.only_checkpoints), (None, false));
+    assert_eq!((booting.ended_at_ms, booting.only_kept), (None, false));
     assert_eq!(booting.time_left_ms(), booting.timeout_ms);
     assert_eq!(booting.compute_ms(now_ms()), spent, "what it ran is not forgotten");
     let (active, total, _) = counters(&world, &scope, &session).await;

@@ -114,7 +114,7 @@ async fn an_agent_of_a_dead_host_fails_once_costs_nothing_from_the_first_look_on
     let dead = bed.dies(&agent).await;
     assert_eq!(bed.now() - since, AFTER);
     assert_eq!(dead.silence.map(|silence| silence.since_ms), Some(since));
-    assert!(dead.own_files && !dead.only_checkpoints && !dead.sandbox_gone);
+    assert!(dead.own_files && !dead.only_kept && !dead.sandbox_gone);
     assert_eq!((dead.compute_ms(bed.now()), dead.cost(bed.now())), (10 * MINUTE, 10 * CENT));
     assert_eq!(dead.ended_at_ms, Some(bed.now()));
     assert_eq!(bed.counted().await, (0, 10 * MINUTE));
@@ -213,8 +213,8 @@ async fn what_has_failed_with_its_host_boots_again_on_its_own_files_until_they_a
     // Its host may still run it.
     let early = bed.again(&dead, Intent::Retrying, NextBoot::default()).await;
     assert!(matches!(early, Err(StoreError::Conflict(_))), "{early:?}");
-    let settled = agents.settle_all_but_checkpoints(scope, &agent.id).await.unwrap();
-    assert!(settled.only_checkpoints && settled.can_be_retried(bed.now()));
+    let settled = agents.settle_all_but_kept(scope, &agent.id).await.unwrap();
+    assert!(settled.only_kept && settled.can_be_retried(bed.now()));
     assert!(!settled.can_be_retried(bed.now() + 30 * 24 * 60 * MINUTE));
     let booting = bed.again(&settled, Intent::Retrying, NextBoot::default()).await.unwrap();
     assert_eq!((booting.restores.clone(), booting.silence), (None::<_>, None::<Silence>));
@@ -222,7 +222,7 @@ async fn what_has_failed_with_its_host_boots_again_on_its_own_files_until_they_a
     // That boot fails, the files stay; the next does not, and they are the running agent's.
     let failed = bed.become_(&booting, AgentStatus::Failed).await;
     assert!(failed.own_files && failed.keeps_files(bed.now()));
-    let settled = agents.settle_all_but_checkpoints(scope, &agent.id).await.unwrap();
+    let settled = agents.settle_all_but_kept(scope, &agent.id).await.unwrap();
     bed.again(&settled, Intent::Retrying, NextBoot::default()).await.unwrap();
     let ready = bed.become_(&agent, AgentStatus::Ready).await;
     assert!(!ready.own_files);
