@@ -257,8 +257,18 @@ fn streams_end_by_themselves_before_lambda_or_the_gateway_end_them_and_are_never
 fn reconciling_runs_every_minute_and_the_web_firewall_blocks_addresses_that_ask_too_much() {
     let template = std::fs::read_to_string(repository().join("infra/template.yaml")).unwrap();
     // Limits are held within two minutes: one to the next run, one for it.
-    let scheduled = template.split("Schedule: rate(").skip(1).map(|rest| rest.split(')').next().unwrap_or_default());
-    assert!(scheduled.clone().count() == SCHEDULED.len() && scheduled.clone().any(|rate| rate == "1 minute"));
+    let reconciling = resource(&template, "ReconcileFunction");
+    assert!(reconciling.contains("Schedule: rate(1 minute)"), "{reconciling}");
+    assert_eq!(template.matches("Schedule: rate(").count(), SCHEDULED.len());
+    let api = resource(&template, "Api");
+    for part in ["ThrottlingRateLimit: !Ref StageRequestsPerSecond", "ThrottlingBurstLimit: !Ref StageBurst"] {
+        assert!(api.contains(part), "{part}: {api}");
+    }
+    // It costs by itself, so who has other means does without.
+    assert!(template.contains("  HasFirewall: !Not [!Equals [!Ref RequestsPerAddress, 0]]\n"));
+    for optional in ["Firewall", "FirewallOnApi"] {
+        assert!(resource(&template, optional).contains("Condition: HasFirewall"), "{optional}");
+    }
     let firewall = resource(&template, "Firewall");
     for part in
         ["Scope: REGIONAL", "Block:", "ResponseCode: 429", "AggregateKeyType: IP", "Limit: !Ref RequestsPerAddress"]
