@@ -5,12 +5,12 @@ use theazo_vault::{Context, PlatformKey, Purpose, Scope, VaultError, open, seal}
 use crate::{BASE, COPY, base_key, key_of, value};
 
 /// One way in which a record's place can differ.
-type Change = fn(&mut Place);
+pub(crate) type Change = fn(&mut Place);
 
 /// Where a record is sealed or opened.
 #[derive(Clone, Copy)]
-struct Place {
-    context: Context<'static>,
+pub(crate) struct Place {
+    pub(crate) context: Context<'static>,
     root_version: u32,
     key_version: u32,
 }
@@ -40,14 +40,14 @@ const CHANGES: [(&str, Change); 13] = [
 
 /// What can differ between two copies beside agents: as above, but for the scope and the purpose, which only an agent's
 /// copy has.
-fn changes_of_a_copy() -> Vec<(&'static str, Change)> {
+pub(crate) fn changes_of_a_copy() -> Vec<(&'static str, Change)> {
     let agent: (&str, Change) = ("agent", |place| place.context.scope = Scope::Agent("agt_2"));
     let others = CHANGES.into_iter().filter(|(name, _)| !matches!(*name, "session" | "scope" | "purpose"));
     others.chain([agent]).collect()
 }
 
 /// A place, and those that differ from it in one or two ways.
-fn around(context: Context<'static>, changes: &[(&'static str, Change)]) -> Vec<(String, Place)> {
+pub(crate) fn around(context: Context<'static>, changes: &[(&'static str, Change)]) -> Vec<(String, Place)> {
     let base = Place { context, root_version: 1, key_version: 1 };
     let kind = context.purpose;
     let mut places = vec![(format!("{kind:?}"), base)];

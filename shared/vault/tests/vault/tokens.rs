@@ -4,6 +4,7 @@ use theazo_vault::{
     Context, Flags, Purpose, RecordHeader, Scope, TokenKey, VaultError, open, open_with_token, seal, seal_for_token,
 };
 
+use crate::places::{around, changes_of_a_copy};
 use crate::{BASE, COPY, base_key, value};
 
 const TOKEN: &str = "th_agent_one";
@@ -42,6 +43,29 @@ fn a_copy_that_was_moved_or_edited_does_not_open() {
         Context { flags, ..CONTEXT },
     ] {
         assert_eq!(open_with_token(&key(), &context, &record).err(), Some(VaultError::NotAuthentic), "{context:?}");
+    }
+}
+
+/// Every place of a copy, and all that differ from it in one or two ways, each under two tokens.
+#[test]
+fn a_copy_opens_only_in_the_place_and_with_the_token_it_was_sealed_for() {
+    // No key of a platform has a part in it.
+    let of_a_platforms_key = |name: &str| matches!(name, "root version" | "platform key version");
+    let changes: Vec<_> = changes_of_a_copy().into_iter().filter(|(name, _)| !of_a_platforms_key(name)).collect();
+    let places = around(CONTEXT, &changes);
+    assert_eq!(places.len(), 1 + 9 + 36, "in none, one and two of nine ways");
+    let mut sealed = Vec::new();
+    for token in [TOKEN, "th_agent_two"] {
+        for (name, place) in &places {
+            let key = TokenKey::derive(token, place.context.platform);
+            let record = seal_for_token(&key, &place.context, &value(5)).unwrap();
+            sealed.push((format!("{name}, {token}"), key, place.context, record));
+        }
+    }
+    for (i, (one, _, _, record)) in sealed.iter().enumerate() {
+        for (j, (other, key, context, _)) in sealed.iter().enumerate() {
+            assert_eq!(open_with_token(key, context, record).is_ok(), i == j, "sealed as {one}, opened as {other}");
+        }
     }
 }
 
