@@ -28,6 +28,7 @@ assert_opaque!(
     theazo_vault::SecretValue,
     theazo_vault::RootKey,
     theazo_vault::PlatformKey,
+    theazo_vault::TokenKey,
     theazo_store::NewSecret,
     theazo_store::OpenedSecret,
     theazo_providers::Environment,
@@ -37,6 +38,11 @@ assert_opaque!(
     theazo_tenancy::IssuedKey,
     theazo_tenancy::CredentialKey,
 );
+
+// What a request carries: its headers have credentials, its body secrets, its path tokens.
+assert_lacks!(theazo_functions::Incoming: Debug, Display, Serialize);
+assert_lacks!(theazo_http::Request: Debug, Display, Serialize);
+assert_lacks!(theazo_http::Call: Debug, Display, Serialize);
 
 // Holds root keys in memory; its clones share them.
 assert_lacks!(theazo_store::KeyRing: Debug, Display, Serialize, DeserializeOwned, Deref);
