@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 use theazo_providers::docker::{Endpoint, connect};
 
 const SOCKET: &str = "/var/run/docker.sock";
+/// Where the engine and its containerd note their process numbers, and what those processes are called.
+const NOTED: [(&str, &str); 2] =
+    [("/var/run/docker.pid", "dockerd"), ("/var/run/docker/containerd/containerd.pid", "containerd")];
 /// An engine that works answers a ping in milliseconds; one that is busy starting may take longer.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 /// A first start prepares directories, networks and containerd.
@@ -126,6 +129,9 @@ async fn start(endpoint: &Endpoint, cache: &Cache, progress: &dyn Progress) -> R
         let log = PathBuf::from("journalctl -u docker");
         return wait(endpoint, None, &log).await;
     }
+    for (note, name) in NOTED {
+        forget_dead(Path::new(note), name);
+    }
     let log = cache.dir.join("dockerd.log");
     let said = std::fs::File::create(&log).map_err(SetupError::file(&log))?;
     let errors = said.try_clone().map_err(SetupError::file(&log))?;
@@ -134,6 +140,20 @@ async fn start(endpoint: &Endpoint, cache: &Cache, progress: &dyn Progress) -> R
     let dockerd =
         dockerd.map_err(|error| SetupError::Command { command: "dockerd".into(), reason: error.to_string() })?;
     wait(endpoint, Some(dockerd), &log).await
+}
+
+/// Removes a note of a process number unless a process of that name has it.
+///
+/// A machine that went down without ending its engine, and keeps `/run` on disk, comes up with the old notes. The engine
+/// refuses to start while any process at all has the number that was its own.
+fn forget_dead(note: &Path, name: &str) {
+    let Ok(noted) = std::fs::read_to_string(note) else { return };
+    let running =
+        noted.trim().parse::<u32>().ok().and_then(|id| std::fs::read_to_string(format!("/proc/{id}/comm")).ok());
+    if running.is_none_or(|comm| comm.trim() != name) {
+        // What cannot be removed shows in the engine's own last words.
+        let _ = std::fs::remove_file(note);
+    }
 }
 
 async fn wait(endpoint: &Endpoint, mut dockerd: Option<Child>, log: &Path) -> Result<(), SetupError> {
@@ -170,6 +190,31 @@ mod tests {
         assert!(error.contains("No such file"), "{error}");
         let error = named("tcp://198.51.100.1:2376").await.unwrap_err();
         assert!(matches!(error, SetupError::EngineAddress(_)), "{error}");
+    }
+
+    #[test]
+    fn the_number_of_an_engine_that_died_is_forgotten_though_another_process_has_it_by_now() {
+        let note = std::env::temp_dir().join(format!("theazo-engine-note-{}", std::process::id()));
+        let mut sleeping = Command::new("sleep").arg("60").spawn().unwrap();
+        let kept = |number: &str, name: &str| {
+            std::fs::write(&note, number).unwrap();
+            forget_dead(&note, name);
+            let kept = note.exists();
+            let _ = std::fs::remove_file(&note);
+            kept
+        };
+        let number = sleeping.id().to_string();
+        // Until it has become `sleep`, it is still called like this test.
+        let comm = format!("/proc/{number}/comm");
+        while std::fs::read_to_string(&comm).unwrap().trim() != "sleep" {
+            std::thread::yield_now();
+        }
+        let (alive, other) = (kept(&number, "sleep"), kept(&number, "dockerd"));
+        let unreadable = kept("", "sleep");
+        sleeping.kill().unwrap();
+        sleeping.wait().unwrap();
+        assert!(alive && !other && !unreadable);
+        assert!(!kept(&number, "sleep"), "a process that is gone is taken for a running one");
     }
 
     #[tokio::test]
