@@ -115,6 +115,7 @@ async fn neither_an_agent_nor_root_in_its_container_reaches_the_host_its_engine_
     }
     in_own_deployment(|bed| async move {
         let metadata = tokio::task::spawn_blocking(Metadata::take).await.unwrap();
+        assert!(metadata.ours || std::env::var_os("THEAZO_CI").is_none(), "a metadata address for this machine");
         let service = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         let service6 = TcpListener::bind("[::]:0").unwrap();
         let port = service.local_addr().unwrap().port();
@@ -179,24 +180,42 @@ async fn the_rules_leave_the_internet_to_agents_that_may_have_it_and_nothing_to_
     let Some(firewall) = firewall().await else { return };
     in_own_deployment(move |bed| async move {
         let (one, other) = tokio::join!(boot(&bed, true), boot(&bed, false));
-        let packets = |agent: AgentRef| {
-            let bed = bed.clone();
-            async move {
-                // Nobody answers at these addresses, which are for documentation; what counts is where packets went.
-                let before = forwarded(&bed, &agent).await;
-                let code = "import socket
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-for _ in range(5):
-    try: s.sendto(b'x', ('203.0.113.77', 4444))
-    except OSError: pass";
-                bed.output(&agent, Language::Python, code).await;
-                forwarded(&bed, &agent).await - before
-            }
-        };
-        let (with, without) = (packets(one).await, packets(other).await);
+        // Nobody answers at these addresses, which are for documentation; what counts is where packets went.
+        let (with, without) = (passed(&bed, &one, "203.0.113.77").await, passed(&bed, &other, "203.0.113.77").await);
         assert!(with >= 5, "{with} packets of an agent with internet went on to the engine's rules");
         assert_eq!(without, 0, "an agent without internet sends nothing out");
         firewall.refresh().await.unwrap();
+    })
+    .await;
+}
+
+/// What is nobody's on the internet, and what clouds put at addresses that are: an address of each range.
+const CLOSED: [&str; 12] = [
+    "10.20.30.40",
+    "100.64.9.9",
+    "100.127.255.254",
+    "168.63.129.16",
+    METADATA,
+    "169.254.170.2",
+    "172.16.255.1",
+    "172.31.255.254",
+    "192.0.0.192",
+    "192.168.77.77",
+    "198.19.255.1",
+    "240.0.0.9",
+];
+
+#[tokio::test]
+async fn an_agent_with_internet_sends_nothing_to_private_networks_or_to_what_a_cloud_keeps_at_its_own_addresses() {
+    if firewall().await.is_none() {
+        return;
+    }
+    in_own_deployment(|bed| async move {
+        let agent = boot(&bed, true).await;
+        assert!(passed(&bed, &agent, "203.0.113.78").await >= 5, "packets that pass are counted");
+        for address in CLOSED {
+            assert_eq!(passed(&bed, &agent, address).await, 0, "{address}");
+        }
     })
     .await;
 }
@@ -233,6 +252,20 @@ while time.monotonic() < end:
         assert_eq!(forwarded(&bed, &agent).await, 0, "packets to a closed address went on to the engine's rules");
     })
     .await;
+}
+
+/// How many of five packets of the agent's to an address go on to the engine's rules.
+async fn passed(bed: &Bed, agent: &AgentRef, address: &str) -> u64 {
+    let before = forwarded(bed, agent).await;
+    let code = format!(
+        "import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(5):
+    try: s.sendto(b'x', ('{address}', 4444))
+    except OSError: pass"
+    );
+    bed.output(agent, Language::Python, &code).await;
+    forwarded(bed, agent).await - before
 }
 
 /// Packets from the agent's bridge that the engine's last rule for it has let out.
