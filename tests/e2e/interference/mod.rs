@@ -5,15 +5,19 @@
 //! first one's. Status and body of every answer must be the same, but for ids, times and what is measured. Once with test
 //! keys, and once with live ones and agents that really run, in one account of E2B's for both platforms.
 
+mod calls;
+
 use crate::e2b::configure;
 use crate::harness::{Answer, Client, E2B_KEY, Platform, stack};
+use crate::matrix::agent_token;
+use calls::{AGENT_TOKEN, ALL_CALLS, CALLS, Request, Step, Things, request};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
-use theazo_tenancy::{Mode, PlatformId, SessionId, make_api_key, make_session_token};
+use theazo_tenancy::{AgentId, Mode, SessionId, make_agent_token, make_api_key, make_session_token};
 
 /// Scripts in one mode, and the time after which no new one is begun.
 const SCRIPTS: u32 = 40;
@@ -30,30 +34,11 @@ const STEPS: std::ops::Range<usize> = 4..14;
 /// Calls of the other platform beside one step.
 const BESIDE: std::ops::Range<usize> = 0..5;
 
-/// What a platform has and can name.
-#[derive(Clone)]
-struct Things {
-    mode: Mode,
-    platform: PlatformId,
-    sessions: Vec<String>,
-    agents: Vec<String>,
-    keys: Vec<String>,
-}
-
 /// A platform with its things, and the token of its first session.
 struct Side {
     client: Client,
     token: String,
     things: Things,
-}
-
-/// One call: which, and about which of the things.
-#[derive(Clone, Copy, Debug)]
-struct Step {
-    call: usize,
-    which: usize,
-    /// A variant of names and values.
-    variant: usize,
 }
 
 /// A call of the other platform.
@@ -76,93 +61,6 @@ enum Credential {
     None,
 }
 
-struct Request {
-    method: &'static str,
-    path: String,
-    body: Option<Value>,
-    /// An idempotency key.
-    once: Option<String>,
-    /// By the session's token rather than the key.
-    by_token: bool,
-}
-
-/// How many calls [`request`] knows.
-const CALLS: usize = 50;
-
-fn request(step: Step, things: &Things) -> Request {
-    let pick = |things: &[String], absent: &str| match things.len() {
-        0 => absent.to_owned(),
-        len => things[step.which % len].clone(),
-    };
-    let session = pick(&things.sessions, "ses_00000000000000000000000000");
-    let agent = pick(&things.agents, "agt_00000000000000000000000000");
-    let key = pick(&things.keys, "key_00000000000000000000000000");
-    let name = format!("NAME_{}", step.variant % 3);
-    let user = step.variant % 3;
-    // What a simulated agent goes by is a comment to one that runs.
-    let (exit, is_live) = (step.variant % 2, things.mode == Mode::Live);
-    let simulated = format!("# theazo:stdout {}\n# theazo:env NAME_0\n# theazo:exit {exit}", step.variant);
-    let code = format!("{simulated}\necho {} $NAME_0\nexit {exit}", step.variant);
-    let agent_body = |more: Value| match is_live {
-        true => json!({ "provider": "e2b", "metadata": more }),
-        false => json!({ "metadata": more }),
-    };
-    let of_session = |rest: &str| format!("/v1/sessions/{session}{rest}");
-    let of_agent = |rest: &str| format!("/v1/agents/{agent}{rest}");
-    let variant = step.variant;
-    let (method, path, body) = match step.call {
-        0 | 1 => ("POST", of_session("/secrets"), Some(json!({ &name: format!("a value {variant}") }))),
-        2 => ("DELETE", of_session(&format!("/secrets/{name}")), None),
-        3 => ("GET", of_session("/secrets?details=true&inherited=true"), None),
-        4 => ("POST", "/v1/secrets".into(), Some(json!({ &name: format!("a shared value {variant}") }))),
-        5 => ("DELETE", format!("/v1/secrets/{name}"), None),
-        6 => ("GET", "/v1/secrets?details=true".into(), None),
-        7..=9 | 38 => ("POST", of_session("/agents"), Some(agent_body(json!({ "k": variant.to_string() })))),
-        10 | 11 => ("POST", of_agent("/exec"), Some(json!({ "language": "bash", "code": code }))),
-        12 => {
-            ("POST", of_agent("/files"), Some(json!({ "path": format!("/data/{user}"), "data": variant.to_string() })))
-        }
-        13 => ("GET", of_agent(&format!("/files/data/{user}")), None),
-        14 => ("GET", of_agent("/files?dir=/data"), None),
-        15 => ("POST", of_agent("/terminate"), None),
-        16 => ("GET", "/v1/agents".into(), None),
-        17 => ("GET", "/v1/agents?status=ready&limit=2".into(), None),
-        18 => ("GET", of_session("/agents"), None),
-        19 | 20 => ("GET", of_agent(""), None),
-        21 => ("GET", of_agent("/status"), None),
-        22 => ("PATCH", of_session("/limits"), Some(json!({ "maxAgents": variant }))),
-        23 => ("GET", of_session("/limits"), None),
-        24 => ("GET", of_session("/usage"), None),
-        25 => ("POST", of_session("/terminate"), None),
-        26 => ("POST", format!("/v1/sessions/by-user/user-{user}"), None),
-        27 => ("POST", "/v1/sessions".into(), Some(json!({ "userId": format!("user-{user}") }))),
-        28 => ("GET", "/v1/sessions".into(), None),
-        29 | 30 => ("GET", of_session(""), None),
-        31 => ("POST", "/v1/api-keys".into(), Some(json!({ "name": name, "environment": "test" }))),
-        32 => ("DELETE", format!("/v1/api-keys/{key}"), None),
-        33 => ("GET", "/v1/api-keys".into(), None),
-        // Live agents need the account that is configured.
-        34 | 35 if is_live => ("GET", "/v1/providers".into(), None),
-        34 => ("PUT", "/v1/providers/e2b".into(), Some(json!({ "credentialRef": name }))),
-        35 => ("DELETE", "/v1/providers/e2b".into(), None),
-        36 => ("GET", "/v1/providers".into(), None),
-        37 => ("DELETE", of_session("/tokens"), None),
-        39 => ("GET", "/v1/audit?limit=100".into(), None),
-        40 | 41 => ("POST", of_agent("/pause"), None),
-        42 | 43 => ("POST", of_agent("/resume"), None),
-        44 => ("POST", of_agent("/restart"), None),
-        45 => ("POST", of_session("/pause"), None),
-        46 => ("POST", of_session("/resume"), None),
-        47 => ("GET", "/v1/usage/summary".into(), None),
-        48 => ("GET", of_agent("/progress"), None),
-        _ => ("GET", of_agent("/secrets"), None),
-    };
-    // Both platforms use the same keys for different requests.
-    let once = (method == "POST" && [0, 4, 7, 27, 31].contains(&step.call)).then(|| format!("once-{user}"));
-    let by_token = [3, 8, 10, 13, 18, 20, 21, 24, 30].contains(&step.call);
-    Request { method, path, body, once, by_token }
-}
-
 impl Side {
     async fn make(platform: Platform, mode: Mode) -> Self {
         let client = match mode {
@@ -177,15 +75,27 @@ impl Side {
         let token = minted["token"].as_str().unwrap().to_owned();
         let body = if mode == Mode::Live { json!({ "provider": "e2b" }) } else { json!({}) };
         let agents = vec![client.boot(&sessions[0], body.clone()).await, client.boot(&sessions[1], body).await];
-        let things = Things { mode, platform: platform.id, sessions, agents, keys: Vec::new() };
+        let spare = client.post("/v1/api-keys", json!({ "name": "spare", "environment": "test" })).await.expect(201);
+        let keys = vec![spare["id"].as_str().unwrap().to_owned()];
+        let things = Things { mode, platform: platform.id, sessions, agents, keys, agent_token: String::new() };
         Self { client, token, things }
+    }
+
+    /// Takes the token of its first agent out of it, which shows in its log.
+    async fn with_agent_token(mut self) -> Self {
+        let Things { mode, platform, sessions, agents, .. } = &self.things;
+        self.things.agent_token = match mode {
+            Mode::Test => agent_token(platform, &sessions[0], &agents[0]).await,
+            Mode::Live => self.client.steal_token(&agents[0]).await,
+        };
+        self
     }
 
     /// Makes a call with one of its own credentials, and takes note of what it made.
     async fn take(&mut self, step: Step) -> Answer {
         let request = request(step, &self.things);
         let client = if request.by_token { self.client.with_key(Some(&self.token)) } else { self.client.clone() };
-        let answer = send(&client, &request).await;
+        let answer = send(&client, &request).await.expect("an answer that ends");
         if answer.status == 201
             && let Some(id) = answer.json()["id"].as_str()
         {
@@ -203,29 +113,45 @@ impl Side {
 
     /// Makes a call beside the first platform's.
     async fn disturb(&self, beside: Beside, first: &Things) {
-        let request = request(beside.step, if beside.aimed { first } else { &self.things });
-        let forged = match beside.credential {
+        let mut request = request(beside.step, if beside.aimed { first } else { &self.things });
+        let session = SessionId::parse(&first.sessions[0]).unwrap();
+        let is_forged = matches!(beside.credential, Credential::ForgedKey | Credential::ForgedToken | Credential::None);
+        if request.path.contains(AGENT_TOKEN) {
+            let agent = AgentId::parse(&first.agents[0]).unwrap();
+            let token = match is_forged {
+                true => make_agent_token(&first.platform, first.mode, &session, &agent).text.to_string(),
+                false => self.things.agent_token.clone(),
+            };
+            request.path = request.path.replace(AGENT_TOKEN, &token);
+        }
+        let credential = match beside.credential {
             Credential::Key => return drop(send(&self.client, &request).await),
             Credential::Token => Some(self.token.clone()),
             Credential::ForgedKey => Some(make_api_key(&first.platform, first.mode).text.to_string()),
-            Credential::ForgedToken => {
-                let session = SessionId::parse(&first.sessions[0]).unwrap();
-                Some(make_session_token(&first.platform, first.mode, &session).text.to_string())
-            }
+            Credential::ForgedToken => Some(make_session_token(&first.platform, first.mode, &session).text.to_string()),
             Credential::None => None,
         };
-        let answer = send(&self.client.with_key(forged.as_deref()), &request).await;
-        if matches!(beside.credential, Credential::ForgedKey | Credential::ForgedToken | Credential::None) {
+        let answer = send(&self.client.with_key(credential.as_deref()), &request).await;
+        if let (true, Some(answer)) = (is_forged, answer) {
             assert_eq!(answer.status, 401, "{answer:?}");
         }
     }
 }
 
-async fn send(client: &Client, request: &Request) -> Answer {
-    match (&request.once, &request.body) {
+/// How long a stream is listened to.
+const LISTENING: Duration = Duration::from_millis(50);
+
+/// Nothing for what does not end by itself.
+async fn send(client: &Client, request: &Request) -> Option<Answer> {
+    if request.path.contains("/logs/stream") {
+        let stream = client.open(&request.path, &[]).await;
+        let _ = tokio::time::timeout(LISTENING, stream.bytes()).await;
+        return None;
+    }
+    Some(match (&request.once, &request.body) {
         (Some(key), Some(body)) => client.post_once(&request.path, body.clone(), key).await,
         _ => client.call(request.method, &request.path, request.body.as_ref()).await,
-    }
+    })
 }
 
 /// What a platform saw: every answer without what differs from run to run.
@@ -376,8 +302,8 @@ async fn run(script: &[(Step, Vec<Beside>)], mode: Mode, other: Option<&Side>) -
     seen.seen
 }
 
-fn steps() -> impl Strategy<Value = Step> {
-    (0..CALLS, 0..3usize, 0..6usize).prop_map(|(call, which, variant)| Step { call, which, variant })
+fn steps(calls: usize) -> impl Strategy<Value = Step> {
+    (0..calls, 0..3usize, 0..6usize).prop_map(|(call, which, variant)| Step { call, which, variant })
 }
 
 fn scripts() -> impl Strategy<Value = Vec<(Step, Vec<Beside>)>> {
@@ -388,9 +314,9 @@ fn scripts() -> impl Strategy<Value = Vec<(Step, Vec<Beside>)>> {
         1 => Just(Credential::ForgedToken),
         1 => Just(Credential::None),
     ];
-    let beside = (steps(), any::<bool>(), credential);
+    let beside = (steps(ALL_CALLS), any::<bool>(), credential);
     let beside = beside.prop_map(|(step, aimed, credential)| Beside { step, aimed, credential });
-    prop::collection::vec((steps(), prop::collection::vec(beside, BESIDE)), STEPS)
+    prop::collection::vec((steps(CALLS), prop::collection::vec(beside, BESIDE)), STEPS)
 }
 
 #[test]
@@ -408,7 +334,8 @@ fn compare(mode: Mode) -> String {
     stack();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     // One other platform for all scripts: what it left behind must not matter either.
-    let other = runtime.block_on(async { Side::make(Platform::make("other").await, mode).await });
+    let other = async { Side::make(Platform::make("other").await, mode).await.with_agent_token().await };
+    let other = runtime.block_on(other);
     let (started, ran) = (Instant::now(), Cell::new(0));
     let config = Config { cases: SCRIPTS, max_shrink_iters: 40, failure_persistence: None, ..Config::default() };
     let outcome = TestRunner::new(config).run(&scripts(), |script| {
