@@ -13,8 +13,16 @@ pub struct Things {
     pub sessions: Vec<String>,
     pub agents: Vec<String>,
     pub keys: Vec<String>,
-    /// Of the first agent; empty where the platform makes no calls beside another's.
-    pub agent_token: String,
+    /// What reports of itself: only of a platform that makes calls beside another's, and of nothing that these end.
+    pub reporter: Option<Reporter>,
+}
+
+/// An agent that is not among the things, and its token.
+#[derive(Clone)]
+pub struct Reporter {
+    pub session: String,
+    pub agent: String,
+    pub token: String,
 }
 
 /// One call: which, and about which of the things.
@@ -120,8 +128,9 @@ pub fn request(step: Step, things: &Things) -> Request {
         56 => ("POST", of_agent("/retry"), None),
         57..=62 => {
             let (kind, mut body) = report(step);
-            body["agentId"] = agent.into();
-            body["sessionId"] = session.into();
+            let reporter = things.reporter.as_ref();
+            body["agentId"] = reporter.map_or(agent, |reporter| reporter.agent.clone()).into();
+            body["sessionId"] = reporter.map_or(session, |reporter| reporter.session.clone()).into();
             ("POST", format!("/a/{AGENT_TOKEN}/v1/sandbox/{kind}"), Some(body))
         }
         63 => ("GET", format!("/v1/logs?sessionId={session}"), None),
@@ -179,7 +188,7 @@ fn between_them_the_platforms_call_every_route_that_has_something_of_a_platforms
         sessions: id("ses"),
         agents: id("agt"),
         keys: id("key"),
-        agent_token: String::new(),
+        reporter: None,
     };
     for mode in [Mode::Test, Mode::Live] {
         let things = things(mode);

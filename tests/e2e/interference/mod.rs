@@ -10,7 +10,7 @@ mod calls;
 use crate::e2b::configure;
 use crate::harness::{Answer, Client, E2B_KEY, Platform, stack};
 use crate::matrix::agent_token;
-use calls::{AGENT_TOKEN, ALL_CALLS, CALLS, Request, Step, Things, request};
+use calls::{AGENT_TOKEN, ALL_CALLS, CALLS, Reporter, Request, Step, Things, request};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde_json::{Value, json};
@@ -32,7 +32,7 @@ fn least_scripts(mode: Mode) -> u32 {
 /// Steps of a script.
 const STEPS: std::ops::Range<usize> = 4..14;
 /// Calls of the other platform beside one step.
-const BESIDE: std::ops::Range<usize> = 0..5;
+const BESIDE: std::ops::Range<usize> = 0..9;
 
 /// A platform with its things, and the token of its first session.
 struct Side {
@@ -77,17 +77,20 @@ impl Side {
         let agents = vec![client.boot(&sessions[0], body.clone()).await, client.boot(&sessions[1], body).await];
         let spare = client.post("/v1/api-keys", json!({ "name": "spare", "environment": "test" })).await.expect(201);
         let keys = vec![spare["id"].as_str().unwrap().to_owned()];
-        let things = Things { mode, platform: platform.id, sessions, agents, keys, agent_token: String::new() };
+        let things = Things { mode, platform: platform.id, sessions, agents, keys, reporter: None };
         Self { client, token, things }
     }
 
-    /// Takes the token of its first agent out of it, which shows in its log.
-    async fn with_agent_token(mut self) -> Self {
-        let Things { mode, platform, sessions, agents, .. } = &self.things;
-        self.things.agent_token = match mode {
-            Mode::Test => agent_token(platform, &sessions[0], &agents[0]).await,
-            Mode::Live => self.client.steal_token(&agents[0]).await,
+    /// Has one more agent, and takes its token out of it, which shows in its log.
+    async fn with_reporter(mut self) -> Self {
+        let session = self.client.session("reporter").await;
+        let body = if self.things.mode == Mode::Live { json!({ "provider": "e2b" }) } else { json!({}) };
+        let agent = self.client.boot(&session, body).await;
+        let token = match self.things.mode {
+            Mode::Test => agent_token(&self.things.platform, &session, &agent).await,
+            Mode::Live => self.client.steal_token(&agent).await,
         };
+        self.things.reporter = Some(Reporter { session, agent, token });
         self
     }
 
@@ -120,7 +123,7 @@ impl Side {
             let agent = AgentId::parse(&first.agents[0]).unwrap();
             let token = match is_forged {
                 true => make_agent_token(&first.platform, first.mode, &session, &agent).text.to_string(),
-                false => self.things.agent_token.clone(),
+                false => self.things.reporter.as_ref().unwrap().token.clone(),
             };
             request.path = request.path.replace(AGENT_TOKEN, &token);
         }
@@ -334,7 +337,7 @@ fn compare(mode: Mode) -> String {
     stack();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     // One other platform for all scripts: what it left behind must not matter either.
-    let other = async { Side::make(Platform::make("other").await, mode).await.with_agent_token().await };
+    let other = async { Side::make(Platform::make("other").await, mode).await.with_reporter().await };
     let other = runtime.block_on(other);
     let (started, ran) = (Instant::now(), Cell::new(0));
     let config = Config { cases: SCRIPTS, max_shrink_iters: 40, failure_persistence: None, ..Config::default() };
