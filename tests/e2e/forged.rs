@@ -1,9 +1,9 @@
 //! Forged credentials with a right checksum: what they cost the platform that they name, on every route.
 
-use crate::harness::{Answer, Platform, dynamodb, stack};
+use crate::harness::{Answer, OwnStack, Platform, dynamodb, scan_everything};
 use serde_json::{Value, json};
 use theazo_functions::routes::ROUTES;
-use theazo_http::Caller;
+use theazo_http::{Caller, Repeats};
 use theazo_store::MAX_UNPROVEN_CALLS;
 use theazo_tenancy::{
     AgentId, IssuedKey, Mode, PlatformId, SessionId, make_agent_token, make_api_key, make_session_token,
@@ -30,8 +30,8 @@ struct Victim {
 }
 
 impl Victim {
-    async fn make() -> Self {
-        let platform = Platform::make("forged").await;
+    async fn make(own: &OwnStack) -> Self {
+        let platform = Platform::make_on(&own.stack, "forged").await;
         let client = platform.client.with_key(Some(&platform.test_key));
         let session = client.session("user").await;
         client.set_secrets(&session, json!({ "A": "1", "B": "2" })).await;
@@ -44,7 +44,7 @@ impl Victim {
             (format!("{id}#test#{session}#agents"), "agt_"),
             (format!("{id}#keys"), "key_"),
         ] {
-            multiply(&partition, prefix).await;
+            multiply(&own.stack.dynamodb_url(), &partition, prefix).await;
         }
         Self { platform, session, agent }
     }
@@ -71,13 +71,12 @@ impl Victim {
 }
 
 /// Copies a partition's first row until it has [`MANY`].
-async fn multiply(partition: &str, prefix: &str) {
-    let url = stack().dynamodb_url();
+async fn multiply(url: &str, partition: &str, prefix: &str) {
     let query = json!({
         "TableName": "theazo", "Limit": 1, "KeyConditionExpression": "pk = :pk",
         "ExpressionAttributeValues": { ":pk": { "S": partition } },
     });
-    let row = dynamodb(&url, "Query", query).await["Items"][0].clone();
+    let row = dynamodb(url, "Query", query).await["Items"][0].clone();
     assert!(row.is_object(), "{partition} is empty");
     let copies: Vec<Value> = (0..MANY)
         .map(|index| {
@@ -92,13 +91,18 @@ async fn multiply(partition: &str, prefix: &str) {
         })
         .collect();
     for batch in copies.chunks(25) {
-        dynamodb(&url, "BatchWriteItem", json!({ "RequestItems": { "theazo": batch } })).await;
+        dynamodb(url, "BatchWriteItem", json!({ "RequestItems": { "theazo": batch } })).await;
     }
 }
 
 #[tokio::test]
-async fn a_forged_credential_costs_one_round_of_few_reads_on_every_route_whatever_the_platform_has() {
-    let victim = Victim::make().await;
+async fn a_forged_credential_costs_one_round_of_few_reads_and_no_write_on_every_route_whatever_the_platform_has() {
+    // Nobody else writes to its tables.
+    let (own, _) = OwnStack::start(None).await;
+    let url = own.stack.dynamodb_url();
+    let victim = Victim::make(&own).await;
+    own.stack.deployment().log_queue().flushed().await;
+    let before = scan_everything(&url).await.pages;
     let (client, id) = (&victim.platform.client, &victim.platform.id);
     let nowhere = PlatformId::make();
     let session = SessionId::parse(&victim.session).unwrap();
@@ -115,7 +119,7 @@ async fn a_forged_credential_costs_one_round_of_few_reads_on_every_route_whateve
     let body_of_report = json!({ "agentId": victim.agent, "sessionId": victim.session, "message": "m" });
     let body =
         json!({ "name": "n", "environment": "test", "language": "bash", "code": ":", "path": "/data/a", "data": "" });
-    let mut cut = 0;
+    let mut lists = Vec::new();
     let routes = ROUTES.iter().map(|route| &route.info);
     for route in routes.filter(|route| !route.callers.contains(&Caller::Anyone)) {
         let is_report = route.has_credential_in_path();
@@ -132,7 +136,9 @@ async fn a_forged_credential_costs_one_round_of_few_reads_on_every_route_whateve
             let call = async |token: &IssuedKey| {
                 let path = path.replace(TOKEN, &token.text);
                 let key = (!is_report).then_some(token.text.as_str());
-                client.with_key(key).call(route.method, &path, body).await
+                let client = client.with_key(key);
+                let client = if route.repeats == Repeats::Once { client.once("once") } else { client };
+                client.call(route.method, &path, body).await
             };
             let answer = call(of_victim).await;
             let (sequential, calls) = trips(&answer);
@@ -144,17 +150,25 @@ async fn a_forged_credential_costs_one_round_of_few_reads_on_every_route_whateve
             assert_eq!(trips(&absent), (sequential, calls), "{}", route.name);
             assert_eq!(absent.without_request_id(), answer.without_request_id());
         }
-        if route.method == "GET" && !route.streams {
-            let good = client.with_key(Some(&victim.platform.test_key)).call("GET", &path, None).await;
-            let forged = client.with_key(Some(&forged[0].0.text)).call("GET", &path, None).await;
-            cut += usize::from(trips(&good).1 > trips(&forged).1);
+        if route.method == "GET" && route.streams {
+            // Where browsers put it.
+            let token = forged[0].0.text.as_str();
+            let answer = client.with_key(None).get(&format!("{path}?token={token}")).await;
+            assert_eq!(answer.status, 401, "{}: {answer:?}", route.name);
+            assert!(trips(&answer).1 <= forged[0].2 + MAX_UNPROVEN_CALLS, "{}", route.name);
+        } else if route.method == "GET" {
+            lists.push(path);
         }
     }
-    assert!(cut >= 3, "the lists are too short for this test to tell anything: {cut}");
-    for (of_victim, ..) in forged.iter().chain(&in_path) {
-        let hash: String = of_victim.hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        let key = json!({ "pk": { "S": format!("credential#{hash}") }, "sk": { "S": "credential" } });
-        let row = dynamodb(&stack().dynamodb_url(), "GetItem", json!({ "TableName": "theazo", "Key": key })).await;
-        assert!(row["Item"].is_null(), "a forged credential was written to: {row}");
+    own.stack.deployment().log_queue().flushed().await;
+    assert!(scan_everything(&url).await.pages == before, "a forged credential had something written");
+    let mut cut = 0;
+    for path in lists {
+        let good = client.with_key(Some(&victim.platform.test_key)).get(&path).await;
+        let forged = client.with_key(Some(&forged[0].0.text)).get(&path).await;
+        cut += usize::from(trips(&good).1 > trips(&forged).1);
     }
+    assert!(cut >= 3, "the lists are too short for this test to tell anything: {cut}");
+    assert!(scan_everything(&url).await.pages != before, "a good credential has something written");
+    own.stop().await;
 }
