@@ -12,7 +12,7 @@ use theazo_functions::{Incoming, serve};
 use theazo_store::{Aws, AwsEndpoints, now_ms};
 
 /// A minute, which is what a start claims, costs a cent.
-const CENT_A_MINUTE: u64 = 60_000_000;
+pub const CENT_A_MINUTE: u64 = 60_000_000;
 /// A cent lasts some 36 milliseconds.
 const CENT_A_MOMENT: u64 = 100_000_000_000;
 
@@ -25,7 +25,7 @@ pub struct Priced {
 
 impl Priced {
     /// For calls with a test key.
-    async fn make(name: &str, rate: u64) -> Self {
+    pub async fn make(name: &str, rate: u64) -> Self {
         let bed = Self::live(name, rate).await;
         Self { key: bed.platform.test_key.clone(), ..bed }
     }
@@ -75,7 +75,7 @@ impl Priced {
         body
     }
 
-    async fn session(&self, limits: Value) -> String {
+    pub async fn session(&self, limits: Value) -> String {
         let (status, session) = self.call("POST", "/v1/sessions", json!({ "limits": limits })).await;
         assert_eq!((status, &session["limits"]), (201, &limits), "{session}");
         session["id"].as_str().unwrap().to_owned()
@@ -96,7 +96,7 @@ impl Priced {
     }
 
     /// Reconciles until the agent has stopped; the stack's own loop does the same now and then.
-    async fn until_stopped(&self, agent: &str) {
+    pub async fn until_stopped(&self, agent: &str) {
         let started = Instant::now();
         while self.status(agent).await == "ready" {
             assert!(started.elapsed() < Duration::from_secs(60), "no limit stopped {agent}");
@@ -127,7 +127,8 @@ impl Priced {
     }
 }
 
-fn day(amount: u32) -> Value {
+/// So much money a day.
+pub fn day(amount: u32) -> Value {
     json!({ "maxCost": { "amount": amount, "currency": "usd", "period": "day" } })
 }
 

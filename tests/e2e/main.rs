@@ -30,6 +30,7 @@ mod crash_pausing;
 mod dead_hosts;
 mod description;
 mod e2b;
+mod enforcement;
 mod exec;
 mod fairness;
 mod files;
