@@ -307,6 +307,17 @@ mod tests {
     }
 
     #[test]
+    fn a_key_may_make_a_thousand_requests_a_second_a_token_a_hundred_and_an_agent_twenty_unless_said_otherwise() {
+        let rates = |variables: &[(&'static str, &str)]| {
+            let RateLimits { key, token, agent } = configured(variables).unwrap().rate_limits;
+            (key, token, agent)
+        };
+        assert_eq!(rates(&[]), (1000, 100, 20));
+        assert_eq!(rates(&[(KEY_RATE, "7")]), (7, 100, 20));
+        assert_eq!(rates(&[(TOKEN_RATE, "7")]), (1000, 7, 20));
+    }
+
+    #[test]
     fn a_host_is_waited_for_from_a_minute_to_a_day_and_a_quarter_of_an_hour_unless_said_otherwise() {
         assert_eq!(configured(&[]).unwrap().dead_host_after, Duration::from_secs(900));
         for good in ["60", "86400"] {

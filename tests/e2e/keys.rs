@@ -3,6 +3,13 @@
 use crate::harness::Platform;
 use serde_json::{Value, json};
 use std::time::Duration;
+use theazo_http::parse_time_ms;
+use theazo_store::now_ms;
+
+/// The time that a field holds, Unix milliseconds.
+fn time(of: &Value) -> i64 {
+    parse_time_ms(of.as_str().unwrap_or_default()).unwrap_or_else(|| panic!("{of} is no time"))
+}
 
 #[tokio::test]
 async fn a_key_is_shown_once_works_at_once_and_not_a_moment_after_it_is_revoked() {
@@ -23,10 +30,17 @@ async fn a_key_is_shown_once_works_at_once_and_not_a_moment_after_it_is_revoked(
     let unused = listed["data"].as_array().unwrap().iter().find(|row| row["id"] == id).unwrap().clone();
     assert_eq!(unused["lastUsedAt"], Value::Null);
     let holder = client.with_key(Some(key));
-    assert_eq!(holder.get("/v1/whoami").await.expect(200)["keyId"], id);
-    let listed = client.get("/v1/api-keys").await.expect(200);
-    let used = listed["data"].as_array().unwrap().iter().find(|row| row["id"] == id).unwrap().clone();
-    assert!(used["lastUsedAt"].is_string(), "{used}");
+    for _ in 0..2 {
+        let began = now_ms();
+        assert_eq!(holder.get("/v1/whoami").await.expect(200)["keyId"], id);
+        let ended = now_ms();
+        let listed = client.get("/v1/api-keys").await.expect(200);
+        let used = listed["data"].as_array().unwrap().iter().find(|row| row["id"] == id).unwrap().clone();
+        // Told to the second.
+        let at = time(&used["lastUsedAt"]);
+        assert!(at > began - 1000 && at <= ended && at % 1000 == 0, "{used}, {began} to {ended}");
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
 
     client.delete(&format!("/v1/api-keys/{id}")).await.expect(204);
     holder.get("/v1/whoami").await.expect_error(401, "unauthorized");
@@ -83,13 +97,28 @@ async fn a_rotated_key_ends_after_the_overlap_and_its_successor_goes_on() {
 }
 
 #[tokio::test]
+async fn a_rotated_key_ends_after_a_day_unless_said_otherwise() {
+    let client = Platform::make("overlap").await.client;
+    let made = client.post("/v1/api-keys", json!({ "name": "app", "environment": "live" })).await.expect(201);
+    let (id, began) = (made["id"].as_str().unwrap(), now_ms());
+    client.post(&format!("/v1/api-keys/{id}/rotate"), json!({})).await.expect(201);
+    let rows = client.get("/v1/api-keys").await.expect(200);
+    let old = rows["data"].as_array().unwrap().iter().find(|row| row["id"] == id).unwrap().clone();
+    let (day, ends) = (24 * 3_600_000, time(&old["expiresAt"]));
+    assert!((began + day..=now_ms() + day).contains(&ends), "{old}");
+}
+
+#[tokio::test]
 async fn a_sessions_token_does_what_it_was_minted_for_in_its_session() {
     let platform = Platform::make("tokens").await;
     let client = &platform.client;
     let (session, other) = (client.session("u").await, client.session("another").await);
     client.set_secrets(&session, json!({ "TOKEN": "a value" })).await;
     let tokens = format!("/v1/sessions/{session}/tokens");
+    let began = now_ms();
     let minted = client.post(&tokens, json!({})).await.expect(201);
+    let (quarter, ends) = (15 * 60_000, time(&minted["expiresAt"]));
+    assert!((began + quarter..=now_ms() + quarter).contains(&ends), "{}", minted["expiresAt"]);
     let user = client.with_key(minted["token"].as_str());
     assert!(minted["token"].as_str().unwrap().starts_with("th_sess_"));
     let who = user.get("/v1/whoami").await.expect(200);
