@@ -295,20 +295,37 @@ async fn a_grant_to_decrypt_with_the_kms_key_opens_nothing_without_the_table() {
     // Even the wrapped root key opens only under the whole context, which names deployment, row and version.
     let wrapped = row(&json!({ "pk": { "S": "root" }, "sk": { "S": "active" } })).await;
     let blob = wrapped["ciphertext"]["B"].as_str().unwrap();
-    let deployment = stack.deployment().config().name.clone();
-    let contexts = [
-        Value::Null,
-        json!({}),
-        json!({ "theazo:deployment": deployment }),
-        json!({ "theazo:deployment": deployment, "theazo:purpose": "root-key", "theazo:row": "active" }),
+    let text = |column: &str, kind: &str| wrapped[column][kind].as_str().unwrap().to_owned();
+    let whole = [
+        ("purpose", "root-key".to_owned()),
+        ("deployment", stack.deployment().config().name.clone()),
+        ("row", "active".to_owned()),
+        ("version", text("version", "N")),
+        ("created-at-ms", text("created_at_ms", "N")),
+        ("kms-key-arn", text("kms_key_arn", "S")),
     ];
-    for context in contexts {
+    let context = |parts: &[(&str, String)]| {
+        let parts = parts.iter().map(|(name, value)| (format!("theazo:{name}"), json!(value)));
+        Value::Object(parts.collect())
+    };
+    let decrypt = async |context: Option<Value>| {
         let mut body = json!({ "KeyId": key, "CiphertextBlob": blob });
-        if !context.is_null() {
-            body["EncryptionContext"] = context;
-        }
-        let (status, answer) = ask("Decrypt", body).await;
-        assert_eq!(status, 400, "{answer}");
+        context.into_iter().for_each(|context| body["EncryptionContext"] = context);
+        ask("Decrypt", body).await
+    };
+    let (status, answer) = decrypt(Some(context(&whole))).await;
+    assert!(status == 200 && answer["Plaintext"].is_string(), "with all of the row, it opens: {answer}");
+    let mut others = vec![None, Some(json!({}))];
+    for part in 0..whole.len() {
+        let mut lacking = whole.to_vec();
+        lacking.remove(part);
+        let mut wrong = whole.to_vec();
+        wrong[part].1.push('1');
+        others.extend([lacking, wrong].map(|parts| Some(context(&parts))));
+    }
+    for other in others {
+        let (status, answer) = decrypt(other.clone()).await;
+        assert_eq!(status, 400, "{other:?}: {answer}");
         assert!(answer["Plaintext"].is_null());
     }
 }
