@@ -50,18 +50,28 @@ async fn warm_requests_of_any_platform_ask_kms_nothing() {
 
 #[tokio::test]
 async fn a_derived_key_lives_no_longer_than_the_root_key_it_comes_from() {
-    let (world, kms) = counted(Duration::from_millis(300)).await;
-    let scope = world.tenant().await;
-    let session = world.session(&scope).await;
-    world.set(&scope, &own(&session), &[secret("A", "a")]).await.unwrap();
-    let read_at = std::time::Instant::now();
-    boot(&world, &world.keys, &scope, &session.id).await.unwrap();
-    world.kms.disable_key().key_id(&world.kms_key_arn).send().await.unwrap();
-    tokio::time::sleep(Duration::from_millis(310).saturating_sub(read_at.elapsed())).await;
-    // Used in between or not: a use does not lengthen a life.
-    let outcome = boot(&world, &world.keys, &scope, &session.id).await;
-    assert!(matches!(outcome, Err(StoreError::Kms { .. })), "{outcome:?}");
-    assert!(kms.count() >= 2);
+    const LIFE: Duration = Duration::from_millis(1000);
+    // On a busy machine the life may be over before the key has been used within it: then once more.
+    for _ in 0..10 {
+        let (world, kms) = counted(LIFE).await;
+        let scope = world.tenant().await;
+        let session = world.session(&scope).await;
+        world.set(&scope, &own(&session), &[secret("A", "a")]).await.unwrap();
+        let began_before = std::time::Instant::now();
+        tokio::time::sleep(LIFE / 2).await;
+        // A use does not lengthen a life.
+        boot(&world, &world.keys, &scope, &session.id).await.unwrap();
+        if kms.count() > 1 {
+            continue;
+        }
+        world.kms.disable_key().key_id(&world.kms_key_arn).send().await.unwrap();
+        tokio::time::sleep((LIFE + Duration::from_millis(10)).saturating_sub(began_before.elapsed())).await;
+        let outcome = boot(&world, &world.keys, &scope, &session.id).await;
+        assert!(matches!(outcome, Err(StoreError::Kms { .. })), "{outcome:?}");
+        assert!(kms.count() >= 2);
+        return;
+    }
+    panic!("the machine was too busy ten times");
 }
 
 #[tokio::test]
