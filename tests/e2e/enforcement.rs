@@ -1,11 +1,13 @@
 //! What limits do to agents that run: the clock that a provider is given with each sandbox, and what the log says of every
 //! agent that a limit has paused.
 
-use crate::harness::{container_name, docker};
+use crate::e2b::{configure, on_e2b, sandboxes_of};
+use crate::harness::{Client, E2B_KEY, OwnStack, container_name, docker, e2b_emulator};
 use crate::limits::{CENT_A_MINUTE, Priced, day};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use theazo_store::now_ms;
+use std::time::Duration;
+use theazo_e2b_emulator::{Fault, FaultKind};
 
 /// Seconds that the engine's sandbox of an agent may exist.
 async fn clock(agent: &str) -> u64 {
@@ -21,7 +23,6 @@ async fn a_sandbox_has_a_clock_of_its_own_that_no_limit_of_its_agent_outlives() 
     // What reconciling may be late by.
     const LATE: u64 = 120;
     let cents = |amount: u64| json!({ "amount": amount, "currency": "usd" });
-    let month = json!({ "maxCost": { "amount": 7, "currency": "usd", "period": "month" } });
     let both = json!({ "maxComputeMinutes": 6, "maxDuration": { "minutes": 4 } });
     let hour = json!({ "timeout": "1h" });
     let capped = json!({ "timeout": "1h", "costCap": cents(2) });
@@ -29,7 +30,7 @@ async fn a_sandbox_has_a_clock_of_its_own_that_no_limit_of_its_agent_outlives() 
         (json!({}), json!({ "timeout": "90s" }), 90),
         (json!({}), hour.clone(), 3_600),
         (day(5), hour.clone(), 5 * 60 + LATE),
-        (month, hour.clone(), 7 * 60 + LATE),
+        (month(7), hour.clone(), 7 * 60 + LATE),
         (json!({ "maxComputeMinutes": 3 }), hour.clone(), 3 * 60 + LATE),
         (json!({ "maxDuration": { "minutes": 4 } }), hour.clone(), 4 * 60 + LATE),
         (both, hour.clone(), 4 * 60 + LATE),
@@ -52,6 +53,26 @@ async fn a_sandbox_has_a_clock_of_its_own_that_no_limit_of_its_agent_outlives() 
     join_all(tried).await;
 }
 
+/// A stack on which nothing is reconciled but when a test says so: each run counts.
+async fn still() -> OwnStack {
+    let (own, _) = OwnStack::start_with(None, |config| config.reconcile_every = Duration::from_secs(3_600)).await;
+    own
+}
+
+/// Holds an agent to having been paused by that limit, which its log tells and a resume is refused for.
+async fn is_paused_by(bed: &Priced, session: &str, agent: &str, limit: &str, max: u64) {
+    assert_eq!(bed.get(&format!("/v1/agents/{agent}/status")).await["status"], "paused", "{limit}");
+    let told = told(bed, agent).await;
+    assert_eq!(told.len(), 1, "{limit}: {told:?}");
+    let (entry, details) = (&told[0], &told[0]["metadata"]);
+    assert_eq!(entry["message"], format!("agent has reached a limit: {limit}"));
+    assert_eq!((&entry["sessionId"], &entry["source"]), (&json!(session), &json!("system")), "{entry}");
+    assert_eq!((&details["limit"], &details["max"]), (&json!(limit), &json!(max)), "{entry}");
+    assert!(details["used"].as_u64().is_some_and(|used| used >= max), "{entry}");
+    let (status, refused) = bed.call("POST", &format!("/v1/agents/{agent}/resume"), Value::Null).await;
+    assert_eq!((status, &refused["error"]["details"]["limit"]), (402, &json!(limit)), "{refused}");
+}
+
 /// What the log says of an agent and a limit.
 async fn told(bed: &Priced, agent: &str) -> Vec<Value> {
     let logs = bed.get(&format!("/v1/logs?agentId={agent}&level=warn")).await;
@@ -59,36 +80,90 @@ async fn told(bed: &Priced, agent: &str) -> Vec<Value> {
     entries.into_iter().filter(|entry| entry["metadata"]["event"] == "agent.limit").collect()
 }
 
+fn month(amount: u32) -> Value {
+    json!({ "maxCost": { "amount": amount, "currency": "usd", "period": "month" } })
+}
+
 #[tokio::test]
-async fn a_limit_pauses_every_agent_of_its_session_and_the_log_of_each_says_which_and_how_much() {
-    let bed = Priced::make("told", CENT_A_MINUTE).await;
-    let month = json!({ "maxCost": { "amount": 3, "currency": "usd", "period": "month" } });
+async fn one_run_pauses_every_agent_of_a_session_at_its_limit_and_the_log_of_each_says_which_and_how_much() {
+    let own = still().await;
+    let bed = Priced::on(&own.stack, "told", CENT_A_MINUTE).await.with_test_key();
     let minutes = json!({ "maxComputeMinutes": 3 });
     let cap = json!({ "costCap": { "amount": 1, "currency": "usd" } });
     for (limits, body, limit, max) in [
         (day(3), json!({}), "maxCost", 3),
-        (month, json!({}), "maxCost", 3),
+        (month(3), json!({}), "maxCost", 3),
         (minutes, json!({}), "maxComputeMinutes", 3),
         (json!({}), cap, "costCap", 1),
     ] {
         let session = bed.session(limits).await;
         let agents = join_all((0..3).map(|_| bed.agent(&session, body.clone()))).await;
-        // As if each had begun 61 seconds ago, and claimed its first minute then.
-        let at = |ms: i64| json!({ "N": ms.to_string() });
-        let ago = json!({ ":at": at(now_ms() - 61_000), ":claimed": at(now_ms() - 1_000) });
-        let update = "SET meter.run.started_ms = :at, meter.run.booked_to_ms = :at, meter.run.claimed_to_ms = :claimed";
-        join_all(agents.iter().map(|agent| bed.change("test", &session, agent, update, ago.clone()))).await;
+        assert_eq!(bed.reconcile().await.over_limit, 0, "nobody has used {limit} up");
+        bed.age("test", &session, &agents).await;
+        assert_eq!(bed.reconcile().await.over_limit, 3, "{limit}");
         for agent in &agents {
-            bed.until_stopped(agent).await;
-            assert_eq!(bed.get(&format!("/v1/agents/{agent}/status")).await["status"], "paused", "{limit}");
-            let told = told(&bed, agent).await;
-            assert_eq!(told.len(), 1, "{limit}: {told:?}");
-            let (entry, details) = (&told[0], &told[0]["metadata"]);
-            assert_eq!(entry["message"], format!("agent has reached a limit: {limit}"));
-            assert_eq!((&entry["sessionId"], &entry["source"]), (&json!(session), &json!("system")), "{entry}");
-            assert_eq!((&details["limit"], &details["max"]), (&json!(limit), &json!(max)), "{entry}");
-            assert!(details["used"].as_u64().is_some_and(|used| used >= max), "{entry}");
+            is_paused_by(&bed, &session, agent, limit, max).await;
         }
         bed.terminate(&session).await;
     }
+    own.stop().await;
+}
+
+#[tokio::test]
+async fn a_limit_that_is_set_while_agents_run_pauses_them_in_the_next_run() {
+    let own = still().await;
+    let bed = Priced::on(&own.stack, "set later", CENT_A_MINUTE).await.with_test_key();
+    for (before, limits, limit, max) in [
+        (json!({}), day(1), "maxCost", 1),
+        (day(50), day(1), "maxCost", 1),
+        (json!({}), month(1), "maxCost", 1),
+        (json!({}), json!({ "maxComputeMinutes": 1 }), "maxComputeMinutes", 1),
+        (json!({ "maxComputeMinutes": 50 }), json!({ "maxComputeMinutes": 1 }), "maxComputeMinutes", 1),
+        (json!({}), json!({ "maxDuration": { "seconds": 1 } }), "maxDuration", 1),
+    ] {
+        let session = bed.session(before.clone()).await;
+        let agent = bed.agent(&session, json!({})).await;
+        bed.age("test", &session, std::slice::from_ref(&agent)).await;
+        assert_eq!(bed.reconcile().await.over_limit, 0, "{before}");
+        let (status, _) = bed.call("PATCH", &format!("/v1/sessions/{session}/limits"), limits.clone()).await;
+        assert_eq!(status, 200);
+        // A session is as old as that by then.
+        tokio::time::sleep(Duration::from_millis(if limit == "maxDuration" { 1_100 } else { 0 })).await;
+        assert_eq!(bed.reconcile().await.over_limit, 1, "{before} {limits}");
+        is_paused_by(&bed, &session, &agent, limit, max).await;
+        bed.terminate(&session).await;
+    }
+    own.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_at_its_limit_is_ended_where_its_provider_refuses_to_pause_it_or_has_lost_it() {
+    let own = still().await;
+    let bed = Priced::on(&own.stack, "cannot pause", 0).await;
+    let client = Client::new(own.stack.base_url(), Some(&bed.platform.live_key));
+    configure(&client, E2B_KEY).await;
+    let session = bed.session(json!({})).await;
+    let [refused, lost] = [client.boot(&session, on_e2b()).await, client.boot(&session, on_e2b()).await];
+    // As E2B answers for what it cannot pause without its memory, and for what it has not.
+    for (agent, status) in [(&refused, 400), (&lost, 404)] {
+        let sandbox = sandboxes_of(agent).await.remove(0);
+        let kind = FaultKind::Refuse { status, code: Some("words-of-the-provider".into()), headers: Vec::new() };
+        let path = format!("/sandboxes/{sandbox}/pause");
+        e2b_emulator().controls.fault(Fault { method: "POST".into(), path, times: 20, kind });
+    }
+    let limits = json!({ "maxDuration": { "seconds": 1 } });
+    assert_eq!(bed.call("PATCH", &format!("/v1/sessions/{session}/limits"), limits).await.0, 200);
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    bed.reconcile().await;
+    for agent in [&refused, &lost] {
+        let shown = bed.get(&format!("/v1/agents/{agent}")).await;
+        assert_eq!(shown["status"], "completed", "{shown}");
+        assert_eq!(told(&bed, agent).await[0]["metadata"]["limit"], "maxDuration");
+        assert!(sandboxes_of(agent).await.is_empty(), "it runs on");
+    }
+    let why = bed.get(&format!("/v1/logs?agentId={refused}&level=warn")).await;
+    let why = why["data"].as_array().unwrap().iter().filter(|entry| entry["source"] == "provider").count();
+    assert_eq!(why, 1, "that its provider refused is told");
+    bed.terminate(&session).await;
+    own.stop().await;
 }

@@ -6,9 +6,10 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use theazo_functions::deployment::{Deployment, DeploymentConfig};
-use theazo_functions::reconcile::{Boots, reconcile};
+use theazo_functions::reconcile::{Boots, Outcome, reconcile};
 use theazo_functions::routes::ROUTES;
 use theazo_functions::{Incoming, serve};
+use theazo_local::Stack;
 use theazo_store::{Aws, AwsEndpoints, now_ms};
 
 /// A minute, which is what a start claims, costs a cent.
@@ -21,25 +22,40 @@ pub struct Priced {
     deployment: Deployment,
     pub platform: Platform,
     key: String,
+    table: String,
 }
 
 impl Priced {
     /// For calls with a test key.
     pub async fn make(name: &str, rate: u64) -> Self {
-        let bed = Self::live(name, rate).await;
-        Self { key: bed.platform.test_key.clone(), ..bed }
+        Self::live(name, rate).await.with_test_key()
     }
 
     /// For calls with a live key.
     pub async fn live(name: &str, rate: u64) -> Self {
-        let platform = Platform::make(name).await;
-        let stack = stack();
+        Self::on(tokio::task::spawn_blocking(stack).await.unwrap(), name, rate).await
+    }
+
+    /// The same on another stack.
+    pub async fn on(stack: &Stack, name: &str, rate: u64) -> Self {
+        let platform = Platform::make_on(stack, name).await;
         let endpoints = AwsEndpoints { dynamodb: stack.dynamodb_url(), kms: Some(stack.kms_url()) };
         let prices = json!({ "simulated": { "standard": rate }, "docker": { "standard": rate } }).to_string();
         let prices = theazo_metering::Prices::parse(&prices).unwrap();
         let config = DeploymentConfig { prices, ..stack.deployment().config().clone() };
         let key = platform.live_key.clone();
-        Self { deployment: Deployment::new(&Aws::local(&endpoints), config), platform, key }
+        let deployment = Deployment::new(&Aws::local(&endpoints), config);
+        Self { deployment, platform, key, table: endpoints.dynamodb }
+    }
+
+    /// The same with the test key.
+    pub fn with_test_key(self) -> Self {
+        Self { key: self.platform.test_key.clone(), ..self }
+    }
+
+    /// One run of what is scheduled every minute.
+    pub async fn reconcile(&self) -> Outcome {
+        reconcile(&self.deployment, Boots::UnderWay).await.unwrap()
     }
 
     /// The same once more, for another caller.
@@ -47,7 +63,7 @@ impl Priced {
         let Platform { id, live_key, test_key, client } = &self.platform;
         let (live_key, test_key) = (live_key.clone(), test_key.clone());
         let platform = Platform { id: id.clone(), live_key, test_key, client: client.with_key(None) };
-        Self { deployment: self.deployment.clone(), platform, key: self.key.clone() }
+        Self { deployment: self.deployment.clone(), platform, key: self.key.clone(), table: self.table.clone() }
     }
 
     pub async fn call(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
@@ -100,9 +116,17 @@ impl Priced {
         let started = Instant::now();
         while self.status(agent).await == "ready" {
             assert!(started.elapsed() < Duration::from_secs(60), "no limit stopped {agent}");
-            reconcile(&self.deployment, Boots::UnderWay).await.unwrap();
+            self.reconcile().await;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Makes it as if agents had begun 61 seconds ago, and claimed their first minute then.
+    pub async fn age(&self, mode: &str, session: &str, agents: &[String]) {
+        let at = |ms: i64| json!({ "N": ms.to_string() });
+        let ago = json!({ ":at": at(now_ms() - 61_000), ":claimed": at(now_ms() - 1_000) });
+        let update = "SET meter.run.started_ms = :at, meter.run.booked_to_ms = :at, meter.run.claimed_to_ms = :claimed";
+        join_all(agents.iter().map(|agent| self.change(mode, session, agent, update, ago.clone()))).await;
     }
 
     /// Changes all rows of an agent, as if time had passed.
@@ -117,7 +141,7 @@ impl Priced {
                 "TableName": "theazo", "Key": key, "UpdateExpression": update, "ExpressionAttributeValues": values,
                 "ConditionExpression": "attribute_exists(pk)",
             });
-            dynamodb(&stack().dynamodb_url(), "UpdateItem", change).await;
+            dynamodb(&self.table, "UpdateItem", change).await;
         }
     }
 
@@ -185,7 +209,7 @@ async fn a_session_that_has_spent_its_money_is_stopped_and_gets_no_agent_until_t
     assert_eq!(token.call("POST", &resume, Value::Null).await.0, 200, "the limit allows it, and so may its user");
     assert_eq!(bed.get(&format!("/v1/agents/{first}/files/data/kept")).await["data"], "kept");
     assert_eq!(bed.call("POST", &format!("/v1/agents/{first}/terminate"), Value::Null).await.0, 200);
-    reconcile(&bed.deployment, Boots::UnderWay).await.unwrap();
+    bed.reconcile().await;
     assert_eq!(bed.status(&second).await, "ready");
     let lifted = bed.call("PATCH", &limits, json!({ "maxCost": null, "maxAgents": 1 })).await;
     assert_eq!(lifted.1, json!({ "maxAgents": { "limit": 1, "used": 1, "remaining": 0, "percentage": 100.0 } }));
@@ -219,11 +243,7 @@ async fn minutes_and_a_months_money_pause_agents_that_run_as_well() {
 
     let session = bed.session(json!({ "maxComputeMinutes": 1 })).await;
     let agent = bed.agent(&session, json!({})).await;
-    // As if it had begun 61 seconds ago, and claimed its first minute then.
-    let at = |ms: i64| json!({ "N": ms.to_string() });
-    let ago = json!({ ":at": at(now_ms() - 61_000), ":claimed": at(now_ms() - 1_000) });
-    let update = "SET meter.run.started_ms = :at, meter.run.booked_to_ms = :at, meter.run.claimed_to_ms = :claimed";
-    bed.change("test", &session, &agent, update, ago).await;
+    bed.age("test", &session, std::slice::from_ref(&agent)).await;
     bed.until_stopped(&agent).await;
     assert_eq!(bed.status(&agent).await, "paused");
     let (status, refused) = bed.call("POST", &format!("/v1/agents/{agent}/resume"), Value::Null).await;

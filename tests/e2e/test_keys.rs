@@ -246,7 +246,15 @@ async fn agents_end_when_their_time_is_over_whether_called_or_not() {
     assert_eq!(bed.status(&forgotten).await, "completed");
     for agent in [&called, &forgotten] {
         assert_eq!(bed.rows_of_disk(agent).await, 0);
+        let told = bed.client.get(&format!("/v1/logs?agentId={agent}&search=completed")).await.expect(200);
+        let entry = &told["data"][0];
+        assert_eq!(entry["message"], "agent is completed: timeout", "{told}");
+        assert_eq!(entry["metadata"]["reason"], "timeout", "{told}");
     }
+    let other = bed.client.boot(&bed.session, json!({})).await;
+    bed.client.call("POST", &format!("/v1/agents/{other}/terminate"), None).await.expect(200);
+    let told = bed.client.get(&format!("/v1/logs?agentId={other}&search=completed")).await.expect(200);
+    assert_eq!(told["data"][0]["message"], "agent is completed", "{told}");
     assert_eq!(bed.status(&lasting).await, "ready", "no provider's list says that it is lost");
     assert_eq!(bed.rows_of_disk(&lasting).await, 1);
     bed.client.terminate(&bed.session).await;

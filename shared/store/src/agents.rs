@@ -219,7 +219,7 @@ impl Agents {
                 .put_new(&self.0, &own.live_agents().row(agent.id.as_str()), &agent.without_texts())?
                 .put_new(&self.0, &scope.work_key(&agent.id), &BTreeMap::<String, String>::new())?
                 .audit(&self.0, scope, changes::deed(&agent, AuditAction::AgentBoot).with(AuditOutcome::Started))?
-                .log(&self.0, scope, [changes::status_log(&agent, None)])?
+                .log(&self.0, scope, [changes::status_log(&agent, None, None)])?
                 .measure_created(&self.0, &own, &agent);
             let place = transaction.len();
             let transaction = self.take_place(transaction, scope, &agent, new.max_concurrent)?;

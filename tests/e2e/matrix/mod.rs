@@ -7,7 +7,7 @@ use crate::harness::{Answer, Platform, fail_agent, sha256};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
-use table::{Caller, FAIL, Row, TABLE, Target};
+use table::{Caller, FAIL, NAMING, Row, TABLE, Target};
 use theazo_functions::routes::{ROUTES, Route};
 use theazo_http::{Caller as Kind, format_time};
 use theazo_tenancy::{AgentId, KeyId, Mode, PlatformId, SessionId, make_agent_token, make_api_key, make_session_token};
@@ -85,18 +85,7 @@ async fn what_is_not_the_callers_is_refused_exactly_as_if_it_did_not_exist() {
     let (test, live_client) = (world.test(), world.platform.client.clone());
     let owners = [(&live_client, &live), (&test, &owned.target)];
     let before = world.state(owners).await;
-    let absent = Target {
-        session: SessionId::make().to_string(),
-        agent: AgentId::make().to_string(),
-        key: KeyId::make().to_string(),
-        secret: "ABSENT".into(),
-        shared: "ABSENT".into(),
-        credential: "ABSENT".into(),
-        // Every provider's name is known; whose are configured is not.
-        provider: owned.target.provider.clone(),
-        config: owned.target.config.clone(),
-        user: "nobody".into(),
-    };
+    let absent = nothing_of(&owned.target);
     let malformed = Target { session: "no-id".into(), agent: "no-id".into(), key: "no-id".into(), ..absent.clone() };
     // Also where the request itself is wrong: the answer tells nothing of what it names.
     let wrong =
@@ -144,6 +133,60 @@ async fn what_is_not_the_callers_is_refused_exactly_as_if_it_did_not_exist() {
     assert!(compared > 100, "{compared} cells were compared");
     assert_eq!(world.state(owners).await, before);
     live_client.terminate(&live.session).await;
+}
+
+/// What nobody has, beside a target.
+fn nothing_of(target: &Target) -> Target {
+    Target {
+        session: SessionId::make().to_string(),
+        agent: AgentId::make().to_string(),
+        key: KeyId::make().to_string(),
+        secret: "ABSENT".into(),
+        shared: "ABSENT".into(),
+        credential: "ABSENT".into(),
+        // Every provider's name is known; whose are configured is not.
+        provider: target.provider.clone(),
+        config: target.config.clone(),
+        user: "nobody".into(),
+    }
+}
+
+#[tokio::test]
+async fn where_everybody_is_answered_what_they_name_of_somebody_elses_is_as_if_it_did_not_exist() {
+    let world = World::make("named").await;
+    let owned = world.owned().await;
+    let absent = nothing_of(&owned.target);
+    let mut compared = 0;
+    for (name, queries) in NAMING {
+        let (route, row) = lines().find(|(_, row)| row.route == name).unwrap();
+        for query in queries {
+            let path = |target: &Target| target.path(route.info.pattern.0) + &target.fill(query);
+            let ask = async |caller: Caller, target: &Target| {
+                let credential = world.credential(caller, &owned);
+                let mut answer = world.ask_with(route, &path(target), credential, None).await;
+                // That it says what it was asked for is no difference.
+                answer.text = answer.text.replace(&target.user, "USER");
+                answer.headers.remove("content-length");
+                answer
+            };
+            let callers = callers(row.statuses, true).map(|(caller, _)| caller);
+            // The target is a test one, and theirs.
+            for caller in callers.filter(|caller| caller.is_foreign() && *caller != Caller::TestOnLive) {
+                // Test keys are the live key's as well.
+                if query.contains("$key") && caller == Caller::LiveOnTest {
+                    continue;
+                }
+                assert_same(name, caller, &ask(caller, &owned.target).await, &ask(caller, &absent).await);
+                compared += 1;
+            }
+            // To its owner it is there. A spare key has done nothing, test agents cost nothing, and a stream is not read here.
+            if !query.contains("$key") && name != "usage-user" && !route.info.streams {
+                let (own, none) = (ask(Caller::Own, &owned.target).await, ask(Caller::Own, &absent).await);
+                assert_ne!(own.text, none.text, "{name}{query}");
+            }
+        }
+    }
+    assert!(compared > 30, "{compared} cells were compared");
 }
 
 #[track_caller]

@@ -2,8 +2,8 @@
 //!
 //! A route has one line, by its name in the route table. The callers whose credential is not good (none, malformed, of a
 //! wrong checksum, unknown, revoked, expired) have no column: theirs is 401, but on routes that anyone may call. In paths
-//! and bodies `$session`, `$agent`, `$key`, `$secret`, `$shared`, `$credential`, `$provider` and `$config` stand for what the
-//! target has.
+//! and bodies `$session`, `$agent`, `$key`, `$secret`, `$shared`, `$credential`, `$provider`, `$config` and `$user` stand for
+//! what the target has.
 
 use serde_json::Value;
 
@@ -192,6 +192,15 @@ pub static TABLE: &[Row] = &[
     row("sandbox-complete", COMPLETE,                [403, 403, 403, 403, 403, 403, 403, 403, 204, 400]),
 ];
 
+/// Routes that answer to everybody, with what of somebody else's a query or a path of theirs can name.
+pub const NAMING: [(&str, &[&str]); 5] = [
+    ("sessions-list", &["?userId=$user"]),
+    ("usage-user", &[""]),
+    ("audit-list", &["?session=$session", "?secret=$secret", "?key=$key"]),
+    ("logs-list", &["?sessionId=$session", "?agentId=$agent", "?sessionId=$session&agentId=$agent"]),
+    ("logs-stream", &["?sessionId=$session", "?agentId=$agent", "?sessionId=$session&agentId=$agent"]),
+];
+
 /// What a call is about: whose things the path and the body name.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -223,6 +232,7 @@ impl Target {
             ("$credential", &self.credential),
             ("$provider", &self.provider),
             ("$config", &self.config),
+            ("$user", &self.user),
         ];
         words.into_iter().fold(text.to_owned(), |text, (word, value)| text.replace(word, value))
     }

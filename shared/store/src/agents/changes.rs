@@ -58,11 +58,15 @@ pub(super) fn outcomes(before: &Agent, after: &Agent) -> Vec<(AuditAction, Audit
 }
 
 /// What the log says of an agent's new status.
-pub(super) fn status_log(agent: &Agent, from: Option<AgentStatus>) -> NewLog {
+pub(super) fn status_log(agent: &Agent, from: Option<AgentStatus>, reason: Option<&str>) -> NewLog {
     let level = if agent.status == AgentStatus::Failed { LogLevel::Error } else { LogLevel::Info };
-    let message = format!("agent is {}", agent.status.as_str());
-    NewLog::of_agent(agent, level, LogSource::System, message)
-        .metadata(&json!({ "event": "agent.status", "status": agent.status, "from": from }))
+    let mut message = format!("agent is {}", agent.status.as_str());
+    let mut details = json!({ "event": "agent.status", "status": agent.status, "from": from });
+    if let Some(reason) = reason {
+        message = format!("{message}: {reason}");
+        details["reason"] = reason.into();
+    }
+    NewLog::of_agent(agent, level, LogSource::System, message).metadata(&details)
 }
 
 /// An agent as it is in another status, and what its meter gave with that; nothing if it is there already.
@@ -193,7 +197,13 @@ impl Agents {
             }
             let own = scope.session(&after.session).ok_or(StoreError::NotFound)?;
             transaction = transaction.measure_boot(&self.0, &own, &before, &after);
-            let status = (after.status != before.status).then(|| status_log(&after, Some(before.status)));
+            let status = (after.status != before.status).then(|| {
+                // What has nothing but its own time against it says so; a limit has an entry of its own.
+                let is_timeout = before.status.takes_calls()
+                    && after.status == AgentStatus::Completed
+                    && self.0.now_ms() >= before.deadline_ms();
+                status_log(&after, Some(before.status), is_timeout.then_some("timeout"))
+            });
             transaction = transaction.log(&self.0, scope, news.into_iter().chain(status))?;
             match transaction.commit(&self.0).await? {
                 Committed::Yes => return Ok(after),

@@ -271,7 +271,7 @@ impl Agents {
                 scope,
                 deed(&after, action).with(AuditOutcome::Started),
             )?;
-            let transaction = transaction.log(&self.0, scope, [status_log(&after, Some(agent.status))])?;
+            let transaction = transaction.log(&self.0, scope, [status_log(&after, Some(agent.status), None)])?;
             let place = transaction.len();
             let transaction = self.take_place(transaction, scope, &after, max_concurrent)?;
             match transaction.commit(&self.0).await? {
