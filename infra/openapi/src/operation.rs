@@ -1,7 +1,9 @@
 //! What is said of one route beyond what the route table says.
 
+use crate::schemas::shown;
+use crate::shape::{between, example, text};
 use serde_json::{Value, json};
-use theazo_http::ErrorCode;
+use theazo_http::{ErrorCode, SSE_BEGIN, sse_event};
 
 /// A route's description.
 pub struct Operation {
@@ -19,8 +21,8 @@ pub struct Operation {
 pub(crate) enum Given {
     Nothing,
     Json(Value),
-    /// JSON, or text of that type.
-    Either(Value, &'static str),
+    /// JSON, or text of that type, with the text as it might be.
+    Either(Value, &'static str, &'static str),
     Events,
     Page,
 }
@@ -51,9 +53,9 @@ impl Operation {
 
     /// Takes the query's parameters of a list.
     pub(crate) fn paged(self) -> Self {
-        self.query("limit", crate::shape::between(1, 100), "How many a page holds at most.").query(
+        self.query("limit", between(1, 100), "How many a page holds at most.").query(
             "cursor",
-            crate::shape::text(),
+            text(),
             "The last page's `cursor`, under the same filters.",
         )
     }
@@ -80,9 +82,9 @@ impl Operation {
         self
     }
 
-    /// Answers with JSON or with text of another type.
-    pub(crate) fn gives_or(mut self, schema: Value, content_type: &'static str) -> Self {
-        self.answers.push((200, Given::Either(schema, content_type)));
+    /// Answers with JSON or with text of another type, of which an example is given.
+    pub(crate) fn gives_or(mut self, schema: Value, content_type: &'static str, text: &'static str) -> Self {
+        self.answers.push((200, Given::Either(schema, content_type, text)));
         self
     }
 
@@ -116,12 +118,18 @@ impl Given {
         match self {
             Self::Nothing => None,
             Self::Json(schema) => Some(json!({ "application/json": { "schema": schema } })),
-            Self::Either(schema, other) => Some(json!({
+            Self::Either(schema, other, shown) => Some(json!({
                 "application/json": { "schema": schema },
-                *other: { "schema": { "type": "string" } },
+                *other: { "schema": example(text(), json!(shown)) },
             })),
-            Self::Events => Some(json!({ "text/event-stream": { "schema": { "type": "string" } } })),
-            Self::Page => Some(json!({ "text/html": { "schema": { "type": "string" } } })),
+            Self::Events => Some(json!({ "text/event-stream": { "schema": example(text(), json!(shown_events())) } })),
+            Self::Page => Some(json!({ "text/html": { "schema": example(text(), json!("<!doctype html>...")) } })),
         }
     }
+}
+
+/// How a stream of log entries begins.
+fn shown_events() -> String {
+    let entry = shown("LogEntry");
+    format!("{SSE_BEGIN}{}", sse_event("log", entry["id"].as_str(), &entry))
 }
