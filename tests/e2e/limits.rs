@@ -25,7 +25,7 @@ pub struct Priced {
 
 impl Priced {
     /// For calls with a test key.
-    async fn make(name: &str, rate: u64) -> Self {
+    pub async fn make(name: &str, rate: u64) -> Self {
         let bed = Self::live(name, rate).await;
         Self { key: bed.platform.test_key.clone(), ..bed }
     }
