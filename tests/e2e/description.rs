@@ -1,7 +1,9 @@
 //! The API's own description, put to use by programs that we did not write: a browser that shows it, a fuzzer that tries
 //! whatever it allows, a client that was generated from it.
 
-use crate::harness::{Client, Platform, stack};
+use crate::harness::{Client, Platform, serve_deployment, stack, with_streams};
+use crate::logs::token;
+use crate::matrix::agent_token;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -9,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use theazo_functions::routes::ROUTES;
+use theazo_http::StreamLimits;
 
 /// A program that the plain set-up does not bring. Where it is missing, that is said and the test is skipped, unless
 /// nothing may be skipped.
@@ -131,59 +134,129 @@ const EXAMPLES: &str = "8";
 /// What CPython 3.11 says at times when two threads parse at once: it counts the depth of both together.
 const PYTHONS_OWN_FAULT: &str = "AST constructor recursion depth mismatch";
 
-/// Streams do not end, and the others would end what the rest is tried with: the fuzzer uses the ids that it is shown.
-const LEFT_OUT: [&str; 6] = [
-    "logs-stream",
-    "agents-logs-stream",
-    "sessions-terminate",
-    "agents-terminate",
-    "api-keys-delete",
-    "api-keys-rotate",
-];
+/// What the fuzzer is let loose on: a platform's test mode, served so that streams end soon.
+struct Fuzzed {
+    folder: Folder,
+    base: String,
+    platform: Platform,
+    client: Client,
+    session: String,
+    /// Of what some routes end there is another, so that the others do not lose theirs.
+    spare_session: String,
+    ended_agent: String,
+    spare_key: String,
+}
 
-#[tokio::test]
+impl Fuzzed {
+    /// Where a path names something, it names what is there, so that requests come past the first look.
+    async fn make(name: &str) -> Self {
+        let platform = Platform::make(&format!("description: {name}")).await;
+        let soon = StreamLimits {
+            lifetime: Duration::from_millis(50),
+            heartbeat: Duration::from_millis(20),
+            ..StreamLimits::default()
+        };
+        let base = serve_deployment(with_streams(stack(), soon)).await;
+        let client = Client::new(&base, Some(&platform.test_key));
+        let (session, spare_session) = (client.session("fuzzed").await, client.session("spare").await);
+        let mut agents = Vec::new();
+        for _ in 0..3 {
+            agents.push(client.boot(&session, json!({})).await);
+        }
+        let [agent, moved, ended_agent] = agents.try_into().unwrap();
+        let spare_key = json!({ "name": "spare", "environment": "test" });
+        let spare_key = client.post("/v1/api-keys", spare_key).await.expect(201)["id"].as_str().unwrap().to_owned();
+        let token = agent_token(&platform.id, &session, &agent).await;
+        let folder = Folder::make(name);
+        let mut config = String::new();
+        for route in ROUTES {
+            let (name, pattern) = (route.info.name, route.info.pattern.0);
+            let id = match name {
+                "sessions-pause" | "sessions-resume" | "sessions-terminate" => &spare_session,
+                "agents-pause" | "agents-resume" | "agents-restart" | "agents-retry" => &moved,
+                "agents-terminate" => &ended_agent,
+                _ if pattern.starts_with("/v1/sessions/{id}") => &session,
+                _ if pattern.starts_with("/v1/agents/{id}") => &agent,
+                _ if pattern.starts_with("/v1/api-keys/{id}") => &spare_key,
+                _ => "",
+            };
+            for (parameter, value) in [("id", id), ("token", token.as_str())] {
+                if pattern.contains(&format!("{{{parameter}}}")) {
+                    assert!(!value.is_empty(), "{name}");
+                    let parameters = format!("parameters = {{ \"path.{parameter}\" = \"{value}\" }}\n\n");
+                    config.push_str(&format!("[[operations]]\ninclude-operation-id = \"{name}\"\n{parameters}"));
+                }
+            }
+        }
+        std::fs::write(folder.0.join("schemathesis.toml"), config).unwrap();
+        std::fs::write(folder.0.join("openapi.json"), client.get("/v1/openapi.json").await.text).unwrap();
+        Self { folder, base, platform, client, session, spare_session, ended_agent, spare_key }
+    }
+
+    /// Has the fuzzer try every route with that credential, and panics with what it found.
+    async fn run(&self, schemathesis: &Path, key: &str, phases: &str, examples: &str) {
+        let checks = "not_a_server_error,status_code_conformance,content_type_conformance,\
+            response_headers_conformance,response_schema_conformance,ignored_auth";
+        let mut command = tokio::process::Command::new(schemathesis);
+        command
+            .current_dir(&self.folder.0)
+            .args(["run", "openapi.json", "--url", &self.base, "--checks", checks])
+            .args(["--phases", phases, "--max-examples", examples, "--seed", "1"])
+            .args(["--workers", "2", "--request-timeout", "60", "--no-color", "--suppress-health-check", "all"])
+            .args(["--header", &format!("Authorization: Bearer {key}")])
+            .kill_on_drop(true);
+        // It takes a minute and a half alone, and six times that beside all the others.
+        let mut run =
+            async || tokio::time::timeout(Duration::from_secs(1800), command.output()).await.expect("it ends").unwrap();
+        let mut output = run().await;
+        if String::from_utf8_lossy(&output.stdout).contains(PYTHONS_OWN_FAULT) {
+            output = run().await;
+        }
+        let said = String::from_utf8_lossy(&output.stdout);
+        let findings =
+            said.split_once("FAILURES").or_else(|| said.split_once("ERRORS")).map_or(&*said, |(_, rest)| rest);
+        assert!(output.status.success(), "{}: {findings}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+        // It has indeed tried every route.
+        assert!(said.contains(&format!("{} selected", ROUTES.len())), "{said}");
+    }
+
+    /// Whether what the fuzzer may end has ended: the session, the agent and the key.
+    async fn ended(&self) -> [bool; 3] {
+        let session = self.client.get(&format!("/v1/sessions/{}", self.spare_session)).await.expect(200);
+        let agent = self.client.get(&format!("/v1/agents/{}", self.ended_agent)).await.expect(200);
+        let keys = self.client.get("/v1/api-keys?limit=100").await.text;
+        [session["status"] == "terminated", agent["status"] == "completed", !keys.contains(&self.spare_key)]
+    }
+
+    async fn end(self) {
+        for session in [&self.session, &self.spare_session] {
+            self.client.terminate(session).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_the_description_allows_or_forbids_is_answered_as_it_says_and_never_with_a_5xx() {
     let Some(schemathesis) = find_tool("schemathesis") else { return };
-    let platform = Platform::make("description: fuzzed").await;
-    let client = platform.client.with_key(Some(&platform.test_key));
-    let session = client.session("fuzzed").await;
-    let agent = client.boot(&session, json!({})).await;
-    let folder = Folder::make("fuzz");
-    // Where a path names something, it names what is there, so that requests come past the first look; the agent's routes
-    // reach what works on it.
-    let config = format!(
-        "[[operations]]\ninclude-path-regex = \"^/v1/sessions/[{{]id\"\nparameters = {{ \"path.id\" = \"{session}\" }}\n\n\
-         [[operations]]\ninclude-path-regex = \"^/v1/agents/[{{]id\"\nparameters = {{ \"path.id\" = \"{agent}\" }}\n"
-    );
-    std::fs::write(folder.0.join("schemathesis.toml"), config).unwrap();
+    let fuzzed = Fuzzed::make("fuzzed").await;
     let examples = std::env::var("THEAZO_FUZZ_EXAMPLES").unwrap_or_else(|_| EXAMPLES.to_owned());
-    let base = stack().base_url();
-    let checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,\
-        response_schema_conformance,ignored_auth";
-    let mut command = tokio::process::Command::new(schemathesis);
-    command
-        .current_dir(&folder.0)
-        .args(["run", &format!("{base}/v1/openapi.json"), "--url", &base, "--checks", checks])
-        .args(["--phases", "examples,coverage,fuzzing", "--max-examples", &examples, "--seed", "1"])
-        .args(["--workers", "2", "--request-timeout", "60", "--no-color", "--suppress-health-check", "all"])
-        .args(LEFT_OUT.iter().flat_map(|name| ["--exclude-operation-id", name]))
-        .args(["--header", &format!("Authorization: Bearer {}", platform.test_key)])
-        .kill_on_drop(true);
-    // It takes a minute and a half alone, and six times that beside all the others.
-    let mut run =
-        async || tokio::time::timeout(Duration::from_secs(1800), command.output()).await.expect("it ends").unwrap();
-    let mut output = run().await;
-    if String::from_utf8_lossy(&output.stdout).contains(PYTHONS_OWN_FAULT) {
-        output = run().await;
-    }
-    let said = String::from_utf8_lossy(&output.stdout);
-    let findings = said.split_once("FAILURES").or_else(|| said.split_once("ERRORS")).map_or(&*said, |(_, rest)| rest);
-    assert!(output.status.success(), "{}: {findings}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
-    // It has indeed tried every other route; the one that it read the document from it takes out by itself.
-    assert!(said.contains(&format!("{} selected", ROUTES.len() - LEFT_OUT.len() - 1)), "{said}");
-    for path in [format!("/v1/agents/{agent}/terminate"), format!("/v1/sessions/{session}/terminate")] {
-        client.post(&path, json!({})).await.expect(200);
-    }
+    let key = fuzzed.platform.test_key.clone();
+    fuzzed.run(&schemathesis, &key, "examples,coverage,fuzzing", &examples).await;
+    // It was let at those too.
+    assert_eq!(fuzzed.ended().await, [true; 3]);
+    fuzzed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sessions_token_is_answered_as_the_description_says_on_every_route_too() {
+    let Some(schemathesis) = find_tool("schemathesis") else { return };
+    let fuzzed = Fuzzed::make("fuzzed by a session").await;
+    let user = token(&fuzzed.client, &fuzzed.session).await;
+    fuzzed.run(&schemathesis, user.key().unwrap(), "examples,fuzzing", "3").await;
+    // It was good to the end.
+    user.get("/v1/whoami").await.expect(200);
+    assert_eq!(fuzzed.ended().await, [false, true, false], "it ends what is its own and nothing else");
+    fuzzed.end().await;
 }
 
 /// Does the main job with the package that the generator made; says what the agent printed.

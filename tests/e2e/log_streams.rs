@@ -1,5 +1,5 @@
-//! Streams of log entries: what they give and to whom, how they end, and how much goes through them: many readers that are
-//! cut off, and one that has a thousand a second. `THEAZO_LOG_ENTRIES` says how many entries, where there is more time than
+//! Streams of log entries: what they give and to whom, how they end, and how much goes through them: many readers that go and
+//! are cut off, and one that has a thousand a second. `THEAZO_LOG_ENTRIES` says how many entries, where there is more time than
 //! a test may take.
 
 use crate::harness::{
@@ -234,56 +234,101 @@ async fn a_reader_that_takes_too_long_is_told_to_come_back_and_others_are_not_he
     platform.client.terminate(&session).await;
 }
 
+/// How long an entry has to be there: a busy machine may take seconds for a write.
+const SETTLE: Duration = Duration::from_secs(6);
+
 /// How many entries are followed: `THEAZO_LOG_ENTRIES`, or as many as a test may take.
 fn entries_to_follow() -> usize {
     std::env::var("THEAZO_LOG_ENTRIES").ok().and_then(|text| text.parse().ok()).unwrap_or(2_000)
 }
 
+/// What a reader has of a stream, and how often it was cut off on the way: by itself, and by the server.
+#[derive(Default)]
+struct Read {
+    seen: Vec<String>,
+    own_cuts: usize,
+    servers_cuts: usize,
+}
+
+/// Follows a stream until it has so many entries. It goes away by itself in the middle of things, if it is told to, and comes
+/// back where it was, as it does when the server ends the stream.
+async fn follow(client: Client, path: String, count: usize, goes_after: Option<usize>) -> Read {
+    let (mut read, mut last_id) = (Read::default(), None::<String>);
+    while read.seen.len() < count {
+        let mut stream = EventStream::open_in_time(&client, &path, last_id.as_deref()).await;
+        let begun = read.seen.len();
+        loop {
+            let event = stream.next().await.expect("an end is told");
+            last_id.clone_from(&stream.last_id);
+            // What was sent and not read is lost with the connection.
+            let is_underway = read.seen.len() > begun && read.seen.len() < count;
+            if event.name == "reconnect" {
+                assert_eq!(event.json()["reason"], "time_limit");
+                read.servers_cuts += usize::from(is_underway);
+                assert_eq!(stream.next().await, None);
+                break;
+            }
+            assert_eq!(event.name, "log");
+            read.seen.push(event.json()["message"].as_str().unwrap().to_owned());
+            if read.seen.len() == count {
+                break;
+            }
+            if goes_after.is_some_and(|most| read.seen.len() - begun >= most) {
+                read.own_cuts += 1;
+                break;
+            }
+        }
+    }
+    read
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_readers_that_are_cut_off_again_and_again_end_with_exactly_the_sequence() {
+async fn ten_readers_that_go_and_that_are_cut_off_in_the_middle_end_with_exactly_the_sequence() {
     let count = entries_to_follow();
     let (own, _) = OwnStack::start(None).await;
     let platform = Platform::make_on(&own.stack, "ten readers").await;
     let session = platform.client.session("u").await;
     let lines = Lines::of(&own.stack, &platform.id, Mode::Live, &session).await;
-    // A busy machine may take seconds for a write.
-    let limits = StreamLimits { settle: Duration::from_secs(6), ..StreamLimits::default() };
+    // The server ends streams several times while they give what is written.
+    let lifetime = Duration::from_millis(700);
+    let limits = StreamLimits { settle: SETTLE, lifetime, ..StreamLimits::default() };
     let client = Client::new(serve_deployment(with_streams(&own.stack, limits)).await, Some(&platform.live_key));
     let readers: Vec<_> = (0..10_usize)
         .map(|reader| {
-            let client = client.clone();
             // Half of them follow the platform, half the session.
             let path = match reader % 2 {
                 0 => "/v1/logs/stream?search=entry".to_owned(),
                 _ => format!("/v1/logs/stream?search=entry&sessionId={session}"),
             };
-            tokio::spawn(async move {
-                let (mut seen, mut last_id, mut connections) = (Vec::new(), None::<String>, 0);
-                while seen.len() < count {
-                    let mut stream = EventStream::open(&client, &path, last_id.as_deref()).await;
-                    connections += 1;
-                    // Cut off in the middle of things: what was sent and not read is lost with the connection.
-                    let until = seen.len() + (reader + 1) * count / 60 + count / 12;
-                    while seen.len() < until.min(count) {
-                        let event = stream.next().await.expect("an open stream");
-                        assert_eq!(event.name, "log");
-                        seen.push(event.json()["message"].as_str().unwrap().to_owned());
-                        last_id = stream.last_id.clone();
-                    }
-                }
-                (seen, connections)
-            })
+            let goes_after = (reader >= 5).then_some((count / 50).min(100) + reader);
+            tokio::spawn(follow(client.clone(), path, count, goes_after))
         })
         .collect();
     let expected: Vec<String> = (0..count).map(|n| format!("entry {n}")).collect();
-    for batch in expected.chunks(12) {
+    let began = Instant::now();
+    // A while for what is written, so that it is given over a while.
+    let mut tick = tokio::time::interval(Duration::from_millis(15));
+    for batch in expected.chunks(if count > 10_000 { AT_ONCE } else { 12 }) {
+        tick.tick().await;
         lines.write(batch.iter().cloned()).await;
     }
-    for reader in readers {
-        let (seen, connections) = reader.await.unwrap();
-        assert!(seen == expected, "{} of {count} in another order or not at all", seen.len());
-        assert!(connections > 3, "{connections}");
+    let written = began.elapsed();
+    let (mut own_cuts, mut servers_cuts) = (0, 0);
+    for (reader, following) in readers.into_iter().enumerate() {
+        let read = following.await.unwrap();
+        assert!(read.seen == expected, "{} of {count} in another order or not at all", read.seen.len());
+        assert!(read.own_cuts > 3 || reader < 5, "{}", read.own_cuts);
+        assert!(read.servers_cuts > 0 || reader >= 5, "its stream was never ended while it gave something");
+        own_cuts += read.own_cuts;
+        servers_cuts += read.servers_cuts;
     }
+    let line = format!(
+        "{count} entries: written in {:.1} s, all ten readers had them after {:.1} s; {own_cuts} times a reader went, \
+         {servers_cuts} times its stream was ended in the middle\n",
+        written.as_secs_f64(),
+        began.elapsed().as_secs_f64(),
+    );
+    let _ = std::io::stderr().write_all(line.as_bytes());
     own.stop().await;
 }
 
@@ -297,8 +342,7 @@ async fn one_stream_carries_a_thousand_entries_a_second_as_they_are_written() {
     let platform = Platform::make_on(&own.stack, "a thousand a second").await;
     let session = platform.client.session("u").await;
     let lines = Lines::of(&own.stack, &platform.id, Mode::Live, &session).await;
-    // A busy machine may take seconds for a write.
-    let limits = StreamLimits { settle: Duration::from_secs(6), ..StreamLimits::default() };
+    let limits = StreamLimits { settle: SETTLE, ..StreamLimits::default() };
     let client = Client::new(serve_deployment(with_streams(&own.stack, limits)).await, Some(&platform.live_key));
     let mut stream = EventStream::open(&client, "/v1/logs/stream?search=entry", None).await;
     let began = Instant::now();
@@ -319,12 +363,15 @@ async fn one_stream_carries_a_thousand_entries_a_second_as_they_are_written() {
     let written = began.elapsed();
     let arrived = reading.await.unwrap();
     let taken = arrived[count - 1].duration_since(arrived[0]);
+    // It keeps up with what is written: the last entry comes when it has settled, and a little for a busy machine.
+    let late = arrived[count - 1].duration_since(began + written);
+    assert!(late < SETTLE + Duration::from_secs(6), "the last entry was read {late:?} after it was written");
     let rate = |time: Duration| count as f64 / time.as_secs_f64();
     let line = format!(
         "{count} entries: written at {:.0} a second, read at {:.0}; the last one was read {:.1} s after it was written\n",
         rate(written),
         rate(taken),
-        arrived[count - 1].duration_since(began + written).as_secs_f64(),
+        late.as_secs_f64(),
     );
     let _ = std::io::stderr().write_all(line.as_bytes());
     own.stop().await;

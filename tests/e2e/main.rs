@@ -46,6 +46,8 @@ mod lambda;
 mod leak;
 mod limits;
 mod lists;
+mod log_events;
+mod log_filters;
 mod log_lines;
 mod log_streams;
 mod logs;

@@ -1,17 +1,20 @@
-//! A busy month of one platform: what 100,000 runs of agents left behind is reported exactly, by every path, at once.
+//! A busy month of one platform: what 100,000 runs of agents left behind, and what runs on, is reported exactly, by every
+//! path, at once.
 
-use crate::harness::{OwnStack, Platform, dynamodb};
+use crate::harness::{Answer, OwnStack, Platform, dynamodb};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use theazo_local::Stack;
-use theazo_metering::{Day, cost_of, parts, to_cents};
-use theazo_store::now_ms;
+use theazo_metering::{Day, Prices, cost_of, parts, to_cents};
+use theazo_store::{AgentStatus, Agents, Clock, NewAgent, Sessions, now_ms};
 use theazo_tenancy::{Mode, Operator, SessionId};
 
 const INTERVALS: u64 = 100_000;
 const USERS: u64 = 200;
 const PROVIDERS: [(&str, u64); 3] = [("docker", 60_000_001), ("e2b", 10_890_000), ("fly", 3_599_999)];
+/// How long a report may take on a machine that others use too, milliseconds; `THEAZO_REPORT_MS` says less for one's own.
+const WITHIN_MS: u64 = 1000;
 /// Rows of one request, a limit of DynamoDB.
 const BATCH: usize = 25;
 
@@ -92,62 +95,228 @@ async fn book(stack: &Stack, platform: &Platform, now: i64) -> Costs {
     costs
 }
 
+/// Agents that run on, each of the end user of its number.
+const RUNNING: u64 = 60;
+/// What those cost, micro-cents an hour, and where they run.
+const RUNNING_RATE: u64 = 60_000_000;
+const RUNNING_AT: &str = "e2b";
+const TEN_MINUTES_MS: i64 = 10 * 60_000;
+
+/// What runs on, since one moment, and is booked nowhere.
+struct Running {
+    began_ms: i64,
+    /// The session of user 7.
+    session: String,
+}
+
+impl Running {
+    /// Has agents run as far as the table knows; nothing looks for their sandboxes at a provider that is not configured.
+    #[expect(clippy::disallowed_methods, reason = "a test writes for a tenant without a caller")]
+    async fn start(stack: &Stack, platform: &Platform, now: i64) -> Self {
+        let scope = Operator::assume().tenant(&platform.id, Mode::Live);
+        let began_ms = (now - TEN_MINUTES_MS).max(Day::of(now).month().first_day().start_ms());
+        let table = stack.deployment().table().clone().with_clock(Clock::new(move || began_ms));
+        let prices = json!({ RUNNING_AT: { "standard": RUNNING_RATE } }).to_string();
+        let agents = Agents::new(table.clone()).with_prices(Prices::parse(&prices).unwrap());
+        let mut of_user_7 = None;
+        for user in 0..RUNNING {
+            let session = platform.client.session(&format!("user-{user}")).await;
+            let id = SessionId::parse(&session).unwrap();
+            let row = Sessions::new(table.clone()).get(&scope, &id).await.unwrap().unwrap();
+            let agent = agents.begin_boot(&scope, &row, new_agent()).await.unwrap();
+            agents.transition(&scope, &agent.id, AgentStatus::Ready, |_| {}).await.unwrap();
+            of_user_7 = of_user_7.or_else(|| (user == 7).then_some(session));
+        }
+        Self { began_ms, session: of_user_7.unwrap() }
+    }
+
+    /// What so many of them have cost by then, micro-cents.
+    fn cost(&self, of: u64, at_ms: i64) -> i64 {
+        cost_of(RUNNING_RATE, at_ms - self.began_ms) * i64::try_from(of).unwrap()
+    }
+}
+
+fn new_agent() -> NewAgent {
+    NewAgent {
+        provider: RUNNING_AT.into(),
+        compute: "python".into(),
+        region: None,
+        host: None,
+        model: None,
+        instructions: None,
+        tools: None,
+        metadata: BTreeMap::new(),
+        internet: true,
+        timeout_ms: 24 * 3_600_000,
+        auto_pause_ms: None,
+        selection: None,
+        cost_cap: None,
+        max_concurrent: None,
+        secrets: Vec::new(),
+    }
+}
+
+/// An answer, and between which moments it was made.
+struct Told {
+    answer: Answer,
+    asked_ms: i64,
+    told_ms: i64,
+}
+
+const BY_DAY: &str = "/v1/usage/daily?period=last_30_days";
+const COSTS: &str = "/v1/metrics?metric=cost.total&interval=31d";
+
+/// Everything that is reported of what agents did and cost.
+fn reports(session: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    for period in ["today", "yesterday", "week", "month", "last_month"] {
+        for what in ["summary", "users/user-7", "by-provider"] {
+            paths.push(format!("/v1/usage/{what}?period={period}"));
+        }
+    }
+    for format in ["csv", "json", "stripe"] {
+        paths.push(format!("/v1/usage/export?period=month&format={format}"));
+    }
+    for metric in ["agents.boot_time", "agents.active", "exec.duration", "error_rate"] {
+        paths.push(format!("/v1/metrics?metric={metric}"));
+    }
+    paths.extend([BY_DAY, "/v1/usage/daily?period=last_7_days", COSTS, "/v1/metrics/summary"].map(str::to_owned));
+    paths.extend(["usage", "limits"].map(|what| format!("/v1/sessions/{session}/{what}")));
+    paths
+}
+
 #[tokio::test]
-async fn a_month_of_a_hundred_thousand_runs_is_reported_exactly_in_three_round_trips_at_most_by_every_path() {
+async fn a_month_of_a_hundred_thousand_runs_and_what_runs_on_is_reported_exactly_in_three_round_trips_by_every_path() {
     // A table of its own: to fill it takes time that other tests would wait for.
     let (own, _) = OwnStack::start(None).await;
     let platform = Platform::make_on(&own.stack, "a busy month").await;
     let client = &platform.client;
     let now = now_ms();
     let costs = book(&own.stack, &platform, now).await;
-    let mut answers = BTreeMap::new();
-    for path in [
-        "/v1/usage/summary?period=month",
-        "/v1/usage/users/user-7?period=month",
-        "/v1/usage/daily?period=last_30_days",
-        "/v1/usage/by-provider?period=month",
-        "/v1/usage/export?period=month&format=json",
-        "/v1/metrics?metric=cost.total&interval=31d",
-    ] {
-        let mut best = Duration::MAX;
-        for _ in 0..3 {
+    let running = Running::start(&own.stack, &platform, now).await;
+    let within = std::env::var("THEAZO_REPORT_MS").ok().and_then(|text| text.parse().ok()).unwrap_or(WITHIN_MS);
+    let within = Duration::from_millis(within);
+    let mut told = BTreeMap::new();
+    for path in reports(&running.session) {
+        let (mut best, mut round_trips) = (Duration::MAX, u32::MAX);
+        // What a report takes is what it takes when nothing else has the machine.
+        for attempt in 0..6 {
             let started = Instant::now();
-            let answer = client.get(path).await;
+            let answer = client.open(&path, &[]).await;
+            // Calls side by side are counted as one after the other where one has ended before the other could begin.
+            let counted = answer.headers()["x-theazo-round-trips"].to_str().unwrap().parse().unwrap();
+            answer.bytes().await.unwrap();
             best = best.min(started.elapsed());
-            assert!(answer.round_trips() <= 3, "{path}");
-            answers.insert(path, answer.expect(200));
+            round_trips = round_trips.min(counted);
+            if attempt >= 2 && best < within && round_trips <= 3 {
+                break;
+            }
         }
-        let line = format!("{path}: {} ms\n", best.as_millis());
+        let line = format!("{path}: {} ms, {round_trips} round trips\n", best.as_millis());
         let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+        assert!(best < within && round_trips <= 3, "{path} took {best:?} and {round_trips} round trips");
+        let asked_ms = now_ms();
+        let answer = client.get(&path).await;
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        told.insert(path, Told { answer, asked_ms, told_ms: now_ms() });
     }
+    let json = |path: &str| told[path].answer.json();
     let cents = |shown: &Value| shown["amount"].as_i64().unwrap();
-    assert_eq!(cents(&answers["/v1/usage/summary?period=month"]["totalCost"]), to_cents(costs.total));
-    let (top, most) = costs.users.iter().max_by_key(|(_, cost)| **cost).unwrap();
-    let shown = &answers["/v1/usage/summary?period=month"]["topUser"];
-    assert_eq!((&shown["userId"], cents(&shown["cost"])), (&json!(format!("user-{top}")), to_cents(*most)));
-    assert_eq!(cents(&answers["/v1/usage/users/user-7?period=month"]["total"]), to_cents(costs.users[&7]));
+    // With what so many of those that run on had cost when that was told.
+    let assert_cost = |path: &str, microcents: i64, booked: i64, of: u64| {
+        let Told { asked_ms, told_ms, .. } = &told[path];
+        let (least, most) = (booked + running.cost(of, *asked_ms), booked + running.cost(of, *told_ms));
+        assert!((least..=most).contains(&microcents), "{path}: {microcents} is not within {least} and {most}");
+    };
+    let assert_cents = |path: &str, shown: &Value, booked: i64, of: u64| {
+        let Told { asked_ms, told_ms, .. } = &told[path];
+        let (least, most) = (running.cost(of, *asked_ms), running.cost(of, *told_ms));
+        let (least, most) = (to_cents(booked + least), to_cents(booked + most));
+        assert!((least..=most).contains(&cents(shown)), "{path}: {shown} is not within {least} and {most}");
+    };
+    let path = "/v1/usage/summary?period=month";
+    let summary = json(path);
+    assert_cents(path, &summary["totalCost"], costs.total, RUNNING);
+    assert_eq!((&summary["runningAgents"], &summary["activeSessions"]), (&json!(RUNNING), &json!(RUNNING)));
+    let with_running = |user: u64, cost: i64| cost + running.cost(u64::from(user < RUNNING), now);
+    let (top, most) = costs.users.iter().max_by_key(|(user, cost)| with_running(**user, **cost)).unwrap();
+    assert_eq!(summary["topUser"]["userId"], json!(format!("user-{top}")));
+    assert_cents(path, &summary["topUser"]["cost"], *most, u64::from(*top < RUNNING));
+    let path = "/v1/usage/users/user-7?period=month";
+    let user = json(path);
+    assert_cents(path, &user["total"], costs.users[&7], 1);
+    // Day by day in whole cents, each rounded by itself.
+    let days = user["breakdown"].as_array().unwrap();
+    let by_days: i64 = days.iter().map(|day| cents(&day["total"])).sum();
+    assert!((by_days - cents(&user["total"])).abs() <= i64::try_from(days.len()).unwrap() / 2 + 1, "{user}");
+    let path = "/v1/usage/by-provider?period=month";
     for (provider, cost) in &costs.providers {
-        assert_eq!(cents(&answers["/v1/usage/by-provider?period=month"][provider]), to_cents(*cost), "{provider}");
+        let of = if *provider == RUNNING_AT { RUNNING } else { 0 };
+        assert_cents(path, &json(path)[provider], *cost, of);
     }
     // To the micro-cent where that is shown.
-    let rows = answers["/v1/usage/export?period=month&format=json"].as_array().unwrap();
-    let exported: i64 = rows.iter().map(|row| row["costMicrocents"].as_i64().unwrap()).sum();
-    assert_eq!(exported, costs.total);
-    let of_user = &answers["/v1/usage/users/user-7?period=month"]["storage"];
-    assert_eq!((of_user["gbHours"].as_f64(), cents(&of_user["cost"])), (Some(f64::from(costs.days_of_user_7)), 0));
+    let path = "/v1/usage/export?period=month&format=json";
+    let rows = json(path);
+    let rows = rows.as_array().unwrap();
+    assert_cost(path, rows.iter().map(|row| row["costMicrocents"].as_i64().unwrap()).sum(), costs.total, RUNNING);
     let stored: f64 = rows.iter().map(|row| row["storageGbHours"].as_f64().unwrap()).sum();
     assert_eq!(stored, f64::from(costs.days_of_user_7));
+    let storage = &user["storage"];
+    assert_eq!((storage["gbHours"].as_f64(), cents(&storage["cost"])), (Some(stored), 0));
+    let path = "/v1/usage/export?period=month&format=csv";
+    let table = &told[path].answer.text;
+    let dollars = |line: &str| line.split(',').nth(4).unwrap().replace('.', "").parse::<i64>().unwrap();
+    assert_cost(path, table.lines().skip(1).map(dollars).sum(), costs.total, RUNNING);
+    // Events are of days that are over: all that is booked of them, whatever has begun since.
+    let today = Day::of(told["/v1/usage/export?period=month&format=stripe"].asked_ms).to_string();
+    let events = json("/v1/usage/export?period=month&format=stripe");
+    let events = events.as_array().unwrap().iter().map(|event| event["payload"]["value"].as_str().unwrap());
+    let over: i64 = costs.days.iter().filter(|(day, _)| **day < today).map(|(_, cost)| cost).sum();
+    let began_over = if Day::of(running.began_ms).to_string() < today { running.cost(RUNNING, now_ms()) } else { 0 };
+    let of_events: i64 = events.map(|value| value.parse::<i64>().unwrap()).sum();
+    assert!((over..=over + began_over).contains(&of_events), "{of_events} of {over}");
     // A month may have a day that is not among the last 30.
-    let by_day = answers["/v1/usage/daily?period=last_30_days"].as_array().unwrap();
+    let by_day = json(BY_DAY);
+    let by_day = by_day.as_array().unwrap();
     assert_eq!(by_day.len(), 30);
     for day in by_day {
-        let cost = costs.days.get(day["date"].as_str().unwrap()).copied().unwrap_or(0);
-        assert_eq!(cents(&day["cost"]), to_cents(cost), "{day}");
+        let date = day["date"].as_str().unwrap();
+        let runs_then = date >= Day::of(running.began_ms).to_string().as_str();
+        let cost = costs.days.get(date).copied().unwrap_or(0);
+        match runs_then {
+            false => assert_eq!(cents(&day["cost"]), to_cents(cost), "{day}"),
+            true => {
+                let most = to_cents(cost + running.cost(RUNNING, told[BY_DAY].told_ms));
+                assert!((to_cents(cost)..=most).contains(&cents(&day["cost"])), "{day}");
+            }
+        }
     }
+    let shown: i64 = by_day
+        .iter()
+        .filter(|day| costs.days.contains_key(day["date"].as_str().unwrap()))
+        .map(|day| cents(&day["cost"]))
+        .sum();
+    let whole: i64 = costs
+        .days
+        .iter()
+        .filter(|(day, _)| by_day.iter().any(|shown| shown["date"] == **day))
+        .map(|(_, cost)| cost)
+        .sum();
+    let least = to_cents(whole + running.cost(RUNNING, told[BY_DAY].asked_ms)) - 31;
+    assert!(shown >= least, "{shown} of {least}");
     // Intervals of 31 days are counted from 1970 on: two of them may share the month.
-    let points = answers["/v1/metrics?metric=cost.total&interval=31d"].as_array().unwrap();
-    let shown: f64 = points.iter().map(|point| point["p50"].as_f64().unwrap()).sum();
+    let points = json(COSTS);
+    let shown: f64 = points.as_array().unwrap().iter().map(|point| point["p50"].as_f64().unwrap()).sum();
+    let Told { asked_ms, told_ms, .. } = &told[COSTS];
     let of_days: i64 = costs.days.values().sum();
-    assert!((shown - of_days as f64 / 1e6).abs() < 0.01, "{shown} of {of_days}");
+    let bound = |at_ms: i64| (of_days + running.cost(RUNNING, at_ms)) as f64 / 1e6;
+    assert!(shown > bound(*asked_ms) - 0.01 && shown < bound(*told_ms) + 0.01, "{shown} of {of_days}");
+    // A session's own: what its one agent has cost, which is all that it ever had.
+    let path = format!("/v1/sessions/{}/usage", running.session);
+    let usage = json(&path);
+    assert_cents(&path, &usage["cost"], 0, 1);
+    assert_eq!((&usage["activeAgents"], &usage["totalAgentsCreated"]), (&json!(1), &json!(1)));
+    let summary = json("/v1/metrics/summary");
+    assert_eq!((&summary["activeAgents"], &summary["activeSessions"]), (&json!(RUNNING), &json!(RUNNING)));
     own.stop().await;
 }

@@ -39,10 +39,12 @@ assert_opaque!(
     theazo_tenancy::CredentialKey,
 );
 
-// What a request carries: its headers have credentials, its body secrets, its path tokens.
+// What a request carries: its headers have credentials, its body secrets, its path and its query tokens.
 assert_lacks!(theazo_functions::Incoming: Debug, Display, Serialize);
 assert_lacks!(theazo_http::Request: Debug, Display, Serialize);
 assert_lacks!(theazo_http::Call: Debug, Display, Serialize);
+assert_lacks!(theazo_http::QueryParams: Debug, Display, Serialize, Deref);
+assert_lacks!(theazo_http::Fields: Debug, Display, Serialize, Deref);
 
 // Holds root keys in memory; its clones share them.
 assert_lacks!(theazo_store::KeyRing: Debug, Display, Serialize, DeserializeOwned, Deref);

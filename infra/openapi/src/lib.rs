@@ -42,6 +42,7 @@ pub fn document() -> Value {
             "responses": error_responses(),
             "parameters": { "IdempotencyKey": {
                 "name": "Idempotency-Key",
+                "example": schemas::shown_parameter("Idempotency-Key", &Value::Null),
                 "in": "header",
                 "description": "Does the request once: the same key and body within 24 h are given the first answer again, \
                     the same key with another body is a `conflict`. A repeated answer never shows a key or token again.",
@@ -106,6 +107,10 @@ fn operation(route: &Route, path_parameters: Vec<Value>) -> Value {
     let mut parameters = path_parameters;
     parameters.extend(said.query.iter().cloned());
     parameters.extend(said.headers.iter().cloned());
+    for parameter in &mut parameters {
+        let name = parameter["name"].as_str().unwrap_or_default();
+        parameter["example"] = schemas::shown_parameter(name, &parameter["schema"]);
+    }
     if route.info.repeats == Repeats::Once {
         parameters.push(json!({ "$ref": "#/components/parameters/IdempotencyKey" }));
     }

@@ -1,5 +1,6 @@
 //! What is said of one route beyond what the route table says.
 
+use crate::shape::{between, component, example, text};
 use serde_json::{Value, json};
 use theazo_http::ErrorCode;
 
@@ -19,8 +20,8 @@ pub struct Operation {
 pub(crate) enum Given {
     Nothing,
     Json(Value),
-    /// JSON, or text of that type.
-    Either(Value, &'static str),
+    /// JSON, or text of that type, with the text as it might be.
+    Either(Value, &'static str, &'static str),
     Events,
     Page,
 }
@@ -51,9 +52,9 @@ impl Operation {
 
     /// Takes the query's parameters of a list.
     pub(crate) fn paged(self) -> Self {
-        self.query("limit", crate::shape::between(1, 100), "How many a page holds at most.").query(
+        self.query("limit", between(1, 100), "How many a page holds at most.").query(
             "cursor",
-            crate::shape::text(),
+            text(),
             "The last page's `cursor`, under the same filters.",
         )
     }
@@ -80,9 +81,9 @@ impl Operation {
         self
     }
 
-    /// Answers with JSON or with text of another type.
-    pub(crate) fn gives_or(mut self, schema: Value, content_type: &'static str) -> Self {
-        self.answers.push((200, Given::Either(schema, content_type)));
+    /// Answers with JSON or with text of another type, of which an example is given.
+    pub(crate) fn gives_or(mut self, schema: Value, content_type: &'static str, text: &'static str) -> Self {
+        self.answers.push((200, Given::Either(schema, content_type, text)));
         self
     }
 
@@ -116,12 +117,13 @@ impl Given {
         match self {
             Self::Nothing => None,
             Self::Json(schema) => Some(json!({ "application/json": { "schema": schema } })),
-            Self::Either(schema, other) => Some(json!({
+            Self::Either(schema, other, shown) => Some(json!({
                 "application/json": { "schema": schema },
-                *other: { "schema": { "type": "string" } },
+                *other: { "schema": example(text(), json!(shown)) },
             })),
-            Self::Events => Some(json!({ "text/event-stream": { "schema": { "type": "string" } } })),
-            Self::Page => Some(json!({ "text/html": { "schema": { "type": "string" } } })),
+            // As is the custom before OpenAPI 3.2, the schema is that of each event.
+            Self::Events => Some(json!({ "text/event-stream": { "schema": component("LogEvent") } })),
+            Self::Page => Some(json!({ "text/html": { "schema": example(text(), json!("<!doctype html>...")) } })),
         }
     }
 }

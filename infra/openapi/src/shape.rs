@@ -67,8 +67,13 @@ pub fn about(schema: Value, text: &str) -> Value {
 
 /// With an example of it.
 pub fn example(schema: Value, example: Value) -> Value {
+    examples(schema, &[example])
+}
+
+/// With an example for each form that it takes.
+pub fn examples(schema: Value, examples: &[Value]) -> Value {
     let mut schema = schema;
-    schema["examples"] = json!([example]);
+    schema["examples"] = examples.into();
     schema
 }
 
@@ -153,14 +158,15 @@ pub fn duration(default: &str, longest: &str) -> Value {
     })
 }
 
-/// A page of a list.
-pub fn page(items: Value) -> Value {
-    answer(&[
+/// A page of a list, with an item as it might be.
+pub fn page(items: Value, item: &Value) -> Value {
+    let schema = answer(&[
         ("data", list(items)),
         ("hasMore", flag()),
         (
             "cursor?",
             about(text(), "Where the next page begins, if there is one. Opaque; good for the same filters only."),
         ),
-    ])
+    ]);
+    example(schema, json!({ "data": [item], "hasMore": false }))
 }

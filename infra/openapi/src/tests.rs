@@ -63,6 +63,92 @@ fn every_named_schema_that_is_taken_or_given_has_an_example_that_fits_it() {
     }
 }
 
+/// Where a reference leads; what is no reference is there already.
+fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+    match value["$ref"].as_str() {
+        Some(target) => document.pointer(target.trim_start_matches('#')).unwrap(),
+        None => value,
+    }
+}
+
+/// What is wrong with the examples of a content, a parameter or a header: there is none, or one is not as described.
+fn wrong_examples(document: &Value, described: &Value) -> Vec<String> {
+    let schema = &described["schema"];
+    let own = described.get("example").into_iter();
+    let shown: Vec<&Value> =
+        own.chain(resolve(document, schema)["examples"].as_array().into_iter().flatten()).collect();
+    if shown.is_empty() {
+        return vec!["there is no example".to_owned()];
+    }
+    shown.into_iter().flat_map(|example| conform::violations(document, schema, example)).collect()
+}
+
+#[test]
+fn every_content_and_every_parameter_of_every_route_has_an_example_that_fits_it() {
+    let document = document();
+    let (mut contents, mut parameters) = (0, 0);
+    for route in ROUTES {
+        let (path, _) = openapi_path(route);
+        let operation = &document["paths"][path][route.info.method.to_lowercase()];
+        let answers = operation["responses"].as_object().unwrap().values().map(|answer| resolve(&document, answer));
+        for holder in answers.chain(operation.get("requestBody")) {
+            for (kind, content) in holder["content"].as_object().into_iter().flatten() {
+                let wrong = wrong_examples(&document, content);
+                assert!(wrong.is_empty(), "{} {kind}: {wrong:?}", route.info.name);
+                contents += 1;
+            }
+        }
+        for parameter in operation["parameters"].as_array().into_iter().flatten() {
+            let parameter = resolve(&document, parameter);
+            let wrong = wrong_examples(&document, parameter);
+            assert!(wrong.is_empty(), "{} {}: {wrong:?}", route.info.name, parameter["name"]);
+            parameters += 1;
+        }
+    }
+    // Each route refuses in some ways, and most take something.
+    assert!(contents > 4 * ROUTES.len() && parameters > ROUTES.len(), "{contents} {parameters}");
+}
+
+#[test]
+fn an_example_that_is_missing_or_does_not_fit_is_found() {
+    let document = document();
+    for (described, wrong) in [
+        (json!({ "schema": shape::text() }), true),
+        (json!({ "schema": shape::text(), "example": 5 }), true),
+        (json!({ "schema": shape::text(), "example": "x" }), false),
+        (json!({ "schema": shape::examples(shape::text(), &["x".into(), 5.into()]) }), true),
+        (json!({ "schema": shape::component("Session") }), false),
+        (json!({ "schema": shape::component("Error") }), true),
+        (json!({ "schema": shape::component("Error"), "example": {} }), true),
+    ] {
+        assert_eq!(!wrong_examples(&document, &described).is_empty(), wrong, "{described}");
+    }
+}
+
+#[test]
+fn every_route_can_be_called_by_whom_it_is_for_in_every_way_that_is_described_and_no_other() {
+    let document = document();
+    let schemes = document["components"]["securitySchemes"].as_object().unwrap();
+    let mut used = BTreeSet::new();
+    for route in ROUTES {
+        let (path, _) = openapi_path(route);
+        let operation = &document["paths"][path][route.info.method.to_lowercase()];
+        let ways = operation["security"].as_array().unwrap().iter().map(|way| way.as_object().unwrap());
+        let ways: BTreeSet<&str> = ways.flat_map(|way| way.keys()).map(String::as_str).collect();
+        used.extend(ways.iter().copied());
+        let has = |caller: Caller| route.info.callers.contains(&caller);
+        let is_stream = route.info.name.ends_with("logs-stream");
+        for (scheme, is_way) in [
+            ("platformKey", has(Caller::Platform)),
+            ("sessionToken", has(Caller::Session)),
+            ("sessionTokenInQuery", is_stream && has(Caller::Session)),
+        ] {
+            assert_eq!(ways.contains(scheme), is_way, "{} {scheme}", route.info.name);
+        }
+    }
+    assert_eq!(used, schemes.keys().map(String::as_str).collect());
+}
+
 #[test]
 fn what_is_not_as_described_is_found() {
     let document = document();

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 /// Most money in one field, cents: 10 million dollars.
 pub const MAX_CENTS: u32 = 1_000_000_000;
 
-/// A JSON object's fields. Unknown ones are ignored, as the contract says; `null` counts as absent.
-#[derive(Clone, Debug, Default)]
+/// A JSON object's fields. Unknown ones are ignored, as the contract says; `null` counts as absent. What they hold may be
+/// nobody else's business, so it cannot be printed.
+#[derive(Clone, Default)]
 pub struct Fields {
     path: String,
     map: Map<String, Value>,

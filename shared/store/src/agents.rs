@@ -128,7 +128,7 @@ impl Agents {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn unsettled_of_session(&self, scope: &SessionScope) -> Result<Vec<Agent>, StoreError> {
-        self.0.query_all(&scope.live_agents()).await?.into_iter().map(from_item).collect()
+        self.0.query_all_small(&scope.live_agents()).await?.into_iter().map(from_item).collect()
     }
 
     /// The platform's agents that still have something at their provider, or may, likewise.
@@ -136,7 +136,7 @@ impl Agents {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn unsettled_of_platform(&self, scope: &ReadScope) -> Result<Vec<Agent>, StoreError> {
-        self.0.query_all(&scope.platform_wide()?.live_agents()).await?.into_iter().map(from_item).collect()
+        self.0.query_all_small(&scope.platform_wide()?.live_agents()).await?.into_iter().map(from_item).collect()
     }
 
     /// Records an agent as `booting`, before any provider is asked, in the transaction that counts it against the

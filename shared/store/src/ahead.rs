@@ -12,10 +12,10 @@ use tokio::sync::Semaphore;
 
 /// Calls that may be made side by side before the proof: what a session's secret names with their details take.
 pub const MAX_UNPROVEN_CALLS: usize = 4;
-/// Rows that one of them may go through for a filter.
+/// Rows that one of them may go through for a filter, or read of a partition whose rows are small.
 pub(crate) const MAX_UNPROVEN_ROWS: usize = 128;
 /// Rows of one that reads a whole partition, values among them. With a proof the rest follows.
-pub(crate) const MAX_UNPROVEN_WHOLE: i32 = 32;
+pub(crate) const MAX_UNPROVEN_WHOLE: usize = 32;
 
 tokio::task_local! {
     static AHEAD: Arc<Semaphore>;

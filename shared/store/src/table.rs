@@ -1,6 +1,6 @@
 //! The table itself: typed rows in and out, strongly consistent, and its creation for a local stack.
 
-use crate::ahead::{self, MAX_UNPROVEN_WHOLE};
+use crate::ahead::{self, MAX_UNPROVEN_ROWS, MAX_UNPROVEN_WHOLE};
 use crate::aws::{Client, DynamoDb};
 use crate::error::table_error;
 use crate::transaction::back_off;
@@ -225,7 +225,13 @@ impl Table {
 
     /// Every row of a partition. For partitions whose size is bounded by a rule of ours.
     pub(crate) async fn query_all(&self, partition: &Partition) -> Result<Vec<Item>, StoreError> {
-        self.query_whole(partition, None, None).await
+        self.query_whole(partition, None, None, MAX_UNPROVEN_WHOLE).await
+    }
+
+    /// The same where the rows are small: a caller without proof may cause more of them, and waits no further round trip
+    /// for the rest.
+    pub(crate) async fn query_all_small(&self, partition: &Partition) -> Result<Vec<Item>, StoreError> {
+        self.query_whole(partition, None, None, MAX_UNPROVEN_ROWS).await
     }
 
     /// Every row of a partition whose sort key lies between two, both included. For stretches like those of
@@ -236,12 +242,12 @@ impl Table {
         from: &str,
         to: &str,
     ) -> Result<Vec<Item>, StoreError> {
-        self.query_whole(partition, Some((from, to)), None).await
+        self.query_whole(partition, Some((from, to)), None, MAX_UNPROVEN_WHOLE).await
     }
 
     /// The sort keys of every row of a partition, without the rows. For partitions like those of [`Table::query_all`].
     pub(crate) async fn sort_keys(&self, partition: &Partition) -> Result<Vec<String>, StoreError> {
-        let rows = self.query_whole(partition, None, Some("sk")).await?;
+        let rows = self.query_whole(partition, None, Some("sk"), MAX_UNPROVEN_WHOLE).await?;
         Ok(rows.iter().filter_map(|row| Some(row.get("sk")?.as_s().ok()?.clone())).collect())
     }
 
@@ -251,7 +257,9 @@ impl Table {
         partition: &Partition,
         between: Option<(&str, &str)>,
         only: Option<&str>,
+        unproven: usize,
     ) -> Result<Vec<Item>, StoreError> {
+        let unproven = i32::try_from(unproven).unwrap_or(i32::MAX);
         let (condition, ends) = match between {
             None => ("pk = :pk", Vec::new()),
             Some((from, to)) => ("pk = :pk AND sk BETWEEN :from AND :to", vec![(":from", from), (":to", to)]),
@@ -268,7 +276,7 @@ impl Table {
                 .expression_attribute_values(":pk", AttributeValue::S(partition.pk().into()))
                 .set_projection_expression(only.map(str::to_owned))
                 .consistent_read(true)
-                .set_limit(turn.is_unproven().then_some(MAX_UNPROVEN_WHOLE))
+                .set_limit(turn.is_unproven().then_some(unproven))
                 .set_exclusive_start_key(start);
             for (name, end) in &ends {
                 request = request.expression_attribute_values(*name, AttributeValue::S((*end).to_owned()));

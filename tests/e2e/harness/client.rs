@@ -94,6 +94,11 @@ impl Client {
         answer
     }
 
+    /// Its credential.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
     /// `http://host:port`.
     pub fn base(&self) -> &str {
         &self.base

@@ -1,5 +1,6 @@
 //! What the tests share: a stack, platforms, and a plain HTTP client.
 
+mod aged;
 mod built;
 mod captured;
 mod client;
@@ -16,6 +17,7 @@ mod shared;
 mod table;
 mod tap;
 
+pub use aged::Aged;
 pub use built::{FUNCTIONS, built, takes_all_functions, workspace};
 pub use captured::CapturedLog;
 pub use client::{Answer, Client};

@@ -1,8 +1,8 @@
 //! Agents, from outside and from inside.
 
 use crate::operation::Operation;
-use crate::schemas::{computes, providers, statuses};
-use crate::shape::{between, component, count, one_of, page, text};
+use crate::schemas::{computes, page_of, providers, statuses};
+use crate::shape::{between, component, count, one_of, text};
 use theazo_http::ErrorCode::{
     Conflict, NoProvidersAvailable, Provider, SessionLimitExceeded, Timeout, UnprocessableEntity,
 };
@@ -16,7 +16,7 @@ pub(super) fn describe(name: &str) -> Option<Operation> {
             .query("provider", providers(), "Only those that run there.")
             .query("compute", computes(), "Only those with that runtime.")
             .paged()
-            .gives(200, page(component("Agent")))
+            .gives(200, page_of("Agent"))
     };
     let report = |summary, body| Operation::new("Inside a sandbox", summary).body(component(body)).gives_nothing();
     Some(match name {

@@ -2,8 +2,9 @@
 
 use super::between_times;
 use crate::operation::Operation;
-use crate::schemas::{LEVELS, METRICS};
-use crate::shape::{component, flag, id, one_of, page, pattern, text_to, time};
+use crate::schemas::{LEVELS, METRICS, page_of};
+use crate::shape::{component, example, flag, id, one_of, pattern, text_to, time};
+use serde_json::{Value, json};
 use theazo_http::ErrorCode::{Conflict, NotFound, UnprocessableEntity};
 
 /// The spans that usage is reported of.
@@ -28,6 +29,15 @@ macro_rules! stream {
 const STREAM: &str = stream!("There is no end by itself.");
 const AGENT_STREAM: &str = stream!("When the agent has ended and everything was sent, `data: [DONE]` is the end.");
 
+/// Usage as a table.
+const TABLE: &str = "date,userId,sessionId,computeSeconds,costUsd,storageGbHours\r\n\
+    2026-11-26,user_123,,750.000,2.50000000,0.250000\r\n";
+
+/// How this document begins.
+fn itself() -> Value {
+    json!({ "openapi": "3.1.0", "info": { "title": "Theazo", "version": "1" }, "paths": {} })
+}
+
 pub(super) fn describe(name: &str) -> Option<Operation> {
     account(name).or_else(|| provider(name)).or_else(|| report(name))
 }
@@ -37,7 +47,7 @@ fn account(name: &str) -> Option<Operation> {
     let key = |summary| Operation::new("API keys", summary);
     Some(match name {
         "health" => account("Whether the service answers").gives(200, component("Health")),
-        "openapi" => account("This document").gives(200, serde_json::json!({ "type": "object" })),
+        "openapi" => account("This document").gives(200, example(json!({ "type": "object" }), itself())),
         "docs" => account("This document, for reading in a browser").gives_page(),
         "whoami" => account("What the presented credential is").gives(200, component("Whoami")),
         "api-keys-create" => key("Make an API key")
@@ -47,7 +57,7 @@ fn account(name: &str) -> Option<Operation> {
         "api-keys-list" => key("List the API keys that are good, newest first")
             .more("A test key sees test keys only.")
             .paged()
-            .gives(200, page(component("ApiKey"))),
+            .gives(200, page_of("ApiKey")),
         "api-keys-rotate" => key("Make a key that takes another's place")
             .more("The other ends after the overlap.")
             .body_if_any(component("RotateApiKey"))
@@ -107,7 +117,7 @@ fn report(name: &str) -> Option<Operation> {
         "logs-list" => between_times(filtered(report("Log entries, newest first")))
             .more("With filters, a page goes through some thousands of entries and may then end early, even empty, with a cursor to go on from.")
             .paged()
-            .gives(200, page(component("LogEntry"))),
+            .gives(200, page_of("LogEntry")),
         "logs-stream" => {
             let stream = filtered(report("Log entries as they are written"));
             streamed(stream, "From then on; the last 15 minutes unless given.").more(STREAM)
@@ -121,7 +131,7 @@ fn report(name: &str) -> Option<Operation> {
             .query("session", id("ses"), "Only what was done in that session.")
             .query("key", id("key"), "Only what that key did.")
             .paged()
-            .gives(200, page(component("AuditEntry"))),
+            .gives(200, page_of("AuditEntry")),
         "metrics-summary" => report("How the platform's agents do now, and did today")
             .more("An agent is active while it boots or runs. Of today in UTC; the error rate is that of boots and execs.")
             .gives(200, component("MetricsSummary")),
@@ -141,7 +151,7 @@ fn report(name: &str) -> Option<Operation> {
         "usage-export" => in_period(report("Usage by day and end user, exactly"))
             .more("Meter events for Stripe are of days that are over. Stripe refuses an event by its identifier for about a day, and adds up what it is sent again later: send each day once, as by `yesterday` daily.")
             .query("format", one_of(&["csv", "json", "stripe"]), "`csv` unless given.")
-            .gives_or(component("UsageExport"), "text/csv")
+            .gives_or(component("UsageExport"), "text/csv", TABLE)
             .refuses(&[UnprocessableEntity]),
         _ => return None,
     })

@@ -1,8 +1,9 @@
 //! Sessions and secrets.
 
 use crate::operation::Operation;
-use crate::shape::{component, flag, one_of, page, text_to, time};
-use serde_json::json;
+use crate::schemas::{page_of, shown};
+use crate::shape::{component, examples, flag, one_of, text_to, time};
+use serde_json::{Value, json};
 use theazo_http::ErrorCode::{Conflict, Provider, UnprocessableEntity};
 
 pub(super) fn describe(name: &str) -> Option<Operation> {
@@ -21,7 +22,7 @@ pub(super) fn describe(name: &str) -> Option<Operation> {
             .query("userId", text_to(512), "Only those of that user.")
             .query("createdAfter", time(), "Only those that are newer.")
             .paged()
-            .gives(200, page(component("Session"))),
+            .gives(200, page_of("Session")),
         "sessions-get" => session("Show a session").gives(200, component("Session")),
         "sessions-limits-get" => session("A session's limits and how much of them is used").gives(200, component("LimitsInUse")),
         "sessions-limits-set" => session("Change a session's limits")
@@ -53,7 +54,7 @@ pub(super) fn describe(name: &str) -> Option<Operation> {
         "secrets-list" => secret("List a session's secrets, never a value")
             .query("details", flag(), "Everything about them but their values.")
             .query("inherited", flag(), "With what the session inherits from the platform.")
-            .gives(200, json!({ "anyOf": [component("SecretNames"), component("SecretDetails")] })),
+            .gives(200, names_or_details()),
         "secrets-delete" => secret("Delete a secret of a session").gives_nothing().refuses(&[Conflict]),
         "platform-secrets-set" => secret("Set secrets of the platform")
             .more("Every session inherits them, and its own of the same name win. One that a provider's `credentialRef` names is never inherited.")
@@ -62,8 +63,13 @@ pub(super) fn describe(name: &str) -> Option<Operation> {
             .refuses(&[UnprocessableEntity]),
         "platform-secrets-list" => secret("List the platform's secrets, never a value")
             .query("details", flag(), "Everything about them but their values.")
-            .gives(200, json!({ "anyOf": [component("SecretNames"), component("SecretDetails")] })),
+            .gives(200, names_or_details()),
         "platform-secrets-delete" => secret("Delete a secret of the platform").gives_nothing().refuses(&[Conflict]),
         _ => return None,
     })
+}
+
+fn names_or_details() -> Value {
+    let ways = ["SecretNames", "SecretDetails"];
+    examples(json!({ "anyOf": ways.map(component) }), &ways.map(shown))
 }

@@ -8,7 +8,7 @@ mod sessions;
 pub(crate) use agents::{computes, providers, statuses};
 pub(crate) use reports::{LEVELS, METRICS};
 
-use crate::shape::{about, answer, count, example, id, one_of, pattern, text, text_to};
+use crate::shape::{about, answer, component, count, example, id, one_of, page, pattern, text, text_to};
 use serde_json::{Value, json};
 use theazo_http::ErrorCode;
 
@@ -20,6 +20,16 @@ pub(crate) fn all() -> Value {
         schemas[name] = schema;
     }
     schemas
+}
+
+/// A schema's own example.
+pub(crate) fn shown(name: &str) -> Value {
+    all()[name]["examples"][0].clone()
+}
+
+/// A page of a list of what has that name.
+pub(crate) fn page_of(name: &str) -> Value {
+    page(component(name), &shown(name))
 }
 
 fn common() -> Vec<(&'static str, Value)> {
@@ -89,6 +99,36 @@ pub(crate) fn path_parameter(path: &str, name: &str) -> Value {
         }
         "token" => about(text(), "The agent's token. `THEAZO_ENDPOINT` in an agent's environment ends with it."),
         _ => text(),
+    }
+}
+
+/// A parameter of a path, a query or a header as it might be.
+pub(crate) fn shown_parameter(name: &str, schema: &Value) -> Value {
+    match name {
+        "userId" => json!("user_123"),
+        "name" | "secret" => json!("HUBSPOT_API_KEY"),
+        "path" => json!("data/notes.txt"),
+        "dir" => json!("/data"),
+        "token" => json!("th_agent_..."),
+        "search" => json!("failed"),
+        "cursor" => json!("a page's own cursor"),
+        "limit" => json!(20),
+        "offset" => json!(0),
+        "length" => json!(1024),
+        "interval" => json!("1h"),
+        "details" | "inherited" => json!(true),
+        "force" => json!(false),
+        "since" | "createdAfter" => json!("2026-11-26T09:00:00.000Z"),
+        "until" => json!("2026-11-26T10:00:00.000Z"),
+        "Idempotency-Key" => json!("order-4711"),
+        _ => match (schema["enum"].get(0), schema["pattern"].as_str()) {
+            (Some(first), _) => first.clone(),
+            (None, Some(pattern)) => {
+                let prefix = pattern.trim_start_matches('^').split('_').next().unwrap_or_default();
+                json!(format!("{prefix}_01jd9s6q0f3v8x2n4m5k7h9tbc"))
+            }
+            (None, None) => Value::Null,
+        },
     }
 }
 

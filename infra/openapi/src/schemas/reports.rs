@@ -1,6 +1,8 @@
 //! What a platform looks at: logs, the audit trail, usage.
 
-use crate::shape::{about, amount, answer, component, count, date, example, id, list, nullable, one_of, text, time};
+use crate::shape::{
+    about, amount, answer, component, count, date, example, examples, id, list, nullable, one_of, text, time,
+};
 use serde_json::{Value, json};
 
 /// The levels of log entries.
@@ -13,6 +15,7 @@ pub(crate) const METRICS: [&str; 5] =
 pub(super) fn all() -> Vec<(&'static str, Value)> {
     vec![
         ("LogEntry", log_entry()),
+        ("LogEvent", log_event()),
         ("AuditEntry", audit_entry()),
         ("MetricsSummary", metrics_summary()),
         ("MetricSeries", metric_series()),
@@ -49,6 +52,20 @@ fn log_entry() -> Value {
             "message": "agent is ready", "metadata": { "event": "agent.status", "status": "ready", "from": "booting" },
         }),
     )
+}
+
+fn log_event() -> Value {
+    let data =
+        "JSON: of `log` an entry, of `reconnect` an object with `reason`. `[DONE]`, of no named event, is the end.";
+    let schema = answer(&[
+        ("event?", one_of(&["log", "reconnect"])),
+        ("id?", about(id("log"), "Where the stream has got to, for `Last-Event-ID`.")),
+        ("data", about(text(), data)),
+    ]);
+    let entry = log_entry()["examples"][0].clone();
+    let log = json!({ "event": "log", "id": entry["id"], "data": entry.to_string() });
+    let reconnect = json!({ "event": "reconnect", "data": json!({ "reason": "time_limit" }).to_string() });
+    examples(schema, &[log, reconnect, json!({ "data": "[DONE]" })])
 }
 
 fn audit_entry() -> Value {

@@ -5,7 +5,8 @@
 //! - `root_keys`, `secrets`, `sealed_rows`, `sessions`, `agents`, `pausing`, `moves`, `silence`, `checkpoints`, `places`, `pages`: a module per
 //!   promise of the store.
 //! - `credentials`, `rate_limits`, `replays`: who is let in, how often, and what they are told twice.
-//! - `metering`, `metrics`: what agents cost, and how they do, at a clock of the test's own.
+//! - `metering`, `metering_totals`, `metrics`: what agents cost, and how they do, at a clock of the test's own.
+//! - `log_entries`, `state_log`: who reads what of the log, and what is in it of each change.
 //! - `reader` reads the rows in another language.
 //! - `audit`: the trail that every change leaves.
 //! - `conflicts` disturbs what the embedded engine never does by itself; `key_faults` and `rotation_faults` do it to the key
@@ -27,6 +28,7 @@ mod key_faults;
 mod log_entries;
 mod logs;
 mod metering;
+mod metering_totals;
 mod metrics;
 mod moves;
 mod pages;
@@ -47,4 +49,5 @@ mod secrets;
 mod sessions;
 mod silence;
 mod simulated_disk;
+mod state_log;
 mod support;
