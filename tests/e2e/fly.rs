@@ -15,7 +15,7 @@ pub async fn with_fly(name: &str) -> Platform {
     platform
 }
 
-async fn configure(client: &Client, token: &str) -> Value {
+pub async fn configure(client: &Client, token: &str) -> Value {
     client.post("/v1/secrets", json!({ "FLY_API_TOKEN": token })).await.expect(204);
     let config = json!({ "organization": FLY_ORGANIZATION, "image": "registry.fly.io/agents:1", "region": "iad" });
     let body = json!({ "credentialRef": "fly_api_token", "config": config });
