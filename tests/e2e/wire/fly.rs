@@ -64,7 +64,9 @@ async fn a_secrets_value_is_in_nothing_that_fly_is_asked_answers_or_has_on_recor
         let asked = on_fly.api.requests();
         let (status, answer) = on_fly.call(step, &subject, turn).await;
         assert!((200..300).contains(&status), "{step:?}: {status} {answer}");
-        assert!(on_fly.api.requests() > asked, "{step:?}: the tap has seen nothing of it");
+        // A machine that is known is spoken to directly; to be made, stopped or started it takes Fly.
+        let is_spoken_to = matches!(step, Step::Exec | Step::Write | Step::Read | Step::List | Step::Port);
+        assert!(is_spoken_to || on_fly.api.requests() > asked, "{step:?}: the tap has seen nothing of it");
         if step == Step::Boot {
             subject.agent = answer["id"].as_str().unwrap().to_owned();
         }

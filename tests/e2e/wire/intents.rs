@@ -22,7 +22,7 @@ impl Trail<'_> {
         let page = self.tapped.client.get(&path).await.expect(200);
         let entries = page["data"].as_array().unwrap().iter().rev();
         let new = entries.filter(|entry| self.seen.insert(entry["id"].as_str().unwrap().to_owned()));
-        let text = |entry: &Value, field: &str| entry[field].as_str().unwrap().to_owned();
+        let text = |entry: &Value, field: &str| entry[field].as_str().unwrap_or_default().to_owned();
         new.map(|entry| {
             let names = entry["names"].as_array().unwrap().len();
             (text(entry, "action"), text(entry, "outcome"), names, text(entry, "requestId"))
