@@ -187,9 +187,10 @@ async fn what_a_sessions_token_was_used_for_is_on_record_as_the_sessions_doing_a
     }
 
     let trail = entries(&client, &format!("session={session}")).await;
-    let told = trail.iter().rev().map(|entry| {
-        ["action", "outcome", "principal", "keyId"].map(|field| entry[field].as_str().unwrap())
-    });
+    let told = trail
+        .iter()
+        .rev()
+        .map(|entry| ["action", "outcome", "principal", "keyId"].map(|field| entry[field].as_str().unwrap()));
     let told: Vec<_> = told.collect();
     assert_eq!(
         told,
@@ -210,7 +211,10 @@ async fn what_a_sessions_token_was_used_for_is_on_record_as_the_sessions_doing_a
     );
     // A token's id leads to who minted it.
     let minted: Vec<_> = trail.iter().rev().filter(|entry| entry["action"] == "token.create").collect();
-    assert_eq!(minted.iter().map(|entry| &entry["names"]).collect::<Vec<_>>(), [&json!([first_id]), &json!([second_id])]);
+    assert_eq!(
+        minted.iter().map(|entry| &entry["names"]).collect::<Vec<_>>(),
+        [&json!([first_id]), &json!([second_id])]
+    );
     assert!(trail.iter().all(|entry| entry["sourceIp"] == "127.0.0.1" && entry["requestId"].is_string()));
     for (_, id) in &tokens {
         let of_token = entries(&client, &format!("key={id}")).await;
