@@ -4,7 +4,7 @@
 //! What wipes bytes has traits of its own: `Zeroizing` can be printed and cloned, a header's value too. A type around it
 //! must not pass that on. Types made of such types need no look: nothing can be derived for them that their parts lack.
 
-#![allow(clippy::unwrap_used, reason = "a test may")]
+#![allow(clippy::unwrap_used, clippy::string_slice, reason = "a test may")]
 
 mod sources;
 

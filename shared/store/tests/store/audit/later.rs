@@ -31,7 +31,8 @@ impl Steps {
         let entries = self.new_entries().await.into_iter().map(|entry| format!("{:?}", (entry.action, entry.outcome)));
         let (mut entries, mut told) =
             (entries.collect::<Vec<_>>(), told.iter().map(|entry| format!("{entry:?}")).collect::<Vec<_>>());
-        (entries.sort(), told.sort());
+        entries.sort();
+        told.sort();
         assert_eq!(entries, told);
         done
     }
