@@ -56,7 +56,7 @@ impl Deployment {
             let mut settings = DockerConfig::new(engine.endpoint.clone(), &engine.image, &config.name);
             // The deployment's one secret that is not in the table.
             let key = config.credential_key.as_ref().map(|key| key.to_text());
-            settings.port_key = key.map(|key| PortKey::derive(key.as_bytes()));
+            settings.port_key = key.map(|key| PortKey::derive(key.as_bytes()).into());
             settings
         });
         let docker = Docker::new(own, config.docker_ranges.clone(), &config.name);

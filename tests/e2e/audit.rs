@@ -168,6 +168,63 @@ async fn a_trail_that_is_asked_for_by_a_key_has_all_that_this_key_did_and_nothin
 }
 
 #[tokio::test]
+async fn what_a_sessions_token_was_used_for_is_on_record_as_the_sessions_doing_and_by_which_token() {
+    let platform = Platform::make("audit of tokens").await;
+    let client = platform.client.with_key(Some(&platform.test_key));
+    let session = client.session("u").await;
+    let own_key = client.get("/v1/whoami").await.expect(200)["keyId"].as_str().unwrap().to_owned();
+    let mut tokens = Vec::new();
+    for _ in 0..2 {
+        let minted = client.post(&format!("/v1/sessions/{session}/tokens"), json!({})).await.expect(201);
+        let holder = client.with_key(minted["token"].as_str());
+        let id = holder.get("/v1/whoami").await.expect(200)["keyId"].as_str().unwrap().to_owned();
+        tokens.push((holder, id));
+    }
+    let [(first, first_id), (second, second_id)] = &tokens[..] else { unreachable!("two were minted") };
+    let agent = first.boot(&session, json!({})).await;
+    for (caller, what) in [(second, "restart"), (first, "pause"), (second, "resume"), (&client, "terminate")] {
+        caller.call("POST", &format!("/v1/agents/{agent}/{what}"), None).await.expect(200);
+    }
+
+    let trail = entries(&client, &format!("session={session}")).await;
+    let told = trail
+        .iter()
+        .rev()
+        .map(|entry| ["action", "outcome", "principal", "keyId"].map(|field| entry[field].as_str().unwrap()));
+    let told: Vec<_> = told.collect();
+    assert_eq!(
+        told,
+        [
+            ["session.create", "succeeded", "platform", &own_key],
+            ["token.create", "succeeded", "platform", &own_key],
+            ["token.create", "succeeded", "platform", &own_key],
+            ["agent.boot", "started", "session", first_id],
+            ["agent.boot", "succeeded", "session", first_id],
+            ["agent.restart", "started", "session", second_id],
+            ["agent.restart", "succeeded", "session", second_id],
+            ["agent.pause", "started", "session", first_id],
+            ["agent.pause", "succeeded", "session", first_id],
+            ["agent.resume", "started", "session", second_id],
+            ["agent.resume", "succeeded", "session", second_id],
+            ["agent.end", "succeeded", "platform", &own_key],
+        ]
+    );
+    // A token's id leads to who minted it.
+    let minted: Vec<_> = trail.iter().rev().filter(|entry| entry["action"] == "token.create").collect();
+    assert_eq!(
+        minted.iter().map(|entry| &entry["names"]).collect::<Vec<_>>(),
+        [&json!([first_id]), &json!([second_id])]
+    );
+    assert!(trail.iter().all(|entry| entry["sourceIp"] == "127.0.0.1" && entry["requestId"].is_string()));
+    for (_, id) in &tokens {
+        let of_token = entries(&client, &format!("key={id}")).await;
+        assert_eq!(of_token.len(), 4);
+        assert!(of_token.iter().all(|entry| entry["keyId"] == *id && trail.contains(entry)), "{of_token:?}");
+    }
+    client.terminate(&session).await;
+}
+
+#[tokio::test]
 async fn the_trail_is_walked_page_by_page_and_wrong_queries_are_refused_by_name() {
     let platform = Platform::make("audit pages").await;
     let client = &platform.client;

@@ -64,6 +64,7 @@ mod providers;
 mod queries;
 mod refusals;
 mod reports;
+mod retained;
 mod rotation;
 mod round_trips;
 mod secrets;

@@ -4,6 +4,9 @@
 
 mod e2b;
 mod faults;
+mod fly;
+mod intents;
+mod life;
 
 use crate::harness::{
     Canary, CapturedLog, Client, Platform, Tap, Wire, check_query, container_name, docker, docker_engine, sha256, stack,
@@ -19,6 +22,7 @@ use theazo_functions::{Incoming, serve};
 use theazo_http::{LogFormat, StreamLimits};
 use theazo_providers::docker::Endpoint;
 use theazo_store::{Aws, AwsEndpoints};
+use theazo_tenancy::PlatformId;
 use tracing::instrument::WithSubscriber;
 
 /// A deployment whose every connection is tapped.
@@ -27,6 +31,7 @@ struct Tapped {
     table: Tap,
     kms: Tap,
     engine: Tap,
+    platform: PlatformId,
     key: String,
     /// The same platform without taps.
     client: Client,
@@ -63,13 +68,14 @@ impl Tapped {
         let streams = StreamLimits { lifetime: Duration::from_millis(200), ..StreamLimits::default() };
         let config = DeploymentConfig { docker: Some(docker), streams, ..stack.deployment().config().clone() };
         let deployment = through(&table, &kms, config);
-        let (key, client) = (platform.live_key, platform.client);
+        let (platform, key, client) = (platform.id, platform.live_key, platform.client);
         let credentials = vec![Canary::of_credential(&key)];
         Self {
             deployment,
             table,
             kms,
             engine,
+            platform,
             key,
             client,
             canary: Canary::make(),

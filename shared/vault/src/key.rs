@@ -151,3 +151,39 @@ pub(crate) struct RecordKeys {
 pub fn make_salt() -> Result<[u8; 32], VaultError> {
     hazmat::make_random()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sha2::Sha256;
+    use zeroize::ZeroizeOnDrop;
+
+    fn is_wiped(_: &impl ZeroizeOnDrop) {}
+
+    /// Compiles for keys that wipe themselves. Their parts are all named, so that another one has to be looked at here:
+    /// those that are not asked about are no secrets.
+    #[test]
+    fn every_key_wipes_itself_when_it_is_dropped() {
+        let root = RootKey::from_bytes(1, Zeroizing::new([7; KEY_LEN]));
+        let of_platform = root.derive_platform_key("plt_1", &[0; KEY_LEN], 1);
+        let of_record = of_platform.derive_record_keys(Purpose::AgentSecret, &[0; KEY_LEN], b"context");
+        let TokenKey(of_token) = TokenKey::derive("th_agent_x", "plt_1");
+        let RootKey { version: _, key } = &root;
+        is_wiped(key);
+        for of_platform in [&of_platform, &of_token] {
+            let PlatformKey { platform: _, root_version: _, key_version: _, of_token: _, key } = of_platform;
+            is_wiped(key);
+        }
+        // The commitment stands in the record.
+        let RecordKeys { key, commitment: _ } = &of_record;
+        is_wiped(key);
+    }
+
+    /// What keys pass through: their crates wipe it with features that another edit of a manifest could take away.
+    #[test]
+    fn the_states_of_the_hash_and_the_cipher_wipe_themselves_too() {
+        fn are_wiped<T: ZeroizeOnDrop>() {}
+        are_wiped::<Sha256>();
+        are_wiped::<aes_gcm::Aes256Gcm>();
+    }
+}

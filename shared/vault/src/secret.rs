@@ -46,3 +46,17 @@ impl SecretValue {
         self.len() == 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zeroize::ZeroizeOnDrop;
+
+    /// Compiles for what wipes itself. The value's parts are all named: another one would have to be looked at here.
+    #[test]
+    fn a_value_wipes_itself_when_it_is_dropped() {
+        fn is_wiped(_: &impl ZeroizeOnDrop) {}
+        let SecretValue(bytes) = &SecretValue::from_bytes(vec![1]);
+        is_wiped(bytes);
+    }
+}

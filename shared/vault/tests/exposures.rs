@@ -4,11 +4,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+mod sources;
+
+use sources::{code, product, words};
+use std::collections::BTreeMap;
 
 /// Files that name `expose`, how often, and why.
 const EXPOSURES: [(&str, usize, &str); 10] = [
@@ -36,49 +35,15 @@ const EXPOSURES: [(&str, usize, &str); 10] = [
     ("shared/vault/src/secret.rs", 1, "the definition"),
 ];
 
-/// Sources that are part of the product: not tests, not built files, not fetched ones.
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap();
-        if path.is_dir() {
-            if !name.starts_with('.') && !matches!(name, "target" | "tests" | "node_modules") {
-                sources(&path, found);
-            }
-        } else if name.ends_with(".rs") && !name.ends_with("tests.rs") {
-            found.push(path);
-        }
-    }
-}
-
-/// The code of a file without comments, and without its tests, which stand at a file's end.
-fn code(text: &str) -> String {
-    let (product, tests) = text.split_once("#[cfg(test)]\nmod tests {").unwrap_or((text, "\n}\n"));
-    assert!(
-        tests.ends_with("\n}\n") && tests.matches("\n}\n").count() == 1,
-        "something stands after the tests: {text}"
-    );
-    // Only what is certainly a comment: `//` may stand in a text.
-    let lines = product.lines().filter(|line| !line.trim_start().starts_with("//"));
-    lines.flat_map(|line| [line.split(" // ").next().unwrap_or_default(), "\n"]).collect()
-}
-
 /// How often a word stands in a code, whole.
 fn count(code: &str, word: &str) -> usize {
-    code.split(|letter: char| !letter.is_alphanumeric() && letter != '_').filter(|found| *found == word).count()
+    words(code).filter(|found| *found == word).count()
 }
 
 /// Files of the workspace that have one of these words, and how often.
 fn files_with(words: &[&str]) -> BTreeMap<String, usize> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
-    let mut found = Vec::new();
-    sources(&root, &mut found);
-    assert!(found.len() > 50, "the workspace's sources are there");
-    let counts = found.iter().map(|path| {
-        let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
-        let code = code(&fs::read_to_string(path).unwrap());
-        (name, words.iter().map(|word| count(&code, word)).sum())
-    });
+    let counts =
+        product().into_iter().map(|(name, code)| (name, words.iter().map(|word| count(&code, word)).sum::<usize>()));
     counts.filter(|(_, count)| *count > 0).collect()
 }
 

@@ -1,8 +1,9 @@
 //! The same of E2B: its management API, whose answers and log others read, and the daemons in sandboxes, of which a value
 //! reaches its own sandbox's alone, and as a file: what starts processes there is on record.
 
+use super::life::{STEPS, Step, Subject};
 use super::{Request, Tapped, address, through};
-use crate::e2b::{configure, on_e2b, sandboxes_of};
+use crate::e2b::{configure, sandboxes_of};
 use crate::harness::{Break, E2B_KEY, Tap, e2b_emulator, sha256};
 use memchr::memmem;
 use serde_json::{Value, json};
@@ -40,16 +41,9 @@ impl OnE2b {
         Self { tapped, api, daemons, session, sandboxes: BTreeSet::new() }
     }
 
-    async fn call(&mut self, method: &str, path: &str, body: Value) -> (u16, Value) {
-        let key = self.tapped.key.clone();
-        self.tapped.ask(Request { key: &key, once: None, method, path, body }).await
-    }
-
-    /// An agent that runs, made past the taps.
-    async fn boot(&mut self) -> String {
-        let agent = self.tapped.client.boot(&self.session, on_e2b()).await;
-        self.note(&agent).await;
-        agent
+    async fn call(&self, step: Step, subject: &Subject, turn: usize) -> (u16, Value) {
+        let (method, path, body) = step.call(&self.session, "e2b", subject, turn);
+        self.tapped.ask(Request { key: &self.tapped.key, once: None, method, path: &path, body }).await
     }
 
     async fn note(&mut self, agent: &str) {
@@ -72,6 +66,12 @@ impl OnE2b {
             self.tapped.is_not_in(&format!("what E2B's API was asked, {place}"), &wire.sent);
             self.tapped.is_not_in(&format!("what E2B's API answered, {place}"), &wire.received);
         }
+        let records = serde_json::to_vec(&e2b_emulator().controls.records()).unwrap();
+        assert!(
+            memmem::find(&records, b"process.Process/Start").is_some(),
+            "what processes are started with is on record"
+        );
+        self.tapped.is_not_in(&format!("the records of E2B, {place}"), &records);
         let mut deliveries = 0;
         for wire in self.daemons.wires() {
             let (rest, delivered) = self.without_deliveries(&wire.sent);
@@ -104,30 +104,33 @@ impl OnE2b {
     }
 }
 
-fn digest() -> Value {
-    json!({ "language": "bash", "code": "printf %s \"$TOKEN\" | sha256sum | head -c 64" })
-}
-
 #[tokio::test]
 async fn a_secrets_value_goes_to_e2b_as_a_file_of_its_own_sandbox_and_no_other_way() {
     let mut on_e2b = OnE2b::make("e2b-wires").await;
     let value = on_e2b.tapped.canary.value().to_owned();
-    let path = format!("/v1/sessions/{}/agents", on_e2b.session);
-    let (status, agent) = on_e2b.call("POST", &path, self::on_e2b()).await;
-    assert_eq!(status, 201, "{agent}");
-    let agent = agent["id"].as_str().unwrap().to_owned();
-    on_e2b.note(&agent).await;
-    for step in ["exec", "pause", "resume", "exec", "restart", "exec", "terminate"] {
-        let body = if step == "exec" { digest() } else { Value::Null };
-        let (status, answer) = on_e2b.call("POST", &format!("/v1/agents/{agent}/{step}"), body).await;
-        assert_eq!(status, 200, "{step}: {answer}");
-        if step == "exec" {
-            assert_eq!(answer["stdout"], sha256(&value));
+    let (mut subject, mut boots) = (Subject::default(), 0);
+    for (turn, step) in STEPS.into_iter().enumerate() {
+        if step != Step::Boot {
+            step.prepare(&on_e2b.tapped, &on_e2b.session, "e2b", &mut subject).await;
         }
-        on_e2b.note(&agent).await;
+        let asked = on_e2b.api.requests() + on_e2b.daemons.requests();
+        let (status, answer) = on_e2b.call(step, &subject, turn).await;
+        assert!((200..300).contains(&status), "{step:?}: {status} {answer}");
+        // The address of a port and what admits to it are made here, from what is known of the sandbox.
+        let is_asked = on_e2b.api.requests() + on_e2b.daemons.requests() > asked;
+        assert!(is_asked || step == Step::Port, "{step:?}: the taps have seen nothing of it");
+        if step == Step::Boot {
+            subject.agent = answer["id"].as_str().unwrap().to_owned();
+        }
+        on_e2b.note(&subject.agent).await;
+        if step.boots() {
+            boots += 1;
+            let (_, ran) = on_e2b.call(Step::Exec, &subject, turn).await;
+            assert_eq!(ran["stdout"], sha256(&value), "{step:?}: {ran}");
+        }
     }
-    // Two secrets have the value, and it booted three times.
-    assert_eq!(on_e2b.search("while all is well"), 6);
+    // Two secrets have the value.
+    assert_eq!((boots, on_e2b.search("while all is well")), (5, 10));
     on_e2b.tapped.client.terminate(&on_e2b.session).await;
 }
 
@@ -136,40 +139,28 @@ async fn a_secrets_value_gets_nowhere_while_e2b_fails_under_whatever_asks_it() {
     let mut on_e2b = OnE2b::make("e2b-faults").await;
     let told = json!({ "code": 500, "message": on_e2b.tapped.canary.value() }).to_string();
     let breaks = [Break::Answer(500, told), Break::AtOnce, Break::Nonsense, Break::AfterBytes(60)];
-    let (mut failed, mut turn) = (0, 0);
-    let mut agent = on_e2b.boot().await;
-    for step in ["agents", "exec", "files", "pause", "resume", "restart", "terminate"] {
+    let (mut failed, mut turn, mut subject) = (0, 0, Subject::default());
+    for step in STEPS {
         for of_api in [true, false] {
             for spared in FIRST_FAILING {
-                if on_e2b.tapped.client.get(&format!("/v1/agents/{agent}")).await.expect(200)["status"] != "ready" {
-                    agent = on_e2b.boot().await;
-                }
-                if step == "resume" {
-                    on_e2b.tapped.client.call("POST", &format!("/v1/agents/{agent}/pause"), None).await.expect(200);
-                }
+                step.prepare(&on_e2b.tapped, &on_e2b.session, "e2b", &mut subject).await;
                 on_e2b.tapped.renew();
                 let tap = if of_api { &on_e2b.api } else { &on_e2b.daemons };
                 tap.fail_some("", spared, 3, breaks[turn % breaks.len()].clone());
                 turn += 1;
-                let (path, body) = match step {
-                    "agents" => (format!("/v1/sessions/{}/agents", on_e2b.session), self::on_e2b()),
-                    "exec" => (format!("/v1/agents/{agent}/exec"), digest()),
-                    "files" => (format!("/v1/agents/{agent}/files"), json!({ "path": "/data/kept", "data": "kept" })),
-                    _ => (format!("/v1/agents/{agent}/{step}"), Value::Null),
-                };
-                let (status, answer) = on_e2b.call("POST", &path, body).await;
+                let (status, answer) = on_e2b.call(step, &subject, turn).await;
                 failed += usize::from(status >= 500);
                 on_e2b.api.mend();
                 on_e2b.daemons.mend();
                 if let Some(made) = answer["id"].as_str().filter(|id| id.starts_with("agt_")) {
                     on_e2b.note(made).await;
                 }
-                on_e2b.note(&agent).await;
+                on_e2b.note(&subject.agent).await;
             }
         }
     }
     on_e2b.note_told();
     on_e2b.search("while it failed");
-    assert!(failed >= 8, "only {failed} calls failed");
+    assert!(failed >= 12, "only {failed} calls failed");
     on_e2b.tapped.client.terminate(&on_e2b.session).await;
 }

@@ -111,7 +111,7 @@ impl DockerHosts {
                 DockerConfig::new(Endpoint::Tls(described.endpoint), &settings.image, &settings.deployment);
             config.subnet_pool = config.subnet_pool.limited(described.max_agents);
             config.prefer_gvisor = true;
-            config.port_key = Some(described.port_key);
+            config.port_key = Some(described.port_key.into());
             let provider = DockerProvider::new(config).map_err(|_| CredentialFault::no_client())?;
             let identity = identity(described.identity, &settings.image);
             Ok(Host { name: described.name, identity, provider: Arc::new(provider), down_until: Mutex::default() })

@@ -51,6 +51,7 @@ use bollard::Docker;
 use bytes::Bytes;
 use guest::{As, Unanswered, unexpected};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use theazo_guest_protocol::{FileEntry, Request, Response, WriteAt};
 use tokio::sync::OnceCell;
@@ -66,7 +67,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 const HEALTH_LIMIT: Duration = Duration::from_secs(3);
 
 /// How one engine is used.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct DockerConfig {
     /// Where the engine listens.
     pub endpoint: Endpoint,
@@ -86,7 +87,7 @@ pub struct DockerConfig {
     /// Whether gVisor isolates agents where the engine has it.
     pub prefer_gvisor: bool,
     /// What the tokens of agents' ports are derived from. Without one no port is opened.
-    pub port_key: Option<PortKey>,
+    pub port_key: Option<Arc<PortKey>>,
 }
 
 impl DockerConfig {

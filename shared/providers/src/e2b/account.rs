@@ -30,7 +30,6 @@ const PAGES: usize = 200;
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// An account at E2B.
-#[derive(Clone)]
 pub(super) struct Account {
     pub(super) service: Arc<E2bService>,
     key: HeaderValue,

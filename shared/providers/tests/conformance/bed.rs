@@ -71,7 +71,7 @@ impl Bed {
     pub async fn docker() -> Self {
         let (endpoint, image) = engine_and_image().await;
         let mut config = DockerConfig::new(endpoint, image, deployment());
-        config.port_key = Some(PortKey::derive(config.deployment.as_bytes()));
+        config.port_key = Some(PortKey::derive(config.deployment.as_bytes()).into());
         let provider = DockerProvider::new(config).unwrap();
         Self { name: "docker", provider: Arc::new(provider), e2b: None, fly: None, host: None }
     }

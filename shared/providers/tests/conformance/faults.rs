@@ -1,6 +1,7 @@
 //! What networks and a busy service do to calls.
 
 use crate::bed::{Bed, agent, environment, request, spec};
+use crate::secrets::{assert_not_kept, assert_not_on_record, canary};
 use std::time::{Duration, Instant};
 use theazo_e2b_emulator::{Fault, FaultKind};
 use theazo_providers::{Environment, ExecRequest, Language, Provider, ProviderError};
@@ -17,6 +18,7 @@ fn refuse(status: u16, code: Option<&str>, headers: &[(&str, &str)]) -> FaultKin
 #[tokio::test(flavor = "multi_thread")]
 async fn a_create_goes_through_storms_lost_answers_and_repetitions_and_makes_one_sandbox() {
     let bed = Bed::e2b("storms").await;
+    let (value, looks) = canary();
     let faults = [
         refuse(429, None, &[("retry-after", "0")]),
         refuse(503, None, &[]),
@@ -29,10 +31,10 @@ async fn a_create_goes_through_storms_lost_answers_and_repetitions_and_makes_one
         fault(&bed, "POST", "/v2/sandboxes", 2, kind.clone());
         let spec = spec();
         bed.provider
-            .create(&spec, &environment(&[("A", "b")]))
+            .create(&spec, &environment(&[("A", &value)]))
             .await
             .unwrap_or_else(|error| panic!("{kind:?}: {error}"));
-        assert_eq!(bed.bash(&agent(&spec), "printf $A").await, "b", "{kind:?}");
+        assert_eq!(bed.bash(&agent(&spec), "printf $A").await, value, "{kind:?}");
         assert_eq!(bed.emulator().controls.left().len(), 1, "{kind:?}");
         bed.destroy(&agent(&spec)).await;
         // The second time may be left.
@@ -40,6 +42,8 @@ async fn a_create_goes_through_storms_lost_answers_and_repetitions_and_makes_one
         bed.destroy(&agent(&spec)).await;
         assert_eq!(bed.emulator().controls.left(), [""; 0], "{kind:?}");
     }
+    // However often it was sent, and whatever became of the answer.
+    assert_not_on_record(&bed, &looks);
     bed.end().await;
 }
 
@@ -83,23 +87,26 @@ async fn a_half_created_sandbox_is_adopted_by_the_next_create_and_found_by_the_n
 #[tokio::test(flavor = "multi_thread")]
 async fn pauses_resumes_and_removals_survive_lost_answers_and_repetitions() {
     let bed = Bed::e2b("life-faults").await;
-    let (spec, agent) = bed.create(&[]).await;
-    bed.write(&agent, "/data/kept", b"kept").await.unwrap();
+    let (value, looks) = canary();
+    let (spec, agent) = bed.create(&[("A", &value)]).await;
+    bed.write(&agent, "/data/kept", b"found\n").await.unwrap();
     for kind in [FaultKind::LoseAnswer, FaultKind::Twice, refuse(503, None, &[]), FaultKind::Reset] {
         fault(&bed, "POST", "/pause", 1, kind.clone());
         bed.provider.stop(&agent).await.unwrap_or_else(|error| panic!("pause, {kind:?}: {error}"));
+        assert_not_kept(&bed, &looks);
         fault(&bed, "POST", "/connect", 1, kind.clone());
         fault(&bed, "POST", "/files", 1, refuse(502, None, &[]));
         bed.provider
-            .resume(&spec, &environment(&[("A", "b")]))
+            .resume(&spec, &environment(&[("A", &value)]))
             .await
             .unwrap_or_else(|error| panic!("{kind:?}: {error}"));
-        assert_eq!(bed.bash(&agent, "printf $A; cat /data/kept").await, "bkept", "{kind:?}");
+        assert_eq!(bed.bash(&agent, "printf $A; cat /data/kept").await, format!("{value}found\n"), "{kind:?}");
     }
     fault(&bed, "DELETE", "/sandboxes/", 1, FaultKind::LoseAnswer);
     fault(&bed, "GET", "/v2/sandboxes", 1, FaultKind::Reset);
     bed.destroy(&agent).await;
     assert_eq!(bed.emulator().controls.left(), [""; 0]);
+    assert_not_on_record(&bed, &looks);
     bed.end().await;
 }
 

@@ -2,6 +2,7 @@
 //! answers before it has done what it answers.
 
 use crate::bed::{Bed, FLY_TOKEN, agent, environment, request, spec};
+use crate::secrets::{assert_not_kept, assert_not_on_record, canary};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use theazo_fly_emulator::{Fault, FaultKind};
@@ -328,6 +329,7 @@ async fn a_machine_that_is_told_to_stop_is_told_until_it_has_and_one_that_failed
 #[tokio::test(flavor = "multi_thread")]
 async fn a_create_goes_through_storms_lost_answers_and_repetitions_and_makes_one_of_each() {
     let bed = Bed::fly("storms").await;
+    let (value, looks) = canary();
     let paths = ["/v1/apps", "/volumes", "/ip_assignments", "/network_policies", "/machines", "/exec"];
     let faults = [refuse(429, None), FaultKind::LoseAnswer, FaultKind::Reset, FaultKind::Twice, refuse(503, None)];
     for kind in faults {
@@ -335,13 +337,15 @@ async fn a_create_goes_through_storms_lost_answers_and_repetitions_and_makes_one
         for path in paths {
             fault(&bed, "POST", path, 1, kind.clone());
         }
-        let made = bed.provider.create(&spec, &environment(&[("A", "b")])).await;
+        let made = bed.provider.create(&spec, &environment(&[("A", &value)])).await;
         made.unwrap_or_else(|error| panic!("{kind:?}: {error}"));
-        assert_eq!(bed.bash(&agent(&spec), "printf $A").await, "b", "{kind:?}");
+        assert_eq!(bed.bash(&agent(&spec), "printf $A").await, value, "{kind:?}");
         assert_one_of_each(&bed, &format!("{kind:?}"));
         bed.destroy(&agent(&spec)).await;
         assert_eq!(bed.fly_emulator().controls.left(), [""; 0], "{kind:?}");
     }
+    // However often it was sent, and whatever became of the answer.
+    assert_not_on_record(&bed, &looks);
     bed.end().await;
 }
 
@@ -373,24 +377,27 @@ async fn a_service_without_room_or_with_a_foreign_app_of_that_name_is_told_apart
 #[tokio::test(flavor = "multi_thread")]
 async fn pauses_resumes_and_removals_survive_lost_answers_and_repetitions() {
     let bed = Bed::fly("life-faults").await;
-    let (spec, agent) = bed.create(&[]).await;
-    bed.write(&agent, "/data/kept", b"kept").await.unwrap();
+    let (value, looks) = canary();
+    let (spec, agent) = bed.create(&[("A", &value)]).await;
+    bed.write(&agent, "/data/kept", b"found\n").await.unwrap();
     for kind in [FaultKind::LoseAnswer, FaultKind::Twice, refuse(503, None), FaultKind::Reset] {
         fault(&bed, "POST", "/stop", 1, kind.clone());
         fault(&bed, "GET", "/wait", 1, refuse(408, None));
         bed.provider.stop(&agent).await.unwrap_or_else(|error| panic!("pause, {kind:?}: {error}"));
+        assert_not_kept(&bed, &looks);
         fault(&bed, "POST", "/start", 1, kind.clone());
         fault(&bed, "POST", "/exec", 1, refuse(412, None));
         bed.provider
-            .resume(&spec, &environment(&[("A", "b")]))
+            .resume(&spec, &environment(&[("A", &value)]))
             .await
             .unwrap_or_else(|error| panic!("{kind:?}: {error}"));
-        assert_eq!(bed.bash(&agent, "printf $A; cat /data/kept").await, "bkept", "{kind:?}");
+        assert_eq!(bed.bash(&agent, "printf $A; cat /data/kept").await, format!("{value}found\n"), "{kind:?}");
     }
     fault(&bed, "DELETE", "/apps/", 1, FaultKind::LoseAnswer);
     fault(&bed, "GET", "/apps/", 1, FaultKind::Reset);
     bed.destroy(&agent).await;
     assert_eq!(bed.left().await, [""; 0]);
+    assert_not_on_record(&bed, &looks);
     bed.end().await;
 }
 

@@ -127,12 +127,27 @@ async fn nothing_that_the_provider_logs_shows_or_stores_has_a_value_in_it(bed: A
     bed.provider.stop(&agent).await.unwrap();
     bed.provider.resume(&spec, &environment(&[("API_TOKEN", &value)])).await.unwrap();
     bed.destroy(&agent).await;
+    assert!(bed.records().contains(&agent.agent), "the records have this agent's calls");
+    assert_not_on_record(&bed, looks.iter().chain([&hidden]));
+}
+
+/// Fails if the provider has logged, shown or stored one of these looks of a value.
+pub fn assert_not_on_record<'a>(bed: &Bed, looks: impl IntoIterator<Item = &'a String>) {
     let records = bed.records();
-    assert!(records.contains(&agent.agent), "the records have this agent's calls");
     let starts = if bed.fly.is_some() { "theazo-machine" } else { "process.Process/Start" };
-    assert!(records.contains(starts), "and what processes were started with");
-    for look in looks.iter().chain([&hidden]) {
+    assert!(records.contains(starts), "what processes were started with is on record");
+    for look in looks {
         assert!(!records.contains(look.as_str()), "{look} was logged");
+    }
+}
+
+/// Fails if one of these looks of a value is in what the provider keeps of sandboxes that are stopped.
+pub fn assert_not_kept(bed: &Bed, looks: &[String]) {
+    let mut kept = Vec::new();
+    gather(bed.kept(), &mut kept);
+    assert!(kept.windows(6).any(|window| window == b"found\n"), "what is kept has the files");
+    for look in looks {
+        assert!(memchr::memmem::find(&kept, look.as_bytes()).is_none(), "{look} was kept");
     }
 }
 
@@ -141,12 +156,7 @@ async fn nothing_that_a_pause_keeps_has_a_value_in_it(bed: Arc<Bed>) {
     let (_, agent) = bed.create(&[("API_TOKEN", &value)]).await;
     bed.bash(&agent, "echo found > /data/file; (sleep 300 &)").await;
     bed.provider.stop(&agent).await.unwrap();
-    let mut kept = Vec::new();
-    gather(bed.kept(), &mut kept);
-    assert!(kept.windows(6).any(|window| window == b"found\n"), "what is kept has the files");
-    for look in &looks {
-        assert!(memchr::memmem::find(&kept, look.as_bytes()).is_none(), "{look} was kept");
-    }
+    assert_not_kept(&bed, &looks);
     if let Some(e2b) = &bed.e2b {
         assert!(!e2b.controls.records().iter().any(|record| record.kind == "snapshot"), "memory was kept");
     }

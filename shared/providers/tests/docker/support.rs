@@ -63,7 +63,7 @@ where
     let (endpoint, image) = engine().await.clone();
     let docker = connect(&endpoint).unwrap();
     let mut config = DockerConfig::new(endpoint, image, deployment);
-    config.port_key = Some(PortKey::derive(config.deployment.as_bytes()));
+    config.port_key = Some(PortKey::derive(config.deployment.as_bytes()).into());
     let bed = Arc::new(Bed { provider: DockerProvider::new(config.clone()).unwrap(), docker, config });
     let ended = tokio::spawn(body(Arc::clone(&bed))).await;
     for left in bed.provider.list_mine().await.unwrap() {

@@ -1,7 +1,9 @@
 //! Keys in memory: warm requests ask KMS nothing, for a bounded time, and never with the wrong key.
 
 use crate::proxy::Proxy;
+use crate::rotation::rotate;
 use crate::support::{DEPLOYMENT, World, aws, key_ring, number, operator, own, pairs, secret, text};
+use futures_util::future::try_join_all;
 use std::time::Duration;
 use theazo_store::{
     AgentCopies, KeyRing, SecretOpener, SecretSealer, SecretSelection, SecretTarget, StoreError, count_round_trips,
@@ -125,4 +127,34 @@ async fn more_platforms_than_fit_into_memory_cost_no_call_either() {
     assert_eq!(boot(&world, &world.keys, &scope, &session.id).await.unwrap(), 1);
     assert!(copies.load(&scope, &theazo_tenancy::AgentId::make()).await.is_ok());
     assert_eq!(kms.count(), 1);
+}
+
+/// How often KMS is asked while many want something at once, and all get it.
+async fn asked_for(kms: &Proxy, uses: impl AsyncFn() -> Result<u32, StoreError>) -> (usize, u32) {
+    // Long enough that all of them come while the first waits.
+    kms.delay(Duration::from_millis(150));
+    let before = kms.count();
+    let versions = try_join_all((0..40).map(|_| uses())).await.unwrap();
+    kms.delay(Duration::ZERO);
+    assert!(versions.iter().all(|version| *version == versions[0]), "{versions:?}");
+    (kms.count() - before, versions[0])
+}
+
+#[tokio::test]
+async fn many_who_want_a_key_whose_life_is_over_ask_kms_once_for_the_active_one_and_for_a_version_alike() {
+    let life = Duration::from_secs(2);
+    let (world, kms) = counted(HOUR).await;
+    rotate(&world, now_ms()).await;
+    let aws = aws(&world.dynamodb_url, &kms.url);
+    let keys = key_ring(&aws, &world.table, DEPLOYMENT, &world.kms_key_arn, life);
+    let active = async || keys.active().await.map(|key| key.version());
+    let first = async || keys.version(1).await.map(|key| key.version());
+    for round in ["cold", "after its life", "after another"] {
+        assert_eq!(asked_for(&kms, active).await, (1, 2), "{round}");
+        assert_eq!(asked_for(&kms, first).await, (1, 1), "{round}");
+        let read_at = std::time::Instant::now();
+        // In memory they cost nothing, whoever asks.
+        assert_eq!(asked_for(&kms, first).await, (0, 1), "{round}");
+        tokio::time::sleep((life + Duration::from_millis(20)).saturating_sub(read_at.elapsed())).await;
+    }
 }

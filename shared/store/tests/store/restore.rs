@@ -294,6 +294,66 @@ async fn a_replay_that_is_interrupted_at_any_write_is_finished_by_repeating_it()
     assert_eq!(deletion(&table).advance(&drill.gone.id, later).await.unwrap(), DeletionState::Gone);
 }
 
+/// What a replay puts on record.
+const DEEDS: [&str; 7] = [
+    "secrets.delete",
+    "provider.delete",
+    "session.terminate",
+    "token.revoke",
+    "key.revoke",
+    "key.rotate",
+    "platform.delete",
+];
+
+/// Makes the table refuse the entries of one kind of deed, and what is written with them.
+fn refuse<const DEED: usize>(_: &str, body: &mut serde_json::Value) {
+    let writes = body.get_mut("TransactItems").and_then(serde_json::Value::as_array_mut);
+    for write in writes.into_iter().flatten() {
+        if write["Put"]["Item"]["action"]["S"] == DEEDS[DEED] {
+            write["Put"]["Item"].as_object_mut().unwrap().remove("sk");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_replay_cannot_put_on_record_it_does_not_do_and_does_later() {
+    let drill = Drill::hold().await;
+    let proxy = Proxy::start(&drill.world.dynamodb_url).await;
+    let disturbed = Table::new(&aws(&proxy.url, &drill.world.kms_url), RESTORED)
+        .with_ledger(LEDGER)
+        .with_credential_key(credential_key());
+    let edits: [crate::proxy::Edit; DEEDS.len()] =
+        [refuse::<0>, refuse::<1>, refuse::<2>, refuse::<3>, refuse::<4>, refuse::<5>, refuse::<6>];
+    for (deed, edit) in DEEDS.into_iter().zip(edits) {
+        let table = restore(&drill.world, &drill.backup).await;
+        let told = async || {
+            let rows = rows(&drill.world, RESTORED).await.into_iter();
+            let new = rows.filter(|(key, _)| !drill.backup.contains_key(key));
+            new.filter(|(_, row)| row.get("action").is_some_and(|action| action.as_s().unwrap() == deed)).count()
+        };
+        proxy.edit(Some(edit));
+        // Others are carried out meanwhile, as many as there are at a time.
+        for _ in 0..5 {
+            let error = Restore::new(disturbed.clone(), operator()).replay(ReplayMode::Apply).await;
+            assert!(
+                matches!(error, Err(StoreError::Table { .. })),
+                "{deed}: {:?}",
+                error.map(|replay| replay.failures)
+            );
+        }
+        assert_eq!(told().await, 0, "{deed}");
+        proxy.edit(None);
+        let replay = replay(&table, ReplayMode::Apply).await;
+        assert!(replay.failures.is_empty(), "{deed}: {:?}", replay.failures);
+        assert!(told().await > 0, "{deed} was done without a word");
+        drill.assert_replayed(&table).await;
+        for (pk, sk) in rows(&drill.world, RESTORED).await.into_keys() {
+            let key = Item::from([("pk".into(), AttributeValue::S(pk)), ("sk".into(), AttributeValue::S(sk))]);
+            drill.world.raw.delete_item().table_name(RESTORED).set_key(Some(key)).send().await.unwrap();
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_replay_on_the_table_that_was_never_restored_changes_nothing() {
     let drill = Drill::hold().await;

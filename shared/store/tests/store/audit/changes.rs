@@ -38,16 +38,16 @@ fn booting_with(names: &[&str]) -> NewAgent {
 }
 
 /// A tenant whose trail is read after each step.
-struct Steps {
-    world: World,
-    scope: TenantScope,
+pub(super) struct Steps {
+    pub(super) world: World,
+    pub(super) scope: TenantScope,
     seen: HashSet<AuditId>,
-    proxy: Proxy,
+    pub(super) proxy: Proxy,
 }
 
 impl Steps {
     /// The store's writes go through the proxy.
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let mut world = World::start().await;
         let proxy = Proxy::start(&world.dynamodb_url).await;
         world.table = Table::new(&aws(&proxy.url, &world.kms_url), "theazo").with_credential_key(credential_key());
@@ -56,7 +56,7 @@ impl Steps {
         Self { world, scope, seen, proxy }
     }
 
-    async fn new_entries(&mut self) -> Vec<AuditEntry> {
+    pub(super) async fn new_entries(&mut self) -> Vec<AuditEntry> {
         let all = trail(&self.world, &self.scope, &AuditFilter::default()).await;
         all.into_iter().filter(|entry| self.seen.insert(entry.id.clone())).collect()
     }
@@ -244,7 +244,7 @@ async fn a_refused_change_leaves_no_entry() {
 }
 
 /// Makes the table refuse the entry, and nothing else: a row without a sort key.
-fn spoil_the_entry(operation: &str, body: &mut Value) {
+pub(super) fn spoil_the_entry(operation: &str, body: &mut Value) {
     if operation != TRANSACTION {
         return;
     }

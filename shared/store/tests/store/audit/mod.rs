@@ -1,9 +1,11 @@
 //! The audit trail: every change leaves its entry or does not happen, and the entries can be read.
 //!
 //! - `changes`: what is written, with what, and never again.
+//! - `later`: pauses, later boots, checkpoints and suspensions, each without its entry and with it.
 //! - `reading`: pages and filters over the months.
 
 mod changes;
+mod later;
 mod reading;
 
 use crate::pages::walk;
