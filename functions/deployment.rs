@@ -7,6 +7,7 @@ pub use config::{ConfigError, DeploymentConfig, DockerEngine};
 pub use variables::{
     CREDENTIAL_KEY, VARIABLES, audit_days_from_env, cors_origin_from_env, dead_host_after_from_env, e2b_from_env,
     fly_from_env, key_cache_from_env, log_retention_from_env, prices_from_env, rate_limits_from_env,
+    stream_limits_from_env,
 };
 
 use crate::agents::{Docker, E2b, Fly, Sandboxes};

@@ -84,6 +84,9 @@ pub enum ConfigError {
     /// It is shorter or longer than what can be waited for.
     #[error("{0} must be from {MIN_DEAD_HOST_AFTER} to {MAX_DEAD_HOST_AFTER}")]
     NoSuchWait(&'static str),
+    /// It is longer than what is revoked may go on.
+    #[error("{0} must be from 0 to {MAX_STREAM_CHECK}")]
+    TooLong(&'static str),
     /// It should be the ARN of a KMS key.
     #[error("{0} is not the ARN of a KMS key (an alias or a bare id is none)")]
     NotAKeyArn(&'static str),
@@ -129,7 +132,7 @@ impl DeploymentConfig {
             .transpose()?;
         let (ledger, audit_days, key_cache) = (variable(LEDGER), audit_days(variable)?, key_cache(variable)?);
         let agent_endpoint = variable(AGENT_ENDPOINT);
-        let (log_retention_days, streams) = (log_retention(variable)?, StreamLimits::default());
+        let (log_retention_days, streams) = (log_retention(variable)?, stream_limits(variable)?);
         Ok(Self {
             name,
             table,
@@ -173,6 +176,7 @@ impl DeploymentConfig {
         variables.push((AUDIT_DAYS, self.audit_days.to_string()));
         variables.push((LOG_RETENTION, self.log_retention_days.to_string()));
         variables.push((DEAD_HOST, self.dead_host_after.as_secs().to_string()));
+        variables.push((STREAM_CHECK, self.streams.recheck.as_secs().to_string()));
         if let Some(endpoint) = &self.agent_endpoint {
             variables.push((AGENT_ENDPOINT, endpoint.clone()));
         }
@@ -239,6 +243,7 @@ mod tests {
             (DOCKER_RANGES, "10.0.0.0/8,fd00::/8"),
             (LOG_RETENTION, "60"),
             (DEAD_HOST, "120"),
+            (STREAM_CHECK, "3"),
             (AGENT_ENDPOINT, "https://api.example.com"),
             (E2B_API, "http://127.0.0.1:1"),
             (E2B_SANDBOX, "http://127.0.0.1:2"),
@@ -330,6 +335,21 @@ mod tests {
         }
         for bad in ["", "-1", "15m"] {
             assert!(matches!(configured(&[(DEAD_HOST, bad)]), Err(ConfigError::NotANumber(DEAD_HOST))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_open_streams_credential_is_looked_up_every_ten_seconds_or_more_often_down_to_before_each_piece() {
+        let recheck = |variables: &[(&'static str, &str)]| configured(variables).map(|config| config.streams.recheck);
+        assert_eq!(recheck(&[]).unwrap(), Duration::from_secs(10));
+        for seconds in [0, 1, 60] {
+            let text = seconds.to_string();
+            assert_eq!(recheck(&[(STREAM_CHECK, &text)]).unwrap(), Duration::from_secs(seconds));
+        }
+        let refused = recheck(&[(STREAM_CHECK, "61")]).unwrap_err();
+        assert_eq!(refused.to_string(), "THEAZO_STREAM_CHECK_SECONDS must be from 0 to 60");
+        for bad in ["", "-1", "10s"] {
+            assert!(matches!(recheck(&[(STREAM_CHECK, bad)]), Err(ConfigError::NotANumber(STREAM_CHECK))), "{bad}");
         }
     }
 

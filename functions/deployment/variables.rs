@@ -4,6 +4,7 @@ use super::config::ConfigError;
 use http::HeaderValue;
 use std::str::FromStr;
 use std::time::Duration;
+use theazo_http::StreamLimits;
 use theazo_metering::Prices;
 use theazo_providers::e2b::E2bEndpoints;
 use theazo_providers::fly::FlyEndpoints;
@@ -35,9 +36,10 @@ pub(super) const KEY_CACHE_SECONDS: &str = "THEAZO_KEY_CACHE_SECONDS";
 pub(super) const LOG_RETENTION: &str = "THEAZO_LOG_RETENTION_DAYS";
 pub(super) const AUDIT_DAYS: &str = "THEAZO_AUDIT_RETENTION_DAYS";
 pub(super) const DEAD_HOST: &str = "THEAZO_DEAD_HOST_AFTER_SECONDS";
+pub(super) const STREAM_CHECK: &str = "THEAZO_STREAM_CHECK_SECONDS";
 
 /// All variables that a function reads, those of an engine of the machine's own apart: deployments have none.
-pub const VARIABLES: [&str; 17] = [
+pub const VARIABLES: [&str; 18] = [
     NAME,
     TABLE,
     LEDGER,
@@ -55,6 +57,7 @@ pub const VARIABLES: [&str; 17] = [
     LOG_RETENTION,
     AUDIT_DAYS,
     DEAD_HOST,
+    STREAM_CHECK,
 ];
 
 /// Ten years; of log entries as well.
@@ -63,6 +66,8 @@ pub(super) const MAX_AUDIT_DAYS: u32 = 3653;
 pub(super) const MIN_DEAD_HOST_AFTER: u64 = 60;
 /// A day, which is as long as any agent runs.
 pub(super) const MAX_DEAD_HOST_AFTER: u64 = 24 * 60 * 60;
+/// Seconds. What is revoked is to end soon.
+pub(super) const MAX_STREAM_CHECK: u64 = 60;
 
 /// How long keys are kept in memory, as the environment says.
 ///
@@ -94,6 +99,24 @@ pub fn log_retention_from_env() -> Result<u32, ConfigError> {
 /// [`ConfigError::NotANumber`]; [`ConfigError::NoSuchWait`].
 pub fn dead_host_after_from_env() -> Result<Duration, ConfigError> {
     dead_host_after(&of_process)
+}
+
+/// How long streams of events last, and how long one goes on before its credential is looked up again, as the environment
+/// says.
+///
+/// # Errors
+/// [`ConfigError::NotANumber`]; [`ConfigError::TooLong`].
+pub fn stream_limits_from_env() -> Result<StreamLimits, ConfigError> {
+    stream_limits(&of_process)
+}
+
+pub(super) fn stream_limits(variable: &dyn Fn(&str) -> Option<String>) -> Result<StreamLimits, ConfigError> {
+    let usual = StreamLimits::default();
+    match number(variable, STREAM_CHECK)? {
+        None => Ok(usual),
+        Some(seconds @ 0..=MAX_STREAM_CHECK) => Ok(StreamLimits { recheck: Duration::from_secs(seconds), ..usual }),
+        Some(_) => Err(ConfigError::TooLong(STREAM_CHECK)),
+    }
 }
 
 /// The origin whose pages may read answers in a browser, as the environment says.

@@ -113,7 +113,7 @@ impl Feed for Followed {
     /// A credential that was revoked or has expired ends its streams as well.
     async fn refusal(&self) -> Option<&'static str> {
         match self.call.authenticate().await.map_err(|refusal| refusal.code()) {
-            // Whether it is still good is found out at the next heartbeat.
+            // Whether it is still good is found out the next time.
             Ok(_) | Err(ErrorCode::RateLimited) => None,
             Err(ErrorCode::Internal) => Some("unavailable"),
             Err(_) => Some("credential"),
@@ -183,7 +183,7 @@ impl<F: Feed> Live<F> {
             if self.began.elapsed() >= self.limits.lifetime {
                 return self.end("time_limit");
             }
-            if self.checked.elapsed() >= self.limits.heartbeat {
+            if self.checked.elapsed() >= self.limits.recheck {
                 self.checked = Instant::now();
                 if let Some(why) = self.feed.refusal().await {
                     return self.end(why);
@@ -317,6 +317,7 @@ mod tests {
     fn limits(heartbeat_ms: u64, lifetime_ms: u64) -> StreamLimits {
         StreamLimits {
             heartbeat: Duration::from_millis(heartbeat_ms),
+            recheck: Duration::from_millis(heartbeat_ms),
             lifetime: Duration::from_millis(lifetime_ms),
             ..StreamLimits::default()
         }

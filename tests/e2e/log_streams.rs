@@ -149,14 +149,39 @@ async fn a_stream_has_heartbeats_and_ends_at_its_time_limit_and_with_its_credent
     let mut next = EventStream::open(&platform.client, "/v1/logs/stream?search=meanwhile", Some(&reached)).await;
     assert_eq!(next.next().await.unwrap().json()["message"], "meanwhile");
 
-    let long = StreamLimits { heartbeat, ..StreamLimits::default() };
+    let long = StreamLimits { recheck: heartbeat, ..StreamLimits::default() };
     let client = Client::new(serve_deployment(with_streams(stack(), long)).await, None);
     let own = token(&platform.client, &session).await.with_base(client.base());
-    let mut stream = EventStream::open(&own, "/v1/logs/stream?level=error", None).await;
+    let made = json!({ "name": "watcher", "environment": "live" });
+    let made = platform.client.post("/v1/api-keys", made).await.expect(201);
+    let watcher = client.with_key(made["key"].as_str());
+    let mut of_token = EventStream::open(&own, "/v1/logs/stream?level=error", None).await;
+    let mut of_key = EventStream::open(&watcher, "/v1/logs/stream?level=error", None).await;
     platform.client.delete(&format!("/v1/sessions/{session}/tokens")).await.expect(204);
+    platform.client.delete(&format!("/v1/api-keys/{}", made["id"].as_str().unwrap())).await.expect(204);
+    for stream in [&mut of_token, &mut of_key] {
+        let event = stream.next().await.unwrap();
+        assert_eq!((event.name.as_str(), &event.json()["reason"]), ("reconnect", &json!("credential")));
+        assert_eq!(stream.next().await, None);
+    }
+    platform.client.terminate(&session).await;
+}
+
+#[tokio::test]
+async fn where_streams_look_before_each_piece_nothing_is_given_to_a_credential_that_was_revoked() {
+    let platform = Platform::make("stream looks").await;
+    let session = platform.client.session("u").await;
+    let limits = StreamLimits { recheck: Duration::ZERO, ..StreamLimits::default() };
+    let client = Client::new(serve_deployment(with_streams(stack(), limits)).await, None);
+    let own = token(&platform.client, &session).await.with_base(client.base());
+    let mut stream = EventStream::open(&own, "/v1/logs/stream?search=line", None).await;
+    let lines = Lines::of(stack(), &platform.id, Mode::Live, &session).await;
+    lines.write(["line before".to_owned()]).await;
+    assert_eq!(stream.next().await.unwrap().json()["message"], "line before");
+    platform.client.delete(&format!("/v1/sessions/{session}/tokens")).await.expect(204);
+    lines.write(["line after".to_owned()]).await;
     let event = stream.next().await.unwrap();
     assert_eq!((event.name.as_str(), &event.json()["reason"]), ("reconnect", &json!("credential")));
-    assert_eq!(stream.next().await, None);
     platform.client.terminate(&session).await;
 }
 
@@ -166,6 +191,7 @@ async fn a_stream_outlives_that_its_credential_has_made_too_many_requests() {
     let session = platform.client.session("u").await;
     let limits = StreamLimits {
         heartbeat: Duration::from_millis(150),
+        recheck: Duration::from_millis(150),
         lifetime: Duration::from_secs(3),
         ..StreamLimits::default()
     };

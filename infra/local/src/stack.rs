@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use theazo_functions::deployment::{
     ConfigError, Deployment, DeploymentConfig, DockerEngine, audit_days_from_env, cors_origin_from_env,
-    dead_host_after_from_env, key_cache_from_env, log_retention_from_env, prices_from_env,
+    dead_host_after_from_env, key_cache_from_env, log_retention_from_env, prices_from_env, stream_limits_from_env,
 };
 use theazo_functions::reconcile::{Boots, Outcome, reconcile};
 use theazo_functions::routes::ROUTES;
 use theazo_functions::upkeep::{Rotated, advance_rotations};
-use theazo_http::{ApiError, StreamLimits};
+use theazo_http::ApiError;
 use theazo_kms_emulator::{Emulator, EmulatorError};
 use theazo_providers::docker::HostRanges;
 use theazo_providers::e2b::E2bEndpoints;
@@ -214,7 +214,7 @@ impl Stack {
             key_cache: config.key_cache.map_or_else(key_cache_from_env, Ok)?,
             log_retention_days: log_retention_from_env()?,
             dead_host_after: config.dead_host_after.map_or_else(dead_host_after_from_env, Ok)?,
-            streams: StreamLimits::default(),
+            streams: stream_limits_from_env()?,
             prices: prices_from_env()?,
             cors_origin: cors_origin_from_env()?,
         };

@@ -24,6 +24,8 @@ pub struct StreamLimits {
     pub lifetime: Duration,
     /// The longest silence of a stream. The contract says 15 s at most.
     pub heartbeat: Duration,
+    /// How long a stream goes on before its credential is looked up again. Nothing is before each piece.
+    pub recheck: Duration,
     /// How long a reader may take to take what is sent, before it is cut off.
     pub slow_reader: Duration,
     /// How long a log entry has to be there before a stream gives it, so that none that is written meanwhile by another
@@ -38,6 +40,7 @@ impl Default for StreamLimits {
         Self {
             lifetime: Duration::from_secs(14 * 60),
             heartbeat: Duration::from_secs(10),
+            recheck: Duration::from_secs(10),
             slow_reader: Duration::from_secs(10),
             settle: Duration::from_secs(2),
             silence: Duration::from_secs(240),
