@@ -54,7 +54,7 @@ def one(namespace, metric, statistic, period, by, *rule):
 
 def several(function, namespace, statistic, metrics, *rule):
     """An alarm of a figure that is made of several metrics, by five minutes each."""
-    combined = {"Id": None, "Expression": f"{function}([{', '.join(metrics)}])", "ReturnData": True}
+    combined = {"Id": {"SUM": "throttles", "MAX": "slowest"}[function], "Expression": f"{function}([{', '.join(metrics)}])", "ReturnData": True}
     parts = [
         {
             "Id": name,
@@ -146,10 +146,6 @@ def alarms(resources, known, faults):
         found[called] = {k: v for k, v in alarm.items() if k not in ("AlarmName", "AlarmDescription", "AlarmActions")}
         stats = [part for part in alarm.get("Metrics", [{}, None]) if part is None or "MetricStat" in part]
         metrics += len(stats)
-        for part in found[called].get("Metrics", []):
-            # What the figure is called is its own affair.
-            if "Expression" in part:
-                part["Id"] = None
         if alarm.get("AlarmActions") != [{"Ref": "AlarmTopic"}]:
             faults.append(f"{name} tells nobody")
         if not alarm.get("AlarmDescription"):

@@ -17,6 +17,7 @@ from samtranslator.yaml_helper import yaml_parse  # noqa: E402
 
 import alarms  # noqa: E402
 import frame  # noqa: E402
+import gateway  # noqa: E402
 import key_and_operator  # noqa: E402
 import roles  # noqa: E402
 import settings  # noqa: E402
@@ -143,6 +144,7 @@ def main(template_path, routes_path):
     grants = roles.check(resources, known, faults)
     key_and_operator.check(resources, grants, faults)
     frame.check(resources, known, faults)
+    gateway.check(resources, faults)
     alarms.check(resources, known, faults)
 
     # A second deployment of another name shares nothing: what is named is named after the deployment, what counts is

@@ -1,28 +1,7 @@
-"""The frame around the functions: gateway, tables, logs, and functions' settings."""
-
-import json
+"""Tables, logs, and how functions are set up."""
 
 from roles import resource_name
 
-# What the access log says of a request: neither its path nor its query, in which a token or a user's id may stand.
-LOGGED = {
-    "requestId": "$context.requestId",
-    "route": "$context.resourcePath",
-    "method": "$context.httpMethod",
-    "status": "$context.status",
-    "sourceIp": "$context.identity.sourceIp",
-    "latencyMs": "$context.responseLatency",
-    "bytes": "$context.responseLength",
-}
-# Answers that the gateway gives by itself: our code, and the status where it is not the gateway's own.
-RESPONSES = {
-    "DEFAULT_4XX": ("invalid_request", None),
-    "DEFAULT_5XX": ("internal_error", None),
-    "MISSING_AUTHENTICATION_TOKEN": ("not_found", "404"),
-    "REQUEST_TOO_LARGE": ("invalid_request", "400"),
-    "THROTTLED": ("rate_limited", "429"),
-}
-ORIGIN = {"Fn::Sub": "'${CorsOrigin}'"}
 NOTHING = {"Ref": "AWS::NoValue"}
 VPC = {"SubnetIds": {"Ref": "ProviderSubnets"}, "SecurityGroupIds": {"Ref": "ProviderSecurityGroups"}}
 NETWORK = {"Fn::If": ["HasVpc", VPC, NOTHING]}
@@ -67,11 +46,9 @@ def of_type(resources, kind):
 
 
 def check(resources, known, faults):
-    gateway(resources, faults)
     functions(resources, known, faults)
     tables(resources, faults)
     logs(resources, known, faults)
-    domain(resources, faults)
 
 
 def tables(resources, faults):
@@ -121,80 +98,15 @@ def logs(resources, known, faults):
             faults.append(f"{name} is made of {sorted(found[name])}")
 
 
-def domain(resources, faults):
-    wanted = {
-        "Domain": {
-            "DomainName": {"Ref": "DomainName"},
-            "RegionalCertificateArn": {"Ref": "CertificateArn"},
-            "SecurityPolicy": "TLS_1_2",
-            "EndpointConfiguration": {"Types": ["REGIONAL"]},
-        },
-        "DomainMapping": {"DomainName": {"Ref": "Domain"}, "RestApiId": {"Ref": "Api"}, "Stage": "live"},
-    }
-    for name, properties in wanted.items():
-        found = resources.get(name, {})
-        if found.get("Properties") != properties or found.get("Condition") != "HasDomain":
-            faults.append(f"{name} does not lead a domain of one's own to the API")
-
-
-def gateway(resources, faults):
-    for name, deployment in of_type(resources, "AWS::ApiGateway::Deployment").items():
-        if "StageName" in deployment:
-            faults.append(f"{name} makes a second stage, {deployment['StageName']}")
-    stages = of_type(resources, "AWS::ApiGateway::Stage")
-    if [stage["StageName"] for stage in stages.values()] != ["live"]:
-        faults.append(f"stages: {stages.keys()}")
-    for stage in stages.values():
-        if json.loads(stage.get("AccessLogSetting", {}).get("Format", "null")) != LOGGED:
-            faults.append("the access log says something else")
-        wanted = {
-            "ResourcePath": "/*",
-            "HttpMethod": "*",
-            "ThrottlingRateLimit": {"Ref": "StageRequestsPerSecond"},
-            "ThrottlingBurstLimit": {"Ref": "StageBurst"},
-            "MetricsEnabled": True,
-            "LoggingLevel": "OFF",
-            "DataTraceEnabled": False,
-        }
-        if stage.get("MethodSettings") != [wanted]:
-            faults.append("the stage's throttles or logs differ")
-        if stage["AccessLogSetting"].get("DestinationArn") != {"Fn::GetAtt": ["ApiLog", "Arn"]}:
-            faults.append("the access log goes elsewhere")
-        if stage.get("TracingEnabled") or stage.get("CacheClusterEnabled"):
-            faults.append("the stage traces or caches")
-    [api] = of_type(resources, "AWS::ApiGateway::RestApi").values()
-    body = api["Body"]
-    answers = body.get("x-amazon-apigateway-gateway-responses", {})
-    if answers.keys() != RESPONSES.keys():
-        faults.append(f"the gateway's own answers: {sorted(answers)}")
-    for name, answer in answers.items():
-        told = json.loads(answer["responseTemplates"]["application/json"])
-        error = told.get("error", {})
-        code, status = RESPONSES.get(name, (None, None))
-        is_ours = told.keys() == {"error", "requestId"} and error.keys() == {"code", "message", "details", "requestId"}
-        if not is_ours or error["code"] != code or answer.get("statusCode") != status:
-            faults.append(f"the gateway's {name} is not an error of ours")
-        if answer["responseParameters"].get("gatewayresponse.header.Access-Control-Allow-Origin") != ORIGIN:
-            faults.append(f"pages cannot read the gateway's {name}")
-    for path, methods in body["paths"].items():
-        asked = json.dumps(methods.get("options", {}))
-        if json.dumps(ORIGIN) not in asked:
-            faults.append(f"browsers are told nothing of {path}")
-        for method, spec in methods.items():
-            integration = spec["x-amazon-apigateway-integration"]
-            if method == "options":
-                continue
-            streams = integration.get("responseTransferMode") == "STREAM"
-            if integration.get("timeoutInMillis") != 1000 * (STREAM_S if streams else BUFFERED_S):
-                faults.append(f"{method} {path} is given up on after {integration.get('timeoutInMillis')} ms")
-
-
 def functions(resources, known, faults):
     routes = {route["name"]: route for route in known["routes"]}
     for function in list(routes) + known["scheduled"]:
         name = resource_name(function)
         properties = resources[name + "Function"]["Properties"]
         route = routes.get(function)
+        # Its metrics are looked at by this name.
+        if properties["FunctionName"] != {"Fn::Sub": "${Deployment}_" + function}:
+            faults.append(f"{function} is called {properties['FunctionName']}")
         streams = route is not None and route["streams"]
         timeout = SCHEDULED_S if route is None else STREAM_S if streams else BUFFERED_S
         if properties["Timeout"] != timeout:

@@ -117,6 +117,9 @@ def operator(role, faults):
         faults.append("the operator's role can be taken on without a second factor, or by others")
     if [policy.get("PolicyName") for policy in properties["Policies"]] != ["operate"]:
         faults.append("the operator's role has other policies")
+    for policy in properties["Policies"]:
+        if policy["PolicyDocument"].get("Version") != "2012-10-17":
+            faults.append("the operator's policy is in another language")
     found = {}
     for statement in statements(role):
         sid = statement["Sid"]
@@ -138,6 +141,8 @@ def key_policy(policy, grants, faults):
     policies say so."""
     deployed = "arn:${AWS::Partition}:iam::${AWS::AccountId}:role/${Deployment}_"
     allowing = {}
+    if policy.get("Version") != "2012-10-17":
+        faults.append("the key's policy is in another language")
     for statement in policy["Statement"]:
         sid = statement["Sid"]
         if (statement["Effect"], statement["Principal"]) != ("Allow", ACCOUNT):

@@ -39,6 +39,42 @@ OUTPUTS = {
     "CredentialKeySecret": {"Ref": "CredentialKey"},
     "OperatorRoleArn": {"Fn::GetAtt": ["OperatorRole", "Arn"]},
 }
+# What is deployed where nothing is said, and the bounds of what may be said. A day, a second or a request more than functions
+# take would make functions that do not start. Where anything may be said, there are no bounds; texts have patterns.
+NUMBERS = {
+    "LogRetentionDays": (30, None, None),
+    "LogEntryDays": (30, 1, 3653),
+    "AuditDays": (400, 1, 3653),
+    "DeadHostSeconds": (900, 60, 86400),
+    "BackupDays": (35, 1, 35),
+    "KeyCacheSeconds": (600, 1, 3600),
+    "KeyRequestsPerSecond": (1000, 1, None),
+    "TokenRequestsPerSecond": (100, 1, None),
+    "StageRequestsPerSecond": (2000, 1, None),
+    "StageBurst": (4000, 1, None),
+    "RequestsPerAddress": (0, 0, None),
+    "ExecConcurrency": (100, 1, None),
+    "StreamConcurrency": (50, 1, None),
+}
+# Texts that may be given, and some that may not: tokens and values go to these addresses, so only HTTPS will do.
+ADDRESS = (["", "https://api.example.com", "https://api.example.com/a/b"], ["http://api.example.com", "https://", "https://a b"])
+TABLE = (["", "theazo-data_2"], ["a/b", "ab", "theazo data"])
+TEXTS = {
+    "CorsOrigin": (["none", "*", "https://example.com", "http://127.0.0.1:3000"], ["", "null", "https://a/", "https://a'b"]),
+    "DomainName": ([""], []),
+    "CertificateArn": ([""], []),
+    "AgentEndpoint": ADDRESS,
+    "AlarmEmail": ([""], []),
+    "ProviderSubnets": ([""], []),
+    "ProviderSecurityGroups": ([""], []),
+    "DataTableName": TABLE,
+    "LedgerTableName": TABLE,
+    "OperatorPrincipals": ([""], []),
+    "E2bApiUrl": ADDRESS,
+    "E2bSandboxUrl": ADDRESS,
+    "DockerPrivateRanges": (["", "10.0.0.0/8", "10.0.0.0/8,fd00::/8"], ["10.0.0.1", "example.com/8", "10.0.0.0/8,"]),
+    "PricesJson": ([""], []),
+}
 # Names of deployments, and what must not be one: an underscore parts it from what follows it in the names of functions and
 # roles, and roles' names have 64 letters.
 GOOD_NAMES = ["theazo", "theazo-dev", "t2", "a" * 21]
@@ -62,11 +98,32 @@ def check(template, known, faults):
             faults.append(f"a deployment may be called {name!r}")
     if "Default" in parameters["Deployment"]:
         faults.append("deployments are all called the same unless told otherwise")
+    given(parameters, faults)
     conditions = template["Conditions"]
     for name in sorted(conditions.keys() | CONDITIONS.keys()):
         if conditions.get(name) != CONDITIONS.get(name):
             faults.append(f"the condition {name} is {conditions.get(name)}")
     outputs(template["Outputs"], known["guide"], faults)
+
+
+def given(parameters, faults):
+    known = NUMBERS.keys() | TEXTS.keys() | {"Deployment", "Architecture"}
+    for name in sorted(parameters.keys() ^ known):
+        faults.append(f"the parameter {name} is {'new' if name in parameters else 'gone'}")
+    for name, bounds in NUMBERS.items():
+        parameter = parameters.get(name, {})
+        has = tuple(parameter.get(part) for part in ("Default", "MinValue", "MaxValue"))
+        if has != bounds or parameter["Type"] != "Number":
+            faults.append(f"the parameter {name} is {has}")
+    for name, (good, bad) in TEXTS.items():
+        parameter = parameters.get(name, {})
+        pattern = parameter.get("AllowedPattern")
+        allowed = re.compile(".*" if pattern is None else pattern)
+        if parameter.get("Default") != good[0] or (pattern is None) != (not bad):
+            faults.append(f"the parameter {name} is {parameter.get('Default')!r} by {pattern}")
+        for text in good + bad:
+            if (allowed.fullmatch(text) is not None) != (text in good):
+                faults.append(f"the parameter {name} {'refuses' if text in good else 'takes'} {text!r}")
 
 
 def built(template, known, faults):
@@ -75,10 +132,17 @@ def built(template, known, faults):
     for part, value in [("Runtime", "provided.al2023"), ("Handler", "bootstrap"), ("Architectures", [{"Ref": "Architecture"}])]:
         if settings.get(part) != value:
             faults.append(f"functions' {part} is {settings.get(part)}")
+    if settings.keys() != {"Runtime", "Handler", "CodeUri", "Architectures", "MemorySize", "Timeout", "Environment"}:
+        faults.append(f"functions are made of {sorted(settings)}")
+    if settings.get("CodeUri") != "..":
+        faults.append(f"functions are built in {settings.get('CodeUri')}")
     if template["Globals"].keys() != {"Function"}:
         faults.append(f"settings of {sorted(template['Globals'])}")
     for function in [route["name"] for route in known["routes"]] + known["scheduled"]:
-        made = template["Resources"].get(resource_name(function) + "Function", {}).get("Metadata", {})
+        resource = template["Resources"].get(resource_name(function) + "Function", {})
+        made = resource.get("Metadata", {})
+        if "CodeUri" in resource.get("Properties", {}):
+            faults.append(f"{function} is built elsewhere")
         if made != {"BuildMethod": "rust-cargolambda", "BuildProperties": {"Binary": function}}:
             faults.append(f"{function} is built as {made}")
 

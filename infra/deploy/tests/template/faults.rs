@@ -182,6 +182,16 @@ fn an_operator_who_may_more_or_less_and_a_key_for_others_are_found() {
         ),
         ("EnableKeyRotation: true", "EnableKeyRotation: false", "the key's own material is not rotated"),
         ("PendingWindowInDays: 30", "PendingWindowInDays: 7", "a deleted key is not kept for as long as it can be"),
+        (
+            "PolicyName: operate\n          PolicyDocument:\n            Version: '2012-10-17'",
+            "PolicyName: operate\n          PolicyDocument:\n            Version: '2008-10-17'",
+            "the operator's policy is in another language",
+        ),
+        (
+            "KeyPolicy:\n        Version: '2012-10-17'",
+            "KeyPolicy:\n        Version: '2008-10-17'",
+            "the key's policy is in another language",
+        ),
         ("PasswordLength: 64", "PasswordLength: 32", "the credential key is not 64 hexadecimal digits"),
     ]);
 }
@@ -263,6 +273,11 @@ fn tables_logs_and_functions_that_are_set_up_otherwise_are_found() {
             "\n  DocsLog:\n",
             "\n  Anybody:\n    Type: AWS::Lambda::Permission\n    Properties: {Action: 'lambda:InvokeFunction', FunctionName: !Ref DocsFunction, Principal: '*'}\n  DocsLog:\n",
             "Anybody lets * call",
+        ),
+        (
+            "FunctionName: !Sub '${Deployment}_agents-list'",
+            "FunctionName: !Sub '${Deployment}_agents'",
+            "agents-list is called",
         ),
         ("MaximumRetryAttempts: 0", "MaximumRetryAttempts: 2", "reconcile is repeated beside the clock"),
     ]);
@@ -365,5 +380,62 @@ fn other_builds_parameters_conditions_and_outputs_are_found() {
         ("Value: !GetAtt OperatorRole.Arn", "Value: !GetAtt HealthRole.Arn", "the output OperatorRoleArn is"),
         ("  CredentialKeySecret:\n", "  CredentialSecret:\n", "the output CredentialSecret is only in the template"),
         ("Threshold: 20\n", "Threshold: 21\n", "the alarm orphans has other Threshold"),
+        ("    CodeUri: ..\n", "    CodeUri: .\n", "functions are built in ."),
+        (
+            "    Default: 900\n    MinValue: 60\n",
+            "    Default: 900\n    MinValue: 1\n",
+            "the parameter DeadHostSeconds is (900, 1, 86400)",
+        ),
+        (
+            "(https://[^\\s/]+(/[^\\s/]+)*)?",
+            "(https?://[^\\s/]+(/[^\\s/]+)*)?",
+            "the parameter AgentEndpoint takes 'http://api.example.com'",
+        ),
+        ("    Default: none\n", "    Default: '*'\n", "the parameter CorsOrigin is '*' by"),
+    ]);
+}
+
+#[test]
+fn a_gateway_or_a_firewall_that_answers_or_stands_otherwise_is_found() {
+    all_are_found(&[
+        (
+            "AllowHeaders: \"'authorization,content-type,idempotency-key,last-event-id'\"",
+            "AllowHeaders: \"'authorization'\"",
+            "browsers are told otherwise, or nothing, of",
+        ),
+        (
+            "Retry-After: \"'1'\"",
+            "Retry-After: \"'60'\"",
+            "the gateway's THROTTLED says to ask again after '60' seconds",
+        ),
+        (
+            "EndpointConfiguration: {Type: REGIONAL}",
+            "EndpointConfiguration: {Type: EDGE}",
+            "the API is at {'Types': ['EDGE']}",
+        ),
+        ("    StageName: live\n", "    StageName: live\n      TracingEnabled: true\n", "the stage traces or caches"),
+        (
+            "      OpenApiVersion: 3.0.1\n",
+            "      OpenApiVersion: 3.0.1\n      MinimumCompressionSize: 0\n",
+            "the API is made of",
+        ),
+        (
+            "    Condition: HasFirewall\n    DependsOn: ApiliveStage",
+            "    Condition: HasFirewall",
+            "FirewallOnApi may be made before the stage",
+        ),
+        ("WebACLArn: !GetAtt Firewall.Arn", "WebACLArn: !Ref Firewall", "the firewall does not stand before the API"),
+        (
+            "DefaultAction: {Allow: {}}",
+            "DefaultAction: {Block: {}}",
+            "of the firewall that it lets everybody else through",
+        ),
+        ("SampledRequestsEnabled: false", "SampledRequestsEnabled: true", "of the firewall that it keeps no samples"),
+        ("Limit: !Ref RequestsPerAddress", "Limit: 100", "of the firewall that it has one rule, and blocks by address"),
+        (
+            "Content: '{\"error\":{\"code\":\"rate_limited\"",
+            "Content: '{\"error\":{\"code\":\"limited\"",
+            "of the firewall that it answers with our error",
+        ),
     ]);
 }
