@@ -2,8 +2,7 @@
 //!
 //! One that passes is one that could be deployed: whoever adds a check adds the fault that it is there for.
 
-use crate::{check, rand_name, tool};
-use serde_json::Value;
+use crate::{assert_found, check, guide, rand_name, tool, with_faults};
 use theazo_deploy::repository;
 
 /// What stands in the template, what is put in its place the first time, and what must be said of it.
@@ -12,19 +11,13 @@ type Fault = (&'static str, &'static str, &'static str);
 /// Puts them into one template together, so that none may hide another.
 fn all_are_found(faults: &[Fault]) {
     let Some(sam) = tool("sam") else { return };
-    let mut bad = std::fs::read_to_string(repository().join("infra/template.yaml")).unwrap();
-    for (from, to, _) in faults {
-        assert!(bad.contains(from), "the template has no {from}");
-        bad = bad.replacen(from, to, 1);
-    }
+    let template = std::fs::read_to_string(repository().join("infra/template.yaml")).unwrap();
+    let bad = with_faults(&template, faults);
     let path = std::env::temp_dir().join(format!("theazo-fault-{}.yaml", rand_name()));
     std::fs::write(&path, bad).unwrap();
-    let counted = check(&sam, &path);
+    let counted = check(&sam, &path, &guide::text());
     let _ = std::fs::remove_file(path);
-    let found: Vec<&str> = counted["faults"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-    for (from, to, said) in faults {
-        assert!(found.iter().any(|fault| fault.contains(said)), "{from:?} as {to:?} was not found: {found:#?}");
-    }
+    assert_found(&counted, faults.iter().copied());
 }
 
 #[test]

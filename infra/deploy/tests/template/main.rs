@@ -70,7 +70,7 @@ fn max_orphans() -> u64 {
     found.next().unwrap().parse().unwrap()
 }
 
-fn known() -> Value {
+fn known(guide: &str) -> Value {
     let permissions = Permissions::read(&repository().join("infra/permissions.json")).unwrap();
     let routes: Vec<Value> = ROUTES
         .iter()
@@ -93,19 +93,35 @@ fn known() -> Value {
         "variables": variables(),
         "figures": figures(),
         "max_orphans": max_orphans(),
-        "guide": guide::text(),
+        "guide": guide,
     })
 }
 
-/// What the script says of a template.
-fn check(sam: &Path, template: &Path) -> Value {
+/// What the script says of a template and of the guide to it.
+fn check(sam: &Path, template: &Path, guide: &str) -> Value {
     let given = std::env::temp_dir().join(format!("theazo-routes-{}.json", rand_name()));
-    std::fs::write(&given, known().to_string()).unwrap();
+    std::fs::write(&given, known(guide).to_string()).unwrap();
     let mut command = Command::new(sam.with_file_name("python3"));
     command.arg(repository().join("tests/deploy/check_template.py")).arg(template).arg(&given);
     let said = run(command);
     let _ = std::fs::remove_file(&given);
     serde_json::from_str(said.trim()).unwrap()
+}
+
+/// That each fault of a list is among those that the script found, by what is said of it.
+fn assert_found<'a>(counted: &Value, faults: impl IntoIterator<Item = (&'a str, &'a str, &'a str)>) {
+    let found: Vec<&str> = counted["faults"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    for (from, to, said) in faults {
+        assert!(found.iter().any(|fault| fault.contains(said)), "{from:?} as {to:?} was not found: {found:#?}");
+    }
+}
+
+/// A text with faults in it: each replaces what stands there the first time.
+fn with_faults(text: &str, faults: &[(&str, &str, &str)]) -> String {
+    faults.iter().fold(text.to_owned(), |bad, (from, to, _)| {
+        assert!(bad.contains(from), "there is no {from}");
+        bad.replacen(from, to, 1)
+    })
 }
 
 fn rand_name() -> String {
@@ -115,7 +131,7 @@ fn rand_name() -> String {
 #[test]
 fn the_template_and_the_route_table_agree_route_by_route_and_permission_by_permission() {
     let Some(sam) = tool("sam") else { return };
-    let counted = check(&sam, &repository().join("infra/template.yaml"));
+    let counted = check(&sam, &repository().join("infra/template.yaml"), &guide::text());
     assert_eq!(counted["faults"], json!([]));
     assert_eq!(counted["functions"].as_u64().unwrap(), (ROUTES.len() + SCHEDULED.len()) as u64);
 }
