@@ -56,6 +56,8 @@ NUMBERS = {
     "ExecConcurrency": (100, 1, None),
     "StreamConcurrency": (50, 1, None),
 }
+# Days for which CloudWatch can keep a log, up to what the trail is kept for.
+RETENTIONS = [1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400]
 # Texts that may be given, and some that may not: tokens and values go to these addresses, so only HTTPS will do.
 ADDRESS = (["", "https://api.example.com", "https://api.example.com/a/b"], ["http://api.example.com", "https://", "https://a b"])
 TABLE = (["", "theazo-data_2"], ["a/b", "ab", "theazo data"])
@@ -115,6 +117,8 @@ def given(parameters, faults):
         has = tuple(parameter.get(part) for part in ("Default", "MinValue", "MaxValue"))
         if has != bounds or parameter["Type"] != "Number":
             faults.append(f"the parameter {name} is {has}")
+    if parameters["LogRetentionDays"].get("AllowedValues") != RETENTIONS:
+        faults.append("logs may be kept for other times than CloudWatch can")
     for name, (good, bad) in TEXTS.items():
         parameter = parameters.get(name, {})
         pattern = parameter.get("AllowedPattern")

@@ -373,6 +373,11 @@ fn other_builds_parameters_conditions_and_outputs_are_found() {
         ("Value: !GetAtt OperatorRole.Arn", "Value: !GetAtt HealthRole.Arn", "the output OperatorRoleArn is"),
         ("  CredentialKeySecret:\n", "  CredentialSecret:\n", "the output CredentialSecret is only in the template"),
         ("Threshold: 20\n", "Threshold: 21\n", "the alarm orphans has other Threshold"),
+        (
+            "AllowedValues: [1, 3, 5,",
+            "AllowedValues: [1, 2, 5,",
+            "logs may be kept for other times than CloudWatch can",
+        ),
         ("    CodeUri: ..\n", "    CodeUri: .\n", "functions are built in ."),
         (
             "    Default: 900\n    MinValue: 60\n",
