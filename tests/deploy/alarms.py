@@ -54,7 +54,8 @@ def one(namespace, metric, statistic, period, by, *rule):
 
 def several(function, namespace, statistic, metrics, *rule):
     """An alarm of a figure that is made of several metrics, by five minutes each."""
-    combined = {"Id": {"SUM": "throttles", "MAX": "slowest"}[function], "Expression": f"{function}([{', '.join(metrics)}])", "ReturnData": True}
+    name = {"SUM": "throttles", "MAX": "slowest"}[function]
+    combined = {"Id": name, "Expression": f"{function}([{', '.join(metrics)}])", "ReturnData": True}
     parts = [
         {
             "Id": name,
@@ -267,7 +268,8 @@ def dashboard(resources, known, counted, looked_at, faults):
             faults.append(f"the dashboard's {title} shows something else")
     if [title for title, *_ in found] != [title for title, *_ in widgets(known)]:
         faults.append(f"the dashboard shows {[title for title, *_ in found]}")
-    lines = re.findall(r"^\| `(.*?)` \|", known["guide"].partition("\n| picture |")[2].partition("\n\n")[0], re.MULTILINE)
+    table = known["guide"].partition("\n| picture |")[2].partition("\n\n")[0]
+    lines = re.findall(r"^\| `(.*?)` \|", table, re.MULTILINE)
     if lines != [title for title, *_ in found]:
         faults.append(f"the guide explains other pictures than the dashboard has: {lines}")
     if statistics != ["p50", "p95", "p99"]:

@@ -378,6 +378,11 @@ fn other_builds_parameters_conditions_and_outputs_are_found() {
             "AllowedValues: [1, 2, 5,",
             "logs may be kept for other times than CloudWatch can",
         ),
+        (
+            "    Condition: HasAlarmEmail\n",
+            "    Condition: HasDomain\n",
+            "alarms are not sent to the address that was given",
+        ),
         ("    CodeUri: ..\n", "    CodeUri: .\n", "functions are built in ."),
         (
             "    Default: 900\n    MinValue: 60\n",
