@@ -2,8 +2,8 @@
 outcome against the route table. Prints one line of JSON with what it counted and the faults it found. It exits with 1 only if it
 could not look.
 
-usage: check_template.py TEMPLATE ROUTES   where ROUTES is JSON: the route table, the scheduled functions, and what each
-function was recorded to call.
+usage: check_template.py TEMPLATE ROUTES   where ROUTES is JSON: the route table, the scheduled functions, what each function
+was recorded to call, what it writes and reads beside that, and the operations guide.
 """
 
 import json
@@ -15,8 +15,12 @@ os.environ["AWS_DEFAULT_REGION"] = "us-east-1"
 from samtranslator.translator.transform import transform  # noqa: E402
 from samtranslator.yaml_helper import yaml_parse  # noqa: E402
 
+import alarms  # noqa: E402
 import frame  # noqa: E402
+import gateway  # noqa: E402
+import key_and_operator  # noqa: E402
 import roles  # noqa: E402
+import settings  # noqa: E402
 from roles import resource_name  # noqa: E402
 
 PSEUDO = {"AWS::AccountId", "AWS::NoValue", "AWS::Partition", "AWS::Region", "AWS::StackName", "AWS::URLSuffix"}
@@ -93,6 +97,7 @@ def main(template_path, routes_path):
         template = yaml_parse(file.read())
     with open(routes_path, encoding="utf-8") as file:
         known = json.load(file)
+    settings.check(template, known, faults)
     for resource in template["Resources"].values():
         if resource["Type"] == "AWS::Serverless::Function":
             resource["Properties"]["CodeUri"] = {"Bucket": "b", "Key": "k"}
@@ -136,8 +141,11 @@ def main(template_path, routes_path):
         if ("response-streaming-invocations" in uri) != (place in streams) or (mode == "STREAM") != (place in streams):
             faults.append(f"{place}: streams in the table is {place in streams}, in the gateway {mode}")
 
-    roles.check(resources, known, faults)
+    grants = roles.check(resources, known, faults)
+    key_and_operator.check(resources, grants, faults)
     frame.check(resources, known, faults)
+    gateway.check(resources, faults)
+    alarms.check(resources, known, faults)
 
     # A second deployment of another name shares nothing: what is named is named after the deployment, what counts is
     # counted under its name, and nothing refers to what is not in the stack.

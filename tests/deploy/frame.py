@@ -1,42 +1,42 @@
-"""The frame around the functions: gateway, tables, functions' settings, alarms and dashboard."""
-
-import json
+"""Tables, logs, and how functions are set up."""
 
 from roles import resource_name
 
-# What the access log says of a request: neither its path nor its query, in which a token or a user's id may stand.
-LOGGED = {
-    "requestId": "$context.requestId",
-    "route": "$context.resourcePath",
-    "method": "$context.httpMethod",
-    "status": "$context.status",
-    "sourceIp": "$context.identity.sourceIp",
-    "latencyMs": "$context.responseLatency",
-    "bytes": "$context.responseLength",
-}
-# Answers that the gateway gives by itself: our code, and the status where it is not the gateway's own.
-RESPONSES = {
-    "DEFAULT_4XX": ("invalid_request", None),
-    "DEFAULT_5XX": ("internal_error", None),
-    "MISSING_AUTHENTICATION_TOKEN": ("not_found", "404"),
-    "REQUEST_TOO_LARGE": ("invalid_request", "400"),
-    "THROTTLED": ("rate_limited", "429"),
-}
-ORIGIN = {"Fn::Sub": "'${CorsOrigin}'"}
-# The dimensions with which AWS keeps the metrics that are looked at here. With any others there is nothing to see.
-DIMENSIONS = {
-    ("AWS/ApiGateway", "Count"): {("ApiName",)},
-    ("AWS/ApiGateway", "4XXError"): {("ApiName",)},
-    ("AWS/ApiGateway", "5XXError"): {("ApiName",)},
-    ("AWS/ApiGateway", "Latency"): {("ApiName",)},
-    ("AWS/DynamoDB", "ConsumedReadCapacityUnits"): {("TableName",)},
-    ("AWS/DynamoDB", "ConsumedWriteCapacityUnits"): {("TableName",)},
-    ("AWS/DynamoDB", "ReadThrottleEvents"): {("TableName",)},
-    ("AWS/DynamoDB", "WriteThrottleEvents"): {("TableName",)},
-    ("AWS/Lambda", "Duration"): {("FunctionName",)},
-    ("AWS/Lambda", "Errors"): {("FunctionName",)},
-    ("AWS/Lambda", "Invocations"): {("FunctionName",)},
-    ("AWS/Lambda", "Throttles"): {("FunctionName",), ()},
+NOTHING = {"Ref": "AWS::NoValue"}
+VPC = {"SubnetIds": {"Ref": "ProviderSubnets"}, "SecurityGroupIds": {"Ref": "ProviderSecurityGroups"}}
+NETWORK = {"Fn::If": ["HasVpc", VPC, NOTHING]}
+# What every function is made of; no layers, no file systems, and no traces, into which paths with tokens would go.
+PARTS = {"Code", "Environment", "FunctionName", "Handler", "LoggingConfig", "MemorySize", "Role", "Runtime", "Tags", "Timeout"}
+PARTS |= {"Architectures"}
+OTHER_TABLE = {"Fn::If": ["HasOtherTable", {"Ref": "DataTableName"}, {"Ref": "DataTable"}]}
+OTHER_LEDGER = {"Fn::If": ["HasOtherLedger", {"Ref": "LedgerTableName"}, {"Ref": "LedgerTable"}]}
+
+
+def if_given(condition, parameter):
+    return {"Fn::If": [condition, {"Ref": parameter}, NOTHING]}
+
+
+# What each variable says.
+ENVIRONMENT = {
+    "THEAZO_DEPLOYMENT": {"Ref": "Deployment"},
+    "THEAZO_TABLE": OTHER_TABLE,
+    "THEAZO_LEDGER": OTHER_LEDGER,
+    "THEAZO_KMS_KEY_ARN": {"Fn::GetAtt": ["RootWrappingKey", "Arn"]},
+    "THEAZO_KEY_CACHE_SECONDS": {"Ref": "KeyCacheSeconds"},
+    "THEAZO_KEY_REQUESTS_PER_SECOND": {"Ref": "KeyRequestsPerSecond"},
+    "THEAZO_TOKEN_REQUESTS_PER_SECOND": {"Ref": "TokenRequestsPerSecond"},
+    "THEAZO_AUDIT_RETENTION_DAYS": {"Ref": "AuditDays"},
+    "THEAZO_LOG_RETENTION_DAYS": {"Ref": "LogEntryDays"},
+    "THEAZO_DEAD_HOST_AFTER_SECONDS": {"Ref": "DeadHostSeconds"},
+    "THEAZO_AGENT_ENDPOINT": {
+        "Fn::If": ["HasDomain", {"Fn::Sub": "https://${DomainName}"}, if_given("HasAgentEndpoint", "AgentEndpoint")]
+    },
+    "THEAZO_PRICES": if_given("HasPrices", "PricesJson"),
+    "THEAZO_CORS_ORIGIN": if_given("HasCors", "CorsOrigin"),
+    "THEAZO_DOCKER_PRIVATE_RANGES": if_given("HasDockerRanges", "DockerPrivateRanges"),
+    "THEAZO_E2B_API_URL": if_given("HasE2bApi", "E2bApiUrl"),
+    "THEAZO_E2B_SANDBOX_URL": if_given("HasE2bSandbox", "E2bSandboxUrl"),
+    "THEAZO_CREDENTIAL_KEY": {"Fn::Sub": "{{resolve:secretsmanager:${CredentialKey}:SecretString}}"},
 }
 BUFFERED_S, STREAM_S, SCHEDULED_S = 29, 900, 120
 
@@ -46,68 +46,56 @@ def of_type(resources, kind):
 
 
 def check(resources, known, faults):
-    gateway(resources, faults)
     functions(resources, known, faults)
-    for name, table in of_type(resources, "AWS::DynamoDB::Table").items():
-        for what, holds in [
-            ("expiry", table.get("TimeToLiveSpecification") == {"AttributeName": "ttl", "Enabled": True}),
-            ("backups", table.get("PointInTimeRecoverySpecification", {}).get("PointInTimeRecoveryEnabled") is True),
-            ("protection", table.get("DeletionProtectionEnabled") is True),
-            ("billing", table.get("BillingMode") == "PAY_PER_REQUEST"),
-        ]:
-            if not holds:
-                faults.append(f"{name}: {what}")
-    metrics(resources, known, faults)
+    tables(resources, faults)
+    logs(resources, known, faults)
 
 
-def gateway(resources, faults):
-    for name, deployment in of_type(resources, "AWS::ApiGateway::Deployment").items():
-        if "StageName" in deployment:
-            faults.append(f"{name} makes a second stage, {deployment['StageName']}")
-    stages = of_type(resources, "AWS::ApiGateway::Stage")
-    if [stage["StageName"] for stage in stages.values()] != ["live"]:
-        faults.append(f"stages: {stages.keys()}")
-    for stage in stages.values():
-        if json.loads(stage.get("AccessLogSetting", {}).get("Format", "null")) != LOGGED:
-            faults.append("the access log says something else")
+def tables(resources, faults):
+    found = of_type(resources, "AWS::DynamoDB::Table")
+    if found.keys() != {"DataTable", "LedgerTable"}:
+        faults.append(f"tables: {sorted(found)}")
+    # The ledger outlives whatever the data table's backups hold, so it has the longest there is.
+    for name, suffix, days in [("DataTable", "data", {"Ref": "BackupDays"}), ("LedgerTable", "ledger", 35)]:
         wanted = {
-            "ResourcePath": "/*",
-            "HttpMethod": "*",
-            "ThrottlingRateLimit": {"Ref": "StageRequestsPerSecond"},
-            "ThrottlingBurstLimit": {"Ref": "StageBurst"},
-            "MetricsEnabled": True,
-            "LoggingLevel": "OFF",
-            "DataTraceEnabled": False,
+            "TableName": ("name", {"Fn::Sub": "${Deployment}-" + suffix}),
+            "TimeToLiveSpecification": ("expiry", {"AttributeName": "ttl", "Enabled": True}),
+            "PointInTimeRecoverySpecification": (
+                "backups",
+                {"PointInTimeRecoveryEnabled": True, "RecoveryPeriodInDays": days},
+            ),
+            "DeletionProtectionEnabled": ("protection", True),
+            "BillingMode": ("billing", "PAY_PER_REQUEST"),
+            # By AWS's own key: ours wraps root keys and nothing else, and whoever reads a table needs no right to it.
+            "SSESpecification": ("encryption", {"SSEEnabled": True}),
+            "AttributeDefinitions": ("attributes", [{"AttributeName": n, "AttributeType": "S"} for n in ("pk", "sk")]),
+            "KeySchema": (
+                "keys",
+                [{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+            ),
         }
-        if stage.get("MethodSettings") != [wanted]:
-            faults.append("the stage's throttles or logs differ")
-        if stage.get("TracingEnabled") or stage.get("CacheClusterEnabled"):
-            faults.append("the stage traces or caches")
-    [api] = of_type(resources, "AWS::ApiGateway::RestApi").values()
-    body = api["Body"]
-    answers = body.get("x-amazon-apigateway-gateway-responses", {})
-    if answers.keys() != RESPONSES.keys():
-        faults.append(f"the gateway's own answers: {sorted(answers)}")
-    for name, answer in answers.items():
-        told = json.loads(answer["responseTemplates"]["application/json"])
-        error = told.get("error", {})
-        code, status = RESPONSES.get(name, (None, None))
-        is_ours = told.keys() == {"error", "requestId"} and error.keys() == {"code", "message", "details", "requestId"}
-        if not is_ours or error["code"] != code or answer.get("statusCode") != status:
-            faults.append(f"the gateway's {name} is not an error of ours")
-        if answer["responseParameters"].get("gatewayresponse.header.Access-Control-Allow-Origin") != ORIGIN:
-            faults.append(f"pages cannot read the gateway's {name}")
-    for path, methods in body["paths"].items():
-        asked = json.dumps(methods.get("options", {}))
-        if json.dumps(ORIGIN) not in asked:
-            faults.append(f"browsers are told nothing of {path}")
-        for method, spec in methods.items():
-            integration = spec["x-amazon-apigateway-integration"]
-            if method == "options":
-                continue
-            streams = integration.get("responseTransferMode") == "STREAM"
-            if integration.get("timeoutInMillis") != 1000 * (STREAM_S if streams else BUFFERED_S):
-                faults.append(f"{method} {path} is given up on after {integration.get('timeoutInMillis')} ms")
+        table = found.get(name, {})
+        for part, (what, value) in wanted.items():
+            if table.get(part) != value:
+                faults.append(f"{name}: {what}")
+        for part in sorted(table.keys() - wanted.keys()):
+            faults.append(f"{name} has {part}")
+
+
+def logs(resources, known, faults):
+    """A log group for each function and for the gateway, kept for as long as the parameter says."""
+    wanted = {resource_name(f) + "Log": f for f in [r["name"] for r in known["routes"]] + known["scheduled"]}
+    wanted["ApiLog"] = "api"
+    found = of_type(resources, "AWS::Logs::LogGroup")
+    for name in sorted(found.keys() ^ wanted.keys()):
+        faults.append(f"{name} is {'nobody' if name in found else 'missing, somebody'}'s log")
+    for name in sorted(found.keys() & wanted.keys()):
+        if found[name].get("LogGroupName") != {"Fn::Sub": "/theazo/${Deployment}/" + wanted[name]}:
+            faults.append(f"{name} is called {found[name].get('LogGroupName')}")
+        if found[name].get("RetentionInDays") != {"Ref": "LogRetentionDays"}:
+            faults.append(f"{name} is kept for {found[name].get('RetentionInDays', 'ever')}")
+        if found[name].keys() - {"LogGroupName", "RetentionInDays"}:
+            faults.append(f"{name} is made of {sorted(found[name])}")
 
 
 def functions(resources, known, faults):
@@ -116,6 +104,9 @@ def functions(resources, known, faults):
         name = resource_name(function)
         properties = resources[name + "Function"]["Properties"]
         route = routes.get(function)
+        # Its metrics are looked at by this name.
+        if properties["FunctionName"] != {"Fn::Sub": "${Deployment}_" + function}:
+            faults.append(f"{function} is called {properties['FunctionName']}")
         streams = route is not None and route["streams"]
         timeout = SCHEDULED_S if route is None else STREAM_S if streams else BUFFERED_S
         if properties["Timeout"] != timeout:
@@ -125,66 +116,64 @@ def functions(resources, known, faults):
             reserved = {"Ref": "ExecConcurrency" if function.endswith("exec") else "StreamConcurrency"}
         if properties.get("ReservedConcurrentExecutions") != reserved:
             faults.append(f"{function} has a concurrency of {properties.get('ReservedConcurrentExecutions')}")
-        variables = set(properties["Environment"]["Variables"])
-        wanted = set(known["variables"])
-        if route is None or not route["authenticates"]:
-            wanted.discard("THEAZO_CREDENTIAL_KEY")
-        for variable in sorted(wanted ^ variables):
-            faults.append(f"{function}: {variable} is only in the {'template' if variable in variables else 'functions'}")
-        if ("VpcConfig" in properties) != (route is None or route["sandboxes"]):
+        environment(function, properties["Environment"]["Variables"], route, known, faults)
+        network = NETWORK if route is None or route["sandboxes"] else None
+        if properties.get("VpcConfig") != network:
             faults.append(f"{function} is in the wrong network")
+        parts = PARTS | ({"VpcConfig"} if network else set()) | ({"ReservedConcurrentExecutions"} if reserved else set())
+        for part in sorted(properties.keys() ^ parts):
+            faults.append(f"{function} has {'a' if part in properties else 'no'} {part}")
+        if properties.get("LoggingConfig") != {"LogGroup": {"Ref": name + "Log"}}:
+            faults.append(f"{function} does not write into its own log")
+        for part, value in [
+            ("Runtime", "provided.al2023"),
+            ("Handler", "bootstrap"),
+            ("MemorySize", 256),
+            ("Architectures", [{"Ref": "Architecture"}]),
+        ]:
+            if properties.get(part) != value:
+                faults.append(f"{function}'s {part} is {properties.get(part)}")
+    scheduled(resources, known, faults)
+    callers(resources, faults)
 
 
-def metrics(resources, known, faults):
-    """Alarms and the dashboard look at metrics that there are."""
-    counted = {
-        transformation["MetricName"]
-        for one in of_type(resources, "AWS::Logs::MetricFilter").values()
-        for transformation in one["MetricTransformations"]
-    }
-    looked_at = set()
+def callers(resources, faults):
+    """Nobody calls a function but this gateway and the clock's rules of this stack."""
+    rules = [{"Fn::GetAtt": [name, "Arn"]} for name in of_type(resources, "AWS::Events::Rule")]
+    for name, permission in of_type(resources, "AWS::Lambda::Permission").items():
+        source = permission.get("SourceArn", {})
+        of_gateway = source.get("Fn::Sub", [None, {}])[1].get("__ApiId__") == {"Ref": "Api"}
+        principal = "apigateway.amazonaws.com" if of_gateway else "events.amazonaws.com" if source in rules else None
+        if permission.get("Action") != "lambda:InvokeFunction" or permission.get("Principal") != principal:
+            faults.append(f"{name} lets {permission.get('Principal')} call")
 
-    def look(where, namespace, metric, dimensions):
-        if namespace == {"Fn::Sub": "Theazo/${Deployment}"} or namespace == "Theazo/${Deployment}":
-            looked_at.add(metric)
-            # Functions write figures themselves; what they do not is counted of their lines, by no dimension.
-            written = [dict([pair]) for figure in known["figures"] if figure["metric"] == metric for pair in figure["by"]]
-            if dimensions not in written if dimensions else metric not in counted:
-                faults.append(f"{where} looks at {metric}, which nothing counts so")
-        elif tuple(sorted(dimensions)) not in DIMENSIONS.get((namespace, metric), set()):
-            faults.append(f"{where} looks at {namespace} {metric} by {sorted(dimensions)}, of which there is none")
 
-    tables = {"Fn::If": ["HasOtherTable", {"Ref": "DataTableName"}, {"Ref": "DataTable"}]}
-    for name, alarm in of_type(resources, "AWS::CloudWatch::Alarm").items():
-        stats = [m["MetricStat"]["Metric"] for m in alarm.get("Metrics", []) if "MetricStat" in m] or [alarm]
-        for stat in stats:
-            dimensions = {d["Name"]: d["Value"] for d in stat.get("Dimensions", [])}
-            look(name, stat["Namespace"], stat["MetricName"], dimensions)
-            function = dimensions.get("FunctionName", {"Ref": "HealthFunction"})["Ref"]
-            if resources.get(function, {}).get("Type") != "AWS::Lambda::Function":
-                faults.append(f"{name} looks at {function}")
-            if dimensions.get("TableName", tables) != tables:
-                faults.append(f"{name} looks at {dimensions['TableName']}")
-    [dashboard] = of_type(resources, "AWS::CloudWatch::Dashboard").values()
-    text, own = dashboard["DashboardBody"]["Fn::Sub"]
-    if own != {"Data": tables}:
-        faults.append(f"the dashboard's table is {own}")
-    shown = {}
-    for widget in json.loads(text)["widgets"]:
-        row = []
-        for line in widget["properties"]["metrics"]:
-            line = [part for part in line if isinstance(part, str)]
-            if line[:1] == ["..."]:
-                line = row[: len(row) - len(line) + 1] + line[1:]
-            line = [row[index] if part == "." else part for index, part in enumerate(line)]
-            row = line
-            look("the dashboard", line[0], line[1], dict(zip(line[2::2], line[3::2])))
-            if line[2:3] == ["FunctionName"]:
-                shown.setdefault((widget["properties"]["title"], line[1]), []).append(line[3])
-    wanted = ["${Deployment}_" + route["name"] for route in known["routes"]]
-    wanted += ["${Deployment}_" + function for function in known["scheduled"]]
-    for title, metric in [("Functions: errors", "Errors"), ("Functions: throttles", "Throttles")]:
-        if shown.get((title, metric)) != wanted:
-            faults.append(f"the dashboard does not show every function's {metric}")
-    for metric in sorted(counted - looked_at):
-        faults.append(f"{metric} is counted, and nobody looks at it")
+def environment(function, variables, route, known, faults):
+    wanted = set(known["variables"])
+    for variable in sorted(wanted ^ ENVIRONMENT.keys()):
+        faults.append(f"it is not known here what {variable} says")
+    if route is None or not route["authenticates"]:
+        wanted.discard("THEAZO_CREDENTIAL_KEY")
+    for variable in sorted(wanted ^ variables.keys()):
+        faults.append(f"{function}: {variable} is only in the {'template' if variable in variables else 'functions'}")
+    for variable in sorted(wanted & variables.keys()):
+        if variables[variable] != ENVIRONMENT.get(variable):
+            faults.append(f"{function}: {variable} says {variables[variable]}")
+
+
+def scheduled(resources, known, faults):
+    """Each scheduled function has a rule that is on, and a run that failed is not repeated: the next one does its work."""
+    rules = list(of_type(resources, "AWS::Events::Rule").values())
+    repeats = of_type(resources, "AWS::Lambda::EventInvokeConfig")
+    if len(rules) != len(known["scheduled"]):
+        faults.append(f"{len(rules)} rules of the clock")
+    for function in known["scheduled"]:
+        name = resource_name(function) + "Function"
+        mine = [rule for rule in rules if [t["Arn"] for t in rule["Targets"]] == [{"Fn::GetAtt": [name, "Arn"]}]]
+        said = [(rule.get("ScheduleExpression"), rule.get("State", "ENABLED")) for rule in mine]
+        if said != [("rate(1 minute)", "ENABLED")]:
+            faults.append(f"{function} is not started every minute")
+        mine = [repeat for repeat in repeats.values() if repeat["FunctionName"] == {"Ref": name}]
+        said = [(repeat.get("MaximumRetryAttempts"), repeat.get("MaximumEventAgeInSeconds")) for repeat in mine]
+        if said != [(0, 60)]:
+            faults.append(f"{function} is repeated beside the clock")

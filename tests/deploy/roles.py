@@ -12,11 +12,32 @@ WIDE = {
 # IAM takes no more of a role's own policies, characters without white space; intrinsic functions are about as long as what
 # they become.
 MAX_POLICY = 10240
-ACCOUNT = {"AWS": {"Fn::Sub": "arn:${AWS::Partition}:iam::${AWS::AccountId}:root"}}
+NOTHING = {"Ref": "AWS::NoValue"}
+# The only conditional policy there is: in a VPC, whoever calls providers has network interfaces.
+NETWORK = {
+    "Fn::If": [
+        "HasVpc",
+        {
+            "PolicyName": "network",
+            "PolicyDocument": {
+                "Version": "2012-10-17",
+                "Statement": [{"Sid": "NetworkInterfaces", "Effect": "Allow", "Action": sorted(WIDE), "Resource": "*"}],
+            },
+        },
+        NOTHING,
+    ]
+}
+# Functions are run by Lambda and by nobody else.
+TRUST = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}],
+}
 CONTEXT = {
     "kms:EncryptionContext:theazo:purpose": "root-key",
     "kms:EncryptionContext:theazo:deployment": {"Ref": "Deployment"},
 }
+# Tables that were put back, which have these names so that the operator can bring them up to date.
+RESTORED = [{"Fn::Sub": "${DataTable.Arn}_*"}, {"Fn::Sub": "${LedgerTable.Arn}_*"}]
 TABLES = {
     "data": ("HasOtherTable", "DataTableName", "DataTable"),
     "ledger": ("HasOtherLedger", "LedgerTableName", "LedgerTable"),
@@ -35,6 +56,47 @@ def statements(role):
     for policy in role["Properties"].get("Policies", []):
         policy = policy["Fn::If"][1] if "Fn::If" in policy else policy
         yield from policy["PolicyDocument"]["Statement"]
+
+
+def logs(name):
+    """A function writes into its own log group. CloudFormation makes the group, so nobody needs to."""
+    return {
+        "Sid": "Log",
+        "Effect": "Allow",
+        "Action": ["logs:CreateLogStream", "logs:PutLogEvents"],
+        "Resource": {"Fn::GetAtt": [name + "Log", "Arn"]},
+    }
+
+
+def of_services(statement):
+    """Whether a statement is about what is recorded; what is not has one form only."""
+    return all(action.split(":")[0] in ("dynamodb", "kms") for action in as_list(statement["Action"]))
+
+
+def shape(function, name, role, sandboxes, faults):
+    """All of a role but what `granted` reads: who may take it on, what it is made of, and its rights on logs and network."""
+    properties = role["Properties"]
+    if properties.keys() != {"RoleName", "AssumeRolePolicyDocument", "Policies"} or "Condition" in role:
+        faults.append(f"{function}'s role is made of {sorted(properties)}")
+    if properties["AssumeRolePolicyDocument"] != TRUST:
+        faults.append(f"{function}'s role can be taken on by others than Lambda")
+    own, *others = properties["Policies"]
+    if others != ([NETWORK] if sandboxes else []):
+        does = "calls" if sandboxes else "does not call"
+        faults.append(f"{function}'s network permissions are not those of a function that {does} providers")
+    document = own.get("PolicyDocument", {})
+    if own.keys() != {"PolicyName", "PolicyDocument"} or (own["PolicyName"], document["Version"]) != (function, "2012-10-17"):
+        faults.append(f"{function}'s policy is not one of its name")
+    for statement in document["Statement"] or []:
+        if statement["Effect"] != "Allow":
+            faults.append(f"{function}: {statement['Sid']} does not allow")
+        if statement.keys() - {"Condition"} != {"Sid", "Effect", "Action", "Resource"}:
+            faults.append(f"{function}: {statement.get('Sid')} is made of {sorted(statement)}")
+    # The credential key is no exception: it is in the environment, resolved by CloudFormation, and no function reads a secret.
+    rest = [statement for statement in document["Statement"] or [] if not of_services(statement)]
+    if rest != [logs(name)]:
+        actions = sorted(action for statement in rest for action in as_list(statement["Action"]))
+        faults.append(f"{function} is granted other than its log beside what was recorded: {actions}")
 
 
 def table_arn(service):
@@ -94,6 +156,7 @@ def check(resources, known, faults):
     roles = {n for n, r in resources.items() if r["Type"] == "AWS::IAM::Role"} - {"OperatorRole"}
     if roles != {resource_name(f) + "Role" for f in functions}:
         faults.append(f"roles differ: {sorted(roles ^ {resource_name(f) + 'Role' for f in functions})}")
+    scheduled, sandboxes = known["scheduled"], {route["name"] for route in known["routes"] if route["sandboxes"]}
     grants = {}
     for function in functions:
         name = resource_name(function)
@@ -107,6 +170,7 @@ def check(resources, known, faults):
             faults.append(f"{function}'s role has managed policies")
         if size(role) > MAX_POLICY:
             faults.append(f"{function}'s policies have {size(role)} characters; IAM takes {MAX_POLICY}")
+        shape(function, name, role, function in scheduled or function in sandboxes, faults)
         grants[function] = granted(function, role, faults)
         recorded = known["permissions"].get(function)
         if grants[function] != recorded:
@@ -115,15 +179,19 @@ def check(resources, known, faults):
     for name in sorted(roles | {"OperatorRole"}):
         for statement in statements(resources[name]):
             for action in as_list(statement["Action"]):
-                if "*" in action:
+                if "*" in action or "?" in action:
                     faults.append(f"{name} is granted {action}")
-                if statement["Resource"] == "*" and action not in WIDE:
-                    faults.append(f"{name} is granted {action} on everything")
-    for statement in statements(resources["OperatorRole"]):
-        uses = [a for a in as_list(statement["Action"]) if a.startswith("kms:") and a != "kms:DescribeKey"]
-        if uses and statement.get("Condition") != {"StringEquals": CONTEXT}:
-            faults.append("the operator may use the key for something else")
-    key_policy(resources["RootWrappingKey"]["Properties"]["KeyPolicy"], grants, faults)
+                wide = [r for r in as_list(statement["Resource"]) if has_wildcard(r)]
+                if wide and action not in WIDE and not (name == "OperatorRole" and all(r in RESTORED for r in wide)):
+                    faults.append(f"{name} is granted {action} on everything like {wide}")
+    return grants
+
+
+def has_wildcard(resource):
+    """Whether an ARN, or any of those that it may be, stands for more than one thing."""
+    if isinstance(resource, dict):
+        return any(has_wildcard(part) for value in resource.values() for part in as_list(value))
+    return isinstance(resource, str) and ("*" in resource or "?" in resource)
 
 
 def size(role):
@@ -138,27 +206,3 @@ def size(role):
         return len(str(node)) + 2
 
     return sum(characters(statement) for statement in statements(role))
-
-
-def key_policy(policy, grants, faults):
-    """The key's own policy: it leaves it to the account's policies who may use the key, and to those roles at most whose
-    policies say so."""
-    deployed = "arn:${AWS::Partition}:iam::${AWS::AccountId}:role/${Deployment}_"
-    for statement in policy["Statement"]:
-        sid = statement["Sid"]
-        if (statement["Effect"], statement["Principal"]) != ("Allow", ACCOUNT):
-            faults.append(f"the key's {sid} is for {statement['Principal']}")
-        actions = {action.split(":")[1] for action in as_list(statement["Action"])}
-        using = {"Decrypt", "Encrypt", "ReEncryptFrom", "ReEncryptTo", "CreateGrant"}
-        using |= {action for action in actions if action.startswith("Generate") or "*" in action}
-        if sid == "Administer":
-            if actions & using or "Condition" in statement:
-                faults.append("who administers the key may use it")
-            continue
-        callers = [f for f, grant in grants.items() if actions & set(grant.get("kms", {}))] + ["operator"]
-        wanted = {
-            "StringEquals": CONTEXT,
-            "ArnEquals": {"aws:PrincipalArn": [{"Fn::Sub": deployed + caller} for caller in callers]},
-        }
-        if statement.get("Condition") != wanted:
-            faults.append(f"the key's {sid} is not for just the roles that use it: {callers}")

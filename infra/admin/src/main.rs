@@ -5,6 +5,8 @@
 
 mod doctor;
 mod error;
+#[cfg(test)]
+mod guides;
 mod host;
 mod key;
 mod output;

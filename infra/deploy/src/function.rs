@@ -123,10 +123,6 @@ impl Function {
 
     fn role(&self, out: &mut String, id: &str, permissions: &Permissions) {
         let _ = writeln!(out, "{id}Role:\n  Type: AWS::IAM::Role");
-        if self.uses(CapabilityName::Sandboxes) {
-            out.push_str("  Metadata:\n    checkov:\n      skip:\n        - id: CKV_AWS_111\n");
-            out.push_str("          comment: EC2 has no narrower form for a function's network interfaces.\n");
-        }
         let _ = writeln!(out, "  Properties:\n    RoleName: !Sub '${{Deployment}}_{}'", self.name);
         out.push_str("    AssumeRolePolicyDocument:\n      Version: '2012-10-17'\n      Statement:\n");
         out.push_str("        - Effect: Allow\n          Principal: {Service: lambda.amazonaws.com}\n");

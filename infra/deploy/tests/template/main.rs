@@ -5,6 +5,9 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "tests are named as sentences and may panic")]
 
+mod faults;
+mod guide;
+
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -17,6 +20,9 @@ use theazo_functions::emf::{RECONCILE, RECONCILE_FIGURES, REQUEST, REQUEST_FIGUR
 use theazo_functions::routes::ROUTES;
 use theazo_functions::schedule::SCHEDULED;
 use theazo_http::StreamLimits;
+
+/// What is deployed: the one for each account and region, the other for each deployment.
+const TEMPLATES: [&str; 2] = ["infra/account.yaml", "infra/template.yaml"];
 
 /// A program from where `THEAZO_IAC` says, or from the path. `None` is a skip, which says so; where nothing may be skipped,
 /// it is a failure.
@@ -56,7 +62,15 @@ fn figures() -> Vec<Value> {
     of_runs.into_iter().chain(of_requests).collect()
 }
 
-fn known() -> Value {
+/// As many sandboxes without an owner as a run removes in one account.
+fn max_orphans() -> u64 {
+    let source = include_str!("../../../../functions/reconcile/accounts.rs");
+    let mut found =
+        source.lines().filter_map(|line| line.strip_prefix("const MAX_ORPHANS: usize = ")?.strip_suffix(';'));
+    found.next().unwrap().parse().unwrap()
+}
+
+fn known(guide: &str) -> Value {
     let permissions = Permissions::read(&repository().join("infra/permissions.json")).unwrap();
     let routes: Vec<Value> = ROUTES
         .iter()
@@ -78,18 +92,36 @@ fn known() -> Value {
         "permissions": permissions,
         "variables": variables(),
         "figures": figures(),
+        "max_orphans": max_orphans(),
+        "guide": guide,
     })
 }
 
-/// What the script says of a template.
-fn check(sam: &Path, template: &Path) -> Value {
+/// What the script says of a template and of the guide to it.
+fn check(sam: &Path, template: &Path, guide: &str) -> Value {
     let given = std::env::temp_dir().join(format!("theazo-routes-{}.json", rand_name()));
-    std::fs::write(&given, known().to_string()).unwrap();
+    std::fs::write(&given, known(guide).to_string()).unwrap();
     let mut command = Command::new(sam.with_file_name("python3"));
     command.arg(repository().join("tests/deploy/check_template.py")).arg(template).arg(&given);
     let said = run(command);
     let _ = std::fs::remove_file(&given);
     serde_json::from_str(said.trim()).unwrap()
+}
+
+/// That each fault of a list is among those that the script found, by what is said of it.
+fn assert_found<'a>(counted: &Value, faults: impl IntoIterator<Item = (&'a str, &'a str, &'a str)>) {
+    let found: Vec<&str> = counted["faults"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    for (from, to, said) in faults {
+        assert!(found.iter().any(|fault| fault.contains(said)), "{from:?} as {to:?} was not found: {found:#?}");
+    }
+}
+
+/// A text with faults in it: each replaces what stands there the first time.
+fn with_faults(text: &str, faults: &[(&str, &str, &str)]) -> String {
+    faults.iter().fold(text.to_owned(), |bad, (from, to, _)| {
+        assert!(bad.contains(from), "there is no {from}");
+        bad.replacen(from, to, 1)
+    })
 }
 
 fn rand_name() -> String {
@@ -99,83 +131,9 @@ fn rand_name() -> String {
 #[test]
 fn the_template_and_the_route_table_agree_route_by_route_and_permission_by_permission() {
     let Some(sam) = tool("sam") else { return };
-    let counted = check(&sam, &repository().join("infra/template.yaml"));
+    let counted = check(&sam, &repository().join("infra/template.yaml"), &guide::text());
     assert_eq!(counted["faults"], json!([]));
     assert_eq!(counted["functions"].as_u64().unwrap(), (ROUTES.len() + SCHEDULED.len()) as u64);
-}
-
-/// Faults that are put into a template together: what stands there, what is put in its place the first time, and what must
-/// be said of it. None hides another.
-const FAULTS: &[(&str, &str, &str)] = &[
-    ("!Sub '${DataTable.Arn}_*'", "!Sub '${DataTabel.Arn}_*'", "DataTabel, which does not exist"),
-    ("Action: dynamodb:GetItem", "Action: dynamodb:*", "Role is granted dynamodb:*"),
-    ("'*#names'", "'*'", "is granted other than recorded: ['data']"),
-    ("Path: /v1/whoami", "Path: /v1/whoamI", "/v1/whoamI') is only in the gateway"),
-    ("FunctionName: !Sub '${Deployment}_whoami'", "FunctionName: theazo-whoami", "WhoamiFunction is not named after"),
-    ("RoleName: !Sub '${Deployment}_whoami'", "RoleName: !Sub '${Deployment}-whoami'", "whoami's role is called"),
-    ("MetricNamespace: !Sub 'Theazo/${Deployment}'", "MetricNamespace: Theazo", "counts for every deployment"),
-    ("ResponseTransferMode: RESPONSE_STREAM", "ResponseTransferMode: STREAM", "streams in the table is True"),
-    ("Role: !GetAtt HealthRole.Arn", "Role: !GetAtt UpkeepRole.Arn", "health has another function's role"),
-    ("THEAZO_E2B_API_URL:", "THEAZO_E2B_URL:", "THEAZO_E2B_API_URL is only in the functions"),
-    ("DeletionPolicy: Retain", "DeletionPolicy: Delete", "DataTable would be deleted with its stack"),
-    ("      OpenApiVersion: 3.0.1\n", "", "makes a second stage, Stage"),
-    (
-        "kms:EncryptionContext:theazo:purpose: root-key\n                    kms:EncryptionContext:theazo:deployment: !Ref Deployment\n              - Sid: Log",
-        "kms:EncryptionContext:theazo:purpose: any\n              - Sid: Log",
-        "Decrypt is not bound to the encryption context",
-    ),
-    (
-        "kms:EncryptionContext:theazo:purpose: root-key\n                    kms:EncryptionContext:theazo:deployment: !Ref Deployment\n              - Sid: LookAtKey",
-        "kms:EncryptionContext:theazo:purpose: any\n              - Sid: LookAtKey",
-        "the operator may use the key for something else",
-    ),
-    (
-        "Sid: OpenRootKeys\n            Effect: Allow\n            Principal: {AWS: !Sub 'arn:${AWS::Partition}:iam::${AWS::AccountId}:root'}",
-        "Sid: OpenRootKeys\n            Effect: Allow\n            Principal: {AWS: '*'}",
-        "the key's OpenRootKeys is for",
-    ),
-    ("role/${Deployment}_upkeep'\n", "role/${Deployment}_*'\n", "the key's OpenRootKeys is not for just the roles"),
-    ("- kms:DescribeKey\n", "- kms:Decrypt\n", "who administers the key may use it"),
-    ("\"route\":\"$context.resourcePath\"", "\"route\":\"$context.path\"", "the access log says something else"),
-    ("!Ref StageBurst", "1", "the stage's throttles or logs differ"),
-    (
-        "\"code\":\"rate_limited\",\"message\":\"Too many requests.\",\"details\":{\"retryAfter\":1}",
-        "\"code\":\"limited\"",
-        "the gateway's THROTTLED is not an error of ours",
-    ),
-    ("AttributeName: ttl", "AttributeName: expires", "DataTable: expiry"),
-    (
-        "MetricName: ReadThrottleEvents",
-        "MetricName: ThrottledRequests",
-        "ThrottledRequests by ['TableName'], of which there is none",
-    ),
-    (
-        "MetricName: KmsErrors\n      Statistic",
-        "MetricName: KeyErrors\n      Statistic",
-        "looks at KeyErrors, which nothing counts so",
-    ),
-    ("\"${Deployment}_agents-list\"], ", "\"${Deployment}_agents\"], ", "does not show every function's Errors"),
-    ("ReservedConcurrentExecutions: 1", "ReservedConcurrentExecutions: 2", "reconcile has a concurrency of 2"),
-    ("Timeout: 120", "Timeout: 60", "reconcile is cut off after 60 s"),
-    ("!If [HasPrices, !Ref PricesJson", "!If [HasPrice, !Ref PricesJson", "condition:HasPrice, which does not exist"),
-];
-
-#[test]
-fn faults_that_are_put_into_the_template_are_found_each_for_what_it_is() {
-    let Some(sam) = tool("sam") else { return };
-    let mut bad = std::fs::read_to_string(repository().join("infra/template.yaml")).unwrap();
-    for (from, to, _) in FAULTS {
-        assert!(bad.contains(from), "the template has no {from}");
-        bad = bad.replacen(from, to, 1);
-    }
-    let path = std::env::temp_dir().join(format!("theazo-fault-{}.yaml", rand_name()));
-    std::fs::write(&path, bad).unwrap();
-    let counted = check(&sam, &path);
-    let _ = std::fs::remove_file(path);
-    let found: Vec<&str> = counted["faults"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-    for (_, to, said) in FAULTS {
-        assert!(found.iter().any(|fault| fault.contains(said)), "{to} was not found: {found:#?}");
-    }
 }
 
 #[test]
@@ -189,20 +147,55 @@ fn building_and_deploying_as_the_readme_says_find_the_template_and_its_parameter
 #[test]
 fn sams_linter_finds_nothing() {
     let Some(sam) = tool("sam") else { return };
-    let mut command = Command::new(sam);
-    command.args(["validate", "--lint", "--template"]).arg(repository().join("infra/template.yaml"));
-    command.env("AWS_ACCESS_KEY_ID", "none").env("AWS_SECRET_ACCESS_KEY", "none");
-    assert!(run(command).contains("is a valid SAM Template"));
+    for template in TEMPLATES {
+        let mut command = Command::new(&sam);
+        command.args(["validate", "--lint", "--template"]).arg(repository().join(template));
+        command.env("AWS_ACCESS_KEY_ID", "none").env("AWS_SECRET_ACCESS_KEY", "none");
+        assert!(run(command).contains("is a valid SAM Template"), "{template}");
+    }
+}
+
+/// checkov with the checks that are not skipped, of these files.
+fn checkov(program: &Path, files: &[PathBuf]) -> Command {
+    let mut command = Command::new(program);
+    command.args(["--framework", "cloudformation", "--skip-download", "--compact", "--quiet", "--config-file"]);
+    command.arg(repository().join("tests/deploy/checkov.yaml"));
+    for file in files {
+        command.arg("--file").arg(file);
+    }
+    command
 }
 
 #[test]
 fn checkov_finds_nothing_that_has_no_reason() {
-    let Some(checkov) = tool("checkov") else { return };
-    let mut command = Command::new(checkov);
-    command.args(["--framework", "cloudformation", "--skip-download", "--compact", "--quiet", "--config-file"]);
-    command.arg(repository().join("tests/deploy/checkov.yaml")).arg("--file");
-    command.arg(repository().join("infra/template.yaml"));
-    run(command);
+    let Some(program) = tool("checkov") else { return };
+    run(checkov(&program, &TEMPLATES.map(|template| repository().join(template))));
+}
+
+/// What is skipped for one resource, or for all, is easily skipped for more than was meant.
+#[test]
+fn checkov_looks_at_what_roles_grant_and_at_whom_the_key_is_for() {
+    let Some(program) = tool("checkov") else { return };
+    let template = std::fs::read_to_string(repository().join("infra/template.yaml")).unwrap();
+    let (role, key) = (resource(&template, "HealthRole"), resource(&template, "RootWrappingKey"));
+    let granted = "Action: [logs:CreateLogStream, logs:PutLogEvents]\n                Resource: !GetAtt HealthLog.Arn";
+    let trusted = "Principal: {AWS: !Sub 'arn:${AWS::Partition}:iam::${AWS::AccountId}:root'}";
+    assert!(role.contains(granted) && key.contains(trusted), "{role}\n{key}");
+    let role = role
+        .replace(granted, "Action: [iam:CreateUser, kms:PutKeyPolicy, s3:PutObject]\n                Resource: '*'");
+    let key = key.replace(trusted, "Principal: {AWS: '*'}");
+    let path = std::env::temp_dir().join(format!("theazo-checkov-{}.yaml", rand_name()));
+    let bad = format!(
+        "AWSTemplateFormatVersion: '2010-09-09'\nResources:\n  HealthRole:\n{role}\n  RootWrappingKey:\n{key}\n"
+    );
+    std::fs::write(&path, bad).unwrap();
+    let output = checkov(&program, std::slice::from_ref(&path)).output().unwrap();
+    let _ = std::fs::remove_file(path);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success(), "{said}");
+    for check in ["CKV_AWS_33:", "CKV_AWS_109:", "CKV_AWS_111:"] {
+        assert!(said.contains(check), "{check} is not among: {said}");
+    }
 }
 
 /// A resource of the template, up to the next one.
