@@ -29,7 +29,7 @@ pub async fn once(
 ) -> Result<Answer, ApiError> {
     let Some(key) = call.idempotency_key()? else { return work.await };
     let scope = principal.scope();
-    let note = note(call, key)?;
+    let note = note(call, &key)?;
     match replays.note(&scope, &note).await? {
         Noted::New => {}
         Noted::Answered { status, body } => return Ok(Answer::again(status, body)),

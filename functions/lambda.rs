@@ -7,8 +7,9 @@ use crate::schedule::Scheduled;
 use crate::{Incoming, serve};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use lambda_http::request::RequestContext;
-use lambda_http::{Error, LambdaEvent, RequestExt, lambda_runtime, service_fn};
+use lambda_http::request::{LambdaRequest, RequestContext};
+use lambda_http::tower::util::MapRequest;
+use lambda_http::{Adapter, Error, LambdaEvent, RequestExt, StreamAdapter, lambda_runtime, service_fn};
 use serde_json::Value;
 use std::net::IpAddr;
 use theazo_http::{Body, LogFormat, init_logging};
@@ -67,21 +68,21 @@ pub async fn run(route: &'static Route) -> Result<(), Error> {
     let (deployment, afterwards) = (&deployment, &afterwards);
     let serving = async {
         if route.info.streams {
-            lambda_http::run_with_streaming_response(service_fn(move |event: lambda_http::Request| async move {
+            let service = service_fn(move |event: lambda_http::Request| async move {
                 let answering = afterwards.answering(event.lambda_context().request_id);
                 let response = answer(deployment, route, event).await;
                 Ok::<_, Error>(response.map(|body| until_the_end(body, answering)))
-            }))
-            .await
+            });
+            lambda_runtime::run(MapRequest::new(StreamAdapter::from(service), with_every_value)).await
         } else {
-            lambda_http::run(service_fn(move |event: lambda_http::Request| async move {
+            let service = service_fn(move |event: lambda_http::Request| async move {
                 let answering = afterwards.answering(event.lambda_context().request_id);
                 let (parts, body) = answer(deployment, route, event).await.into_parts();
                 let body = buffered(body.collect().await);
                 answering.end().await;
                 Ok::<_, Error>(http::Response::from_parts(parts, body))
-            }))
-            .await
+            });
+            lambda_runtime::run(MapRequest::new(Adapter::from(service), with_every_value)).await
         }
     };
     tokio::select! {
@@ -90,8 +91,17 @@ pub async fn run(route: &'static Route) -> Result<(), Error> {
     }
 }
 
-/// Of a header that a REST API's event has twice, `lambda_http` keeps the last value: what refuses a credential that is sent
-/// twice sees it twice only locally, or joined by a comma in an HTTP API's event.
+/// A REST API's event has the last value of each header beside all of them, and `lambda_http` lets the one take the place
+/// of the others: without it, what must not choose between two credentials sees both.
+fn with_every_value(mut event: LambdaEvent<LambdaRequest>) -> LambdaEvent<LambdaRequest> {
+    if let LambdaRequest::ApiGatewayV1(request) = &mut event.payload {
+        for name in request.multi_value_headers.keys() {
+            request.headers.remove(name);
+        }
+    }
+    event
+}
+
 async fn answer(deployment: &Deployment, route: &'static Route, event: lambda_http::Request) -> http::Response<Body> {
     let raw_path = event.raw_http_path().to_owned();
     let source_ip = source_ip(&event.request_context());

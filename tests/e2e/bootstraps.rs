@@ -1,9 +1,10 @@
 //! Functions' binaries under the Lambda Runtime API, with the events that API Gateway really sends: of a REST API, which
 //! is what the template makes, and of an HTTP API. The table behind them is the shared stack's.
 //!
-//! A sample is run; `THEAZO_ALL_FUNCTIONS=1 cargo test -p theazo-local --test e2e -- bootstraps::` builds and runs all.
+//! A sample is run; `THEAZO_ALL_FUNCTIONS=1 cargo test -p theazo-local --test e2e -- bootstraps::` builds and runs all, and
+//! `THEAZO_BOOTSTRAPS=target/lambda` in its place runs the release binaries that `cargo lambda build` has left there.
 
-use crate::harness::{Break, FUNCTIONS, Platform, Tap, built, make_canary, stack, takes_all_functions};
+use crate::harness::{Break, Platform, Tap, bootstrap, has_bootstrap, make_canary, stack};
 use serde_json::json;
 use std::time::Duration;
 use theazo_functions::routes::{ROUTES, Route};
@@ -19,7 +20,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// A function with the variables that the template gives it, or those in their place.
 async fn start_with(name: &str, more: &[(&str, &str)]) -> Bootstrap {
-    let (stack, folder) = spawn_blocking(|| (stack(), built())).await.unwrap();
+    let asked = name.to_owned();
+    let (stack, binary) = spawn_blocking(move || (stack(), bootstrap(&asked))).await.unwrap();
     let environment = stack.data_dir().read("lambda.env").unwrap().expect("the functions' environment");
     let lines = environment.lines().map(|line| line.split_once('=').expect("NAME=value"));
     let has_key = ROUTES.iter().any(|route| route.info.name == name && route.info.authenticates());
@@ -27,7 +29,7 @@ async fn start_with(name: &str, more: &[(&str, &str)]) -> Bootstrap {
     let lines = lines.filter(|(variable, _)| more.iter().all(|(other, _)| variable != other));
     let variables = lines.chain([("RUST_LOG", "error")]).chain(more.iter().copied());
     let variables: Vec<_> = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    Bootstrap::start(folder.join(name), &variables, LIMIT).await.unwrap()
+    Bootstrap::start(binary, &variables, LIMIT).await.unwrap()
 }
 
 async fn start(name: &str) -> Bootstrap {
@@ -96,9 +98,8 @@ fn minute() -> serde_json::Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_function_starts_and_answers_events_of_both_kinds_of_api() {
-    let wanted = |name: &&str| takes_all_functions() || FUNCTIONS.contains(name);
     let mut started = 0;
-    for route in ROUTES.iter().filter(|route| wanted(&route.info.name)) {
+    for route in ROUTES.iter().filter(|route| has_bootstrap(route.info.name)) {
         let (name, streams) = (route.info.name, route.info.streams);
         let function = start(name).await;
         // Well-formed, so that it is looked for in the table.
@@ -118,7 +119,7 @@ async fn every_function_starts_and_answers_events_of_both_kinds_of_api() {
     }
     let endpoints = AwsEndpoints { dynamodb: spawn_blocking(stack).await.unwrap().dynamodb_url(), kms: None };
     Table::new(&Aws::local(&endpoints), OWN_TABLE).ensure_exists().await.unwrap();
-    for function in SCHEDULED.iter().filter(|function| wanted(&function.name)) {
+    for function in SCHEDULED.iter().filter(|function| has_bootstrap(function.name)) {
         // Over tables of its own: the stack has work of other tests on its list.
         let function_name = function.name;
         let function =
@@ -131,8 +132,9 @@ async fn every_function_starts_and_answers_events_of_both_kinds_of_api() {
         assert!(!streamed && told[field] == 0, "{told}");
         started += 1;
     }
-    let all = ROUTES.len() + SCHEDULED.len();
-    assert_eq!(started, if takes_all_functions() { all } else { FUNCTIONS.len() });
+    let names = ROUTES.iter().map(|route| route.info.name).chain(SCHEDULED.iter().map(|function| function.name));
+    assert_eq!(started, names.filter(|name| has_bootstrap(name)).count());
+    assert!(started > 0, "there is no function");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -202,21 +204,17 @@ async fn bodies_paths_headers_and_queries_arrive_as_they_were_sent_whatever_the_
         assert_eq!((got.status, got.body.len()), (204, 0), "{got:?}");
     }
     let mut asked = ask("secrets-list", key, &[&session], "");
-    asked.query = "details=true&details=true".into();
     asked.headers.extend([("X-Twice".to_owned(), "1".to_owned()), ("X-Twice".to_owned(), "2".to_owned())]);
-    for (got, _) in answers(&list, &asked).await {
-        // The last of a repeated parameter, or a refusal of it: but one and the same for either payload.
-        assert!(got.status == 200 || got.status == 400, "{got:?}");
+    // Which of two values is meant nobody chooses.
+    for query in ["details=true&details=true", "details=true&details=false", "details=false&details=true"] {
+        asked.query = query.into();
+        let got = answers(&list, &asked).await.into_iter().map(|(got, _)| got);
+        assert_eq!(got.map(|got| got.status).collect::<Vec<_>>(), [400; 4], "{query}");
     }
     asked.query = "details=true".into();
     for (got, _) in answers(&list, &asked).await {
         let listed: serde_json::Value = serde_json::from_slice(&got.body).unwrap();
         assert_eq!((got.status, listed[0]["version"].as_u64()), (200, Some(4)), "{listed}");
-    }
-    // Which credential is meant must not depend on which of two the gateway shows.
-    asked.headers.push(("Authorization".into(), "Bearer nonsense".into()));
-    for (got, _) in answers(&list, &asked).await {
-        assert_eq!(got.status, 401, "{got:?}");
     }
     // The caller's address is the gateway's word.
     let audit = platform.client.get("/v1/audit").await.expect(200);
@@ -224,4 +222,90 @@ async fn bodies_paths_headers_and_queries_arrive_as_they_were_sent_whatever_the_
     let sealed =
         entries.iter().find(|entry| entry["action"].as_str().is_some_and(|action| action.contains("set"))).unwrap();
     assert!(sealed.to_string().contains("192.0.2.7"), "{sealed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_header_that_is_sent_twice_means_the_same_whatever_the_payload_and_the_order() {
+    let platform = Platform::make("twice").await;
+    let session = platform.client.session("u").await;
+    let twice = |asked: &Asked, name: &str, values: [&str; 2]| {
+        let mut asked = asked.clone();
+        asked.headers.retain(|(other, _)| !other.eq_ignore_ascii_case(name));
+        asked.headers.extend(values.map(|value| (name.to_owned(), value.to_owned())));
+        asked
+    };
+    let list = start("secrets-list").await;
+    let asked = ask("secrets-list", &platform.live_key, &[&session], "");
+    let (good, nonsense) = (format!("Bearer {}", platform.live_key), "Bearer nonsense");
+    for (name, values) in [
+        ("Authorization", [nonsense, &good]),
+        ("Authorization", [&good, nonsense]),
+        ("Authorization", [&good, &good]),
+        ("authorization", [nonsense, &good]),
+    ] {
+        let got = answers(&list, &twice(&asked, name, values)).await.into_iter().map(|(got, _)| got.status);
+        assert_eq!(
+            got.collect::<Vec<_>>(),
+            [401; 4],
+            "{name}, {}",
+            if values[0] == good { "good first" } else { "last" }
+        );
+    }
+    assert!(answers(&list, &asked).await.iter().all(|(got, _)| got.status == 200));
+
+    // A request is done once under both of two keys, and under neither alone: another one is refused, or done.
+    let by_user = start("sessions-by-user").await;
+    let asked = ask("sessions-by-user", &platform.live_key, &["twice"], "{}");
+    let other = Asked { body: r#"{"metadata":{"other":"body"}}"#.into(), ..asked.clone() };
+    for values in [["one", "two"], ["two", "one"]] {
+        let event = twice(&asked, "Idempotency-Key", values).rest_event("/", false);
+        assert_eq!(read(&by_user.invoke(&event).await.unwrap()).unwrap().status, 200);
+        let statuses = async |asked: &Asked| {
+            let answers = answers(&by_user, asked).await;
+            answers.into_iter().map(|(got, _)| got.status).collect::<Vec<_>>()
+        };
+        assert_eq!(statuses(&twice(&other, "Idempotency-Key", values)).await, [409; 4], "{values:?}");
+        for value in values {
+            let mut alone = other.clone();
+            alone.headers.push(("Idempotency-Key".to_owned(), value.to_owned()));
+            assert_eq!(statuses(&alone).await, [200; 4], "{value}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_arrives_piece_by_piece_while_it_goes_on() {
+    let platform = Platform::make("live stream").await;
+    let first = platform.client.session("u").await;
+    let function = start("logs-stream").await;
+    let asked = ask("logs-stream", &platform.live_key, &[], "");
+    let mut pieces = function.stream(&asked.rest_event("/", false)).unwrap();
+    let mut arrived = Vec::new();
+    // How many pieces there were once a session's entry had arrived. The stream itself goes on for minutes.
+    let mut until = async |session: &str| {
+        let reading = async {
+            loop {
+                let piece = pieces.recv().await.expect("the stream goes on");
+                arrived.push(piece);
+                let so_far = arrived.concat();
+                let text = String::from_utf8_lossy(&so_far);
+                // An event is whole at its empty line.
+                if text.split("\n\n").any(|event| event.contains(session)) && text.ends_with("\n\n") {
+                    return (arrived.len(), text.into_owned());
+                }
+            }
+        };
+        tokio::time::timeout(LIMIT, reading).await.expect("an entry arrives while the stream goes on")
+    };
+    let (before, text) = until(&first).await;
+    let (head, events) = text.split_once(&"\0".repeat(8)).expect("a head, and what follows it");
+    let head: serde_json::Value = serde_json::from_str(head).unwrap();
+    assert_eq!((&head["statusCode"], &head["headers"]["content-type"]), (&json!(200), &json!("text/event-stream")));
+    assert!(events.contains("event: log\n") && events.contains("session created"), "{events}");
+
+    // What is written only now is in none of the pieces that have arrived.
+    let second = platform.client.session("v").await;
+    let (after, text) = until(&second).await;
+    assert!(before >= 1 && after > before, "{before} pieces, then {after}");
+    assert!(text.find(&first) < text.find(&second), "{text}");
 }

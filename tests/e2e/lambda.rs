@@ -3,7 +3,7 @@
 //! `cargo lambda watch` stands for the gateway and for the Lambda runtime's API; the binaries are the real ones, and
 //! the table, the key service and the Docker engine are the shared stack's.
 
-use crate::harness::{Answer, Client, Platform, built, collect, make_canary, sha256, stack, workspace};
+use crate::harness::{Answer, Client, DevCommand, Platform, built, collect, make_canary, sha256, stack, workspace};
 use serde_json::json;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -122,6 +122,29 @@ async fn a_percent_encoded_path_is_decoded_once_by_a_lambda_function() {
     let two_segments = "/v1/sessions/by-user/a/b";
     let refused = lambdas.call("sessions-by-user", &platform.live_key, "POST", two_segments, None).await;
     refused.expect_error(404, "not_found");
+}
+
+/// It builds each function as it is called first, apart from what the tests have built, which takes minutes.
+#[tokio::test]
+async fn cargo_dev_lambda_tells_its_whole_story_through_the_functions_that_it_watches() {
+    if std::env::var_os("THEAZO_LAMBDA_WATCH").is_none() {
+        return;
+    }
+    let temp = std::env::temp_dir().join(make_canary("dev-lambda"));
+    std::fs::create_dir(&temp).unwrap();
+    let mut running = DevCommand::start(&["lambda"], &temp);
+    for _ in 0..3600 {
+        if running.has_ended() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let (code, told) = running.end().await;
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("cargo lambda watch listens on") && told.contains("All of it held."), "{told}");
+    let left: Vec<_> = std::fs::read_dir(&temp).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    std::fs::remove_dir(&temp).unwrap();
 }
 
 /// `cargo lambda watch` and a process of each function. All of it ends when this is dropped.

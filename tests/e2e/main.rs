@@ -21,6 +21,7 @@ mod breaches_host;
 mod breaches_hostile;
 mod breaches_paths;
 mod checkpoints;
+mod cold_start;
 mod concurrency;
 mod crash;
 mod crash_accounts;

@@ -2,13 +2,15 @@
 
 use crate::error::AdminError;
 use crate::output::{Output, Show};
+use crate::provider;
 use crate::stack::Stack;
 use crate::target::Target;
 use crate::vault::VaultArgs;
 use clap::Args;
-use serde::Serialize;
-use theazo_functions::agents::Sandboxes;
-use theazo_functions::deployment::{Capability, Deployment};
+use serde::{Serialize, Serializer};
+use std::path::PathBuf;
+use theazo_deploy::DeployError;
+use theazo_functions::deployment::Deployment;
 use theazo_store::{RootProgress, RootRotation, TableHealth, now_ms};
 
 /// How far a clock may be off: AWS refuses signatures from five minutes on, and times of what was written by two clocks
@@ -36,21 +38,35 @@ enum Verdict {
     Unknown,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
 struct Finding {
     what: String,
     verdict: Verdict,
     detail: String,
 }
 
-/// What `doctor` answers.
-#[derive(Serialize)]
-#[serde(transparent)]
-struct Findings(Vec<Finding>);
+/// What `doctor` answers. Comparing a stack takes minutes, so people see each line when it is known.
+struct Findings<'o> {
+    all: Vec<Finding>,
+    output: &'o Output,
+    /// What came of writing lines.
+    written: std::io::Result<()>,
+}
 
-impl Findings {
+/// Widths of the columns before the last: the longest names of a table's lines, and the longest verdict.
+const WIDTHS: [usize; 3] = [34, 7, 0];
+
+impl<'o> Findings<'o> {
+    fn to(output: &'o Output) -> Self {
+        Self { all: Vec::new(), output, written: output.line(Self::HEADER, &WIDTHS) }
+    }
+
     fn add(&mut self, what: impl Into<String>, verdict: Verdict, detail: impl Into<String>) {
-        self.0.push(Finding { what: what.into(), verdict, detail: detail.into() });
+        let finding = Finding { what: what.into(), verdict, detail: detail.into() };
+        if self.written.is_ok() {
+            self.written = self.output.line(&finding.cells(), &WIDTHS);
+        }
+        self.all.push(finding);
     }
 
     fn judge(&mut self, what: impl Into<String>, holds: bool, good: &str, bad: &str) {
@@ -89,16 +105,12 @@ impl Findings {
 impl Doctor {
     /// Looks at everything that this machine can reach.
     pub(crate) async fn run(&self, target: &Target, output: &Output) -> Result<(), AdminError> {
-        let mut found = Findings(Vec::new());
         let deployment = self.vault.deployment(target).await?;
+        let mut found = Findings::to(output);
         tables(&mut found, &deployment, target.is_aws()).await;
         keys(&mut found, &deployment).await;
-        if let Some(provider) = Sandboxes::of(&deployment).own() {
-            let health = provider.health().await;
-            let said = if health.message.is_empty() { "answers" } else { &health.message };
-            found.judge(format!("provider {}", provider.kind().as_str()), health.healthy, said, said);
-        }
-        let made = template(&mut found);
+        providers(&mut found, &deployment).await;
+        let made = template(&mut found, theazo_deploy::made_files());
         match &self.stack {
             Some(name) => stack(&mut found, name, made.as_deref()).await,
             None if target.is_aws() => {
@@ -106,13 +118,14 @@ impl Doctor {
             }
             None => found.add("roles and resources", Verdict::Unknown, "a local stack has none"),
         }
-        output.show(&found)?;
-        let bad = found.0.iter().filter(|finding| finding.verdict == Verdict::Bad).count();
+        output.whole(&found)?;
+        let bad = found.all.iter().filter(|finding| finding.verdict == Verdict::Bad).count();
+        found.written?;
         if bad == 0 { Ok(()) } else { Err(AdminError::Unwell(bad)) }
     }
 }
 
-async fn tables(found: &mut Findings, deployment: &Deployment, on_aws: bool) {
+async fn tables(found: &mut Findings<'_>, deployment: &Deployment, on_aws: bool) {
     match deployment.table().examine().await {
         Ok(tables) => {
             for table in &tables {
@@ -132,7 +145,7 @@ async fn tables(found: &mut Findings, deployment: &Deployment, on_aws: bool) {
     }
 }
 
-async fn keys(found: &mut Findings, deployment: &Deployment) {
+async fn keys(found: &mut Findings<'_>, deployment: &Deployment) {
     let keys = deployment.keys();
     match keys.active().await {
         Ok(key) => found.add("root key", Verdict::Good, format!("version {} opens", key.version())),
@@ -147,8 +160,22 @@ async fn keys(found: &mut Findings, deployment: &Deployment) {
     }
 }
 
+/// The deployment's own providers, and the accounts that platforms have configured.
+async fn providers(found: &mut Findings<'_>, deployment: &Deployment) {
+    match provider::list(deployment, None).await {
+        Ok(listed) if listed.0.is_empty() => found.add("providers", Verdict::Unknown, "none is configured"),
+        Ok(listed) => {
+            for line in &listed.0 {
+                let said = if line.message.is_empty() { "answers" } else { &line.message };
+                found.judge(line.named(), line.healthy, said, said);
+            }
+        }
+        Err(error) => found.add("providers", Verdict::Bad, error.to_string()),
+    }
+}
+
 /// What a stack is made of, and whether it is still so.
-async fn stack(found: &mut Findings, name: &str, made: Option<&str>) {
+async fn stack(found: &mut Findings<'_>, name: &str, made: Option<&str>) {
     let stack = Stack::named(name).await;
     let what = format!("template of {name}");
     match (stack.metadata().await, made.and_then(theazo_deploy::digest_of)) {
@@ -176,8 +203,8 @@ async fn stack(found: &mut Findings, name: &str, made: Option<&str>) {
 }
 
 /// Whether the template beside this program's source is the one that the source makes; gives the latter.
-fn template(found: &mut Findings) -> Option<String> {
-    match theazo_deploy::made_files() {
+fn template(found: &mut Findings<'_>, made: Result<Vec<(PathBuf, String)>, DeployError>) -> Option<String> {
+    match made {
         Err(_) => {
             found.add("template", Verdict::Unknown, "its source is not on this machine");
             None
@@ -196,15 +223,59 @@ fn template(found: &mut Findings) -> Option<String> {
     }
 }
 
-impl Show for Findings {
-    const HEADER: &'static [&'static str] = &["LOOKED AT", "VERDICT", "DETAIL"];
-
-    fn rows(&self) -> Vec<Vec<&str>> {
-        let word = |verdict| match verdict {
+impl Finding {
+    fn cells(&self) -> [&str; 3] {
+        let verdict = match self.verdict {
             Verdict::Good => "good",
             Verdict::Bad => "BAD",
             Verdict::Unknown => "unknown",
         };
-        self.0.iter().map(|finding| vec![&*finding.what, word(finding.verdict), &*finding.detail]).collect()
+        [&self.what, verdict, &self.detail]
+    }
+}
+
+impl Serialize for Findings<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.all.serialize(serializer)
+    }
+}
+
+impl Show for Findings<'_> {
+    const HEADER: &'static [&'static str] = &["LOOKED AT", "VERDICT", "DETAIL"];
+
+    fn rows(&self) -> Vec<Vec<&str>> {
+        self.all.iter().map(|finding| finding.cells().to_vec()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_is_out_of_date_when_any_file_is_not_what_the_source_makes() {
+        let folder = std::env::temp_dir().join(format!("theazo-doctor-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (template_file, manifest) = (folder.join("template.yaml"), folder.join("Cargo.toml"));
+        std::fs::write(&template_file, "made").unwrap();
+        std::fs::write(&manifest, "made too").unwrap();
+        let made = |template: &str, other: &str| {
+            Ok(vec![(template_file.clone(), template.to_owned()), (manifest.clone(), other.to_owned())])
+        };
+        let output = Output::json();
+        let judged = |made| {
+            let mut found = Findings::to(&output);
+            let template = template(&mut found, made);
+            assert_eq!((found.all.len(), &*found.all[0].what), (1, "template"));
+            (found.all[0].verdict, template)
+        };
+        assert_eq!(judged(made("made", "made too")), (Verdict::Good, Some("made".into())));
+        assert_eq!(judged(made("made anew", "made too")), (Verdict::Bad, Some("made anew".into())));
+        assert_eq!(judged(made("made", "made anew")), (Verdict::Bad, Some("made".into())));
+        let gone = theazo_deploy::DeployError::NoMark("none");
+        assert_eq!(judged(Err(gone)), (Verdict::Unknown, None));
+        std::fs::remove_file(&manifest).unwrap();
+        assert_eq!(judged(made("made", "made too")).0, Verdict::Bad);
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

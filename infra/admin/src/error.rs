@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use theazo_functions::deployment::ConfigError;
 use theazo_store::StoreError;
-use theazo_tenancy::PlatformId;
+use theazo_tenancy::{KeyId, PlatformId};
 
 /// A command that failed. No variant holds a key.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +13,17 @@ pub(crate) enum AdminError {
     /// The platform that was named is not in the table.
     #[error("there is no platform {0}; `cargo admin platform list` shows which there are")]
     UnknownPlatform(PlatformId),
+    /// The platform has no such key any more, or never had one.
+    #[error("{platform} has no key {key} that is good; `cargo admin key list {platform}` shows which it has")]
+    UnknownKey {
+        /// Whose.
+        platform: PlatformId,
+        /// Which.
+        key: KeyId,
+    },
+    /// Without that key the platform could not make itself another.
+    #[error("{0} is the platform's last live key: say --force if it is to be locked out")]
+    LastKey(KeyId),
     /// The deployment's variables are incomplete.
     #[error("{0}: say it as the functions have it, or name a local stack's data folder with --data-dir")]
     Config(#[from] ConfigError),

@@ -74,8 +74,9 @@ impl Noun {
             Self::RootKey(root_key::RootKey { verb: root_key::Verb::Rotate, .. }) => None,
             Self::RootKey(_) | Self::Restore(_) => Some(LONG_TIMEOUT),
             Self::Platform(platform::Verb::Delete { .. } | platform::Verb::RotateKey { .. }) => Some(LONG_TIMEOUT),
-            Self::Reconcile(_) | Self::Provider(_) | Self::Host(_) => Some(LONG_TIMEOUT),
-            Self::Platform(_) | Self::Key(_) | Self::Doctor(_) => Some(TIMEOUT),
+            // Each of doctor's looks is bounded by itself, so that one without an answer is a line and the others are told.
+            Self::Reconcile(_) | Self::Provider(_) | Self::Host(_) | Self::Doctor(_) => Some(LONG_TIMEOUT),
+            Self::Platform(_) | Self::Key(_) => Some(TIMEOUT),
         }
     }
 }
@@ -107,5 +108,20 @@ async fn run(cli: &Cli) -> Result<(), AdminError> {
         Noun::Host(command) => command.run(&cli.target, &cli.output).await,
         Noun::Reconcile(command) => command.run(&cli.target, &cli.output).await,
         Noun::Doctor(command) => command.run(&cli.target, &cli.output).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doctor_may_take_as_long_as_it_waits_for_cloudformation() {
+        for args in [&["doctor", "--stack", "theazo-dev"][..], &["doctor", "--aws", "--stack", "theazo-dev"]] {
+            let cli = Cli::try_parse_from([&["theazo-admin"], args].concat()).unwrap();
+            // Beside it, all else that is looked at takes no more than some minutes.
+            let limit = cli.noun.timeout().unwrap();
+            assert!(limit >= stack::PATIENCE + Duration::from_secs(5 * 60), "{limit:?}");
+        }
     }
 }

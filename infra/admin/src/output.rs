@@ -28,6 +28,34 @@ pub(crate) trait Show: Serialize {
 }
 
 impl Output {
+    /// Answers in JSON.
+    #[cfg(test)]
+    pub(crate) fn json() -> Self {
+        Self { json: true }
+    }
+
+    /// Writes one line of an answer to people, as soon as it is known: whoever loses patience keeps what was found until
+    /// then. Programs get all of them at once, by [`Output::whole`].
+    ///
+    /// # Errors
+    /// When standard output is closed or full.
+    pub(crate) fn line(&self, cells: &[&str], widths: &[usize]) -> io::Result<()> {
+        if self.json {
+            return Ok(());
+        }
+        let mut out = io::stdout().lock();
+        write_line(&mut out, cells, widths)?;
+        out.flush()
+    }
+
+    /// Writes an answer whose lines were written as they came.
+    ///
+    /// # Errors
+    /// When standard output is closed or full.
+    pub(crate) fn whole(&self, answer: &impl Show) -> io::Result<()> {
+        if self.json { self.show(answer) } else { Ok(()) }
+    }
+
     /// Writes an answer.
     ///
     /// # Errors
@@ -62,12 +90,14 @@ fn write_table<T: Show>(out: &mut impl Write, answer: &T) -> io::Result<()> {
             *width = (*width).max(cell.chars().count());
         }
     }
-    for line in lines() {
-        for (index, (cell, width)) in line.iter().zip(&widths).enumerate() {
-            let cell = Zeroizing::new(cell.chars().map(printable).collect::<String>());
-            let cell = cell.as_str();
-            if index + 1 == line.len() { writeln!(out, "{cell}")? } else { write!(out, "{cell:<width$}  ")? }
-        }
+    lines().try_for_each(|line| write_line(out, line, &widths))
+}
+
+fn write_line(out: &mut impl Write, line: &[&str], widths: &[usize]) -> io::Result<()> {
+    for (index, (cell, width)) in line.iter().zip(widths).enumerate() {
+        let cell = Zeroizing::new(cell.chars().map(printable).collect::<String>());
+        let cell = cell.as_str();
+        if index + 1 == line.len() { writeln!(out, "{cell}")? } else { write!(out, "{cell:<width$}  ")? }
     }
     Ok(())
 }

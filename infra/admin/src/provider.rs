@@ -62,19 +62,20 @@ fn provider_name(name: &str) -> Result<&'static str, String> {
 /// What `list` answers.
 #[derive(Serialize)]
 #[serde(transparent)]
-struct Listed(Vec<Line>);
+pub(crate) struct Listed(pub(crate) Vec<Line>);
 
+/// An account, and whether it answers.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Line {
+pub(crate) struct Line {
     /// Whose it is; the deployment's own has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     platform: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     environment: Option<&'static str>,
     provider: String,
-    healthy: bool,
-    message: String,
+    pub(crate) healthy: bool,
+    pub(crate) message: String,
 }
 
 /// What `remove` answers.
@@ -102,7 +103,18 @@ impl Provider {
     }
 }
 
-async fn list(deployment: &Deployment, only: Option<&PlatformId>) -> Result<Listed, AdminError> {
+impl Line {
+    /// Which account it is, in a few words.
+    pub(crate) fn named(&self) -> String {
+        match (&self.platform, self.environment) {
+            (Some(platform), Some(environment)) => format!("provider {} of {platform}, {environment}", self.provider),
+            _ => format!("provider {}", self.provider),
+        }
+    }
+}
+
+/// Asks the deployment's own providers, and the accounts that platforms have configured, or one has.
+pub(crate) async fn list(deployment: &Deployment, only: Option<&PlatformId>) -> Result<Listed, AdminError> {
     let sandboxes = Sandboxes::of(deployment);
     let mut lines = Vec::new();
     if let Some(provider) = sandboxes.own().filter(|_| only.is_none()) {

@@ -12,7 +12,7 @@ const ORDER: &str = "\
 Before anyone is served from a restored table:
   1. Stop the functions, or keep them on the old table. Restore, if need be under another name.
   2. Replay the deletions on the restored table, with the ledger of the table that was in use:
-     cargo admin --table RESTORED restore replay-deletions --ledger LEDGER
+     cargo admin --table RESTORED restore replay-deletions --ledger LEDGER --yes
      Repeat it until it reports no failure; a repetition deletes nothing more.
   3. Point the functions at the restored table and at that same ledger, which they go on writing, and start them.
      Their scheduled clean-up ends the agents of the sessions and platforms that were deleted again.
@@ -32,6 +32,9 @@ pub(crate) enum Verb {
         /// Only count what would be deleted
         #[arg(long)]
         dry_run: bool,
+        /// That it is meant
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -69,14 +72,19 @@ struct Provider {
 }
 
 pub(crate) async fn run(verb: &Verb, table: Table, output: &Output) -> Result<(), AdminError> {
-    let Verb::ReplayDeletions { dry_run } = verb;
+    let Verb::ReplayDeletions { dry_run, yes } = verb;
+    if !dry_run && !yes {
+        let what = "deletes from the table whatever its ledger knows to be deleted (--dry-run counts it)";
+        return Err(AdminError::Unconfirmed(what.into()));
+    }
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the operator's tool; whoever reaches the table is the operator"
     )]
     let restore = Restore::new(table, Operator::assume());
     let mode = if *dry_run { ReplayMode::DryRun } else { ReplayMode::Apply };
-    let replay = restore.replay(mode).await.map_err(|error| match error {
+    let tell = |rows| output::note(&format!("{rows} rows of the ledger are done."));
+    let replay = restore.replay_telling(mode, tell).await.map_err(|error| match error {
         // Nothing but the ledger is scanned.
         StoreError::Table { operation: "Scan", ref code } if code == "ResourceNotFoundException" => {
             AdminError::NoLedger

@@ -1,6 +1,7 @@
 //! What CloudFormation says of a deployment's stack: which template it was made of, and whether its resources, each
 //! function's role among them, are still as that template has them.
 
+use crate::output::note;
 use aws_sdk_cloudformation::Client;
 use aws_sdk_cloudformation::error::DisplayErrorContext;
 use aws_sdk_cloudformation::types::{StackDriftDetectionStatus, StackResourceDriftStatus};
@@ -9,8 +10,10 @@ use tokio::time::{Instant, sleep};
 
 /// How long comparing may take: some minutes for hundreds of resources
 /// (<https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/detect-drift-stack.html>).
-const PATIENCE: Duration = Duration::from_secs(15 * 60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15 * 60);
 const PAUSE: Duration = Duration::from_secs(2);
+/// How often whoever waits is told that it goes on.
+const TELL_EVERY: Duration = Duration::from_secs(20);
 /// Resources that are asked for in one call, which is as many as there can be.
 const PAGE: i32 = 100;
 /// More resources than any template may have, in pages of one.
@@ -52,15 +55,26 @@ impl Stack {
     /// # Errors
     /// What CloudFormation says, or that it takes too long.
     pub(crate) async fn drift(&self) -> Result<Drift, String> {
-        let begun = self.client.detect_stack_drift().stack_name(&self.name).send().await;
-        let id = begun.map_err(|error| told(&error))?.stack_drift_detection_id.unwrap_or_default();
-        let until = Instant::now() + PATIENCE;
+        let asked = self.client.detect_stack_drift().stack_name(&self.name).send().await;
+        let id = asked.map_err(|error| told(&error))?.stack_drift_detection_id.unwrap_or_default();
+        let begun = Instant::now();
+        let mut told_at = None;
         let incomplete = loop {
             let status = self.client.describe_stack_drift_detection_status().stack_drift_detection_id(&id).send().await;
             let status = status.map_err(|error| told(&error))?;
             match status.detection_status {
                 Some(StackDriftDetectionStatus::DetectionComplete) => break None,
-                Some(StackDriftDetectionStatus::DetectionInProgress) if Instant::now() < until => sleep(PAUSE).await,
+                Some(StackDriftDetectionStatus::DetectionInProgress) if begun.elapsed() < PATIENCE => {
+                    if told_at.is_none_or(|at: Instant| at.elapsed() >= TELL_EVERY) {
+                        told_at = Some(Instant::now());
+                        note(&format!(
+                            "CloudFormation compares {} with its template: {} s so far, minutes are usual.",
+                            self.name,
+                            begun.elapsed().as_secs()
+                        ));
+                    }
+                    sleep(PAUSE).await;
+                }
                 Some(StackDriftDetectionStatus::DetectionInProgress) => return Err("comparing takes too long".into()),
                 // What could be compared is listed all the same.
                 _ => break Some(status.detection_status_reason.unwrap_or_else(|| "no reason was given".into())),

@@ -99,6 +99,9 @@ enum Bench {
         /// Functions to measure; otherwise all that are there.
         #[arg(long)]
         only: Vec<String>,
+        /// How often each is started.
+        #[arg(long, default_value_t = bench::cold_start::STARTS)]
+        starts: usize,
         /// Also write the figures to this file.
         #[arg(long)]
         json: Option<PathBuf>,
@@ -138,7 +141,9 @@ async fn main() -> ExitCode {
         Some(Command::Bench(Bench::Api { rows, json })) => measure_api(rows, json).await,
         Some(Command::Bench(Bench::Agents { provider, agents, json })) => measure_agents(provider, agents, json).await,
         Some(Command::Openapi) => write_openapi(),
-        Some(Command::Bench(Bench::ColdStart { folder, only, json })) => measure_starts(&folder, &only, json).await,
+        Some(Command::Bench(Bench::ColdStart { folder, only, starts, json })) => {
+            measure_starts(&folder, &only, starts, json).await
+        }
         Some(Command::Emulator(EmulatorOf::E2b { listen })) => emulate_e2b(listen).await,
         Some(Command::Emulator(EmulatorOf::Fly { listen })) => emulate_fly(listen).await,
         None => serve(cli.run).await,
@@ -216,8 +221,8 @@ async fn emulate_fly(listen: SocketAddr) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn measure_starts(folder: &Path, only: &[String], json: Option<PathBuf>) -> Result<(), Failure> {
-    let report = bench::cold_start::run(folder, only, bench::cold_start::STARTS).await?;
+async fn measure_starts(folder: &Path, only: &[String], starts: usize, json: Option<PathBuf>) -> Result<(), Failure> {
+    let report = bench::cold_start::run(folder, only, starts.max(1)).await?;
     report.publish(json.as_deref())?;
     let over = bench::cold_start::over_the_aim(&report);
     say(if over.is_empty() {

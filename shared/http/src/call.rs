@@ -125,13 +125,18 @@ impl Call {
         Ok(self.request.query()?.only(self.route.query))
     }
 
-    /// The key under which the request is to be done once.
+    /// The key under which the request is to be done once. A header that comes more than once is one value, joined by
+    /// commas (<https://www.rfc-editor.org/rfc/rfc9110#section-5.2>): that is all that some gateways show of it.
     ///
     /// # Errors
     /// `invalid_request` for anything but 1 to 255 visible ASCII characters.
-    pub fn idempotency_key(&self) -> Result<Option<&str>, ApiError> {
-        let Some(value) = self.request.headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
-        let text = value.to_str().unwrap_or_default();
+    pub fn idempotency_key(&self) -> Result<Option<String>, ApiError> {
+        let values = self.request.headers.get_all(IDEMPOTENCY_KEY);
+        let values: Option<Vec<_>> = values.iter().map(|value| value.to_str().ok()).collect();
+        if values.as_ref().is_some_and(Vec::is_empty) {
+            return Ok(None);
+        }
+        let text = values.unwrap_or_default().join(",");
         if (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
             Ok(Some(text))
         } else {
@@ -328,7 +333,17 @@ mod tests {
         let with = |value: &[u8]| with_header(make_call("/v1/things", ""), IDEMPOTENCY_KEY, value);
         assert_eq!(make_call("/v1/things", "").idempotency_key(), Ok(None));
         for good in ["!", "~", "a-key", &"k".repeat(255)] {
-            assert_eq!(with(good.as_bytes()).idempotency_key(), Ok(Some(good)));
+            assert_eq!(with(good.as_bytes()).idempotency_key(), Ok(Some(good.to_owned())));
+        }
+        // Sent twice it is one value, as gateways show it that join them.
+        let twice = |first: &[u8], second: &[u8]| {
+            let mut call = with(first);
+            call.request.headers.append(IDEMPOTENCY_KEY, HeaderValue::from_bytes(second).unwrap());
+            call.idempotency_key()
+        };
+        assert_eq!(twice(b"one", b"two"), Ok(Some("one,two".to_owned())));
+        for bad in [twice(b"one", b"t o"), twice(b"\xff", b"two"), twice(&[b'k'; 128], &[b'k'; 127])] {
+            assert_eq!(bad.unwrap_err().code(), ErrorCode::InvalidRequest);
         }
         for bad in [&b""[..], &[b'k'; 256], b"a key", b"a\tkey", b"\xff", "\u{fc}".as_bytes()] {
             let error = with(bad).idempotency_key().unwrap_err();

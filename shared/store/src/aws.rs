@@ -128,7 +128,8 @@ fn limits() -> TimeoutConfig {
 /// The configuration of clients for other services of AWS, as for the operator's command line: region, credentials and
 /// endpoints as the usual AWS variables say.
 pub async fn aws_config() -> SdkConfig {
-    aws_config::defaults(BehaviorVersion::latest()).http_client(https_client()).load().await
+    let defaults = aws_config::defaults(BehaviorVersion::latest()).http_client(https_client());
+    defaults.timeout_config(limits()).load().await
 }
 
 impl Aws {

@@ -93,11 +93,25 @@ impl Table {
             }),
             protected: described.and_then(|table| table.deletion_protection_enabled) == Some(true),
             recoverable,
-            ahead_ms: served.map(|served| {
-                // The service tells whole seconds.
-                let ahead = now - served;
-                if (0..1000).contains(&ahead) { 0 } else { ahead }
-            }),
+            ahead_ms: served.map(|served| ahead(now, served)),
         })
+    }
+}
+
+/// How far this machine's clock is ahead of one that tells whole seconds, milliseconds.
+fn ahead(now_ms: i64, served_ms: i64) -> i64 {
+    let ahead = now_ms - served_ms;
+    if (0..1000).contains(&ahead) { 0 } else { ahead }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_not_ahead_within_the_second_that_the_service_tells() {
+        for (now_ms, expected) in [(10_000, 0), (10_999, 0), (11_000, 1000), (9_999, -1), (4_000, -6_000)] {
+            assert_eq!(ahead(now_ms, 10_000), expected, "{now_ms}");
+        }
     }
 }

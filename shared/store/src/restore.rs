@@ -104,10 +104,19 @@ impl Restore {
     /// [`StoreError::Table`] when the table or the ledger does not answer. Anything else that stands in the way of one
     /// row is among the failures, and the others are carried out.
     pub async fn replay(&self, mode: ReplayMode) -> Result<Replay, StoreError> {
+        self.replay_telling(mode, |_| ()).await
+    }
+
+    /// The same, which tells after each page how many of the ledger's rows are behind it.
+    ///
+    /// # Errors
+    /// As [`Restore::replay`].
+    pub async fn replay_telling(&self, mode: ReplayMode, tell: impl Fn(usize)) -> Result<Replay, StoreError> {
         let mut replay = Replay::default();
-        let mut start = None;
+        let (mut start, mut behind) = (None, 0);
         loop {
             let page = self.table.ledger_page(self.platforms.operator(), start).await?;
+            behind += page.rows.len() + page.unreadable.len();
             replay.failures.extend(page.unreadable.into_iter().map(|key| format!("{key}: the row cannot be read")));
             let mut outcomes = stream::iter(page.rows)
                 .map(|noted| async move {
@@ -118,6 +127,7 @@ impl Restore {
             while let Some((noted, outcome)) = outcomes.next().await {
                 replay.count(&noted, outcome)?;
             }
+            tell(behind);
             start = page.next;
             if start.is_none() {
                 return Ok(replay);

@@ -22,6 +22,28 @@ pub fn takes_all_functions() -> bool {
     std::env::var_os("THEAZO_ALL_FUNCTIONS").is_some()
 }
 
+/// The folder with release binaries to run in place of what [`built`] builds, as `cargo lambda build` leaves them; seen
+/// from the workspace's.
+fn given() -> Option<PathBuf> {
+    std::env::var_os("THEAZO_BOOTSTRAPS").map(|folder| workspace().join(folder))
+}
+
+/// Whether a function is among those to run: of those that are given, or of those that [`built`] has.
+pub fn has_bootstrap(name: &str) -> bool {
+    match given() {
+        Some(folder) => folder.join(name).join("bootstrap").is_file(),
+        None => takes_all_functions() || FUNCTIONS.contains(&name),
+    }
+}
+
+/// A function's binary.
+pub fn bootstrap(name: &str) -> PathBuf {
+    let Some(folder) = given() else { return built().join(name) };
+    let binary = folder.join(name).join("bootstrap");
+    assert!(binary.is_file(), "{} is not there: `cargo lambda build --release --bin {name}`", binary.display());
+    binary
+}
+
 /// The workspace's folder.
 pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -45,7 +67,7 @@ pub fn built() -> &'static Path {
         if takes_all_functions() {
             command.arg("--bins");
         } else {
-            let names = FUNCTIONS.iter().chain(&["theazo-admin"]);
+            let names = FUNCTIONS.iter().chain(&["theazo-admin", "empty-function"]);
             command.args(names.flat_map(|name| ["--bin", name]));
         }
         // `cargo test` describes the package under test in variables that build scripts watch; they would run again.

@@ -18,7 +18,7 @@ mod table;
 mod tap;
 
 pub use aged::Aged;
-pub use built::{FUNCTIONS, built, takes_all_functions, workspace};
+pub use built::{bootstrap, built, has_bootstrap, workspace};
 pub use captured::CapturedLog;
 pub use client::{Answer, Client};
 pub use contract::{UNHEARD_OF, check_query};

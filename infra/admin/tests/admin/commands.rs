@@ -62,6 +62,55 @@ async fn another_key_belongs_to_its_platform_and_says_its_environment() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_keys_of_a_platform_are_listed_without_themselves_and_revoked_when_that_is_said_twice() {
+    let local = Local::start().await;
+    let (mine, other) =
+        (local.json(&["platform", "create", "acme"]).await, local.json(&["platform", "create", "b"]).await);
+    let (id, other) = (text(&mine["id"]), text(&other["id"]));
+    let another = local.json(&["key", "create", id, "--environment", "live", "--name", "ci"]).await;
+    let list = async |id: &str| local.json(&["key", "list", id]).await.as_array().unwrap().clone();
+    let listed = list(id).await;
+    let named = |name: &str| listed.iter().find(|line| line["name"] == name).unwrap_or_else(|| panic!("{listed:?}"));
+    assert_eq!(listed.len(), 3, "{listed:?}");
+    let line = named("ci");
+    assert_eq!(names(line), ["createdAt", "environment", "id", "name", "prefix"]);
+    assert_eq!((&line["id"], &line["environment"]), (&another["id"], &"live".into()));
+    assert!(text(&another["key"]).starts_with(text(&line["prefix"])) && line["prefix"] != another["key"], "{line}");
+    let output = local.admin(&["key", "list", id]).await;
+    for key in [&mine["liveKey"], &mine["testKey"], &another["key"]] {
+        assert!(!stdout(&output).contains(text(key)), "{}", stdout(&output));
+    }
+
+    let key = text(&another["id"]);
+    let unconfirmed = local.admin(&["key", "revoke", id, key]).await;
+    assert!(unconfirmed.status.code() == Some(1) && stderr(&unconfirmed).contains("say --yes if that is meant"));
+    // Nor is it another platform's to revoke.
+    let strange = local.admin(&["key", "revoke", other, key, "--yes"]).await;
+    assert!(strange.status.code() == Some(1) && stderr(&strange).contains("has no key"), "{}", stderr(&strange));
+    assert_eq!(whoami(&local, text(&another["key"])).await.0, 200);
+    let revoked = local.json(&["key", "revoke", id, key, "--yes"]).await;
+    assert_eq!((&revoked["id"], &revoked["status"]), (&another["id"], &"revoked".into()));
+    assert_eq!(whoami(&local, text(&another["key"])).await.0, 401);
+    assert_eq!(list(id).await.len(), 2);
+    let again = local.admin(&["key", "revoke", id, key, "--yes"]).await;
+    assert!(stderr(&again).contains("has no key"), "{}", stderr(&again));
+
+    // The last live key only by force.
+    let (_, answer) = whoami(&local, text(&mine["liveKey"])).await;
+    let last = text(&answer["keyId"]);
+    let refused = local.admin(&["key", "revoke", id, last, "--yes"]).await;
+    assert!(refused.status.code() == Some(1) && stderr(&refused).contains("say --force"), "{}", stderr(&refused));
+    assert_eq!(whoami(&local, text(&mine["liveKey"])).await.0, 200);
+    local.json(&["key", "revoke", id, last, "--yes", "--force"]).await;
+    assert_eq!(whoami(&local, text(&mine["liveKey"])).await.0, 401);
+    assert_eq!(list(id).await.len(), 1);
+    let absent = local.admin(&["key", "list", &format!("plt_{}", "0".repeat(26))]).await;
+    assert!(absent.status.success() && stderr(&absent).contains("or there is no such platform"), "{}", stderr(&absent));
+    assert_eq!(local.admin(&["key", "revoke", id, "nonsense", "--yes"]).await.status.code(), Some(2));
+    local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_list_shows_every_platform_once_newest_first_and_no_key() {
     let local = Local::start().await;
     let mut made = Vec::new();
@@ -274,10 +323,11 @@ async fn what_platforms_have_configured_at_providers_is_listed_with_its_health_a
         ("THEAZO_E2B_API_URL", "http://127.0.0.1:9"),
         ("THEAZO_E2B_SANDBOX_URL", "http://127.0.0.1:9"),
     ];
-    let provider = async |args: &[&str]| {
-        let all = ["--endpoint", &endpoint, "--data-dir", folder, "--json", "provider"];
+    let run = async |args: &[&str]| {
+        let all = ["--endpoint", &endpoint, "--data-dir", folder, "--json"];
         admin(&[&all, args].concat(), &environment).await
     };
+    let provider = async |args: &[&str]| run(&[&["provider"], args].concat()).await;
     let listed = async |args: &[&str]| {
         let output = provider(&[&["list"], args].concat()).await;
         assert!(output.status.success(), "{}", stderr(&output));
@@ -293,11 +343,26 @@ async fn what_platforms_have_configured_at_providers_is_listed_with_its_health_a
     assert_eq!(listed(&[id]).await, [("live".to_owned(), false), ("test".to_owned(), true)]);
     assert_eq!(listed(&[]).await.len(), 2);
 
+    // So does doctor, which fails for the one that does not answer.
+    let looked_at = async || {
+        let output = run(&["doctor"]).await;
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
+        let is_account = |line: &&Value| text(&line["what"]).starts_with("provider e2b of ");
+        let accounts = found.as_array().unwrap().iter().filter(is_account);
+        let mut lines: Vec<_> =
+            accounts.map(|line| (text(&line["what"]).to_owned(), text(&line["verdict"]).to_owned())).collect();
+        lines.sort();
+        (output.status.code(), lines)
+    };
+    let of = |environment, verdict: &str| (format!("provider e2b of {id}, {environment}"), verdict.to_owned());
+    assert_eq!(looked_at().await, (Some(1), vec![of("live", "bad"), of("test", "good")]));
+
     let unconfirmed = provider(&["remove", id, "e2b"]).await;
     assert!(unconfirmed.status.code() == Some(1) && stderr(&unconfirmed).contains("say --yes if that is meant"));
     let removed = provider(&["remove", id, "e2b", "--yes"]).await;
     assert!(removed.status.success(), "{}", stderr(&removed));
     assert_eq!(listed(&[]).await, [("test".to_owned(), true)]);
+    assert_eq!(looked_at().await, (Some(0), vec![of("test", "good")]));
     let again = provider(&["remove", id, "e2b", "--yes"]).await;
     assert!(stderr(&again).contains(&format!("{id} has not configured e2b")), "{}", stderr(&again));
     assert_eq!(provider(&["remove", id, "abacus", "--yes"]).await.status.code(), Some(2));

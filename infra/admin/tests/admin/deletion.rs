@@ -107,15 +107,23 @@ async fn deletions_are_replayed_on_a_restored_table() {
     }
 
     let replay = ["restore", "replay-deletions", "--table", "restored"];
-    let output = local.admin(&replay).await;
+    let output = local.admin(&[&replay[..], &["--yes"]].concat()).await;
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("--ledger"), "{}", stderr(&output));
     let replay = [&replay[..], &["--ledger", "theazo-ledger"]].concat();
     let counted = local.json(&[&replay[..], &["--dry-run"]].concat()).await;
     assert_eq!(local.rows("restored").await.len(), backup.len());
+    // Nothing is deleted that was not asked for twice.
+    let unconfirmed = local.admin(&replay).await;
+    assert_eq!(unconfirmed.status.code(), Some(1), "{}", stdout(&unconfirmed));
+    assert!(stderr(&unconfirmed).contains("say --yes if that is meant") && unconfirmed.stdout.is_empty());
+    assert_eq!(local.rows("restored").await.len(), backup.len());
+    let replay = [&replay[..], &["--yes"]].concat();
     let output = local.admin(&[&replay[..], &["--json"]].concat()).await;
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stderr(&output).contains("Point the functions at the restored table"), "{}", stderr(&output));
+    let noted = local.rows("theazo-ledger").await.len();
+    assert!(stderr(&output).contains(&format!("{noted} rows of the ledger are done")), "{}", stderr(&output));
     let done: Value = serde_json::from_slice(&output.stdout).unwrap();
     for (report, dry_run) in [(&counted, true), (&done, false)] {
         assert_eq!(report["dryRun"], dry_run);

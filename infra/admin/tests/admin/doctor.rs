@@ -1,10 +1,11 @@
 //! What `doctor` looks at, by the command.
 
-use crate::local::{Local, output, stderr};
+use crate::local::{Local, output, stderr, stdout};
 use axum::Router;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::process::Output;
 use std::sync::{Arc, Mutex};
 
 fn verdict(found: &Value, what: &str) -> Value {
@@ -84,16 +85,20 @@ impl CloudFormation {
 
     /// Whether `doctor` finds all well, and what it finds.
     async fn looked_at(&self, local: &Local) -> (bool, Value) {
-        let args = ["doctor", "--data-dir", local.data_dir(), "--stack", "theazo-dev", "--json"];
-        let mut command = local.command(&args);
+        let output = self.run(local, &["--json"]).await;
+        let found = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
+        (output.status.success(), found)
+    }
+
+    async fn run(&self, local: &Local, more: &[&str]) -> Output {
+        let args = ["doctor", "--data-dir", local.data_dir(), "--stack", "theazo-dev"];
+        let mut command = local.command(&[&args, more].concat());
         command
             .env("AWS_ENDPOINT_URL_CLOUDFORMATION", &self.url)
             .env("AWS_REGION", "eu-central-1")
             .env("AWS_ACCESS_KEY_ID", "local")
             .env("AWS_SECRET_ACCESS_KEY", "local");
-        let output = output(command).await;
-        let found = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
-        (output.status.success(), found)
+        output(command).await
     }
 }
 
@@ -126,6 +131,15 @@ async fn doctor_compares_a_stacks_template_roles_and_resources_with_what_they_sh
     for what in of_stack {
         assert_eq!(verdict(&found, what), "good", "{found}");
     }
+
+    // People are told that it goes on, and see each line as it is found.
+    aws.answers("DescribeStackDriftDetectionStatus", &[&under_way, &complete]);
+    let output = aws.run(&local, &[]).await;
+    assert!(stderr(&output).contains("CloudFormation compares theazo-dev"), "{}", stderr(&output));
+    let lines: Vec<_> = stdout(&output).lines().collect();
+    assert!(lines[0].starts_with("LOOKED AT ") && lines[1].starts_with("table theazo "), "{lines:?}");
+    assert_eq!(lines.len(), found.as_array().unwrap().len() + 1, "{lines:?}");
+    assert!(lines.iter().any(|line| line.starts_with("roles of theazo-dev ") && line.contains(" good ")), "{lines:?}");
 
     // Another template, and a role and a table that somebody changed by hand, on two pages.
     aws.answers("GetTemplateSummary", &[&metadata(&"0".repeat(64))]);

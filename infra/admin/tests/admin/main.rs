@@ -5,6 +5,7 @@
 mod commands;
 mod deletion;
 mod doctor;
+mod doctor_aws;
 mod hosts;
 mod local;
 mod rotation;

@@ -127,3 +127,32 @@ pub fn over_the_aim(report: &Report) -> Vec<String> {
     }
     over
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_over_the_aim_is_named_with_how_far_it_is_and_sizes_are_not_of_it() {
+        let row = |name: &str, unit, ours, baseline| Row::new(name, unit, vec![ours], Some(vec![baseline]), "");
+        let of = |name: &str, ms, resident| {
+            [
+                row(name, Unit::Milliseconds, ms, 2.0),
+                row("  memory", Unit::Megabytes, resident, 4.0),
+                row("  binary", Unit::Megabytes, 80.0, 4.0),
+                row("  packed", Unit::Megabytes, 80.0, 4.0),
+            ]
+        };
+        // At the aim is within it: 1.3 times the time, 1.5 times the memory.
+        let rows = [of("at-it", 2.6, 6.0), of("slow", 2.62, 6.0), of("large", 1.0, 6.2), of("both", 4.0, 8.0)];
+        let report = Report::new("cold-start", rows.into_iter().flatten().collect());
+        let expected = [
+            "slow: 2.6 ms is 1.31 times the empty function's",
+            "large: 6.2 MB is 1.55 times the empty function's",
+            "both: 4.0 ms is 2.00 times the empty function's",
+            "both: 8.0 MB is 2.00 times the empty function's",
+        ];
+        assert_eq!(over_the_aim(&report), expected);
+        assert!(over_the_aim(&Report::new("cold-start", Vec::new())).is_empty());
+    }
+}

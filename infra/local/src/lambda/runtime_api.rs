@@ -67,14 +67,21 @@ struct Invocation {
     id: String,
     event: Bytes,
     deadline_ms: u128,
+    waiting: Waiting,
+}
+
+/// Whoever sent an event and waits for what comes of it.
+struct Waiting {
     outcome: oneshot::Sender<Outcome>,
+    /// Pieces of the answer's body, as they arrive.
+    pieces: mpsc::UnboundedSender<Bytes>,
 }
 
 /// What the API's handlers share.
 struct Shared {
     events: tokio::sync::Mutex<mpsc::UnboundedReceiver<Invocation>>,
     /// The event that the function works on. A process works on one at a time.
-    now: Mutex<Option<(String, oneshot::Sender<Outcome>)>>,
+    now: Mutex<Option<(String, Waiting)>>,
     /// When it asked for an event first.
     polled: watch::Sender<Option<Instant>>,
     /// Whether it waits for an event, so that Lambda would freeze it.
@@ -180,16 +187,32 @@ impl Bootstrap {
     /// # Errors
     /// [`LambdaError::NoAnswer`].
     pub async fn invoke(&self, event: &Value) -> Result<Outcome, LambdaError> {
+        let (outcome, _) = self.send(event)?;
+        let answered = tokio::time::timeout(self.limit, outcome).await;
+        let gone = || LambdaError::NoAnswer(self.name.clone());
+        answered.map_err(|_| gone())?.map_err(|_| gone())
+    }
+
+    /// Sends an event, and gives the pieces of its answer's body as they arrive, without waiting for the last.
+    ///
+    /// # Errors
+    /// [`LambdaError::NoAnswer`] when the function takes no more events.
+    pub fn stream(&self, event: &Value) -> Result<mpsc::UnboundedReceiver<Bytes>, LambdaError> {
+        let (_, pieces) = self.send(event)?;
+        Ok(pieces)
+    }
+
+    fn send(&self, event: &Value) -> Result<(oneshot::Receiver<Outcome>, mpsc::UnboundedReceiver<Bytes>), LambdaError> {
         let (outcome, wait) = oneshot::channel();
+        let (pieces, arriving) = mpsc::unbounded_channel();
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let deadline_ms = (now + self.limit).as_millis();
         let id = format!("00000000-0000-4000-8000-{number:012}");
-        let gone = || LambdaError::NoAnswer(self.name.clone());
-        let invocation = Invocation { id, event: event.to_string().into(), deadline_ms, outcome };
-        self.events.send(invocation).map_err(|_| gone())?;
-        let answered = tokio::time::timeout(self.limit, wait).await;
-        answered.map_err(|_| gone())?.map_err(|_| gone())
+        let waiting = Waiting { outcome, pieces };
+        let invocation = Invocation { id, event: event.to_string().into(), deadline_ms, waiting };
+        self.events.send(invocation).map_err(|_| LambdaError::NoAnswer(self.name.clone()))?;
+        Ok((wait, arriving))
     }
 
     /// Waits until Lambda would freeze the function: it and its extension wait for the next event.
@@ -233,8 +256,14 @@ impl Shared {
     fn settle(&self, id: Option<&str>, outcome: Outcome) {
         let Ok(mut now) = self.now.lock() else { return };
         if let Some((_, waiting)) = now.take_if(|(now, _)| id.is_none_or(|id| id == now)) {
-            let _ = waiting.send(outcome);
+            let _ = waiting.outcome.send(outcome);
         }
+    }
+
+    /// Where pieces of the answer to that event go, if the function works on it.
+    fn pieces_of(&self, id: &str) -> Option<mpsc::UnboundedSender<Bytes>> {
+        let now = self.now.lock().ok()?;
+        now.as_ref().filter(|(now, _)| now == id).map(|(_, waiting)| waiting.pieces.clone())
     }
 }
 
@@ -248,7 +277,7 @@ async fn next(State(shared): State<Arc<Shared>>) -> Response {
     let Some(invocation) = shared.events.lock().await.recv().await else {
         return Response::new(Body::empty());
     };
-    let Invocation { id, event, deadline_ms, outcome } = invocation;
+    let Invocation { id, event, deadline_ms, waiting } = invocation;
     if shared.extension.registered.load(Ordering::Acquire) {
         // No event before the extension, too, asks for one.
         let _ = shared.extension.waits.subscribe().wait_for(|waits| *waits).await;
@@ -270,7 +299,7 @@ async fn next(State(shared): State<Arc<Shared>>) -> Response {
         .header("lambda-runtime-trace-id", TRACE)
         .body(Body::from(event));
     if let Ok(mut now) = shared.now.lock() {
-        *now = Some((id, outcome));
+        *now = Some((id, waiting));
     }
     response.unwrap_or_default()
 }
@@ -302,7 +331,7 @@ async fn answered(
 ) -> StatusCode {
     let mode = headers.get("lambda-runtime-function-response-mode");
     let streamed = mode.is_some_and(|mode| mode == "streaming");
-    let (mut whole, mut pieces) = (Vec::new(), 0);
+    let (mut whole, mut pieces, arriving) = (Vec::new(), 0, shared.pieces_of(&id));
     while let Some(frame) = body.frame().await {
         // A stream that breaks off is no answer.
         let Ok(frame) = frame else {
@@ -312,6 +341,9 @@ async fn answered(
         if let Ok(data) = frame.into_data() {
             whole.extend_from_slice(&data);
             pieces += 1;
+            if let Some(arriving) = &arriving {
+                let _ = arriving.send(data);
+            }
         }
     }
     shared.settle(Some(&id), Outcome::Answered { body: whole.into(), streamed, pieces });

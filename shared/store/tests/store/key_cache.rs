@@ -51,6 +51,22 @@ async fn warm_requests_of_any_platform_ask_kms_nothing() {
 }
 
 #[tokio::test]
+async fn the_first_request_of_a_process_takes_two_round_trips_more_and_those_after_it_none() {
+    let (world, kms) = counted(HOUR).await;
+    let scope = world.tenant().await;
+    let session = world.session(&scope).await;
+    world.set(&scope, &own(&session), &[secret("A", "a")]).await.unwrap();
+    let aws = aws(&world.dynamodb_url, &kms.url);
+    let keys = key_ring(&aws, &world.table, DEPLOYMENT, &world.kms_key_arn, HOUR);
+    let asked = kms.count();
+    // The root key's row, and KMS with what is in it.
+    for (expected, of_kms) in [(3, 1), (1, 1)] {
+        let (opened, trips) = count_round_trips(boot(&world, &keys, &scope, &session.id)).await;
+        assert_eq!((opened.unwrap(), trips.sequential, kms.count() - asked), (1, expected, of_kms));
+    }
+}
+
+#[tokio::test]
 async fn a_derived_key_lives_no_longer_than_the_root_key_it_comes_from() {
     const LIFE: Duration = Duration::from_millis(1000);
     // On a busy machine the life may be over before the key has been used within it: then once more.
