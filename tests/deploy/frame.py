@@ -28,6 +28,7 @@ ENVIRONMENT = {
     "THEAZO_AUDIT_RETENTION_DAYS": {"Ref": "AuditDays"},
     "THEAZO_LOG_RETENTION_DAYS": {"Ref": "LogEntryDays"},
     "THEAZO_DEAD_HOST_AFTER_SECONDS": {"Ref": "DeadHostSeconds"},
+    "THEAZO_STREAM_CHECK_SECONDS": {"Ref": "StreamCheckSeconds"},
     "THEAZO_AGENT_ENDPOINT": {
         "Fn::If": ["HasDomain", {"Fn::Sub": "https://${DomainName}"}, if_given("HasAgentEndpoint", "AgentEndpoint")]
     },

@@ -46,6 +46,7 @@ NUMBERS = {
     "LogEntryDays": (30, 1, 3653),
     "AuditDays": (400, 1, 3653),
     "DeadHostSeconds": (900, 60, 86400),
+    "StreamCheckSeconds": (10, 0, 60),
     "BackupDays": (35, 1, 35),
     "KeyCacheSeconds": (600, 1, 3600),
     "KeyRequestsPerSecond": (1000, 1, None),
