@@ -120,8 +120,11 @@ fn httpdate(seconds: u64) -> String {
     let day = DAYS[usize::try_from(seconds / 86_400 % 7).unwrap()];
     // 2026-11-27T08:00:00.000Z
     let text = format_time(i64::try_from(seconds * 1000).unwrap());
-    let month = MONTHS[text[5..7].parse::<usize>().unwrap() - 1];
-    format!("{day}, {} {month} {} {} GMT", &text[8..10], &text[..4], &text[11..19])
+    let [year, month, date, hour, minute, second] =
+        text.split(['-', 'T', ':', '.']).take(6).collect::<Vec<_>>().try_into().unwrap();
+    let month = MONTHS[month.parse::<usize>().unwrap() - 1];
+    let second = second.trim_end_matches('Z');
+    format!("{day}, {date} {month} {year} {hour}:{minute}:{second} GMT")
 }
 
 #[tokio::test(flavor = "multi_thread")]
