@@ -3,15 +3,12 @@
 use crate::error::AdminError;
 use crate::output::{Output, Show};
 use crate::vault::operator;
-use crate::{platform, text};
+use crate::{pages, platform, text};
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 use theazo_http::format_time;
-use theazo_store::{ApiKey, ApiKeys, PageRequest, StoreError, Table};
+use theazo_store::{ApiKey, ApiKeys, StoreError, Table};
 use theazo_tenancy::{KeyId, Mode, PlatformId};
-
-/// Keys read at a time.
-const PAGE: usize = 100;
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
@@ -149,16 +146,8 @@ pub(crate) async fn run(verb: &Verb, table: Table, output: &Output) -> Result<()
 
 async fn list(table: Table, platform: &PlatformId) -> Result<Listed, AdminError> {
     let (keys, scope) = (ApiKeys::new(table), operator().tenant(platform, Mode::Live));
-    let mut request = PageRequest { limit: PAGE, after: None };
-    let mut lines = Vec::new();
-    loop {
-        let page = keys.list(&scope, &request).await?;
-        lines.extend(page.rows.into_iter().map(Line::from));
-        match page.next {
-            Some(next) => request.after = Some(next),
-            None => return Ok(Listed(lines)),
-        }
-    }
+    let keys = pages::all(async |request| keys.list(&scope, request).await).await?;
+    Ok(Listed(keys.into_iter().map(Line::from).collect()))
 }
 
 impl From<ApiKey> for Line {

@@ -10,6 +10,7 @@ mod guides;
 mod host;
 mod key;
 mod output;
+mod pages;
 mod platform;
 mod provider;
 mod reconcile;

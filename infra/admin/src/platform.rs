@@ -4,18 +4,15 @@ use crate::error::AdminError;
 use crate::output::{Output, Show, note};
 use crate::target::Target;
 use crate::vault::{Vault, VaultArgs, operator};
-use crate::{key, text};
+use crate::{key, pages, text};
 use clap::Subcommand;
 use serde::{Serialize, Serializer};
 use theazo_http::format_time;
 use theazo_store::{
-    DeletionState, NewPlatform, PageRequest, Platform, PlatformDeletion, PlatformRotation, PlatformSuspension,
-    Platforms, StoreError, Table, now_ms,
+    DeletionState, NewPlatform, Platform, PlatformDeletion, PlatformRotation, PlatformSuspension, Platforms,
+    StoreError, Table, now_ms,
 };
 use theazo_tenancy::{Operator, PlatformId};
-
-/// Platforms read at a time.
-const PAGE: usize = 100;
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
@@ -202,16 +199,8 @@ async fn delete(table: Table, platform: &PlatformId, yes: bool) -> Result<Deleti
 }
 
 async fn list(platforms: &Platforms) -> Result<Listed, AdminError> {
-    let mut lines = Vec::new();
-    let mut request = PageRequest { limit: PAGE, after: None };
-    loop {
-        let page = platforms.list(&request).await?;
-        lines.extend(page.rows.into_iter().map(Line::from));
-        match page.next {
-            Some(next) => request.after = Some(next),
-            None => return Ok(Listed(lines)),
-        }
-    }
+    let platforms = pages::all(async |request| platforms.list(request).await).await?;
+    Ok(Listed(platforms.into_iter().map(Line::from).collect()))
 }
 
 impl From<Platform> for Line {
