@@ -8,8 +8,9 @@ const GUIDES: [(&str, &str); 2] =
     [("README.md", include_str!("../../../README.md")), ("infra/README.md", include_str!("../../README.md"))];
 const PROGRAM: &str = "cargo admin ";
 /// What a reader puts in: words in capitals, or in angle brackets what an output says.
-const PLACEHOLDERS: [(&str, &str); 6] = [
+const PLACEHOLDERS: [(&str, &str); 7] = [
     ("PLATFORM", "plt_00000000000000000000000000"),
+    ("KEY", "key_00000000000000000000000000"),
     ("HOST", "docker-1.example.com:2376"),
     ("PROVIDER", "docker"),
     ("VERSION", "1"),
@@ -17,7 +18,9 @@ const PLACEHOLDERS: [(&str, &str); 6] = [
     ("<LedgerTableName>", "theazo-dev-ledger"),
 ];
 /// What takes something away for good, which has to be said twice.
-const DESTRUCTIVE: [&str; 3] = ["delete", "remove", "retire"];
+const DESTRUCTIVE: [&str; 5] = ["delete", "remove", "retire", "revoke", "replay-deletions"];
+/// What only counts what would go.
+const HARMLESS: &str = "--dry-run";
 
 /// The texts between backticks.
 fn spans(line: &str) -> impl Iterator<Item = &str> {
@@ -81,7 +84,8 @@ fn typed(command: &str) -> [Vec<String>; 2] {
 /// Why this command line would not take a command.
 fn fault(command: &str) -> Option<String> {
     let words: Vec<&str> = command.split(' ').collect();
-    if DESTRUCTIVE.iter().any(|verb| words.contains(verb)) && !words.contains(&"--yes") {
+    let is_said = words.contains(&"--yes") || words.contains(&HARMLESS);
+    if DESTRUCTIVE.iter().any(|verb| words.contains(verb)) && !is_said {
         return Some("it does not say --yes".to_owned());
     }
     typed(command).into_iter().find_map(|arguments| match Cli::try_parse_from(arguments) {
@@ -142,4 +146,6 @@ fn commands_are_found_wherever_they_stand_and_those_that_cannot_be_typed_are_tol
     assert_eq!(is_fault, [true, true, false, true, false]);
     assert!(fault("cargo admin root-key retire VERSION").is_some());
     assert!(fault("cargo admin root-key retire VERSION --yes").is_none());
+    assert!(fault("cargo admin restore replay-deletions").is_some());
+    assert!(fault("cargo admin restore replay-deletions --dry-run").is_none());
 }

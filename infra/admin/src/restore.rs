@@ -84,7 +84,7 @@ pub(crate) async fn run(verb: &Verb, table: Table, output: &Output) -> Result<()
     let restore = Restore::new(table, Operator::assume());
     let mode = if *dry_run { ReplayMode::DryRun } else { ReplayMode::Apply };
     let tell = |rows| output::note(&format!("{rows} rows of the ledger are done."));
-    let replay = restore.replay_telling(mode, tell).await.map_err(|error| match error {
+    let replay = restore.replay(mode, tell).await.map_err(|error| match error {
         // Nothing but the ledger is scanned.
         StoreError::Table { operation: "Scan", ref code } if code == "ResourceNotFoundException" => {
             AdminError::NoLedger

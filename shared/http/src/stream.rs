@@ -24,7 +24,7 @@ pub struct StreamLimits {
     pub lifetime: Duration,
     /// The longest silence of a stream. The contract says 15 s at most.
     pub heartbeat: Duration,
-    /// How long a stream goes on before its credential is looked up again. Nothing is before each piece.
+    /// How long a stream goes on before its credential is looked up again. Zero is before each piece.
     pub recheck: Duration,
     /// How long a reader may take to take what is sent, before it is cut off.
     pub slow_reader: Duration,

@@ -98,20 +98,13 @@ impl Restore {
         Self { sessions, platforms: PlatformDeletion::new(table.clone(), operator), table }
     }
 
-    /// Carries out the whole ledger. Safe to be interrupted and to be repeated.
+    /// Carries out the whole ledger, and tells after each page how many of its rows are behind it. Safe to be interrupted
+    /// and to be repeated.
     ///
     /// # Errors
     /// [`StoreError::Table`] when the table or the ledger does not answer. Anything else that stands in the way of one
     /// row is among the failures, and the others are carried out.
-    pub async fn replay(&self, mode: ReplayMode) -> Result<Replay, StoreError> {
-        self.replay_telling(mode, |_| ()).await
-    }
-
-    /// The same, which tells after each page how many of the ledger's rows are behind it.
-    ///
-    /// # Errors
-    /// As [`Restore::replay`].
-    pub async fn replay_telling(&self, mode: ReplayMode, tell: impl Fn(usize)) -> Result<Replay, StoreError> {
+    pub async fn replay(&self, mode: ReplayMode, tell: impl Fn(usize)) -> Result<Replay, StoreError> {
         let mut replay = Replay::default();
         let (mut start, mut behind) = (None, 0);
         loop {

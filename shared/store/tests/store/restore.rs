@@ -36,7 +36,7 @@ async fn restore(world: &World, backup: &Rows) -> Table {
 }
 
 async fn replay(table: &Table, mode: ReplayMode) -> Replay {
-    Restore::new(table.clone(), operator()).replay(mode).await.unwrap()
+    Restore::new(table.clone(), operator()).replay(mode, |_| ()).await.unwrap()
 }
 
 /// Revokes a key as its platform does.
@@ -281,7 +281,7 @@ async fn a_replay_that_is_interrupted_at_any_write_is_finished_by_repeating_it()
     let mut interruptions = 0;
     loop {
         proxy.allow_writes(1);
-        match restore.replay(ReplayMode::Apply).await {
+        match restore.replay(ReplayMode::Apply, |_| ()).await {
             Ok(replay) => break assert!(replay.failures.is_empty(), "{:?}", replay.failures),
             Err(StoreError::Table { code, .. }) if code == "AccessDeniedException" => interruptions += 1,
             Err(error) => panic!("{error:?}"),
@@ -334,7 +334,7 @@ async fn what_a_replay_cannot_put_on_record_it_does_not_do_and_does_later() {
         proxy.edit(Some(edit));
         // Others are carried out meanwhile, as many as there are at a time.
         for _ in 0..5 {
-            let error = Restore::new(disturbed.clone(), operator()).replay(ReplayMode::Apply).await;
+            let error = Restore::new(disturbed.clone(), operator()).replay(ReplayMode::Apply, |_| ()).await;
             assert!(
                 matches!(error, Err(StoreError::Table { .. })),
                 "{deed}: {:?}",

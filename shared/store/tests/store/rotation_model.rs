@@ -227,7 +227,7 @@ impl Model {
     }
 
     async fn replay(&self, table: &Table) -> Result<(), StoreError> {
-        let replay = Restore::new(table.clone(), operator()).replay(ReplayMode::Apply).await?;
+        let replay = Restore::new(table.clone(), operator()).replay(ReplayMode::Apply, |_| ()).await?;
         assert_eq!(replay.failures, Vec::<String>::new());
         Ok(())
     }
