@@ -185,12 +185,17 @@ impl FlyProvider {
         }
     }
 
-    /// A connection that breaks is often that of a machine that ended; only the service knows.
+    /// A connection that breaks is often that of a machine that ended. Only the service knows, and it learns of it after
+    /// whoever was connected: a machine is not believed to run on before it has been seen to for a while.
     async fn settle(&self, agent: &str, error: ProviderError) -> ProviderError {
         let Ok(app) = app_name(agent) else { return error };
-        match self.running(&app).await {
-            Err(ProviderError::SandboxGone) => ProviderError::SandboxGone,
-            Ok(_) | Err(_) => error,
+        let mut pauses = LOOK_AGAIN.into_iter();
+        loop {
+            match (self.running(&app).await, pauses.next()) {
+                (Err(ProviderError::SandboxGone), _) => return ProviderError::SandboxGone,
+                (Ok(_), Some(pause)) => tokio::time::sleep(pause).await,
+                (Ok(_), None) | (Err(_), _) => return error,
+            }
         }
     }
 }

@@ -432,6 +432,8 @@ async fn a_machine_that_ends_during_a_call_is_gone_and_not_a_failure() {
             assert!(Instant::now() < until, "it does not begin");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        // Whoever was connected knows before the service does.
+        fault(&bed, "GET", "/machines", 3, alter("/0/state", "started".into()));
         bed.fly_emulator().controls.crash(&app(&agent));
     });
     let failure = ran.err().map(|error| format!("{error:?}"));
