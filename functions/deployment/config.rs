@@ -79,14 +79,15 @@ pub enum ConfigError {
     #[error("{0} is not 64 hexadecimal digits")]
     NotAKey(&'static str),
     /// It is out of range.
-    #[error("{0} must be from 1 to {MAX_AUDIT_DAYS}")]
-    OutOfRange(&'static str),
-    /// It is shorter or longer than what can be waited for.
-    #[error("{0} must be from {MIN_DEAD_HOST_AFTER} to {MAX_DEAD_HOST_AFTER}")]
-    NoSuchWait(&'static str),
-    /// It is longer than what is revoked may go on.
-    #[error("{0} must be from 0 to {MAX_STREAM_CHECK}")]
-    TooLong(&'static str),
+    #[error("{name} must be from {least} to {most}")]
+    OutOfRange {
+        /// The variable.
+        name: &'static str,
+        /// The least that it may be.
+        least: u32,
+        /// The most.
+        most: u32,
+    },
     /// It should be the ARN of a KMS key.
     #[error("{0} is not the ARN of a KMS key (an alias or a bare id is none)")]
     NotAKeyArn(&'static str),
@@ -300,7 +301,7 @@ mod tests {
             }
             for bad in ["0", "3654", "4294967295"] {
                 let refused = configured(&[(name, bad)]).err().unwrap();
-                assert!(matches!(&refused, ConfigError::OutOfRange(refused) if *refused == name), "{bad}");
+                assert!(matches!(&refused, ConfigError::OutOfRange { name: refused, .. } if *refused == name), "{bad}");
                 assert_eq!(refused.to_string(), format!("{name} must be from 1 to 3653"));
             }
             for bad in ["", "-1", "1.5", "a", "30 days", " 30", "4294967296", "99999999999999999999"] {

@@ -2,6 +2,7 @@
 
 use super::config::ConfigError;
 use http::HeaderValue;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 use theazo_http::StreamLimits;
@@ -61,13 +62,13 @@ pub const VARIABLES: [&str; 18] = [
 ];
 
 /// Ten years; of log entries as well.
-pub(super) const MAX_AUDIT_DAYS: u32 = 3653;
+const MAX_DAYS: u32 = 3653;
 /// Seconds: hosts are looked at once a minute.
-pub(super) const MIN_DEAD_HOST_AFTER: u64 = 60;
+const MIN_DEAD_HOST_AFTER: u32 = 60;
 /// A day, which is as long as any agent runs.
-pub(super) const MAX_DEAD_HOST_AFTER: u64 = 24 * 60 * 60;
+const MAX_DEAD_HOST_AFTER: u32 = 24 * 60 * 60;
 /// Seconds. What is revoked is to end soon.
-pub(super) const MAX_STREAM_CHECK: u64 = 60;
+const MAX_STREAM_CHECK: u32 = 60;
 
 /// How long keys are kept in memory, as the environment says.
 ///
@@ -96,7 +97,7 @@ pub fn log_retention_from_env() -> Result<u32, ConfigError> {
 /// How long a host of a platform's may be silent before its agents have failed, as the environment says.
 ///
 /// # Errors
-/// [`ConfigError::NotANumber`]; [`ConfigError::NoSuchWait`].
+/// [`ConfigError::NotANumber`]; [`ConfigError::OutOfRange`].
 pub fn dead_host_after_from_env() -> Result<Duration, ConfigError> {
     dead_host_after(&of_process)
 }
@@ -105,18 +106,15 @@ pub fn dead_host_after_from_env() -> Result<Duration, ConfigError> {
 /// says.
 ///
 /// # Errors
-/// [`ConfigError::NotANumber`]; [`ConfigError::TooLong`].
+/// [`ConfigError::NotANumber`]; [`ConfigError::OutOfRange`].
 pub fn stream_limits_from_env() -> Result<StreamLimits, ConfigError> {
     stream_limits(&of_process)
 }
 
 pub(super) fn stream_limits(variable: &dyn Fn(&str) -> Option<String>) -> Result<StreamLimits, ConfigError> {
     let usual = StreamLimits::default();
-    match number(variable, STREAM_CHECK)? {
-        None => Ok(usual),
-        Some(seconds @ 0..=MAX_STREAM_CHECK) => Ok(StreamLimits { recheck: Duration::from_secs(seconds), ..usual }),
-        Some(_) => Err(ConfigError::TooLong(STREAM_CHECK)),
-    }
+    let recheck = within(variable, STREAM_CHECK, 0..=MAX_STREAM_CHECK)?;
+    Ok(StreamLimits { recheck: recheck.map_or(usual.recheck, |seconds| Duration::from_secs(seconds.into())), ..usual })
 }
 
 /// The origin whose pages may read answers in a browser, as the environment says.
@@ -135,19 +133,16 @@ pub(super) fn cors_origin(variable: &dyn Fn(&str) -> Option<String>) -> Result<O
 }
 
 pub(super) fn log_retention(variable: &dyn Fn(&str) -> Option<String>) -> Result<u32, ConfigError> {
-    let days = number(variable, LOG_RETENTION)?.unwrap_or(LOG_RETENTION_DAYS);
-    if (1..=MAX_AUDIT_DAYS).contains(&days) { Ok(days) } else { Err(ConfigError::OutOfRange(LOG_RETENTION)) }
+    Ok(within(variable, LOG_RETENTION, 1..=MAX_DAYS)?.unwrap_or(LOG_RETENTION_DAYS))
 }
 
 pub(super) fn audit_days(variable: &dyn Fn(&str) -> Option<String>) -> Result<u32, ConfigError> {
-    let days = number(variable, AUDIT_DAYS)?.unwrap_or(DEFAULT_AUDIT_DAYS);
-    if (1..=MAX_AUDIT_DAYS).contains(&days) { Ok(days) } else { Err(ConfigError::OutOfRange(AUDIT_DAYS)) }
+    Ok(within(variable, AUDIT_DAYS, 1..=MAX_DAYS)?.unwrap_or(DEFAULT_AUDIT_DAYS))
 }
 
 pub(super) fn dead_host_after(variable: &dyn Fn(&str) -> Option<String>) -> Result<Duration, ConfigError> {
-    let Some(seconds) = number(variable, DEAD_HOST)? else { return Ok(DEAD_HOST_AFTER) };
-    let can_be = (MIN_DEAD_HOST_AFTER..=MAX_DEAD_HOST_AFTER).contains(&seconds);
-    if can_be { Ok(Duration::from_secs(seconds)) } else { Err(ConfigError::NoSuchWait(DEAD_HOST)) }
+    let seconds = within(variable, DEAD_HOST, MIN_DEAD_HOST_AFTER..=MAX_DEAD_HOST_AFTER)?;
+    Ok(seconds.map_or(DEAD_HOST_AFTER, |seconds| Duration::from_secs(seconds.into())))
 }
 
 pub(super) fn of_process(name: &str) -> Option<String> {
@@ -156,6 +151,20 @@ pub(super) fn of_process(name: &str) -> Option<String> {
 
 pub(super) fn key_cache(variable: &dyn Fn(&str) -> Option<String>) -> Result<Duration, ConfigError> {
     Ok(number(variable, KEY_CACHE_SECONDS)?.map_or(KEY_CACHE, Duration::from_secs))
+}
+
+/// A number that must be in a range.
+fn within(
+    variable: &dyn Fn(&str) -> Option<String>,
+    name: &'static str,
+    range: RangeInclusive<u32>,
+) -> Result<Option<u32>, ConfigError> {
+    match number(variable, name)? {
+        Some(number) if !range.contains(&number) => {
+            Err(ConfigError::OutOfRange { name, least: *range.start(), most: *range.end() })
+        }
+        other => Ok(other),
+    }
 }
 
 fn number<T: FromStr>(variable: &dyn Fn(&str) -> Option<String>, name: &'static str) -> Result<Option<T>, ConfigError> {

@@ -344,6 +344,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn with_no_time_between_its_looks_a_stream_gives_nothing_more_once_its_credential_is_refused() {
+        let mut live = Live::of(Endless::of(100), StreamLimits { recheck: Duration::ZERO, ..limits(60_000, 60_000) });
+        assert_eq!(live.next().await.unwrap(), SSE_BEGIN);
+        assert!(live.next().await.unwrap().starts_with(b"event: log"));
+        // What the same step found is still to be given.
+        assert!(!live.pieces.is_empty());
+        live.feed.refusal = Some("credential");
+        assert_eq!(live.next().await.unwrap(), sse_reconnect("credential", None));
+        assert_eq!(live.next().await, None);
+    }
+
+    #[tokio::test]
     async fn a_reader_that_is_slow_with_what_one_step_found_is_ended_in_time_and_with_its_credential() {
         let revoked = Endless { refusal: Some("credential"), ..Endless::of(100) };
         let limit_ms = 500;

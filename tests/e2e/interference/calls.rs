@@ -46,7 +46,7 @@ pub struct Request {
 
 /// How many of the calls that [`request`] knows both platforms make,
 pub const CALLS: usize = 50;
-/// and how many there are with those that only the other one makes: what they answer is measured, or goes on and on.
+/// and how many there are with those that only the other one makes: what some of them answer is measured, or goes on and on.
 pub const ALL_CALLS: usize = 75;
 /// Where a path has an agent's token.
 pub const AGENT_TOKEN: &str = "AGENT_TOKEN";
