@@ -42,12 +42,12 @@ fn every_route_has_a_line_in_the_matrix_and_every_line_a_route() {
 #[tokio::test]
 async fn every_owner_succeeds_on_every_route_that_serves_their_kind() {
     let world = World::make("owners").await;
-    let shared = world.owned().await;
+    let shared = world.owned(Mode::Test).await;
     let mut succeeded = 0;
     for (route, row) in lines() {
         for (caller, status) in callers(row.statuses, true) {
             // What changes something has a target of its own.
-            let fresh = if route.info.method == "GET" { None } else { Some(world.owned().await) };
+            let fresh = if route.info.method == "GET" { None } else { Some(world.owned(Mode::Test).await) };
             let owned = fresh.as_ref().unwrap_or(&shared);
             let target = &owned.target;
             let client = world.test().with_key(Some(world.credential(caller, owned)));
@@ -81,24 +81,19 @@ async fn every_owner_succeeds_on_every_route_that_serves_their_kind() {
 #[tokio::test]
 async fn what_is_not_the_callers_is_refused_exactly_as_if_it_did_not_exist() {
     let world = World::make("refusals").await;
-    let (live, owned) = tokio::join!(world.target(Mode::Live), world.owned());
-    let (test, live_client) = (world.test(), world.platform.client.clone());
-    let owners = [(&live_client, &live), (&test, &owned.target)];
-    let before = world.state(owners).await;
-    let absent = nothing_of(&owned.target);
-    let malformed = Target { session: "no-id".into(), agent: "no-id".into(), key: "no-id".into(), ..absent.clone() };
+    let (live, test) = tokio::join!(world.owned(Mode::Live), world.owned(Mode::Test));
+    let before = world.state([&live.target, &test.target]).await;
     // Also where the request itself is wrong: the answer tells nothing of what it names.
     let wrong =
         [json!([1]), json!({ "language": 5, "path": 5, "maxAgents": "x", "timeout": "x", "OWN": 5, "name": 5 })];
     let (mut refused, mut compared) = (0, 0);
-    for (route, row) in lines() {
-        let (name, pattern) = (row.route, route.info.pattern.0);
-        for (caller, status) in callers(row.statuses, false) {
-            let credential = world.credential(caller, &owned);
-            let target = if caller == Caller::TestOnLive { &live } else { &owned.target };
-            let (provider, config) = (target.provider.clone(), target.config.clone());
-            let malformed = Target { provider: provider.clone(), ..malformed.clone() };
-            let absent = Target { provider, config, ..absent.clone() };
+    for ((route, row), owned) in lines().flat_map(|line| [(line, &live), (line, &test)]) {
+        let (name, pattern, target) = (row.route, route.info.pattern.0, &owned.target);
+        let absent = nothing_of(target);
+        let no_id = || "no-id".to_owned();
+        let malformed = Target { session: no_id(), agent: no_id(), key: no_id(), ..absent.clone() };
+        for (caller, status) in callers(row.statuses, false).filter(|(caller, _)| caller.calls_for(owned.mode)) {
+            let credential = world.credential(caller, owned);
             let path = target.path(pattern);
             let body = target.body(row.body);
             let foreign = world.ask_with(route, &path, credential, body.as_ref()).await;
@@ -128,11 +123,13 @@ async fn what_is_not_the_callers_is_refused_exactly_as_if_it_did_not_exist() {
             compared += 1;
         }
     }
-    let cells: usize = TABLE.iter().map(|row| callers(row.statuses, false).count()).sum();
+    // Every cell, and but for the two callers who are of the other mode, for live things and for test ones.
+    let cells = lines().flat_map(|(_, row)| callers(row.statuses, false));
+    let cells: usize = cells.map(|(caller, _)| if caller.is_of_other_mode() { 1 } else { 2 }).sum();
     assert_eq!(refused, cells);
-    assert!(compared > 100, "{compared} cells were compared");
-    assert_eq!(world.state(owners).await, before);
-    live_client.terminate(&live.session).await;
+    assert!(compared > 200, "{compared} cells were compared");
+    assert_eq!(world.state([&live.target, &test.target]).await, before);
+    world.platform.client.terminate(&live.target.session).await;
 }
 
 /// What nobody has, beside a target.
@@ -154,39 +151,41 @@ fn nothing_of(target: &Target) -> Target {
 #[tokio::test]
 async fn where_everybody_is_answered_what_they_name_of_somebody_elses_is_as_if_it_did_not_exist() {
     let world = World::make("named").await;
-    let owned = world.owned().await;
-    let absent = nothing_of(&owned.target);
+    let (live, test) = tokio::join!(world.owned(Mode::Live), world.owned(Mode::Test));
     let mut compared = 0;
-    for (name, queries) in NAMING {
+    for ((name, query), owned) in named().flat_map(|named| [(named, &live), (named, &test)]) {
+        let absent = nothing_of(&owned.target);
         let (route, row) = lines().find(|(_, row)| row.route == name).unwrap();
-        for query in queries {
-            let path = |target: &Target| target.path(route.info.pattern.0) + &target.fill(query);
-            let ask = async |caller: Caller, target: &Target| {
-                let credential = world.credential(caller, &owned);
-                let mut answer = world.ask_with(route, &path(target), credential, None).await;
-                // That it says what it was asked for is no difference.
-                answer.text = answer.text.replace(&target.user, "USER");
-                answer.headers.remove("content-length");
-                answer
-            };
-            let callers = callers(row.statuses, true).map(|(caller, _)| caller);
-            // The target is a test one, and theirs.
-            for caller in callers.filter(|caller| caller.is_foreign() && *caller != Caller::TestOnLive) {
-                // Test keys are the live key's as well.
-                if query.contains("$key") && caller == Caller::LiveOnTest {
-                    continue;
-                }
-                assert_same(name, caller, &ask(caller, &owned.target).await, &ask(caller, &absent).await);
-                compared += 1;
+        let path = |target: &Target| target.path(route.info.pattern.0) + &target.fill(query);
+        let ask = async |caller: Caller, target: &Target| {
+            let mut answer = world.ask_with(route, &path(target), world.credential(caller, owned), None).await;
+            // That it says what it was asked for is no difference.
+            answer.text = answer.text.replace(&target.user, "USER");
+            answer.headers.remove("content-length");
+            answer
+        };
+        let callers = callers(row.statuses, true).map(|(caller, _)| caller);
+        for caller in callers.filter(|caller| caller.is_foreign() && caller.calls_for(owned.mode)) {
+            // Test keys are the live key's as well.
+            if query.contains("$key") && caller == Caller::LiveOnTest {
+                continue;
             }
-            // To its owner it is there. A spare key has done nothing, test agents cost nothing, and a stream is not read here.
-            if !query.contains("$key") && name != "usage-user" && !route.info.streams {
-                let (own, none) = (ask(Caller::Own, &owned.target).await, ask(Caller::Own, &absent).await);
-                assert_ne!(own.text, none.text, "{name}{query}");
-            }
+            assert_same(name, caller, &ask(caller, &owned.target).await, &ask(caller, &absent).await);
+            compared += 1;
+        }
+        // To its owner it is there; but test agents cost nothing.
+        if !(name == "usage-user" && owned.mode == Mode::Test) {
+            let (own, none) = (ask(Caller::Own, &owned.target).await, ask(Caller::Own, &absent).await);
+            assert_ne!(own.text, none.text, "{name}{query}");
         }
     }
-    assert!(compared > 30, "{compared} cells were compared");
+    assert!(compared > 60, "{compared} cells were compared");
+    world.platform.client.terminate(&live.target.session).await;
+}
+
+/// What routes that answer to everybody can be asked about somebody's things, each with the route's name.
+fn named() -> impl Iterator<Item = (&'static str, &'static str)> {
+    NAMING.iter().flat_map(|(name, queries)| queries.iter().map(|query| (*name, *query)))
 }
 
 #[track_caller]

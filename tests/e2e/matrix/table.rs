@@ -6,6 +6,7 @@
 //! what the target has.
 
 use serde_json::Value;
+use theazo_tenancy::Mode;
 
 /// What is asked, and what is answered to whom.
 pub struct Row {
@@ -55,6 +56,20 @@ impl Caller {
             | Self::TestOnLive
             | Self::LiveOnTest
             | Self::OtherAgent => true,
+        }
+    }
+
+    /// Whether the target is in the other mode of the same platform.
+    pub fn is_of_other_mode(self) -> bool {
+        matches!(self, Self::TestOnLive | Self::LiveOnTest)
+    }
+
+    /// Whether there can be such a caller for a target in that mode.
+    pub fn calls_for(self, target: Mode) -> bool {
+        match self {
+            Self::TestOnLive => target == Mode::Live,
+            Self::LiveOnTest => target == Mode::Test,
+            _ => true,
         }
     }
 }

@@ -23,14 +23,21 @@ pub struct World {
     pub platform: Platform,
     pub stranger: Platform,
     http: reqwest::Client,
-    sibling: String,
+    test: Others,
+    live: Others,
     other_agent: String,
+}
+
+/// Tokens of sessions that are in a target's mode, and not its own.
+struct Others {
+    sibling: String,
     strangers_session: String,
 }
 
-/// A target in test mode with the credentials that belong to it.
+/// A target with the credentials that belong to it.
 pub struct Owned {
     pub target: Target,
+    pub mode: Mode,
     exec: String,
     read: String,
     agent: String,
@@ -40,30 +47,42 @@ impl World {
     pub async fn make(name: &str) -> Self {
         let stranger = format!("stranger to {name}");
         let (platform, stranger) = tokio::join!(Platform::make(name), Platform::make(&stranger));
-        let test = |platform: &Platform| platform.client.with_key(Some(&platform.test_key));
-        let (own, theirs) = (test(&platform), test(&stranger));
-        let session = own.session("sibling").await;
-        let sibling = mint(&own, &session, json!({})).await;
-        let strangers_session = mint(&theirs, &theirs.session("sibling").await, json!({})).await;
+        let others = async |mode| {
+            let own = by_key(&platform, mode);
+            let theirs = by_key(&stranger, mode);
+            let sibling = mint(&own, &own.session("sibling").await, json!({})).await;
+            let strangers_session = mint(&theirs, &theirs.session("sibling").await, json!({})).await;
+            Others { sibling, strangers_session }
+        };
+        let (test, live) = (others(Mode::Test).await, others(Mode::Live).await);
+        let own = by_key(&platform, Mode::Test);
+        let session = own.session("another agent's").await;
         let other_agent = own.boot(&session, json!({})).await;
         let other_agent = agent_token(&platform.id, &session, &other_agent).await;
         let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
-        Self { platform, stranger, http, sibling, other_agent, strangers_session }
+        Self { platform, stranger, http, test, live, other_agent }
     }
 
     /// The platform by its test key.
     pub fn test(&self) -> Client {
-        self.platform.client.with_key(Some(&self.platform.test_key))
+        by_key(&self.platform, Mode::Test)
     }
 
     /// A session with everything that a path or a body can name.
     pub async fn target(&self, mode: Mode) -> Target {
         static MADE: AtomicUsize = AtomicUsize::new(0);
-        let client = if mode == Mode::Live { self.platform.client.clone() } else { self.test() };
+        let client = by_key(&self.platform, mode);
         let prefix = mode.as_str().to_uppercase();
         let user = format!("user-{}", MADE.fetch_add(1, Ordering::Relaxed));
         let session = client.session(&user).await;
-        client.set_secrets(&session, json!({ "OWN": SESSIONS_VALUE })).await;
+        let key = client.post("/v1/api-keys", json!({ "name": "spare", "environment": mode.as_str() })).await;
+        let key = key.expect(201);
+        // It has done something, which shows in the audit trail.
+        let spare = client.with_key(Some(key["key"].as_str().unwrap()));
+        // Names that are nowhere else, so that those of the other mode are none of this one's.
+        let secret = format!("{prefix}_OWN");
+        spare.set_secrets(&session, json!({ &secret: SESSIONS_VALUE })).await;
+        let key = key["id"].as_str().unwrap().to_owned();
         let (shared, credential) = (format!("{prefix}_SHARED"), format!("{prefix}_CREDENTIAL"));
         client.post("/v1/secrets", json!({ &shared: "a shared value", &credential: "a credential" })).await.expect(204);
         let config = match mode {
@@ -74,44 +93,47 @@ impl World {
         // The other mode has another one, so that the name of one names nothing in the other.
         let provider = if mode == Mode::Live { "fly" } else { "e2b" };
         client.call("PUT", &format!("/v1/providers/{provider}"), Some(&body)).await.expect(200);
-        let agent = client.boot(&session, json!({ "secrets": ["OWN"] })).await;
+        let agent = client.boot(&session, json!({ "secrets": [secret] })).await;
         let file = json!({ "path": "/data/kept", "data": "kept" });
         client.post(&format!("/v1/agents/{agent}/files"), file).await.expect(204);
-        let key = client.post("/v1/api-keys", json!({ "name": "spare", "environment": mode.as_str() })).await;
-        let key = key.expect(201)["id"].as_str().unwrap().to_owned();
-        let (secret, provider) = ("OWN".to_owned(), provider.to_owned());
+        let provider = provider.to_owned();
         let config = config.to_string();
         Target { session, agent, key, secret, shared, credential, provider, config, user }
     }
 
-    /// A target in test mode with its credentials.
-    pub async fn owned(&self) -> Owned {
-        let (test, target) = (self.test(), self.target(Mode::Test).await);
-        let exec = mint(&test, &target.session, json!({})).await;
-        let read = mint(&test, &target.session, json!({ "permissions": ["read"] })).await;
-        let agent = agent_token(&self.platform.id, &target.session, &target.agent).await;
-        Owned { target, exec, read, agent }
+    /// A target with its credentials.
+    pub async fn owned(&self, mode: Mode) -> Owned {
+        let (client, target) = (by_key(&self.platform, mode), self.target(mode).await);
+        let exec = mint(&client, &target.session, json!({})).await;
+        let read = mint(&client, &target.session, json!({ "permissions": ["read"] })).await;
+        let agent = match mode {
+            Mode::Test => agent_token(&self.platform.id, &target.session, &target.agent).await,
+            Mode::Live => client.steal_token(&target.agent).await,
+        };
+        Owned { target, mode, exec, read, agent }
     }
 
     /// The credential with which that caller calls for that target.
     pub fn credential<'a>(&'a self, caller: Caller, owned: &'a Owned) -> &'a str {
+        let others = if owned.mode == Mode::Live { &self.live } else { &self.test };
         match caller {
-            Caller::Own | Caller::TestOnLive => &self.platform.test_key,
+            Caller::Own => key(&self.platform, owned.mode),
+            Caller::TestOnLive => &self.platform.test_key,
             Caller::LiveOnTest => &self.platform.live_key,
-            Caller::Stranger => &self.stranger.test_key,
+            Caller::Stranger => key(&self.stranger, owned.mode),
             Caller::Exec => &owned.exec,
             Caller::Read => &owned.read,
-            Caller::Sibling => &self.sibling,
-            Caller::StrangersSession => &self.strangers_session,
+            Caller::Sibling => &others.sibling,
+            Caller::StrangersSession => &others.strangers_session,
             Caller::Agent => &owned.agent,
             Caller::OtherAgent => &self.other_agent,
         }
     }
 
     /// Everything that the owners can see, to find out whether somebody else changed anything.
-    pub async fn state(&self, targets: [(&Client, &Target); 2]) -> Vec<String> {
+    pub async fn state(&self, [live, test]: [&Target; 2]) -> Vec<String> {
         let mut seen = Vec::new();
-        for (client, target) in targets {
+        for (client, target) in [(self.platform.client.clone(), live), (self.test(), test)] {
             let (session, agent) = (&target.session, &target.agent);
             for path in [
                 format!("/v1/sessions/{session}"),
@@ -157,8 +179,10 @@ impl World {
             }
             let headers = answer.headers().iter();
             let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
-            // A stream that has begun says all that is of interest here.
-            let text = if route.info.streams && status < 300 { String::new() } else { answer.text().await.unwrap() };
+            let text = match route.info.streams && status < 300 {
+                true => beginning(answer).await,
+                false => answer.text().await.unwrap(),
+            };
             check_query(route.info.method, &path, status, &text);
             return Answer { status, headers, text };
         }
@@ -169,6 +193,24 @@ impl World {
     pub async fn ask_with(&self, route: &Route, path: &str, credential: &str, body: Option<&Value>) -> Answer {
         self.ask(route, path, Some(&format!("Bearer {credential}")), body.map(Value::to_string)).await
     }
+}
+
+fn key(platform: &Platform, mode: Mode) -> &str {
+    if mode == Mode::Live { &platform.live_key } else { &platform.test_key }
+}
+
+/// A platform by its key of that mode.
+fn by_key(platform: &Platform, mode: Mode) -> Client {
+    platform.client.with_key(Some(key(platform, mode)))
+}
+
+/// What a stream gives of what there is already.
+async fn beginning(mut answer: reqwest::Response) -> String {
+    let mut text = Vec::new();
+    while let Ok(Ok(Some(chunk))) = tokio::time::timeout(Duration::from_millis(500), answer.chunk()).await {
+        text.extend_from_slice(&chunk);
+    }
+    String::from_utf8(text).unwrap()
 }
 
 /// What a header holds, as a part of a path.
