@@ -3,6 +3,7 @@
 use crate::harness::{Client, Platform, UNHEARD_OF};
 use serde_json::{Value, json};
 use std::collections::HashSet;
+use theazo_functions::routes::ROUTES;
 
 async fn make_sessions(client: &Client, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
@@ -101,6 +102,46 @@ async fn a_cursor_works_only_for_the_list_that_gave_it() {
         let changed = String::from_utf8(changed).unwrap();
         let answer = client.get(&format!("/v1/sessions?status=active&cursor={changed}")).await;
         assert_eq!(answer.expect_error(400, "invalid_request")["details"]["field"], "cursor", "character {index}");
+    }
+}
+
+#[tokio::test]
+async fn no_list_takes_the_cursor_of_another_list_platform_or_mode() {
+    let platform = Platform::make("cursors of all lists").await;
+    let stranger = Platform::make("thief of all cursors").await;
+    let test = platform.client.with_key(Some(&platform.test_key));
+    let strangers_test = stranger.client.with_key(Some(&stranger.test_key));
+    let session = make_sessions(&test, 2).await.remove(0);
+    for _ in 0..2 {
+        test.boot(&session, json!({})).await;
+    }
+    test.post("/v1/api-keys", json!({ "name": "second", "environment": "test" })).await.expect(201);
+    let paged = ROUTES.iter().filter(|route| route.info.query.contains(&"cursor"));
+    let path = |pattern: &str| pattern.replace("{id}", &session);
+    let paths: Vec<String> = paged.map(|route| path(route.info.pattern.0)).collect();
+    assert!(paths.len() > 5, "{paths:?}");
+    let mut cursors = Vec::new();
+    for path in &paths {
+        let page = test.get(&format!("{path}?limit=1")).await.expect(200);
+        assert_eq!(page["hasMore"], true, "{path}");
+        cursors.push(page["cursor"].as_str().unwrap().to_owned());
+    }
+    for (path, own) in paths.iter().zip(&cursors) {
+        for cursor in &cursors {
+            let path = format!("{path}?cursor={cursor}");
+            if cursor == own {
+                test.get(&path).await.expect(200);
+                // A session that is not theirs has no list of theirs.
+                let status = if path.contains(&session) { 404 } else { 400 };
+                for other in [&platform.client, &stranger.client, &strangers_test] {
+                    let refused = other.get(&path).await;
+                    assert_eq!(refused.status, status, "{path}: {refused:?}");
+                    assert!(status == 404 || refused.json()["error"]["details"]["field"] == "cursor", "{refused:?}");
+                }
+            } else {
+                test.get(&path).await.expect_invalid("cursor");
+            }
+        }
     }
 }
 
