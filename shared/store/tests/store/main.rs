@@ -6,6 +6,7 @@
 //!   promise of the store.
 //! - `credentials`, `rate_limits`, `replays`: who is let in, how often, and what they are told twice.
 //! - `metering`, `metering_totals`, `metrics`: what agents cost, and how they do, at a clock of the test's own.
+//! - `suspension`: what the operator says of a platform.
 //! - `log_entries`, `state_log`: who reads what of the log, and what is in it of each change.
 //! - `reader` reads the rows in another language.
 //! - `audit`: the trail that every change leaves.
@@ -51,3 +52,4 @@ mod silence;
 mod simulated_disk;
 mod state_log;
 mod support;
+mod suspension;

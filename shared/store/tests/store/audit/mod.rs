@@ -14,7 +14,7 @@ use theazo_store::{AuditEntry, AuditFilter, AuditLog};
 use theazo_tenancy::ReadScope;
 
 /// Every entry that the filter lets through, newest first.
-async fn trail(world: &World, scope: &ReadScope, filter: &AuditFilter) -> Vec<AuditEntry> {
+pub async fn trail(world: &World, scope: &ReadScope, filter: &AuditFilter) -> Vec<AuditEntry> {
     let log = AuditLog::new(world.table.clone());
     walk(100, async |page| log.list(scope, filter, &page).await).await.0
 }
