@@ -2,11 +2,12 @@
 //! held to them by the transaction that starts it.
 
 use crate::agents::{Sandboxes, lifecycle};
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use theazo_http::ApiError;
 use theazo_store::{Agent, Agents, Reached, Session, SessionStatus, Sessions, now_ms};
-use theazo_tenancy::{SessionId, TenantScope};
+use theazo_tenancy::{AgentId, SessionId, TenantScope};
 use tokio::sync::OnceCell;
 
 /// What one run has read of sessions, so that each is read once however many agents it has.
@@ -17,7 +18,10 @@ type Known = Arc<OnceCell<Option<Watched>>>;
 
 struct Watched {
     session: Session,
+    /// By which none of its agents may run on.
     reached: Option<Reached>,
+    /// By which these may not, where more run than may.
+    crowded: Option<(Reached, HashSet<AgentId>)>,
 }
 
 impl Watch {
@@ -40,8 +44,9 @@ impl Watch {
         };
         let watched = known.get_or_try_init(|| watch(scope, &agent.session, sessions, agents)).await?;
         // What a terminated session has left is ended by the session's own item.
-        let Some(Watched { session, reached }) = watched else { return Ok(false) };
-        match agent.cost_cap_reached(now_ms()).or(*reached) {
+        let Some(Watched { session, reached, crowded }) = watched else { return Ok(false) };
+        let crowded = crowded.as_ref().filter(|(_, agents)| agents.contains(&agent.id)).map(|(reached, _)| *reached);
+        match agent.cost_cap_reached(now_ms()).or(*reached).or(crowded) {
             Some(reached) => {
                 hold(scope, agent, reached, agents, sandboxes).await?;
                 Ok(true)
@@ -68,7 +73,19 @@ async fn watch(
     let (counters, live) =
         futures_util::future::try_join(sessions.counters(&own), agents.unsettled_of_session(&own)).await?;
     let reached = session.limits.reached(&counters.used(&session, &live, now_ms()));
-    Ok(Some(Watched { session, reached }))
+    let crowded = crowded(session.limits.max_agents, &live);
+    Ok(Some(Watched { session, reached, crowded }))
+}
+
+/// The agents that run beyond how many may, since the limit was lowered: the youngest, so that who came first stays.
+fn crowded(max: Option<u32>, live: &[Agent]) -> Option<(Reached, HashSet<AgentId>)> {
+    let max = max?;
+    let mut placed: Vec<&Agent> = live.iter().filter(|agent| agent.status.takes_place()).collect();
+    let used = placed.len();
+    let beyond = used.checked_sub(usize::try_from(max).ok()?).filter(|beyond| *beyond > 0)?;
+    placed.sort_unstable_by_key(|agent| Reverse((agent.created_at_ms, agent.id.to_string())));
+    let reached = Reached { limit: "maxAgents", used: u64::try_from(used).unwrap_or(u64::MAX), max: max.into() };
+    Some((reached, placed.into_iter().take(beyond).map(|agent| agent.id.clone()).collect()))
 }
 
 /// Pauses an agent that may not run on: its files stay, and it can be resumed when the limit is raised.

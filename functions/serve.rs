@@ -58,6 +58,7 @@ pub async fn serve(
     let (outcome, trips) = async {
         let handling = async {
             let (route, params) = route.ok_or_else(ApiError::not_found)?;
+            tracing::trace!("begins");
             let Incoming { source_ip, mut raw_path, raw_query, headers, body, .. } = incoming;
             if route.info.has_credential_in_path() {
                 // Nothing needs such a path any more, and what is not kept cannot be written down.

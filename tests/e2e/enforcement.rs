@@ -191,6 +191,42 @@ async fn a_limit_that_is_set_while_agents_run_pauses_them_in_the_next_run() {
 }
 
 #[tokio::test]
+async fn where_fewer_agents_may_run_than_do_the_youngest_are_paused_until_there_is_place_again() {
+    let own = still().await;
+    let bed = Priced::on(&own.stack, "fewer", 0).await.with_test_key();
+    let session = bed.session(json!({ "maxAgents": 3 })).await;
+    let mut agents = Vec::new();
+    for _ in 0..3 {
+        agents.push(bed.agent(&session, json!({})).await);
+        // Those of one millisecond have no order.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(bed.reconcile().await.over_limit, 0);
+    let at_most = async |max: u64| {
+        let limits = json!({ "maxAgents": max });
+        assert_eq!(bed.call("PATCH", &format!("/v1/sessions/{session}/limits"), limits).await.0, 200);
+    };
+    let status = async |agent: &str| bed.get(&format!("/v1/agents/{agent}/status")).await["status"].clone();
+    at_most(1).await;
+    assert_eq!(bed.reconcile().await.over_limit, 2);
+    for agent in &agents[1..] {
+        is_paused_by(&bed, &session, agent, "maxAgents", 1).await;
+    }
+    assert_eq!(status(&agents[0]).await, "ready");
+    assert_eq!(bed.reconcile().await.over_limit, 0, "as many run as may");
+    at_most(2).await;
+    assert_eq!(bed.call("POST", &format!("/v1/agents/{}/resume", agents[2]), Value::Null).await.0, 200);
+    assert_eq!(bed.reconcile().await.over_limit, 0);
+    at_most(0).await;
+    assert_eq!(bed.reconcile().await.over_limit, 2);
+    for agent in &agents {
+        assert_eq!(status(agent).await, "paused");
+    }
+    bed.terminate(&session).await;
+    own.stop().await;
+}
+
+#[tokio::test]
 async fn an_agent_at_its_limit_is_ended_where_its_provider_refuses_to_pause_it_or_has_lost_it() {
     let own = still().await;
     let bed = Priced::on(&own.stack, "cannot pause", 0).await;

@@ -327,6 +327,7 @@ fn in_the_process(bed: &Bed) {
     for told in ["agents-create", "secrets-set", "agents-exec", "answered"] {
         assert!(output.contains(told), "the log must tell of {told}");
     }
+    assert!(output.contains("TRACE") && output.contains("begins"), "not all that can be logged was");
     let environment = std::fs::read(format!("/proc/{}/environ", bed.process.id())).unwrap();
     assert!(environment.windows(14).any(|part| part == b"RUST_LOG=trace"), "the environment is not the process's");
     bed.is_not_in("the process's environment", environment);

@@ -98,6 +98,7 @@ where
 mod tests {
     use super::*;
     use std::process::Command;
+    use std::sync::{Arc, Mutex};
 
     /// A process that is this test, and is to panic.
     const PANICS: &str = "THEAZO_TEST_PANICS";
@@ -120,5 +121,58 @@ mod tests {
         assert_eq!((&lines[0]["message"], &lines[0]["level"]), (&"a panic".into(), &"ERROR".into()));
         assert!(lines[0]["file"].as_str().unwrap().ends_with("logging.rs") && lines[0]["line"].is_u64(), "{log}");
         assert!(!log.contains("s3cret") && !log.contains("a value"), "{log}");
+    }
+
+    /// Where lines are kept.
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn whoever_wants_everything_gets_our_finest_lines_and_none_of_the_crates_that_would_print_bodies() {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let subscriber = make_subscriber(LogFormat::Json, EnvFilter::new("trace"), move || writer.clone());
+        let mut capped = 0;
+        macro_rules! tell {
+            ($($target:literal),+) => {
+                $(
+                    assert!(CAPPED.iter().any(|name| $target.starts_with(name)), $target);
+                    tracing::debug!(target: $target, "a body");
+                    tracing::trace!(target: $target, "a body");
+                    tracing::info!(target: $target, "a word");
+                    capped += 1;
+                )+
+            };
+        }
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::trace!("ours");
+            tell!(
+                "bollard::docker",
+                "aws_smithy_runtime",
+                "hyper::proto",
+                "h2::codec",
+                "rustls::client",
+                "reqwest::connect",
+                "dynoxide",
+                "axum::serve",
+                "tower::buffer",
+                "lambda_runtime"
+            );
+        });
+        assert_eq!(capped, CAPPED.len(), "each of them is tried");
+        let log = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        assert!(log.contains("\"TRACE\"") && log.contains("ours"), "{log}");
+        assert!(!log.contains("a body"), "{log}");
+        assert_eq!(log.matches("a word").count(), capped, "{log}");
     }
 }

@@ -185,8 +185,8 @@ impl Limits {
         self.max_cost.is_some() || self.max_compute_minutes.is_some()
     }
 
-    /// The first limit by which nothing may run any more. That of agents is not among them: those that there are, may
-    /// stay.
+    /// The first limit by which nothing may run any more. That of agents is not among them: where it was lowered, as many
+    /// as may run go on.
     pub fn reached(&self, figures: &Figures) -> Option<Reached> {
         let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
         let cost = self.max_cost.and_then(|max| {

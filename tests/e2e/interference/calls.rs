@@ -94,7 +94,8 @@ pub fn request(step: Step, things: &Things) -> Request {
         18 => ("GET", of_session("/agents"), None),
         19 | 20 => ("GET", of_agent(""), None),
         21 => ("GET", of_agent("/status"), None),
-        22 => ("PATCH", of_session("/limits"), Some(json!({ "maxAgents": variant }))),
+        // Never fewer than run: reconciling, which is anybody's, would pause some.
+        22 => ("PATCH", of_session("/limits"), Some(json!({ "maxAgents": 20 + variant }))),
         23 => ("GET", of_session("/limits"), None),
         24 => ("GET", of_session("/usage"), None),
         25 => ("POST", of_session("/terminate"), None),

@@ -77,6 +77,11 @@ impl Side {
         let token = minted["token"].as_str().unwrap().to_owned();
         let body = if mode == Mode::Live { json!({ "provider": "e2b" }) } else { json!({}) };
         let agents = vec![client.boot(&sessions[0], body.clone()).await, client.boot(&sessions[1], body).await];
+        // What only the other one makes and takes away while they run, both have from the start.
+        for agent in &agents {
+            let of_agent = format!("/v1/agents/{agent}/checkpoints");
+            client.post(&of_agent, json!({ "phase": "begun", "progress": 5 })).await.expect(201);
+        }
         let spare = client.post("/v1/api-keys", json!({ "name": "spare", "environment": "test" })).await.expect(201);
         let keys = vec![spare["id"].as_str().unwrap().to_owned()];
         let things = Things { mode, platform: platform.id, sessions, agents, keys, reporter: None };

@@ -6,7 +6,7 @@
 //!   promise of the store.
 //! - `credentials`, `rate_limits`, `replays`: who is let in, how often, and what they are told twice.
 //! - `metering`, `metering_totals`, `metrics`: what agents cost, and how they do, at a clock of the test's own.
-//! - `suspension`: what the operator says of a platform.
+//! - `suspension`: what the operator says of a platform; `ahead`: what is read for callers who have proven nothing.
 //! - `log_entries`, `state_log`: who reads what of the log, and what is in it of each change.
 //! - `reader` reads the rows in another language.
 //! - `audit`: the trail that every change leaves.
@@ -17,6 +17,7 @@
 
 mod agent_tokens;
 mod agents;
+mod ahead;
 mod audit;
 mod checkpoints;
 mod conflicts;
