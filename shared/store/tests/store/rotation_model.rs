@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use theazo_store::{
     Agent, AgentCopies, KeyRing, NewAgent, PlatformRotation, ReplayMode, Restore, Retirement, RootProgress,
-    RootRotation, ScopeState, SealedSecrets, SecretNames, SecretOpener, SecretSealer, SecretSelection, SecretTarget, Session,
-    StoreError, Table, now_ms,
+    RootRotation, ScopeState, SealedSecrets, SecretNames, SecretOpener, SecretSealer, SecretSelection, SecretTarget,
+    Session, StoreError, Table, now_ms,
 };
 use theazo_tenancy::TenantScope;
 use theazo_vault::SecretValue;
@@ -28,13 +28,31 @@ const LEAST_ORDERS: u32 = 8;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Set { of: usize, name: usize, value: u16 },
-    Delete { of: usize, name: usize },
-    /// Reads what the next set or delete of that scope starts from, which is out of date by then.
-    Read { of: usize },
-    Boot { session: usize },
-    List { of: usize },
-    Load { session: usize },
+    /// A late one goes on from what was read before, of that scope then, which others may have changed meanwhile.
+    Set {
+        of: usize,
+        name: usize,
+        value: u16,
+        late: bool,
+    },
+    Delete {
+        of: usize,
+        name: usize,
+        late: bool,
+    },
+    /// Reads what a late set or delete starts from.
+    Read {
+        of: usize,
+    },
+    Boot {
+        session: usize,
+    },
+    List {
+        of: usize,
+    },
+    Load {
+        session: usize,
+    },
     OpenLoaded,
     BeginRoot,
     AdvanceRoot,
@@ -47,11 +65,12 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = (Step, Option<Crash>)> {
-    let (of, name) = (0..3_usize, 0..NAMES.len());
+    let (of, name, late) = (0..3_usize, 0..NAMES.len(), prop::bool::weighted(0.3));
     let step = prop_oneof![
-        5 => (of.clone(), name.clone(), any::<u16>()).prop_map(|(of, name, value)| Step::Set { of, name, value }),
-        2 => (of.clone(), name).prop_map(|(of, name)| Step::Delete { of, name }),
-        3 => of.clone().prop_map(|of| Step::Read { of }),
+        6 => (of.clone(), name.clone(), any::<u16>(), late.clone())
+            .prop_map(|(of, name, value, late)| Step::Set { of, name, value, late }),
+        3 => (of.clone(), name, late).prop_map(|(of, name, late)| Step::Delete { of, name, late }),
+        4 => of.clone().prop_map(|of| Step::Read { of }),
         2 => (0..2_usize).prop_map(|session| Step::Boot { session }),
         1 => of.prop_map(|of| Step::List { of }),
         2 => (0..2_usize).prop_map(|session| Step::Load { session }),
@@ -80,6 +99,13 @@ struct Backup {
     agents: Vec<(Agent, Values)>,
 }
 
+/// What was read and is gone on from later, with the values there were then.
+#[derive(Default)]
+struct Held {
+    loaded: Option<(usize, SealedSecrets, Values)>,
+    read: Option<(usize, ScopeState, Values)>,
+}
+
 struct Model {
     world: World,
     gate: Gate,
@@ -89,9 +115,7 @@ struct Model {
     sessions: [Session; 2],
     values: [Values; 3],
     agents: Vec<(Agent, Values)>,
-    loaded: Option<(usize, SealedSecrets, Values)>,
-    /// What a set or delete is to start from, and the values there were then.
-    read: Option<(usize, ScopeState, Values)>,
+    held: Held,
     backup: Option<Backup>,
     /// By scope and name, up to which version it was deleted: the ledger's content.
     deleted: BTreeMap<(usize, String), u64>,
@@ -111,23 +135,8 @@ impl Model {
         let sessions = [world.session(&scope).await, world.session(&scope).await];
         let warm = world.cold_keys(HOUR);
         let (values, agents, now_ms) = (Default::default(), Vec::new(), now_ms());
-        let (loaded, read, backup, deleted, deleting) = (None, None, None, BTreeMap::new(), 0);
-        Self {
-            world,
-            gate,
-            table,
-            scope,
-            sessions,
-            values,
-            agents,
-            loaded,
-            read,
-            backup,
-            deleted,
-            deleting,
-            warm,
-            now_ms,
-        }
+        let (held, backup, deleted, deleting) = (Held::default(), None, BTreeMap::new(), 0);
+        Self { world, gate, table, scope, sessions, values, agents, held, backup, deleted, deleting, warm, now_ms }
     }
 
     fn target(&self, of: usize) -> SecretTarget {
@@ -149,6 +158,7 @@ impl Model {
     }
 
     async fn take(&mut self, step: &Step, crash: Option<Crash>) {
+        let step = &self.aimed(step);
         self.gate.set(crash);
         let done = self.try_step(step).await;
         self.gate.set(None);
@@ -159,20 +169,29 @@ impl Model {
         self.check(step, done.is_err()).await;
     }
 
+    /// A late step is of the scope that was read.
+    fn aimed(&self, step: &Step) -> Step {
+        let mut step = step.clone();
+        if let Step::Set { of, late: true, .. } | Step::Delete { of, late: true, .. } = &mut step {
+            *of = self.held.read.as_ref().map_or(*of, |(whose, ..)| *whose);
+        }
+        step
+    }
+
     async fn try_step(&mut self, step: &Step) -> Result<(), StoreError> {
         match *step {
-            Step::Set { of, name, value } => {
+            Step::Set { of, name, value, late } => {
                 let sealer = SecretSealer::new(self.table.clone(), self.warm.clone());
                 let (target, value) = (self.target(of), format!("value {value:05}"));
-                let (read, _) = self.read(&sealer, of).await?;
+                let (read, _) = self.read(&sealer, of, late).await?;
                 sealer.set(&self.scope, &target, read, &[secret(NAMES[name], &value)]).await?;
                 self.values[of].insert(NAMES[name].into(), value);
             }
-            Step::Delete { of, name } => {
+            Step::Delete { of, name, late } => {
                 let versions = self.world.versions(&self.scope, &self.target(of)).await;
                 self.deleting = versions.get(NAMES[name]).copied().unwrap_or(0);
                 let sealer = SecretSealer::new(self.table.clone(), self.warm.clone());
-                let (read, then) = self.read(&sealer, of).await?;
+                let (read, then) = self.read(&sealer, of, late).await?;
                 match sealer.delete(&self.scope, &self.target(of), read, NAMES[name]).await {
                     Ok(()) => self.note_deleted(of, NAMES[name]),
                     // As if it had come when that was read.
@@ -182,10 +201,12 @@ impl Model {
                     Err(error) => return Err(error),
                 }
             }
-            Step::Read { of } => {
+            Step::Read { of } if self.held.read.is_none() => {
                 let sealer = SecretSealer::new(self.table.clone(), self.warm.clone());
-                self.read = Some((of, sealer.load(&self.scope, &self.target(of)).await?, self.values[of].clone()));
+                self.held.read = Some((of, sealer.load(&self.scope, &self.target(of)).await?, self.values[of].clone()));
             }
+            // What was read stays until it is gone on from, the later the better.
+            Step::Read { .. } => {}
             Step::Boot { session } if self.agents.len() < 3 => self.boot(session).await?,
             Step::Boot { .. } => {}
             Step::List { of } => {
@@ -195,10 +216,10 @@ impl Model {
             Step::Load { session } => {
                 let opener = SecretOpener::new(self.table.clone(), self.warm.clone());
                 let sealed = opener.load(&self.scope, &self.sessions[session].id).await?;
-                self.loaded = Some((session, sealed, self.expected(session)));
+                self.held.loaded = Some((session, sealed, self.expected(session)));
             }
             Step::OpenLoaded => {
-                let Some((session, sealed, then)) = &self.loaded else { return Ok(()) };
+                let Some((session, sealed, then)) = &self.held.loaded else { return Ok(()) };
                 let opener = SecretOpener::new(self.table.clone(), ring(&self.world, &self.table));
                 let opened = opener.open(&self.scope, sealed, &SecretSelection::All, now_ms()).await?;
                 let opened: Values = opened.into_iter().map(|one| (one.booted.name, shown(&one.value))).collect();
@@ -226,11 +247,11 @@ impl Model {
         Ok(())
     }
 
-    /// What a set or delete of a scope starts from: what was read of it before, if it was, and else what is there now.
-    async fn read(&mut self, sealer: &SecretSealer, of: usize) -> Result<(ScopeState, Values), StoreError> {
-        match self.read.take() {
-            Some((whose, read, then)) if whose == of => Ok((read, then)),
-            _ => Ok((sealer.load(&self.scope, &self.target(of)).await?, self.values[of].clone())),
+    /// What a set or delete of a scope starts from, and the values there were then.
+    async fn read(&mut self, sealer: &SecretSealer, of: usize, late: bool) -> Result<(ScopeState, Values), StoreError> {
+        match self.held.read.take_if(|_| late) {
+            Some((_, read, then)) => Ok((read, then)),
+            None => Ok((sealer.load(&self.scope, &self.target(of)).await?, self.values[of].clone())),
         }
     }
 
@@ -259,7 +280,7 @@ impl Model {
                 deleted.is_none_or(|up_to| backup.versions[of][name] > *up_to)
             });
         }
-        (self.loaded, self.read) = (None, None);
+        self.held = Held::default();
         self.warm = self.world.cold_keys(HOUR);
     }
 
@@ -289,7 +310,7 @@ impl Model {
         if let (true, Step::Restore) = (crashed, step) {
             self.replay(&self.world.table).await.unwrap();
         }
-        if let (true, Step::Set { of, name, .. } | Step::Delete { of, name }) = (crashed, step) {
+        if let (true, Step::Set { of, name, .. } | Step::Delete { of, name, .. }) = (crashed, step) {
             let before = self.values[*of].get(NAMES[*name]).cloned();
             let after = match step {
                 Step::Set { value, .. } => Some(format!("value {value:05}")),
