@@ -1,6 +1,6 @@
 //! `kill -9` of the whole control plane at any point: what was acknowledged stays, what was not leaves nothing.
 
-use crate::harness::{Client, Process, make_canary, sha256};
+use crate::harness::{Client, Process, make_canary, scan_everything, sha256};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -215,6 +215,11 @@ async fn a_session_end_that_a_kill_interrupted_is_finished_by_the_next_start() {
         let client = process.client();
         assert_eq!(client.get(&path).await.expect(200)["status"], "terminated");
         assert_eq!(client.get(&format!("{path}/secrets")).await.expect(200), json!([]));
+        // What the API lists are names. Of the values themselves, none may lie on.
+        let of_session = format!("#{session}#values");
+        let partitions = scan_everything(&process.table_url()).await.partitions;
+        assert!(partitions.iter().any(|partition| partition.contains(&session)), "the table was not read");
+        assert!(!partitions.iter().any(|partition| partition.ends_with(&of_session)), "{partitions:?}");
         let listed = agents_of(&client, &session).await;
         assert!(listed.len() == 2 && listed.iter().all(|(_, status)| status == "completed"), "{listed:?}");
         assert_consistent(&process, &session, 0).await;

@@ -14,6 +14,7 @@
 mod harness;
 
 mod audit;
+mod bench_vault;
 mod bootstraps;
 mod breach_table;
 mod breaches;

@@ -306,11 +306,14 @@ async fn details_have_exactly_the_fields_of_the_contract() {
         expected["expiresAt"] = json!("2999-01-01T00:00:00.000Z");
         expected["expired"] = json!(false);
         assert_eq!(expiring, &expected);
-        // A set without an expiry takes the old one away.
+        // A set without an expiry takes the old one away. Times are told by the millisecond.
+        tokio::time::sleep(Duration::from_millis(5)).await;
         client.post(&secrets, json!({ "EXPIRING": "y" })).await.expect(204);
         let again = client.get(&format!("{secrets}?details=true")).await.expect(200)[0].clone();
         assert_eq!((&again["name"], &again["version"]), (&json!("EXPIRING"), &json!(2)));
         assert_eq!((&again["expiresAt"], &again["createdAt"]), (&json!(null), &expiring["createdAt"]));
+        let updated = |row: &Value| theazo_http::parse_time_ms(row["updatedAt"].as_str().unwrap()).unwrap();
+        assert!(updated(&again) > updated(expiring), "{again} after {expiring}");
     }
 }
 

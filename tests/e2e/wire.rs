@@ -155,6 +155,17 @@ impl Tapped {
         self.engine.wires().iter().filter_map(|wire| self.search_engine(wire, printed)).collect()
     }
 
+    /// Fails if a platform's credential for its provider, which is sent past all of these, is on one of them.
+    fn search_for(&self, credential: &Canary) {
+        for (service, tap) in [("the table", &self.table), ("the key service", &self.kms), ("Docker", &self.engine)] {
+            for wire in tap.wires() {
+                credential.is_not_in(&format!("what was sent to {service}"), &wire.sent);
+                credential.is_not_in(&format!("what {service} sent"), &wire.received);
+            }
+        }
+        credential.is_not_in("the log", self.log.bytes());
+    }
+
     fn search_engine(&self, wire: &Wire, printed: bool) -> Option<String> {
         // A connection that carries a stream carries nothing after it: what was sent before the stream is requests.
         let (requests, stream, exec) = split_stream(&wire.sent);

@@ -64,6 +64,9 @@ enum EmulatorOf {
 enum Bench {
     /// Sealing, opening, a session's secrets as an agent gets them, and masking.
     Vault {
+        /// Samples of sealing and opening, and fewer of what takes longer.
+        #[arg(long, default_value_t = bench::vault::Effort::FULL.samples)]
+        samples: usize,
         /// Also write the figures to this file.
         #[arg(long)]
         json: Option<PathBuf>,
@@ -137,7 +140,7 @@ async fn main() -> ExitCode {
         Some(Command::Quickstart { provider }) => quickstart::run(provider, Through::Server).await,
         Some(Command::Lambda) => quickstart::run(On::Docker, Through::LambdaWatch).await,
         Some(Command::Template) => update_template(),
-        Some(Command::Bench(Bench::Vault { json })) => measure_vault(json).await,
+        Some(Command::Bench(Bench::Vault { samples, json })) => measure_vault(samples, json).await,
         Some(Command::Bench(Bench::Api { rows, json })) => measure_api(rows, json).await,
         Some(Command::Bench(Bench::Agents { provider, agents, json })) => measure_agents(provider, agents, json).await,
         Some(Command::Openapi) => write_openapi(),
@@ -168,8 +171,8 @@ fn update_template() -> Result<(), Failure> {
     Ok(())
 }
 
-async fn measure_vault(json: Option<PathBuf>) -> Result<(), Failure> {
-    bench::vault::run(bench::vault::Effort::FULL).await?.publish(json.as_deref())
+async fn measure_vault(samples: usize, json: Option<PathBuf>) -> Result<(), Failure> {
+    bench::vault::run(bench::vault::Effort::of(samples)).await?.publish(json.as_deref())
 }
 
 async fn measure_api(rows: usize, json: Option<PathBuf>) -> Result<(), Failure> {

@@ -1,6 +1,7 @@
 //! The automaton that finds where a needle may begin.
 
 use crate::needle::{Form, Needle, PREFIX, Unit};
+use crate::steps::{Work, note};
 use aho_corasick::automaton::{Automaton, StateID};
 use aho_corasick::nfa::contiguous::NFA;
 use aho_corasick::{Anchored, MatchKind};
@@ -196,10 +197,12 @@ impl Index {
             for (at, byte) in input.iter().enumerate() {
                 let to = self.next(state, *byte);
                 if special[usize::from(*byte)] || self.is_match(to) {
+                    note(Work::Walked, at);
                     return (at, state);
                 }
                 state = to;
             }
+            note(Work::Walked, input.len());
             return (input.len(), state);
         };
         state &= !MATCH;
@@ -262,6 +265,7 @@ impl Table {
         while let Some((from, _)) = states.get(row).copied() {
             for byte in &bytes {
                 let to = index.automaton.next_state(Anchored::No, from, *byte);
+                note(Work::Prepared, 1);
                 next.push(*rows.entry(to).or_insert_with(|| {
                     states.push((to, index.automaton_progress(to)));
                     let flag = if index.automaton.is_match(to) { MATCH } else { 0 };
@@ -278,13 +282,16 @@ impl Table {
     /// Reads a byte at a time, up to one that is special or completes a prefix; returns how many were read, and the state.
     fn walk(&self, mut state: State, input: &[u8]) -> (usize, State) {
         let next = self.next.as_slice();
+        note(Work::Begun, 1);
         for (at, byte) in input.iter().enumerate() {
             let to = next[state as usize + usize::from(self.stopping[usize::from(*byte)])];
             if to & MATCH != 0 {
+                note(Work::Walked, at);
                 return (at, state);
             }
             state = to;
         }
+        note(Work::Walked, input.len());
         (input.len(), state)
     }
 
@@ -319,9 +326,12 @@ impl Grams {
             let ahead = ahead.get(..most).unwrap_or(ahead);
             let found = ahead.iter().position(|byte| special[usize::from(*byte)]);
             plain += found.unwrap_or(ahead.len());
+            note(Work::Looked, found.unwrap_or(ahead.len()));
+            note(Work::Begun, 1);
             while let Some(gram) =
                 text.get(..plain).and_then(|text| text.get(clear + self.stride - 1..)?.first_chunk::<GRAM>())
             {
+                note(Work::Begun, 1);
                 let (word, bit) = place(gram);
                 if self.set[word] & bit != 0 {
                     return clear;

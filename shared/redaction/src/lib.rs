@@ -38,6 +38,7 @@ use decode::{READINGS, Reading};
 use index::Index;
 use needle::{Form, Lead, Needle, Unit};
 use std::collections::HashSet;
+use steps::{Work, note};
 use theazo_vault::SecretValue;
 use zeroize::Zeroizing;
 
@@ -92,6 +93,7 @@ impl Redactor {
         let mut needles = Vec::new();
         let wholes = values.iter().enumerate().map(|(name, masked)| (name, masked.value.expose()));
         for (name, bytes) in wholes.clone().chain(wholes.clone().flat_map(|(name, value)| lines(name, value))) {
+            note(Work::Prepared, bytes.len());
             if bytes.len() < LEAST_MASKED || !known.insert(bytes) {
                 continue;
             }

@@ -1,6 +1,7 @@
 //! What is looked for: each value, and each line of a value, as text, as hex, and as base64 in its three alignments.
 
 use crate::decode::Reading;
+use crate::steps::{Work, note};
 use std::sync::OnceLock;
 use zeroize::Zeroizing;
 
@@ -154,6 +155,7 @@ impl Needle {
     }
 
     pub fn character(&self, unit: &Unit, index: usize) -> u8 {
+        note(Work::Prepared, 1);
         self.form.character(&unit.bytes, index)
     }
 

@@ -76,6 +76,13 @@ impl Process {
         &self.base
     }
 
+    /// Where its table is, as it says when it starts.
+    pub fn table_url(&self) -> String {
+        let output = self.output();
+        let line = output.lines().rfind(|line| line.trim_start().starts_with("table ")).expect("it says so");
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    }
+
     /// Its folder.
     pub fn folder(&self) -> &Path {
         &self.folder

@@ -59,7 +59,7 @@ pub struct E2bEmulator {
 }
 
 /// The only API key that the shared emulator accepts.
-pub const E2B_KEY: &str = "e2b_00112233445566778899aabb";
+pub const E2B_KEY: &str = "e2b_7d0c4be19fa25836c1e8904db7f35a622e90bd8c";
 
 /// An emulator of E2B for as long as this process lives. Its sandboxes end with it.
 pub fn e2b_emulator() -> &'static E2bEmulator {
@@ -84,7 +84,7 @@ pub struct FlyEmulator {
 }
 
 /// The only token that the shared emulator accepts, and the organization that tests use.
-pub const FLY_TOKEN: &str = "fm2_00112233445566778899aabb";
+pub const FLY_TOKEN: &str = "fm2_lJPEBq7d0c4be19fa25836c1e8904db7f35a622e90bd8c";
 pub const FLY_ORGANIZATION: &str = "agents";
 
 /// An emulator of Fly for as long as this process lives. Its machines end with it.

@@ -4,7 +4,7 @@
 use super::life::{STEPS, Step, Subject};
 use super::{Request, Tapped, address, through};
 use crate::e2b::{configure, sandboxes_of};
-use crate::harness::{Break, E2B_KEY, Tap, e2b_emulator, sha256};
+use crate::harness::{Break, Canary, E2B_KEY, Tap, e2b_emulator, sha256};
 use memchr::memmem;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -18,7 +18,8 @@ struct OnE2b {
     tapped: Tapped,
     api: Tap,
     daemons: Tap,
-    session: String,
+    /// The platform's key for E2B, which goes to E2B's API and nowhere else.
+    credential: Canary,
     /// The sandboxes of its agents, also of those that are over.
     sandboxes: BTreeSet<String>,
 }
@@ -32,18 +33,15 @@ impl OnE2b {
         let config = DeploymentConfig { e2b, ..tapped.deployment.config().clone() };
         tapped.deployment = through(&tapped.table, &tapped.kms, config);
         configure(&tapped.client, E2B_KEY).await;
-        let session = tapped.client.session("u").await;
-        let value = tapped.canary.value();
-        tapped
-            .client
-            .set_secrets(&session, json!({ "TOKEN": value, "OTHER": { "value": value, "mask": false } }))
-            .await;
-        Self { tapped, api, daemons, session, sandboxes: BTreeSet::new() }
+        Self { tapped, api, daemons, credential: Canary::of_credential(E2B_KEY), sandboxes: BTreeSet::new() }
     }
 
     async fn call(&self, step: Step, subject: &Subject, turn: usize) -> (u16, Value) {
-        let (method, path, body) = step.call(&self.session, "e2b", subject, turn);
-        self.tapped.ask(Request { key: &self.tapped.key, once: None, method, path: &path, body }).await
+        let (method, path, body) = step.call("e2b", subject, turn);
+        let request = Request { key: &self.tapped.key, once: None, method, path: &path, body };
+        let (status, answer) = self.tapped.ask(request).await;
+        self.credential.is_not_in(&format!("the answer {status} of {method} {path}"), answer.to_string());
+        (status, answer)
     }
 
     async fn note(&mut self, agent: &str) {
@@ -59,10 +57,15 @@ impl OnE2b {
         }
     }
 
-    /// Fails if the value is where it must not be; gives how often it was delivered.
+    /// Fails if the value or the platform's key is where it must not be; gives how often the value was delivered.
     fn search(&self, place: &str) -> usize {
         self.tapped.search(false);
-        for wire in self.api.wires() {
+        self.tapped.search_for(&self.credential);
+        let api = self.api.wires();
+        let shown = api.iter().filter(|wire| memmem::find(&wire.sent, E2B_KEY.as_bytes()).is_some());
+        assert!(shown.count() > 0, "E2B's API was shown no key, {place}");
+        for wire in api {
+            self.credential.is_not_in(&format!("what E2B's API answered, {place}"), &wire.received);
             self.tapped.is_not_in(&format!("what E2B's API was asked, {place}"), &wire.sent);
             self.tapped.is_not_in(&format!("what E2B's API answered, {place}"), &wire.received);
         }
@@ -72,8 +75,11 @@ impl OnE2b {
             "what processes are started with is on record"
         );
         self.tapped.is_not_in(&format!("the records of E2B, {place}"), &records);
+        self.credential.is_not_in(&format!("the records of E2B, {place}"), &records);
         let mut deliveries = 0;
         for wire in self.daemons.wires() {
+            self.credential.is_not_in(&format!("what a daemon was asked, {place}"), &wire.sent);
+            self.credential.is_not_in(&format!("what a daemon answered, {place}"), &wire.received);
             let (rest, delivered) = self.without_deliveries(&wire.sent);
             self.tapped.is_not_in(&format!("what a daemon was asked, {place}"), &rest);
             self.tapped.is_not_in(&format!("what a daemon answered, {place}"), &wire.received);
@@ -108,10 +114,10 @@ impl OnE2b {
 async fn a_secrets_value_goes_to_e2b_as_a_file_of_its_own_sandbox_and_no_other_way() {
     let mut on_e2b = OnE2b::make("e2b-wires").await;
     let value = on_e2b.tapped.canary.value().to_owned();
-    let (mut subject, mut boots) = (Subject::default(), 0);
+    let (mut subject, mut boots) = (Subject::make(&on_e2b.tapped).await, 0);
     for (turn, step) in STEPS.into_iter().enumerate() {
         if step != Step::Boot {
-            step.prepare(&on_e2b.tapped, &on_e2b.session, "e2b", &mut subject).await;
+            step.prepare(&on_e2b.tapped, "e2b", &mut subject).await;
         }
         let asked = on_e2b.api.requests() + on_e2b.daemons.requests();
         let (status, answer) = on_e2b.call(step, &subject, turn).await;
@@ -130,8 +136,8 @@ async fn a_secrets_value_goes_to_e2b_as_a_file_of_its_own_sandbox_and_no_other_w
         }
     }
     // Two secrets have the value.
-    assert_eq!((boots, on_e2b.search("while all is well")), (5, 10));
-    on_e2b.tapped.client.terminate(&on_e2b.session).await;
+    assert_eq!((boots, on_e2b.search("while all is well")), (6, 12));
+    on_e2b.tapped.client.terminate(&subject.session).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -139,14 +145,15 @@ async fn a_secrets_value_gets_nowhere_while_e2b_fails_under_whatever_asks_it() {
     let mut on_e2b = OnE2b::make("e2b-faults").await;
     let told = json!({ "code": 500, "message": on_e2b.tapped.canary.value() }).to_string();
     let breaks = [Break::Answer(500, told), Break::AtOnce, Break::Nonsense, Break::AfterBytes(60)];
-    let (mut failed, mut turn, mut subject) = (0, 0, Subject::default());
+    let (mut failed, mut turn, mut subject) = (0, 0, Subject::make(&on_e2b.tapped).await);
+    // There are as many ways to fail as places for it in a step: another way at each place in the next step.
     for step in STEPS {
         for of_api in [true, false] {
             for spared in FIRST_FAILING {
-                step.prepare(&on_e2b.tapped, &on_e2b.session, "e2b", &mut subject).await;
+                step.prepare(&on_e2b.tapped, "e2b", &mut subject).await;
                 on_e2b.tapped.renew();
                 let tap = if of_api { &on_e2b.api } else { &on_e2b.daemons };
-                tap.fail_some("", spared, 3, breaks[turn % breaks.len()].clone());
+                tap.fail_some("", spared, 3, breaks[(turn + turn / breaks.len()) % breaks.len()].clone());
                 turn += 1;
                 let (status, answer) = on_e2b.call(step, &subject, turn).await;
                 failed += usize::from(status >= 500);
@@ -162,5 +169,5 @@ async fn a_secrets_value_gets_nowhere_while_e2b_fails_under_whatever_asks_it() {
     on_e2b.note_told();
     on_e2b.search("while it failed");
     assert!(failed >= 12, "only {failed} calls failed");
-    on_e2b.tapped.client.terminate(&on_e2b.session).await;
+    on_e2b.tapped.client.terminate(&subject.session).await;
 }

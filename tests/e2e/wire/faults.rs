@@ -2,12 +2,14 @@
 //! makes of it: broken connections, and answers that are well-formed failures, whose words have the value in them.
 
 use super::{Request, Tapped};
-use crate::harness::{Break, Canary, Tap};
+use crate::harness::{Break, Canary, Tap, fail_agent};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use theazo_functions::routes::{ROUTES, Route};
+use theazo_http::Repeats;
+use theazo_tenancy::Mode;
 
 /// Where the failures are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,8 @@ struct Bed {
     agent: Option<String>,
     /// The agent's token.
     token: String,
+    /// Sessions with agents that were made for one call each.
+    made: Vec<String>,
     round: usize,
     /// For each call that failed with 5xx, the service that had failed it.
     failed: Vec<Service>,
@@ -66,8 +70,16 @@ impl Bed {
         let tapped = Tapped::start(name).await;
         let session = tapped.client.session("u").await;
         let service = Service::Table;
-        let mut bed =
-            Self { tapped, service, session, agent: None, token: String::new(), round: 0, failed: Vec::new() };
+        let mut bed = Self {
+            tapped,
+            service,
+            session,
+            agent: None,
+            token: String::new(),
+            made: Vec::new(),
+            round: 0,
+            failed: Vec::new(),
+        };
         let value = bed.tapped.canary.value().to_owned();
         bed.tapped.client.set_secrets(&bed.session, bed.secrets()).await;
         let of_platform = json!({ "SHARED": value, "CREDENTIAL": value });
@@ -92,6 +104,28 @@ impl Bed {
         self.agent = Some(agent);
     }
 
+    /// Brings a ready agent to where a route has something to do with it.
+    async fn bring_to_state(&self, name: &str, agent: &str) {
+        let (client, path) = (&self.tapped.client, |what: &str| format!("/v1/agents/{agent}/{what}"));
+        match name {
+            "agents-resume" => {
+                client.call("POST", &path("pause"), None).await.expect(200);
+            }
+            "agents-retry" => {
+                client.post(&path("checkpoints"), json!({})).await.expect(201);
+                fail_agent(&self.tapped.platform, Mode::Live, agent).await;
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends what was made for one call, so that its sandboxes do not pile up.
+    async fn end_made(&mut self) {
+        for session in std::mem::take(&mut self.made) {
+            self.tapped.client.terminate(&session).await;
+        }
+    }
+
     /// A good call of a route, with everything there that it needs.
     async fn prepare(&mut self, route: &Route) -> (String, Value) {
         self.round += 1;
@@ -105,6 +139,7 @@ impl Bed {
                 self.boot().await;
             }
             id = self.agent.clone().unwrap_or_default();
+            self.bring_to_state(name, &id).await;
         } else if route.info.pattern.0.starts_with("/v1/api-keys/{id}") {
             let new = json!({ "name": "n", "environment": "test" });
             id = client.post("/v1/api-keys", new).await.expect(201)["id"].as_str().unwrap().to_owned();
@@ -113,10 +148,21 @@ impl Bed {
             // What it does to a session must not stand in the way of the next call.
             id = client.post("/v1/sessions", json!({})).await.expect(201)["id"].as_str().unwrap().to_owned();
             client.set_secrets(&id, self.secrets()).await;
+            if acts_on_agents_of_session(route) {
+                client.boot(&id, json!({})).await;
+                if name == "sessions-resume" {
+                    client.post(&format!("/v1/sessions/{id}/pause"), json!({})).await.expect(200);
+                }
+                self.made.push(id.clone());
+            }
         } else if name == "secrets-delete" {
             client.set_secrets(&id, self.secrets()).await;
         } else if name == "platform-secrets-delete" {
             client.post("/v1/secrets", json!({ "GONE": self.tapped.canary.value() })).await.expect(204);
+        } else if name == "providers-list" {
+            // How those are that are configured is asked of them, with their credentials.
+            let credential = json!({ "credentialRef": "CREDENTIAL" });
+            client.call("PUT", "/v1/providers/e2b", Some(&credential)).await.expect(200);
         }
         let path = [
             ("{id}", id.as_str()),
@@ -152,27 +198,39 @@ impl Bed {
         (path.replace("{userId}", "u") + query, body)
     }
 
-    /// A call by somebody who also has the value in the key of a request that is to be done once.
-    async fn call(&self, route: &Route, path: &str, body: Value) -> u16 {
-        let once = format!("{}-{}", URL_SAFE_NO_PAD.encode(self.tapped.canary.value()), self.round);
-        let once = (route.info.method == "POST" && self.round.is_multiple_of(2)).then_some(once.as_str());
+    /// A call by somebody who every other time also has the value in the key of a request that is to be done once.
+    async fn call(&self, route: &Route, path: &str, body: Value) -> (u16, Value) {
+        let once = route.info.method == "POST" && route.info.repeats != Repeats::Again && self.round.is_multiple_of(2);
+        self.call_once(route, path, body, once).await
+    }
+
+    async fn call_once(&self, route: &Route, path: &str, body: Value, once: bool) -> (u16, Value) {
+        let key = format!("{}-{}", URL_SAFE_NO_PAD.encode(self.tapped.canary.value()), self.round);
+        let once = once.then_some(key.as_str());
         let request = Request { key: &self.tapped.key, once, method: route.info.method, path, body };
         if ["api-keys-create", "api-keys-rotate", "sessions-tokens-create"].contains(&route.info.name) {
             // It makes a credential, which its answer shows, and nothing else but what was sent with it.
             let (status, body) = self.tapped.ask_unsearched(request).await;
             self.tapped.canary.is_not_in(route.info.name, &body);
-            return status;
+            return (status, Value::Null);
         }
-        self.tapped.ask(request).await.0
+        self.tapped.ask(request).await
     }
 
     /// Has a route fail at each of its requests to the service.
     async fn fail(&mut self, route: &Route, turn: usize) {
         let (path, body) = self.prepare(route).await;
         self.tapped.renew();
+        if route.info.repeats == Repeats::Again {
+            let (status, answer) = self.call_once(route, &path, body.clone(), true).await;
+            assert_eq!(status, 422, "{} refuses such keys: {answer}", route.info.name);
+        }
         self.service.tap(&self.tapped).mend();
-        self.call(route, &path, body).await;
+        let (status, answer) = self.call(route, &path, body).await;
         let requests = self.service.tap(&self.tapped).requests();
+        let place = format!("{} asks {:?} {requests} times: {status} {answer}", route.info.name, self.service);
+        assert!((200..300).contains(&status) && (requests > 0 || !asks(route, self.service)), "{place}");
+        self.end_made().await;
         let breaks = self.service.breaks(self.tapped.canary.value());
         for (number, spared) in FIRST_FAILING.into_iter().enumerate().filter(|(_, spared)| *spared < requests) {
             // All kinds where a value is at hand; else some at each request, which are others at the next. A boot is slow.
@@ -185,7 +243,7 @@ impl Bed {
                 let (path, body) = self.prepare(route).await;
                 self.tapped.renew();
                 self.service.tap(&self.tapped).fail_after(spared, how.clone());
-                let status = self.call(route, &path, body).await;
+                let (status, _) = self.call(route, &path, body).await;
                 let place = format!("{} with {how:?} of {:?} after {spared}", route.info.name, self.service);
                 if self.service == Service::Table && spared == 0 && !matches!(how, Break::AfterBytes(_)) {
                     assert!(status >= 500, "{status}: {place}");
@@ -195,7 +253,14 @@ impl Bed {
                 }
                 self.service.tap(&self.tapped).mend();
                 self.search(&place, route);
+                self.end_made().await;
             }
+        }
+        if needs_agent(route) && boots(route) {
+            // What was interrupted may be half done in it, such as a pause, and refuse what comes next.
+            let agent = self.agent.take().expect("the call was of an agent");
+            let _ = self.tapped.client.call("POST", &format!("/v1/agents/{agent}/terminate"), None).await;
+            self.boot().await;
         }
     }
 
@@ -228,6 +293,11 @@ fn is_own(name: &str) -> bool {
     ["secrets-set", "agents-create"].contains(&name)
 }
 
+/// Whether it pauses, resumes or ends the agents of a session, of which there must be one then.
+fn acts_on_agents_of_session(route: &Route) -> bool {
+    ["sessions-pause", "sessions-resume", "sessions-terminate"].contains(&route.info.name)
+}
+
 /// Whether each of its calls takes a boot, its own or that of the agent that it ends or pauses.
 fn boots(route: &Route) -> bool {
     let names = [
@@ -239,7 +309,21 @@ fn boots(route: &Route) -> bool {
         "agents-checkpoints-create",
         "agents-terminate",
     ];
-    names.contains(&route.info.name)
+    names.contains(&route.info.name) || acts_on_agents_of_session(route)
+}
+
+/// Whether a good call of it asks a service for something, so that there is something to fail.
+fn asks(route: &Route, service: Service) -> bool {
+    let has_keys = ["secrets-set", "platform-secrets-set", "agents-create", "agents-exec", "agents-restart"];
+    let has_keys = has_keys.iter().chain(&["agents-resume", "agents-retry", "sessions-resume", "providers-list"]);
+    let has_files =
+        ["agents-exec", "agents-files-write", "agents-files-read", "agents-files-list", "agents-ports-open"];
+    match service {
+        // What anybody may read is in no table.
+        Service::Table => !["health", "openapi", "docs"].contains(&route.info.name),
+        Service::Kms => has_keys.into_iter().any(|name| *name == route.info.name),
+        Service::Engine => boots(route) || has_files.contains(&route.info.name) || route.info.name == "providers-list",
+    }
 }
 
 /// Every route, in parts that can be looked at side by side.
@@ -247,8 +331,11 @@ fn parts() -> Vec<(String, Vec<&'static Route>)> {
     let (alone, others): (Vec<&Route>, Vec<&Route>) =
         ROUTES.iter().copied().partition(|route| ["agents-create", "agents-exec"].contains(&route.info.name));
     let (of_agents, others): (Vec<&Route>, Vec<&Route>) = others.into_iter().partition(|route| needs_agent(route));
+    let (of_session, others): (Vec<&Route>, Vec<&Route>) = others.into_iter().partition(|route| boots(route));
+    let (slow, quick): (Vec<&Route>, Vec<&Route>) = of_agents.into_iter().partition(|route| boots(route));
     let mut parts: Vec<Vec<&Route>> = alone.into_iter().map(|route| vec![route]).collect();
-    parts.push(of_agents);
+    parts.extend(slow.chunks(3).map(<[_]>::to_vec));
+    parts.extend([quick, of_session]);
     parts.extend(others.chunks(6).map(<[_]>::to_vec));
     parts.into_iter().enumerate().map(|(number, routes)| (format!("faults-{number}"), routes)).collect()
 }

@@ -51,6 +51,18 @@ impl Effort {
     /// Takes some ten seconds, optimised.
     pub const FULL: Self =
         Self { samples: 300, records: 200, bundles: 200, cold_bundles: 10, texts: 40, text_bytes: 4 << 20 };
+
+    /// The same with another number of samples, and of all else in proportion; at least one.
+    pub fn of(samples: usize) -> Self {
+        let share = |of: usize| (of * samples / Self::FULL.samples).max(1);
+        Self {
+            samples: samples.max(1),
+            bundles: share(Self::FULL.bundles),
+            cold_bundles: share(Self::FULL.cold_bundles),
+            texts: share(Self::FULL.texts),
+            ..Self::FULL
+        }
+    }
 }
 
 /// Measures the vault.

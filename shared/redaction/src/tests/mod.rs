@@ -8,6 +8,7 @@ mod properties;
 mod scale;
 mod search;
 mod skim;
+mod speed;
 
 use crate::{Masked, Redactor};
 use base64::Engine as _;

@@ -87,7 +87,7 @@ fn many_lines_are_masked_from_the_compact_table() {
 }
 
 /// As many random letters, with a line break after each `line`; the same at every run.
-fn letters(seed: usize, len: usize, line: usize) -> Vec<u8> {
+pub(super) fn letters(seed: usize, len: usize, line: usize) -> Vec<u8> {
     let mut state = seed as u64 + 1;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

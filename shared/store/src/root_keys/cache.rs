@@ -44,6 +44,11 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
         self.entries.retain(|_, entry| now_ms < entry.kept.until_ms && entry.kept.until_ms <= latest);
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// A key, which counts as a use. Call [`Cache::expire`] first.
     pub(super) fn get(&mut self, name: &K) -> Option<Kept<V>> {
         self.uses += 1;

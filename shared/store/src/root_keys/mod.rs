@@ -298,7 +298,34 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use super::is_kms_key_arn;
+    use super::*;
+    use crate::AwsEndpoints;
+    use theazo_tenancy::make_random_bytes;
+    use zeroize::Zeroizing;
+
+    fn root_key(version: u32) -> Arc<RootKey> {
+        Arc::new(RootKey::from_bytes(version, Zeroizing::new(make_random_bytes())))
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a ring is its deployment's")]
+    fn a_ring_keeps_no_more_keys_than_a_few_hundred_platforms_and_some_versions_have() {
+        let aws = Aws::local(&AwsEndpoints { dynamodb: "http://127.0.0.1:1".into(), kms: None });
+        let kms_key_arn = "arn:aws:kms:us-east-1:111122223333:key/none".into();
+        let config = KeyRingConfig { deployment: "d".into(), kms_key_arn, cache_ttl: Duration::from_secs(3600) };
+        let ring = KeyRing::new(&aws, Table::new(&aws, "t"), config, &Operator::assume());
+        let root = Kept { key: root_key(1), until_ms: now_ms() + 3_600_000 };
+        for _ in 0..300 {
+            let (platform, salt) = (PlatformId::make(), make_random_bytes());
+            ring.derived(PlatformSlot { platform, root_version: 1, key_version: 1, salt }, &root);
+        }
+        for version in 1..=40 {
+            ring.inner().remember(Slot::Version(version), root_key(version), now_ms());
+        }
+        let cache = ring.inner().cache.lock().unwrap();
+        // Full, and no fuller.
+        assert_eq!((cache.platforms.len(), cache.roots.len()), (256, 16));
+    }
 
     #[test]
     fn only_the_arn_of_a_key_names_a_key() {

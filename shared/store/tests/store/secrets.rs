@@ -1,6 +1,7 @@
 //! Setting, deleting and delivering secrets.
 
-use crate::support::{Item, World, name, own, pairs, refused, secret};
+use crate::proxy::Proxy;
+use crate::support::{Item, World, aws, name, own, pairs, refused, secret};
 use aws_sdk_dynamodb::types::AttributeValue;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use theazo_store::{
     MAX_NAMES_PER_CALL, MAX_NAMES_PER_SCOPE, MAX_SCOPE_BYTES, MAX_VALUE_BYTES, NewSecret, ProviderConfigs,
-    ProviderCredentials, SecretSelection, SecretTarget, StoreError, now_ms,
+    ProviderCredentials, SecretSealer, SecretSelection, SecretTarget, StoreError, Table, now_ms,
 };
 use theazo_tenancy::SessionId;
 use theazo_vault::{MAX_VALUE_LEN, SecretValue};
@@ -402,4 +403,44 @@ async fn expired_secrets_make_room_in_a_full_scope() {
     world.set(&scope, &target, &[secret("S0", "again")]).await.unwrap();
     assert_eq!(world.versions(&scope, &target).await["S0"], 2);
     assert_eq!(world.delivered(&scope, &session.id).await.unwrap()["S0"], "again");
+}
+
+#[tokio::test]
+async fn removing_all_that_is_interrupted_at_any_write_leaves_no_value_when_it_is_repeated() {
+    let world = World::start().await;
+    let scope = world.tenant().await;
+    let kept = world.session(&scope).await;
+    world.set(&scope, &own(&kept), &[secret("A", "another session's")]).await.unwrap();
+    let proxy = Proxy::start(&world.dynamodb_url).await;
+    let sealer = SecretSealer::new(Table::new(&aws(&proxy.url, &world.kms_url), "theazo"), world.keys.clone());
+    let mut left_by_interruptions = Vec::new();
+    for writes in 0.. {
+        assert!(writes < 20, "it makes no progress");
+        let session = world.session(&scope).await;
+        world.set(&scope, &own(&session), &[secret("A", "a"), secret("B", "b"), secret("C", "c")]).await.unwrap();
+        let values = async || {
+            let rows = world.scan().await;
+            let of_session = |row: &&Item| row["pk"].as_s().unwrap().contains(session.id.as_str());
+            let is_value = |row: &&Item| row["pk"].as_s().unwrap().ends_with("#values");
+            rows.iter().filter(of_session).filter(is_value).count()
+        };
+        assert_eq!(values().await, 3);
+        proxy.allow_writes(writes);
+        let interrupted = match sealer.remove_all(&scope, &session.id).await {
+            Ok(()) => false,
+            Err(StoreError::Table { code, .. }) if code == "AccessDeniedException" => true,
+            Err(error) => panic!("{error:?}"),
+        };
+        left_by_interruptions.push(values().await);
+        world.sealer().remove_all(&scope, &session.id).await.unwrap();
+        assert_eq!(values().await, 0, "interrupted after {writes} writes");
+        let names = world.names().load(&scope, &own(&session)).await.unwrap();
+        assert_eq!(names.entries().count(), 0, "interrupted after {writes} writes");
+        if !interrupted {
+            break;
+        }
+    }
+    // Some interruptions left values behind, or nothing was there to be finished.
+    assert_eq!(left_by_interruptions[..3], [3, 2, 1]);
+    assert_eq!(world.delivered(&scope, &kept.id).await.unwrap(), pairs(&[("A", "another session's")]));
 }
