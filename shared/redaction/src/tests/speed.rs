@@ -14,7 +14,7 @@ fn ordinary() -> Redactor {
 /// What programs print: the lines of a log, each with an id of its own.
 fn log() -> Vec<u8> {
     let line = |number: usize| {
-        let id = hex::encode(&letters(number, 8, 8));
+        let id = hex::encode(letters(number, 8, 8));
         let (millis, worker) = (number % 1000, number % 8);
         format!("2026-03-14T09:26:53.{millis:03}Z INFO worker-{worker} request {id} took {number} us\n")
     };

@@ -67,7 +67,7 @@ enum Step {
 fn step() -> impl Strategy<Value = (Step, Option<Crash>)> {
     let (of, name, late) = (0..3_usize, 0..NAMES.len(), prop::bool::weighted(0.3));
     let step = prop_oneof![
-        6 => (of.clone(), name.clone(), any::<u16>(), late.clone())
+        6 => (of.clone(), name.clone(), any::<u16>(), late)
             .prop_map(|(of, name, value, late)| Step::Set { of, name, value, late }),
         3 => (of.clone(), name, late).prop_map(|(of, name, late)| Step::Delete { of, name, late }),
         4 => of.clone().prop_map(|of| Step::Read { of }),
