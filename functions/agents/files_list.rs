@@ -1,8 +1,7 @@
 //! `GET /v1/agents/{id}/files?dir=/data`
 
-use super::{Sandboxes, authenticate, noted, refuse, usable};
+use super::{Sandboxes, authenticate, in_time, refuse, usable};
 use serde_json::{Value, json};
-use std::time::Duration;
 use theazo_http::{Answer, ApiError, Call, ErrorCode, MAX_PAYLOAD_BYTES, format_time, payload_len};
 use theazo_store::Agents;
 
@@ -20,7 +19,7 @@ pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<
     let (principal, agent, dir) = authenticate(&call, &agents, parse).await?;
     let scope = principal.scope();
     let (provider, sandbox) = usable(&principal, &agent, &sandboxes).await?;
-    let entries = noted(&scope, &agent, &agents, Duration::ZERO, provider.list_files(&sandbox, &dir)).await;
+    let entries = in_time(&scope, &agent, &agents, provider.list_files(&sandbox, &dir)).await;
     let entries = match entries {
         Ok(entries) => entries,
         Err(error) => return Err(refuse("dir", error, &principal, &agent, &agents, &sandboxes).await),

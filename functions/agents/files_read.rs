@@ -1,10 +1,9 @@
 //! `GET /v1/agents/{id}/files/{path}`
 
-use super::{Sandboxes, authenticate, noted, refuse, usable};
+use super::{Sandboxes, authenticate, in_time, refuse, usable};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
-use std::time::Duration;
 use theazo_http::{Answer, ApiError, Call, MAX_PAYLOAD_BYTES};
 use theazo_store::Agents;
 
@@ -25,14 +24,8 @@ pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<
     let (principal, agent, read) = authenticate(&call, &agents, || parse(&call)).await?;
     let scope = principal.scope();
     let (provider, sandbox) = usable(&principal, &agent, &sandboxes).await?;
-    let piece = noted(
-        &scope,
-        &agent,
-        &agents,
-        Duration::ZERO,
-        provider.read_file(&sandbox, &read.path, read.offset, read.length),
-    )
-    .await;
+    let piece =
+        in_time(&scope, &agent, &agents, provider.read_file(&sandbox, &read.path, read.offset, read.length)).await;
     let piece = match piece {
         Ok(piece) => piece,
         Err(error) => return Err(refuse("path", error, &principal, &agent, &agents, &sandboxes).await),

@@ -1,10 +1,9 @@
 //! `POST /v1/agents/{id}/files`
 
-use super::{Sandboxes, authenticate, noted, refuse, usable};
+use super::{Sandboxes, authenticate, in_time, refuse, usable};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use std::time::Duration;
 use theazo_http::{Answer, ApiError, Call};
 use theazo_providers::WriteAt;
 use theazo_store::Agents;
@@ -26,14 +25,8 @@ pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<
     let (principal, agent, write) = authenticate(&call, &agents, || parse(&call)).await?;
     let scope = principal.scope();
     let (provider, sandbox) = usable(&principal, &agent, &sandboxes).await?;
-    let written = noted(
-        &scope,
-        &agent,
-        &agents,
-        Duration::ZERO,
-        provider.write_file(&sandbox, &write.path, write.at, write.data),
-    )
-    .await;
+    let written =
+        in_time(&scope, &agent, &agents, provider.write_file(&sandbox, &write.path, write.at, write.data)).await;
     match written {
         Ok(()) => Ok(Answer::no_content()),
         Err(error) => Err(refuse("path", error, &principal, &agent, &agents, &sandboxes).await),

@@ -6,6 +6,7 @@ use super::removal::{Stopped, destroy, discard, remove, stop};
 use super::{Sandboxes, failure, moving, not_usable};
 use futures_util::future::BoxFuture;
 use serde_json::json;
+use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
 use theazo_providers::{Kept, ProviderError};
 use theazo_store::{
@@ -69,6 +70,21 @@ pub async fn terminate(
         }
     }
     Err(StoreError::Contended(ATTEMPTS).into())
+}
+
+/// The same for a request that must be answered. What takes longer is left to the scheduled clean-up.
+///
+/// # Errors
+/// As [`end`], and `provider_error` when it took too long.
+pub async fn terminate_within(
+    limit: Duration,
+    scope: &TenantScope,
+    agent: &Agent,
+    agents: &Agents,
+    sandboxes: &Sandboxes,
+) -> Result<Agent, ApiError> {
+    let terminated = tokio::time::timeout(limit, terminate(scope, agent, agents, sandboxes)).await;
+    terminated.unwrap_or_else(|_| Err(failure::to_api(&agent.provider, &ProviderError::TimedOut)))
 }
 
 /// Removes what an agent that is over still has at its provider and may not keep. Whether anything was removed.

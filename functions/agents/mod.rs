@@ -149,6 +149,21 @@ async fn noted<T>(
     outcome
 }
 
+/// How long a request waits for a provider, where its answer is no stream: the gateway and Lambda cut those off at 29 s.
+/// What is not done by then is for the scheduled clean-up, or for the caller to ask again.
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(22);
+
+/// A call for an agent's files, noted likewise, and given up before the gateway gives up on its answer.
+async fn in_time<T>(
+    scope: &TenantScope,
+    agent: &Agent,
+    agents: &Agents,
+    call: impl Future<Output = Result<T, ProviderError>>,
+) -> Result<T, ProviderError> {
+    let call = tokio::time::timeout(ANSWER_WITHIN, call);
+    noted(scope, agent, agents, Duration::ZERO, call).await.unwrap_or(Err(ProviderError::TimedOut))
+}
+
 /// The refusal of a call that the agent's state does not allow.
 fn not_usable(agent: &Agent) -> ApiError {
     let status = agent.status.as_str();

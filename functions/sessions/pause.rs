@@ -1,17 +1,14 @@
 //! `POST /v1/sessions/{id}/pause`
 
 use super::show;
-use crate::agents::{Sandboxes, lifecycle};
+use crate::agents::{ANSWER_WITHIN, Sandboxes, lifecycle};
 use futures_util::{StreamExt, stream};
-use std::time::Duration;
 use theazo_http::{Answer, ApiError, Call};
 use theazo_store::{Agent, AgentStatus, Agents, PausedBy, Session, Sessions};
 use theazo_tenancy::TenantScope;
 
 /// Agents of a session that are stopped at a time.
 const AT_ONCE: usize = 8;
-/// What is not stopped by then is left to the scheduled clean-up: a request answers within 25 s.
-const ANSWER_WITHIN: Duration = Duration::from_secs(22);
 
 /// Pauses a session: no agent can be made or resumed in it from then on, and those that run are paused. Repeating it
 /// finishes whatever was interrupted.

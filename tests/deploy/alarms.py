@@ -29,6 +29,8 @@ LINES = {
     "KmsErrors": '{ ($.message = "the key service refused") }',
     "ReconcileRuns": RUN,
     "UpkeepRuns": RUN,
+    "RotationErrors": '{ ($.message = "a rotation could not go on") || '
+    '($.message = "values do not open and keep an old key") }',
 }
 ABOVE, AT_LEAST, BELOW = "GreaterThanThreshold", "GreaterThanOrEqualToThreshold", "LessThanThreshold"
 
@@ -96,6 +98,8 @@ def expected(known):
         "server-errors": one("AWS/ApiGateway", "5XXError", "Average", 300, api, ABOVE, 0.01, 1),
         "table-throttles": several("SUM", "AWS/DynamoDB", "Sum", throttled, ABOVE, 0, 1),
         "kms-errors": one(OWN, "KmsErrors", "Sum", 300, {}, ABOVE, 0, 1),
+        # What fails in every run of a quarter of an hour, and not one call that was refused once.
+        "rotation-errors": one(OWN, "RotationErrors", "Sum", 900, {}, AT_LEAST, 3, 1),
         "store-errors": one(OWN, "StoreErrors", "Sum", 300, {}, ABOVE, 0, 1),
         # As many as a run may remove, and not a run that had fewer.
         "orphans": one(OWN, "Orphans", "Maximum", 60, run, AT_LEAST, known["max_orphans"], 1),
@@ -125,7 +129,8 @@ def counting(resources, known, faults):
     for function in [route["name"] for route in known["routes"]] + known["scheduled"]:
         calls = known["permissions"].get(function, {})
         counts = {"StoreErrors": "data" in calls, "KmsErrors": "kms" in calls}
-        counts.update({"ReconcileRuns": function == "reconcile", "UpkeepRuns": function == "upkeep"})
+        is_upkeep = function == "upkeep"
+        counts.update({"ReconcileRuns": function == "reconcile", "UpkeepRuns": is_upkeep, "RotationErrors": is_upkeep})
         for metric in (metric for metric, is_counted in counts.items() if is_counted):
             name = resource_name(function)
             transformation = {"MetricNamespace": OWN, "MetricName": metric, "MetricValue": "1"}

@@ -56,7 +56,7 @@ def gateway(resources, faults):
             "HttpMethod": "*",
             "ThrottlingRateLimit": {"Ref": "StageRequestsPerSecond"},
             "ThrottlingBurstLimit": {"Ref": "StageBurst"},
-            "MetricsEnabled": True,
+            "MetricsEnabled": False,
             "LoggingLevel": "OFF",
             "DataTraceEnabled": False,
         }

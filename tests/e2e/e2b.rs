@@ -1,7 +1,12 @@
 //! Agents on E2B, by its emulator: the main job and what is around it, through the API.
 
-use crate::harness::{Canary, Client, E2B_KEY, Platform, e2b_emulator, make_canary, sha256, stack};
+use crate::harness::{
+    Canary, Client, E2B_KEY, OwnStack, Platform, e2b_emulator, make_canary, sha256, stack, start_e2b_emulator,
+};
+use futures_util::future::join_all;
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use theazo_e2b_emulator::{Fault, FaultKind};
 use theazo_functions::reconcile::{Boots, reconcile};
 use theazo_tenancy::AgentId;
 
@@ -169,4 +174,59 @@ async fn test_keys_may_name_e2b_and_nothing_leaves_the_service() {
     assert_eq!(agent["provider"], "simulated");
     assert!(sandboxes_of(agent["id"].as_str().unwrap()).await.is_empty());
     client.terminate(&session).await;
+}
+
+/// When the gateway gives up on an answer that is no stream.
+const GATEWAY_WAITS: Duration = Duration::from_secs(29);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_is_silent_is_given_up_before_the_gateway_gives_up_on_the_answer() {
+    let emulator = start_e2b_emulator("e2b-silent").await;
+    let (own, client) = OwnStack::start_with(None, |config| {
+        config.e2b = emulator.endpoints.clone();
+        config.reconcile_every = Duration::from_secs(3_600);
+    })
+    .await;
+    configure(&client, E2B_KEY).await;
+    let (session, other) = (client.session("user").await, client.session("other").await);
+    let (agent, others) = (client.boot(&session, on_e2b()).await, client.boot(&other, on_e2b()).await);
+    let silent = |method: &str, path: &str, times| {
+        let kind = FaultKind::Delay { millis: 120_000 };
+        emulator.controls.fault(Fault { method: method.into(), path: path.into(), times, kind });
+    };
+    let refused = async |calls: &[(&str, String, Value)]| {
+        join_all(calls.iter().map(|(method, path, body)| {
+            let client = &client;
+            async move {
+                let started = Instant::now();
+                let body = (!body.is_null()).then_some(body);
+                let told = client.call(method, path, body).await.expect_error(502, "provider_error");
+                assert!(started.elapsed() < GATEWAY_WAITS, "{path}: {:?}", started.elapsed());
+                assert_eq!(
+                    (&told["details"]["provider"], &told["details"]["retryable"]),
+                    (&json!("e2b"), &json!(true))
+                );
+            }
+        }))
+        .await;
+    };
+    let files = format!("/v1/agents/{agent}/files");
+    silent("POST", "/process.Process/Start", 3);
+    refused(&[
+        ("GET", format!("{files}/data/x"), Value::Null),
+        ("GET", format!("{files}?dir=/data"), Value::Null),
+        ("POST", files.clone(), json!({ "path": "/data/x", "data": "x" })),
+    ])
+    .await;
+    let ends = [format!("/v1/agents/{agent}/terminate"), format!("/v1/sessions/{other}/terminate")];
+    silent("DELETE", "/sandboxes/", 2);
+    refused(&ends.clone().map(|path| ("POST", path, Value::Null))).await;
+    // Nothing is lost by that: it is over, and said again it is finished.
+    assert_eq!(client.get(&format!("/v1/agents/{others}")).await.expect(200)["status"], "completed");
+    assert!(!emulator.controls.left().is_empty());
+    for path in &ends {
+        client.call("POST", path, None).await.expect(200);
+    }
+    assert_eq!(emulator.controls.left(), [""; 0]);
+    own.stop().await;
 }

@@ -36,15 +36,20 @@ impl Bed {
     }
 
     async fn write(&self, body: Value) -> Answer {
-        self.client.post(&self.route(), body).await
+        match body.get("append") {
+            None => self.client.insist("POST", &self.route(), Some(&body)).await,
+            // What was appended may be there although the answer is lost.
+            Some(_) => self.client.post(&self.route(), body).await,
+        }
     }
 
     async fn read(&self, path_and_query: &str) -> Answer {
-        self.client.get(&format!("{}/{path_and_query}", self.route())).await
+        self.client.insist("GET", &format!("{}/{path_and_query}", self.route()), None).await
     }
 
     async fn list(&self, dir: &str) -> Answer {
-        self.client.get(&format!("{}?dir={}", self.route(), utf8_percent_encode(dir, IN_A_SEGMENT))).await
+        let path = format!("{}?dir={}", self.route(), utf8_percent_encode(dir, IN_A_SEGMENT));
+        self.client.insist("GET", &path, None).await
     }
 
     async fn bash(&self, code: &str) -> String {

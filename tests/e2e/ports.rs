@@ -104,6 +104,11 @@ async fn circle(client: &Client, new: Value, other: &Client) {
     let reader = client.with_key(minted["token"].as_str());
     reader.post(&ports, json!({ "port": port })).await.expect_error(403, "forbidden");
 
+    // What a revoked credential has opened stays open, as the README says.
+    client.delete(&format!("/v1/sessions/{session}/tokens")).await.expect(204);
+    user.post(&ports, json!({ "port": port })).await.expect_error(401, "unauthorized");
+    assert_eq!(ask(&way, &way["headers"], None).await, Some((200, "served".to_owned())));
+
     // It ends with the run, and the next run has another way.
     client.post(&format!("/v1/agents/{one}/pause"), json!({})).await.expect(200);
     let told = client.post(&ports, json!({ "port": port })).await.expect_error(409, "conflict");

@@ -16,6 +16,10 @@ const STORE_ERRORS: Counted =
 const KMS_ERRORS: Counted = Counted { metric: "KmsErrors", messages: &["the key service refused"] };
 const RUN: &[&str] = &["a scheduled run is done"];
 const RECONCILE_RUNS: Counted = Counted { metric: "ReconcileRuns", messages: RUN };
+const ROTATION_ERRORS: Counted = Counted {
+    metric: "RotationErrors",
+    messages: &["a rotation could not go on", "values do not open and keep an old key"],
+};
 const UPKEEP_RUNS: Counted = Counted { metric: "UpkeepRuns", messages: RUN };
 
 /// The metric filters on a function's log group, as YAML at the indentation of a resource.
@@ -52,6 +56,7 @@ fn of(function: &str, permissions: &Permissions) -> Vec<&'static Counted> {
     }
     if function == UPKEEP.name {
         counted.push(&UPKEEP_RUNS);
+        counted.push(&ROTATION_ERRORS);
     }
     counted
 }
@@ -110,8 +115,10 @@ mod tests {
         let run = line(|| tracing::info!(function = "reconcile", "a scheduled run is done"));
         let kms = line(|| tracing::error!(operation = "Decrypt", "the key service refused"));
         let other = line(|| tracing::info!(status = 200, "answered"));
-        let all = [&STORE_ERRORS, &RECONCILE_RUNS, &KMS_ERRORS];
-        for (index, line) in [&store, &run, &kms].into_iter().enumerate() {
+        // As upkeep tells of what it goes on without.
+        let rotation = line(|| tracing::error!(rotation = "root key", "a rotation could not go on"));
+        let all = [&STORE_ERRORS, &RECONCILE_RUNS, &KMS_ERRORS, &ROTATION_ERRORS];
+        for (index, line) in [&store, &run, &kms, &rotation].into_iter().enumerate() {
             for (other, counted) in all.iter().enumerate() {
                 assert_eq!(passes(&pattern(counted.messages), line), index == other, "{} {line}", counted.metric);
             }
@@ -126,9 +133,11 @@ mod tests {
             include_str!("../../../shared/store/src/logs/writer.rs"),
             include_str!("../../../shared/store/src/root_keys/rows.rs"),
             include_str!("../../../functions/schedule.rs"),
+            include_str!("../../../functions/upkeep.rs"),
         ];
-        for message in
-            [STORE_ERRORS, KMS_ERRORS, RECONCILE_RUNS, UPKEEP_RUNS].iter().flat_map(|counted| counted.messages)
+        for message in [STORE_ERRORS, KMS_ERRORS, RECONCILE_RUNS, UPKEEP_RUNS, ROTATION_ERRORS]
+            .iter()
+            .flat_map(|counted| counted.messages)
         {
             assert!(sources.iter().any(|source| source.contains(&format!("\"{message}\")"))), "{message}");
         }
@@ -153,13 +162,14 @@ mod tests {
 
     #[test]
     fn every_metric_that_an_alarm_reads_is_counted_or_written_and_under_the_same_dimension() {
-        let counted = [STORE_ERRORS, KMS_ERRORS, RECONCILE_RUNS].map(|counted| (counted.metric.to_owned(), None));
+        let counted = [STORE_ERRORS, KMS_ERRORS, RECONCILE_RUNS, ROTATION_ERRORS]
+            .map(|counted| (counted.metric.to_owned(), None));
         let dimension = Some((emf::RECONCILE.name.to_owned(), emf::RECONCILE.value.to_owned()));
         let orphans = emf::RECONCILE_FIGURES.into_iter().filter(|name| *name == "Orphans");
         // Runs of upkeep and the other figures are looked at on the dashboard, and ring nobody up.
         let known: BTreeSet<_> =
             counted.into_iter().chain(orphans.map(|name| (name.to_owned(), dimension.clone()))).collect();
-        assert_eq!(known.len(), 4);
+        assert_eq!(known.len(), 5);
         assert_eq!(alarmed(), known);
         // The dashboard shows what requests are told apart by.
         let dashboard = include_str!("frame/alarms.yaml");

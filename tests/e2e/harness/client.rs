@@ -198,16 +198,21 @@ impl Client {
         token.to_owned()
     }
 
-    /// Ends a session and everything in it. To clear up behind a test: where the answer says that trying again may help,
-    /// because an engine that many tests use has not made it in time, this does.
+    /// Ends a session and everything in it.
     pub async fn terminate(&self, session: &str) {
-        let mut answer = self.call("POST", &format!("/v1/sessions/{session}/terminate"), None).await;
+        self.insist("POST", &format!("/v1/sessions/{session}/terminate"), None).await.expect(200);
+    }
+
+    /// Makes a call that may be repeated, and repeats it where the answer says that trying again may help: an engine that
+    /// many tests use has not made it in time.
+    pub async fn insist(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
+        let mut answer = self.call(method, path, body).await;
         for _ in 0..3 {
             if answer.status != 502 || !answer.text.contains("\"retryable\":true") {
                 break;
             }
-            answer = self.call("POST", &format!("/v1/sessions/{session}/terminate"), None).await;
+            answer = self.call(method, path, body).await;
         }
-        answer.expect(200);
+        answer
     }
 }

@@ -64,17 +64,18 @@ pub const E2B_KEY: &str = "e2b_7d0c4be19fa25836c1e8904db7f35a622e90bd8c";
 /// An emulator of E2B for as long as this process lives. Its sandboxes end with it.
 pub fn e2b_emulator() -> &'static E2bEmulator {
     static EMULATOR: OnceLock<E2bEmulator> = OnceLock::new();
-    EMULATOR.get_or_init(|| {
-        on_own_runtime(async {
-            let folder = emulator_folder("e2b");
-            let emulator = Emulator::new(&folder, Some(E2B_KEY));
-            let controls = emulator.controls();
-            let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address for the E2B emulator");
-            let url = format!("http://{}", listener.local_addr().expect("it is bound"));
-            tokio::spawn(emulator.serve(listener, std::future::pending()));
-            E2bEmulator { endpoints: E2bEndpoints { api: url.clone(), sandbox: url }, controls }
-        })
-    })
+    EMULATOR.get_or_init(|| on_own_runtime(start_e2b_emulator("e2b")))
+}
+
+/// Another one, in a folder of that name, for what would disturb others. It lives as long as the test's runtime.
+pub async fn start_e2b_emulator(name: &str) -> E2bEmulator {
+    let folder = emulator_folder(name);
+    let emulator = Emulator::new(&folder, Some(E2B_KEY));
+    let controls = emulator.controls();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address for the E2B emulator");
+    let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+    tokio::spawn(emulator.serve(listener, std::future::pending()));
+    E2bEmulator { endpoints: E2bEndpoints { api: url.clone(), sandbox: url }, controls }
 }
 
 /// The Fly emulator that most tests share.

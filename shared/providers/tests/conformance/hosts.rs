@@ -82,7 +82,16 @@ async fn knows_only_its_own(host: &Host) {
     let foreign = health(&with(host, &[("ca", other.cert())])).await;
     assert!(!foreign.healthy && foreign.message.contains("not one of the given authority"), "{}", foreign.message);
     let client = other.client();
-    let refused = health(&with(host, &[("cert", &client.cert), ("key", &client.key)])).await;
+    // With TLS 1.3 a server refuses a client's certificate after the handshake, and closes. Where the client was still
+    // sending, the reset that this causes may take the alert away which says why.
+    let mut refused = health(&with(host, &[("cert", &client.cert), ("key", &client.key)])).await;
+    for _ in 0..5 {
+        if !refused.message.contains("connection to the engine broke") {
+            break;
+        }
+        assert!(!refused.healthy);
+        refused = health(&with(host, &[("cert", &client.cert), ("key", &client.key)])).await;
+    }
     assert!(!refused.healthy && refused.message.contains("does not take the given certificate"), "{}", refused.message);
     let server = host.authority.server("198.51.100.1");
     let misused = health(&with(host, &[("cert", &server.cert), ("key", &server.key)])).await;
