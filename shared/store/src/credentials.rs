@@ -156,7 +156,7 @@ impl Credentials {
         for attempt in 0..ATTEMPTS {
             let old = match self.try_count(key, window, known, limit).await? {
                 Counted::Yes(row) => {
-                    self.remember(key, window);
+                    self.remember(key, figure(&row, "window").unwrap_or(window));
                     return Ok((Some(row), false));
                 }
                 Counted::Busy => {
@@ -166,8 +166,7 @@ impl Credentials {
                 Counted::No(None) => return Ok((None, false)),
                 Counted::No(Some(old)) => old,
             };
-            let field = |name: &str| old.get(name).and_then(|value| value.as_n().ok()?.parse::<i64>().ok());
-            let (last, hits) = (field("window"), field("hits").unwrap_or(0));
+            let (last, hits) = (figure(&old, "window"), figure(&old, "hits").unwrap_or(0));
             // Another process's clock may be ahead; its window counts then, so that nobody gains by the difference.
             known = last.is_some_and(|last| last >= window);
             window = last.map_or(window, |last| last.max(window));
@@ -181,7 +180,9 @@ impl Credentials {
 
     async fn try_count(&self, key: &TableKey, window: i64, known: bool, limit: u32) -> Result<Counted, StoreError> {
         let (update, condition) = if known {
-            ("SET hits = hits + :one", "#w = :window AND hits < :limit")
+            // A later one may have been opened since: it counts then. Were just this one asked for, a call that takes longer
+            // than a window lasts would never meet it.
+            ("SET hits = hits + :one", "#w >= :window AND hits < :limit")
         } else {
             ("SET #w = :window, hits = :one", "(attribute_not_exists(#w) OR #w < :window)")
         };
@@ -232,6 +233,11 @@ impl Credentials {
             windows.insert(key.clone(), window);
         }
     }
+}
+
+/// A number of a credential's row.
+fn figure(row: &Item, name: &str) -> Option<i64> {
+    row.get(name)?.as_n().ok()?.parse().ok()
 }
 
 enum Counted {

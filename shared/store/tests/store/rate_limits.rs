@@ -3,6 +3,7 @@
 use crate::credentials::{Company, claim};
 use crate::proxy::{Fault, Proxy};
 use crate::support::{World, aws, credential_key, number};
+use std::time::Duration;
 use theazo_store::{Admission, Credentials, RateLimits, SessionTokens, StoreError, Table, count_round_trips, now_ms};
 use theazo_tenancy::{IssuedKey, Mode, Permissions, make_api_key, make_session_token};
 
@@ -125,6 +126,31 @@ async fn a_credential_that_a_transaction_holds_is_counted_when_it_lets_go() {
     let failed = process.admit(&claim(&company.live)).await.err().unwrap();
     assert!(matches!(failed, StoreError::Contended(8)), "{failed}");
     assert_eq!(proxy.calls("UpdateItem").len(), 12);
+}
+
+#[tokio::test]
+async fn a_process_for_whom_every_call_takes_longer_than_a_window_is_admitted_beside_others() {
+    let world = World::start().await;
+    let company = Company::make(&world).await;
+    let proxy = Proxy::start(&world.dynamodb_url).await;
+    let table = Table::new(&aws(&proxy.url, &world.kms_url), "theazo").with_credential_key(credential_key());
+    let process = Credentials::new(table, LIMITS);
+    let begins = now_ms() / 1000 + 3600;
+    in_window(&world, &company.live, begins, 0).await;
+    proxy.delay(Duration::from_millis(300));
+    // Others open one window after the other while a call of this one is on its way.
+    let others = async {
+        for window in begins.. {
+            in_window(&world, &company.live, window, 0).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let admission = tokio::select! {
+        admission = admit(&process, &company.live) => admission,
+        () = others => unreachable!("windows do not end"),
+    };
+    assert!(admission.record.is_some() && !admission.over_limit);
+    assert_eq!(proxy.calls("UpdateItem").len(), 2, "it finds out that there is a later window, and counts in that");
 }
 
 #[tokio::test]
