@@ -44,6 +44,7 @@ mod restore;
 mod root_keys;
 mod rotation;
 mod rotation_faults;
+mod rotation_load;
 mod rotation_model;
 mod rotation_platform;
 mod sealed_rows;

@@ -1,6 +1,6 @@
 //! Rotation against a model: any order of users' calls, rotation steps and restores of a backup, each of which may crash
-//! between any two writes, and rotations under load. At every moment everything opens with the value that was last
-//! written; after a restore with that of the backup, and what was deleted since is deleted again.
+//! between any two writes. At every moment everything opens with the value that was last written; after a restore with that
+//! of the backup, and what was deleted since is deleted again.
 
 use crate::agents::new_agent;
 use crate::gate::{Crash, Gate};
@@ -10,8 +10,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use theazo_store::{
     Agent, AgentCopies, KeyRing, NewAgent, PlatformRotation, ReplayMode, Restore, Retirement, RootProgress,
@@ -434,70 +433,4 @@ fn in_any_order_and_with_any_crash_everything_opens_and_ends_under_the_new_keys(
     outcome.unwrap();
     let tried = tried.into_inner();
     assert!(tried >= asked.unwrap_or(LEAST_ORDERS), "{tried} orders");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn under_load_rotations_fail_no_request_and_lose_no_write() {
-    const TTL: Duration = Duration::from_millis(200);
-    // Longer than the instances keep keys, as it must be; the rest is for a machine that has much else to do.
-    const WAIT: Duration = Duration::from_millis(1500);
-    let mut world = World::start().await;
-    world.keys = world.cold_keys(TTL);
-    let world = Arc::new(world);
-    let scope = world.tenant().await;
-    let over = Arc::new(AtomicBool::new(false));
-    world.set(&scope, &SecretTarget::Platform, &[secret("SHARED", "shared value")]).await.unwrap();
-    let mut users = Vec::new();
-    for user in 0..4 {
-        let (world, scope, over) = (world.clone(), scope.clone(), over.clone());
-        users.push(tokio::spawn(async move {
-            let session = world.session(&scope).await;
-            let (mut written, mut own_values) = (0_u32, Values::new());
-            while !over.load(Ordering::Relaxed) {
-                written += 1;
-                let name = NAMES[written as usize % 3];
-                let value = format!("user {user} wrote {written}");
-                world.set(&scope, &own(&session), &[secret(name, &value)]).await.unwrap();
-                own_values.insert(name.into(), value);
-                if written % 5 == 0 {
-                    world.delete(&scope, &own(&session), name).await.unwrap();
-                    own_values.remove(name);
-                }
-                let mut expected = own_values.clone();
-                expected.insert("SHARED".into(), "shared value".into());
-                assert_eq!(world.delivered(&scope, &session.id).await.unwrap(), expected);
-                assert!(world.versions(&scope, &own(&session)).await.keys().eq(own_values.keys()));
-            }
-            (session, own_values, written)
-        }));
-    }
-    let rotation = RootRotation::new(world.table.clone(), world.keys.clone(), operator(), WAIT);
-    let platform = PlatformRotation::new(world.table.clone(), world.keys.clone(), operator());
-    for version in 2..=3 {
-        rotation.begin(now_ms()).await.unwrap();
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
-            assert!(Instant::now() < deadline);
-            if matches!(rotation.advance(now_ms()).await.unwrap(), RootProgress::Finished { .. }) {
-                break;
-            }
-            platform.begin(scope.platform()).await.unwrap();
-            let _ = platform.walk(scope.platform(), now_ms()).await.unwrap();
-        }
-        assert_eq!(world.keys.version(version).await.unwrap().version(), version);
-    }
-    while !platform.walk(scope.platform(), now_ms()).await.unwrap().finished {}
-    over.store(true, Ordering::Relaxed);
-    for user in users {
-        let (session, own_values, written) = user.await.unwrap();
-        assert!(written >= 3, "{written}");
-        let mut expected = own_values;
-        expected.insert("SHARED".into(), "shared value".into());
-        assert_eq!(world.delivered(&scope, &session.id).await.unwrap(), expected);
-    }
-    assert!(sealed_rows(&world).await.values().all(|(header, _)| header.root_version == 3));
-    for old in [1, 2] {
-        let retired = rotation.retire(old, Duration::ZERO, now_ms() + 60_000).await.unwrap();
-        assert_eq!(retired, Retirement::Retired);
-    }
 }
