@@ -281,7 +281,7 @@ struct Read {
 async fn follow(client: Client, path: String, count: usize, goes_after: Option<usize>) -> Read {
     let (mut read, mut last_id) = (Read::default(), None::<String>);
     while read.seen.len() < count {
-        let mut stream = EventStream::open_in_time(&client, &path, last_id.as_deref()).await;
+        let mut stream = EventStream::open(&client, &path, last_id.as_deref()).await;
         let begun = read.seen.len();
         loop {
             let event = stream.next().await.expect("an end is told");

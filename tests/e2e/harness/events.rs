@@ -4,7 +4,6 @@ use super::Client;
 use axum::Router;
 use axum::body::Body;
 use std::sync::Arc;
-use std::time::Duration;
 use theazo_functions::deployment::Deployment;
 use theazo_functions::routes::ROUTES;
 use theazo_functions::{Incoming, serve};
@@ -37,24 +36,7 @@ impl EventStream {
     /// Opens one; panics when it is refused.
     pub async fn open(client: &Client, path: &str, last_id: Option<&str>) -> Self {
         let headers: Vec<_> = last_id.map(|id| ("last-event-id", id)).into_iter().collect();
-        Self::of(client.open(path, &headers).await, path, last_id)
-    }
-
-    /// The same, as browsers do it: where the server fails, which it may on a busy machine, they come again a second later.
-    pub async fn open_in_time(client: &Client, path: &str, last_id: Option<&str>) -> Self {
-        let headers: Vec<_> = last_id.map(|id| ("last-event-id", id)).into_iter().collect();
-        let mut answer = client.open(path, &headers).await;
-        for _ in 0..5 {
-            if answer.status().as_u16() < 500 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            answer = client.open(path, &headers).await;
-        }
-        Self::of(answer, path, last_id)
-    }
-
-    fn of(answer: reqwest::Response, path: &str, last_id: Option<&str>) -> Self {
+        let answer = client.open(path, &headers).await;
         assert_eq!(answer.status().as_u16(), 200, "{path}");
         assert_eq!(answer.headers()["content-type"], "text/event-stream");
         Self { answer, buffer: Vec::new(), last_id: last_id.map(str::to_owned), comments: 0 }
