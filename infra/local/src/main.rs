@@ -280,16 +280,16 @@ async fn serve(args: RunArgs) -> Result<(), Failure> {
 }
 
 fn welcome(stack: &Stack, args: &RunArgs) {
-    let key_file = stack.data_dir().file("api-key");
-    let key_file = std::path::absolute(&key_file).unwrap_or(key_file);
-    let key = key_file.display();
+    // Whole, so that they are good in any folder that a reader is in.
+    let whole = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+    let key_file = whole(stack.data_dir().file("api-key"));
     let base = stack.base_url();
     say("\nTheazo runs");
     say(&format!("    API       {base}/v1"));
     say(&format!("    table     {}  (any DynamoDB tool; table `theazo`)", stack.dynamodb_url()));
-    say(&format!("    live key  {key}"));
-    say(&format!("    test key  {}", stack.data_dir().file("test-api-key").display()));
-    say(&format!("    state     {}", args.data_dir.display()));
+    say(&format!("    live key  {}", key_file.display()));
+    say(&format!("    test key  {}", whole(stack.data_dir().file("test-api-key")).display()));
+    say(&format!("    state     {}", whole(args.data_dir.clone()).display()));
     say("\nA first call:");
     // A folder's name may hold a quote itself; the line must still work when pasted.
     let quoted = key_file.to_string_lossy().replace('\'', r"'\''");
