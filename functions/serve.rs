@@ -138,8 +138,8 @@ mod tests {
     use super::*;
     use crate::deployment::DeploymentConfig;
     use serde_json::{Value, json};
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
+    use std::io::{BufRead, BufReader};
+    use std::sync::Arc;
     use std::time::Duration;
     use theazo_http::{Caller, ErrorCode, LogFormat, Repeats, RouteInfo, StreamLimits, make_subscriber};
     use theazo_metering::Prices;
@@ -197,26 +197,11 @@ mod tests {
         Deployment::new(&aws, config)
     }
 
-    /// Log lines.
-    #[derive(Clone, Default)]
-    struct Captured(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Captured {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
     /// What the log says of one such request.
     async fn logged() -> Vec<Value> {
-        let captured = Captured::default();
-        let writer = captured.clone();
-        let subscriber = make_subscriber(LogFormat::Json, "info".parse().unwrap(), move || writer.clone());
-        let _subscriber = tracing::subscriber::set_default(subscriber);
+        let (reader, writer) = std::io::pipe().unwrap();
+        let subscriber = make_subscriber(LogFormat::Json, "info".parse().unwrap(), Arc::new(writer));
+        let subscriber = tracing::subscriber::set_default(subscriber);
         let incoming = Incoming {
             method: http::Method::POST,
             source_ip: None,
@@ -228,8 +213,8 @@ mod tests {
         let (answer, _) = serve(&deployment(), &[&FAILS_LATE], incoming).await;
         assert_eq!(answer.status(), 200);
         answer.into_body().collect().await;
-        let log = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
-        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        drop(subscriber);
+        BufReader::new(reader).lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect()
     }
 
     #[tokio::test]

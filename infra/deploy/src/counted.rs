@@ -66,37 +66,20 @@ mod tests {
     use super::*;
     use serde_json::Value;
     use std::collections::BTreeSet;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
     use theazo_functions::emf;
     use theazo_http::{ApiError, LogFormat, make_subscriber};
     use theazo_store::StoreError;
 
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl std::io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
     /// The line that a function writes for that, in the middle of a request.
     fn line(log: impl FnOnce()) -> Value {
-        let (lines, wanted) = (Lines::default(), tracing_subscriber::EnvFilter::new("info"));
-        let writer = {
-            let lines = lines.clone();
-            move || lines.clone()
-        };
-        tracing::subscriber::with_default(make_subscriber(LogFormat::Json, wanted, writer), || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let wanted = tracing_subscriber::EnvFilter::new("info");
+        tracing::subscriber::with_default(make_subscriber(LogFormat::Json, wanted, Arc::new(writer)), || {
             let _request = tracing::info_span!("request", id = "req_1", message = "of the span").entered();
             log();
         });
-        let written = lines.0.lock().unwrap().clone();
-        serde_json::from_slice(&written).unwrap()
+        serde_json::from_reader(reader).unwrap()
     }
 
     /// Whether a line passes a filter, as CloudWatch reads those of JSON: `{ ($.a = "b") || ($.a = "c") }`.
