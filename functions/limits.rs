@@ -2,7 +2,6 @@
 //! held to them by the transaction that starts it.
 
 use crate::agents::{Sandboxes, lifecycle};
-use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use theazo_http::ApiError;
@@ -83,7 +82,7 @@ fn crowded(max: Option<u32>, live: &[Agent]) -> Option<(Reached, HashSet<AgentId
     let mut placed: Vec<&Agent> = live.iter().filter(|agent| agent.status.takes_place()).collect();
     let used = placed.len();
     let beyond = used.checked_sub(usize::try_from(max).ok()?).filter(|beyond| *beyond > 0)?;
-    placed.sort_unstable_by_key(|agent| Reverse((agent.created_at_ms, agent.id.to_string())));
+    placed.sort_unstable_by(|one, other| (other.created_at_ms, &other.id).cmp(&(one.created_at_ms, &one.id)));
     let reached = Reached { limit: "maxAgents", used: u64::try_from(used).unwrap_or(u64::MAX), max: max.into() };
     Some((reached, placed.into_iter().take(beyond).map(|agent| agent.id.clone()).collect()))
 }
