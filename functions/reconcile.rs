@@ -349,7 +349,7 @@ impl Run {
             Some(session) if session.status == SessionStatus::Active => {
                 Ok(sessions.settle_paused(scope, &session).await?)
             }
-            _ => terminate::finish(ITEM_TIME, scope, id, sessions, agents, sealer, sandboxes).await,
+            _ => terminate::finish(scope, id, sessions, agents, sealer, sandboxes).await,
         }
     }
 

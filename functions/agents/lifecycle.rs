@@ -3,10 +3,9 @@
 //! What calls a provider is boxed: unoptimised, the futures of a failed boot, one within the other, overflow a thread's stack.
 
 use super::removal::{Stopped, destroy, discard, remove, stop};
-use super::{Sandboxes, failure, moving, not_usable};
+use super::{PROVIDER_WAIT, Sandboxes, failure, moving, not_usable};
 use futures_util::future::BoxFuture;
 use serde_json::json;
-use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
 use theazo_providers::{Kept, ProviderError};
 use theazo_store::{
@@ -72,18 +71,17 @@ pub async fn terminate(
     Err(StoreError::Contended(ATTEMPTS).into())
 }
 
-/// The same for a request that must be answered. What takes longer is left to the scheduled clean-up.
+/// The same within [`PROVIDER_WAIT`]. What takes longer is left to the scheduled clean-up.
 ///
 /// # Errors
 /// As [`end`], and `provider_error` when it took too long.
-pub async fn terminate_within(
-    limit: Duration,
+pub async fn terminate_in_time(
     scope: &TenantScope,
     agent: &Agent,
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<Agent, ApiError> {
-    let terminated = tokio::time::timeout(limit, terminate(scope, agent, agents, sandboxes)).await;
+    let terminated = tokio::time::timeout(PROVIDER_WAIT, terminate(scope, agent, agents, sandboxes)).await;
     terminated.unwrap_or_else(|_| Err(failure::to_api(&agent.provider, &ProviderError::TimedOut)))
 }
 

@@ -151,7 +151,7 @@ async fn noted<T>(
 
 /// How long a request waits for a provider, where its answer is no stream: the gateway and Lambda cut those off at 29 s.
 /// What is not done by then is for the scheduled clean-up, or for the caller to ask again.
-pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(22);
+pub(crate) const PROVIDER_WAIT: Duration = Duration::from_secs(22);
 
 /// A call for an agent's files, noted likewise, and given up before the gateway gives up on its answer.
 async fn in_time<T>(
@@ -160,7 +160,7 @@ async fn in_time<T>(
     agents: &Agents,
     call: impl Future<Output = Result<T, ProviderError>>,
 ) -> Result<T, ProviderError> {
-    let call = tokio::time::timeout(ANSWER_WITHIN, call);
+    let call = tokio::time::timeout(PROVIDER_WAIT, call);
     noted(scope, agent, agents, Duration::ZERO, call).await.unwrap_or(Err(ProviderError::TimedOut))
 }
 

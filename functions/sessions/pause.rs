@@ -1,7 +1,7 @@
 //! `POST /v1/sessions/{id}/pause`
 
 use super::show;
-use crate::agents::{ANSWER_WITHIN, Sandboxes, lifecycle};
+use crate::agents::{PROVIDER_WAIT, Sandboxes, lifecycle};
 use futures_util::{StreamExt, stream};
 use theazo_http::{Answer, ApiError, Call};
 use theazo_store::{Agent, AgentStatus, Agents, PausedBy, Session, Sessions};
@@ -16,7 +16,7 @@ pub async fn handle(call: Call, sessions: Sessions, agents: Agents, sandboxes: S
     let (principal, id) = call.authenticate_with(|_| async { call.request().session_id() }).await?;
     let scope = principal.scope();
     let session = sessions.pause(&scope, &id).await?;
-    match tokio::time::timeout(ANSWER_WITHIN, finish(&scope, &session, &sessions, &agents, &sandboxes)).await {
+    match tokio::time::timeout(PROVIDER_WAIT, finish(&scope, &session, &sessions, &agents, &sandboxes)).await {
         Ok(finished) => finished?,
         Err(_) => tracing::warn!(session = %id, "the agents of a paused session are still being paused"),
     }

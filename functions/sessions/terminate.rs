@@ -1,9 +1,8 @@
 //! `POST /v1/sessions/{id}/terminate`
 
 use super::show;
-use crate::agents::{ANSWER_WITHIN, Sandboxes, lifecycle};
+use crate::agents::{Sandboxes, lifecycle};
 use futures_util::future::join_all;
-use std::time::Duration;
 use theazo_http::{Answer, ApiError, Call};
 use theazo_store::{Agents, SecretSealer, Sessions};
 use theazo_tenancy::{SessionId, TenantScope};
@@ -20,16 +19,15 @@ pub async fn handle(
     let (principal, id) = call.authenticate_with(|_| async { call.request().session_id() }).await?;
     let scope = principal.scope();
     let session = sessions.terminate(&scope, &id).await?;
-    finish(ANSWER_WITHIN, &scope, &id, &sessions, &agents, &sealer, &sandboxes).await?;
+    finish(&scope, &id, &sessions, &agents, &sealer, &sandboxes).await?;
     Answer::json(200, &show(&session))
 }
 
-/// Removes what a terminated session still has, each agent within that time. Also the scheduled clean-up's way.
+/// Removes what a terminated session still has, as far as its agents' providers answer in time. Also the scheduled clean-up's way.
 ///
 /// # Errors
 /// `provider_error` when a sandbox could not be removed; its agent stays on the work list.
 pub async fn finish(
-    limit: Duration,
     scope: &TenantScope,
     id: &SessionId,
     sessions: &Sessions,
@@ -41,7 +39,7 @@ pub async fn finish(
     // Values first: they must go even if a provider does not answer.
     sealer.remove_all(scope, id).await?;
     let left = agents.unsettled_of_session(&own).await?;
-    let ends = left.iter().map(|agent| lifecycle::terminate_within(limit, scope, agent, agents, sandboxes));
+    let ends = left.iter().map(|agent| lifecycle::terminate_in_time(scope, agent, agents, sandboxes));
     for end in join_all(ends).await {
         end?;
     }
