@@ -1,7 +1,8 @@
 //! Agents on E2B, by its emulator: the main job and what is around it, through the API.
 
 use crate::harness::{
-    Canary, Client, E2B_KEY, OwnStack, Platform, e2b_emulator, make_canary, sha256, stack, start_e2b_emulator,
+    Canary, Client, E2B_KEY, OwnStack, Platform, e2b_emulator, make_canary, own_deployment, sha256, stack,
+    start_e2b_emulator,
 };
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -155,7 +156,7 @@ async fn reconciling_removes_what_no_agent_owns_at_e2b_and_ends_agents_whose_san
     let gone = sandboxes_of(&lost).await.remove(0);
     manage(reqwest::Method::DELETE, &format!("/sandboxes/{gone}"), json!({})).await;
 
-    reconcile(stack().deployment(), Boots::UnderWay).await.unwrap();
+    reconcile(&own_deployment(), Boots::UnderWay).await.unwrap();
     assert!(sandboxes_of(&orphan).await.is_empty(), "the orphan is removed");
     assert_eq!(sandboxes_of(&stranger).await.len(), 1, "another deployment's sandbox is left alone");
     assert_eq!(client.get(&format!("/v1/agents/{lost}")).await.expect(200)["status"], "failed");

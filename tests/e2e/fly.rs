@@ -1,6 +1,8 @@
 //! Agents on Fly, by its emulator: the main job and what is around it, through the API.
 
-use crate::harness::{Canary, Client, FLY_ORGANIZATION, FLY_TOKEN, Platform, fly_emulator, make_canary, sha256, stack};
+use crate::harness::{
+    Canary, Client, FLY_ORGANIZATION, FLY_TOKEN, Platform, fly_emulator, make_canary, own_deployment, sha256, stack,
+};
 use serde_json::{Value, json};
 use theazo_functions::reconcile::{Boots, reconcile};
 use theazo_providers::fly::{FlyProvider, FlyService, FlySettings};
@@ -196,7 +198,7 @@ async fn reconciling_removes_what_no_agent_owns_at_fly_and_ends_agents_whose_mac
     let stranger = make("another deployment").await;
     manage(reqwest::Method::DELETE, &format!("/apps/{}?force=true", app(&lost))).await;
 
-    reconcile(stack().deployment(), Boots::UnderWay).await.unwrap();
+    reconcile(&own_deployment(), Boots::UnderWay).await.unwrap();
     assert!(!is_there(&orphan).await, "the orphan is removed");
     assert!(is_there(&stranger).await, "another deployment's app is left alone");
     assert_eq!(client.get(&format!("/v1/agents/{lost}")).await.expect(200)["status"], "failed");

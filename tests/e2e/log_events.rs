@@ -1,7 +1,7 @@
 //! What becomes a log entry, each as it is shown: level, source, message and details.
 
 use crate::e2b::{configure, on_e2b, sandboxes_of};
-use crate::harness::{Client, E2B_KEY, Platform, e2b_emulator, end_agent, stack};
+use crate::harness::{Client, E2B_KEY, Platform, e2b_emulator, end_agent, own_deployment};
 use crate::limits::Priced;
 use crate::logs::entries;
 use crate::matrix::agent_token;
@@ -199,7 +199,7 @@ async fn that_an_agent_had_nothing_to_do_is_on_record_before_that_it_is_paused()
     // Two minutes ago it began to do nothing.
     let at = json!({ ":at": { "N": (now_ms() - 120_000).to_string() } });
     bed.change("test", &session, &agent, "SET run_started_ms = :at REMOVE busy_until_ms", at).await;
-    reconcile(stack().deployment(), Boots::UnderWay).await.unwrap();
+    reconcile(&own_deployment(), Boots::UnderWay).await.unwrap();
     let idle = json!(["info", "system", "agent has had nothing to do", { "event": "agent.idle" }]);
     log.expect(Some(&agent), vec![idle, became("paused", Some("ready"))]).await;
     client.terminate(&session).await;

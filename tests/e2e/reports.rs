@@ -1,7 +1,7 @@
 //! What agents report of themselves, from inside their sandboxes with the plain client, and what a stolen token or hostile
 //! code can do with it.
 
-use crate::harness::{Answer, CapturedLog, Client, Platform, has_firewall, scan_everything, stack};
+use crate::harness::{Answer, CapturedLog, Client, Platform, has_firewall, own_deployment, scan_everything, stack};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -89,7 +89,7 @@ impl Bed {
     async fn recorded(&self) -> Reports {
         let scope = Operator::assume().tenant(&self.platform.id, Mode::Live);
         let agent = AgentId::parse(&self.agent).unwrap();
-        AgentReports::of(stack().deployment()).of_agent(&scope, &agent).await.unwrap()
+        AgentReports::of(&own_deployment()).of_agent(&scope, &agent).await.unwrap()
     }
 
     /// All of the table, to be searched.
@@ -385,7 +385,7 @@ async fn an_agents_token_in_a_path_is_in_no_log_at_the_finest_level_and_in_no_an
             body: Bytes::from(body),
         };
         let subscriber = log.subscriber(LogFormat::Json, "trace");
-        let (response, _) = serve(stack().deployment(), ROUTES, incoming).with_subscriber(subscriber).await;
+        let (response, _) = serve(&own_deployment(), ROUTES, incoming).with_subscriber(subscriber).await;
         statuses.push(response.status().as_u16());
         let answer = String::from_utf8_lossy(&response.into_body().collect().await).into_owned();
         assert!(!answer.contains(&token[12..40]), "{answer}");

@@ -448,7 +448,7 @@ async fn an_agent_whose_sandbox_is_gone_is_found_by_the_clean_up_and_by_file_cal
 
     kill(&by_cleanup).await;
     theazo_functions::reconcile::reconcile(
-        crate::harness::stack().deployment(),
+        &crate::harness::own_deployment(),
         theazo_functions::reconcile::Boots::UnderWay,
     )
     .await

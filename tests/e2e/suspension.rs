@@ -1,6 +1,6 @@
 //! A platform that the operator suspends, and what its users find.
 
-use crate::harness::{Client, Platform, stack};
+use crate::harness::{Client, Platform, own_deployment};
 use serde_json::{Value, json};
 use std::time::Duration;
 use theazo_functions::reconcile::{Boots, reconcile};
@@ -13,7 +13,7 @@ fn operator() -> Operator {
 }
 
 fn suspension() -> PlatformSuspension {
-    PlatformSuspension::new(stack().deployment().table().clone(), operator())
+    PlatformSuspension::new(own_deployment().table().clone(), operator())
 }
 
 /// Every kind of call is refused by that name, and by one round trip.
@@ -52,12 +52,12 @@ async fn a_suspended_platform_is_refused_whoever_calls_and_its_agents_keep_their
     client.with_key(Some(&unknown.text)).get("/v1/whoami").await.expect_error(401, "unauthorized");
     other.client.get("/v1/whoami").await.expect(200);
 
-    let agents = Agents::new(stack().deployment().table().clone());
+    let agents = Agents::new(own_deployment().table().clone());
     let scope = operator().tenant(&platform.id, Mode::Test);
     let mut paused = None;
     // The stack's own clean-up may have begun it.
     for _ in 0..50 {
-        reconcile(stack().deployment(), Boots::UnderWay).await.unwrap();
+        reconcile(&own_deployment(), Boots::UnderWay).await.unwrap();
         let agent = agents.get(&scope, &AgentId::parse(&agent).unwrap()).await.unwrap().unwrap();
         if agent.status == AgentStatus::Paused {
             paused = Some(agent);

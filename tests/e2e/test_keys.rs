@@ -1,6 +1,8 @@
 //! Test keys: the whole API on the simulated provider, apart from all that is live.
 
-use crate::harness::{Answer, Client, Platform, container_name, docker, dynamodb, make_canary, sha256, stack};
+use crate::harness::{
+    Answer, Client, Platform, container_name, docker, dynamodb, make_canary, own_deployment, sha256, stack,
+};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
@@ -242,7 +244,7 @@ async fn agents_end_when_their_time_is_over_whether_called_or_not() {
     sleep(Duration::from_millis(1500)).await;
     bed.exec(&called, "bash", "x").await.expect_error(409, "conflict");
     assert_eq!(bed.status(&called).await, "completed");
-    reconcile(stack().deployment(), Boots::UnderWay).await.unwrap();
+    reconcile(&own_deployment(), Boots::UnderWay).await.unwrap();
     assert_eq!(bed.status(&forgotten).await, "completed");
     for agent in [&called, &forgotten] {
         assert_eq!(bed.rows_of_disk(agent).await, 0);

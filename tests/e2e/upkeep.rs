@@ -1,6 +1,6 @@
 //! What the schedule runs: upkeep of rotations, and reconciling.
 
-use crate::harness::{Client, OwnStack, Platform, built, dynamodb, make_canary, stack};
+use crate::harness::{Client, OwnStack, Platform, built, dynamodb, make_canary, own_deployment, stack};
 use axum::Router;
 use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
@@ -30,7 +30,7 @@ async fn put(item: &Value) {
 /// Runs upkeep until the platform's rotation is over; what the last run told.
 async fn keep_up_until_over(platform: &str) -> Value {
     for _ in 0..20 {
-        let told = (UPKEEP.run)(stack().deployment()).await.unwrap();
+        let told = (UPKEEP.run)(&own_deployment()).await.unwrap();
         if row(platform, "platform").await["vault_previous"].is_null() {
             return told;
         }
@@ -144,7 +144,7 @@ async fn the_binaries_of_the_schedule_take_an_event_and_answer_with_what_they_di
 async fn a_rotation_that_was_abandoned_is_finished_and_what_cannot_go_on_is_in_no_others_way() {
     let (platform, client, session, canary) = with_secret("upkeep").await;
     let (broken, broken_client, broken_session, broken_canary) = with_secret("upkeep: broken").await;
-    let deployment = stack().deployment();
+    let deployment = &own_deployment();
     #[expect(clippy::disallowed_methods, reason = "a test takes every part")]
     let rotation = PlatformRotation::new(deployment.table().clone(), deployment.keys().clone(), Operator::assume());
     let (id, broken_id) = (platform.id.to_string(), broken.id.to_string());
@@ -231,11 +231,11 @@ async fn a_run_tells_how_far_rotations_are_and_of_values_that_hold_one_up() {
 #[tokio::test]
 async fn a_scheduled_run_tells_in_json_what_it_did() {
     assert_eq!(SCHEDULED.iter().map(|function| function.name).collect::<Vec<_>>(), ["reconcile", "upkeep"]);
-    let told = (RECONCILE.run)(stack().deployment()).await.unwrap();
+    let told = (RECONCILE.run)(&own_deployment()).await.unwrap();
     for field in ["failedBoots", "expired", "lost", "settled", "sessions", "platforms", "orphans", "postponed"] {
         assert!(told[field].is_u64(), "{field}: {told}");
     }
-    let told = (UPKEEP.run)(stack().deployment()).await.unwrap();
+    let told = (UPKEEP.run)(&own_deployment()).await.unwrap();
     for field in ["rootPieces", "rootResealed", "platformPieces", "platformsFinished", "platformsStuck", "failed"] {
         assert!(told[field].is_u64(), "{field}: {told}");
     }

@@ -1,7 +1,7 @@
 //! A platform, sessions and agents that have been there for a while. Ids tell when what they name was made, and nobody looks for
 //! log entries of before: what is to have a history must have the id of something older.
 
-use super::{Client, Platform, dynamodb, stack};
+use super::{Client, Platform, dynamodb, own_deployment, stack};
 use serde_json::{Value, json};
 use theazo_store::{Agent, Agents, NewLog, Session, Sessions};
 use theazo_store::{LogQueue, LogWriter, Platforms, now_ms};
@@ -23,7 +23,7 @@ impl Aged {
         let id = PlatformId::make_at(now_ms() - age_ms);
         let keys = [operator.platform_key(&young.id), operator.platform_key(&id)];
         copy(&keys, json!({ "id": { "S": id } })).await;
-        let platforms = Platforms::new(stack().deployment().table().clone(), Operator::assume());
+        let platforms = Platforms::new(own_deployment().table().clone(), Operator::assume());
         let (_, key) = platforms.create_key(&id, Mode::Test, "of an old platform").await.unwrap();
         let client = young.client.with_key(Some(&key.text));
         Self { client, scope: operator.tenant(&id, Mode::Test), age_ms }
@@ -35,7 +35,7 @@ impl Aged {
         let id = SessionId::make_at(now_ms() - self.age_ms);
         let keys = [&young, &id].map(|id| self.scope.session(id).unwrap().key());
         copy(&keys, json!({ "id": { "S": id } })).await;
-        let sessions = Sessions::new(stack().deployment().table().clone());
+        let sessions = Sessions::new(own_deployment().table().clone());
         sessions.get(&self.scope, &id).await.unwrap().unwrap()
     }
 
@@ -53,12 +53,12 @@ impl Aged {
             copy(&[booted.clone(), to], changes).await;
         }
         self.client.terminate(young.1.as_str()).await;
-        Agents::new(stack().deployment().table().clone()).get(&self.scope, &id).await.unwrap().unwrap()
+        Agents::new(own_deployment().table().clone()).get(&self.scope, &id).await.unwrap().unwrap()
     }
 
     /// Writes entries of that long ago, in their order.
     pub async fn write(&self, ago_ms: i64, entries: Vec<NewLog>) {
-        let writer = LogWriter::new(stack().deployment().table().clone(), LogQueue::default());
+        let writer = LogWriter::new(own_deployment().table().clone(), LogQueue::default());
         writer.with_clock_offset(-ago_ms).append(&self.scope, entries).await.unwrap();
     }
 }

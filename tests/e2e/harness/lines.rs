@@ -1,5 +1,6 @@
 //! Log entries that tests write themselves, and functions that are configured otherwise.
 
+use super::stack;
 use theazo_functions::deployment::{Deployment, DeploymentConfig};
 use theazo_http::StreamLimits;
 use theazo_local::Stack;
@@ -17,7 +18,8 @@ pub struct Lines {
 impl Lines {
     #[expect(clippy::disallowed_methods, reason = "a test writes for a tenant without a caller")]
     pub async fn of(stack: &Stack, platform: &PlatformId, mode: Mode, session: &str) -> Self {
-        let table = stack.deployment().table();
+        let deployment = with_config(stack, stack.deployment().config().clone());
+        let table = deployment.table();
         let scope = Operator::assume().tenant(platform, mode);
         let id = SessionId::parse(session).unwrap();
         let session = Sessions::new(table.clone()).get(&scope, &id).await.unwrap().unwrap();
@@ -28,6 +30,12 @@ impl Lines {
         let line = |text| NewLog::of_session(&self.session, LogLevel::Info, LogSource::Agent, text);
         self.writer.append(&self.scope, texts.into_iter().map(line).collect()).await.unwrap();
     }
+}
+
+/// The shared stack's functions, for a test that calls them itself, over connections of its own. A connection ends with the
+/// runtime that made it: of the stack's, a test that is over would take some along, in the middle of what others ask.
+pub fn own_deployment() -> Deployment {
+    with_config(stack(), stack().deployment().config().clone())
 }
 
 /// That stack's table behind streams with other limits.

@@ -26,7 +26,7 @@ pub use encodings::Canary;
 pub use engine::{CommandLines, Events, commit_and_search, container_name, docker, engine_records, run_as_root};
 pub use events::{EventStream, serve_deployment};
 pub use fail::{end_agent, fail_agent};
-pub use lines::{Lines, own_machine_is_no_host, with_streams};
+pub use lines::{Lines, own_deployment, own_machine_is_no_host, with_streams};
 pub use own::OwnStack;
 pub use process::{DevCommand, Process, collect, provider_of};
 pub use raw::send_raw;

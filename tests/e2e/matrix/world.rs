@@ -1,7 +1,7 @@
 //! Two platforms, what is called for, and everybody who calls.
 
 use super::table::{CALLERS, Caller, Target};
-use crate::harness::{Answer, Client, Platform, check_query, dynamodb, stack};
+use crate::harness::{Answer, Client, Platform, check_query, dynamodb, own_deployment, stack};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -228,7 +228,7 @@ fn segment(authorization: &str) -> String {
 #[expect(clippy::disallowed_methods, reason = "what a sandbox is handed, a test makes")]
 pub async fn agent_token(platform: &PlatformId, session: &str, agent: &str) -> String {
     let (session, agent) = (SessionId::parse(session).unwrap(), AgentId::parse(agent).unwrap());
-    let (deployment, scope) = (stack().deployment(), Operator::assume().tenant(platform, Mode::Test));
+    let (deployment, scope) = (&own_deployment(), Operator::assume().tenant(platform, Mode::Test));
     let booted = Agents::of(deployment).get(&scope, &agent).await.unwrap().unwrap();
     let tokens = AgentTokens::of(deployment);
     let token = tokens.make(&scope, &booted).unwrap();
