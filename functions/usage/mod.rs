@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use theazo_http::{ApiError, QueryParams};
 use theazo_metering::to_cents;
-use theazo_store::{Agent, Agents, Days, StoreError};
+use theazo_store::{Agent, Agents, Counters, Days, StoreError};
 use theazo_tenancy::{Mode, ReadScope};
 
 /// Micro-cents as the API shows money.
@@ -79,6 +79,38 @@ where
     }
 }
 
+/// What a session has booked, and its agents, as of one moment; `first` is one read of both.
+pub(crate) async fn until_nothing_is_booked<F>(
+    first: (Counters, Vec<Agent>),
+    again: impl Fn() -> F,
+) -> Result<(Counters, Vec<Agent>), StoreError>
+where
+    F: Future<Output = Result<(Counters, Vec<Agent>), StoreError>>,
+{
+    let alike = |before: &(Counters, Vec<Agent>), after: &(Counters, Vec<Agent>)| {
+        before.0.booked() == after.0.booked() && !has_booked(&before.1, &after.1)
+    };
+    until_two_are_alike(first, again, alike).await
+}
+
+/// Reads two things side by side until two reads in a row found the same. The first read of either then ended before the
+/// second of the other began: the spans in which the one and the other did not change overlap, and both are as of one
+/// moment in them.
+async fn until_two_are_alike<T, E, F>(first: T, again: impl Fn() -> F, alike: impl Fn(&T, &T) -> bool) -> Result<T, E>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    let mut before = first;
+    for _ in 2..READS {
+        let after = again().await?;
+        if alike(&before, &after) {
+            return Ok(after);
+        }
+        before = after;
+    }
+    again().await
+}
+
 /// Whether one of the agents has booked anything from one read to another.
 fn has_booked(before: &[Agent], after: &[Agent]) -> bool {
     let after: HashMap<&str, &Agent> = after.iter().map(|agent| (agent.id.as_str(), agent)).collect();
@@ -117,6 +149,30 @@ mod tests {
                 assert_eq!(found + unbooked, 10, "{bookings}");
             }
             assert_eq!(reads.get(), (bookings + 1).min(READS.into()), "{bookings}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_booked_while_both_are_read_is_read_again_and_is_in_the_sum_once() {
+        for bookings in 0..=i64::from(READS) + 2 {
+            let (booked, left, reads) = (Cell::new(0), Cell::new(bookings), Cell::new(0));
+            // Somebody books after the one is read and before the other is, whichever comes first.
+            let read = async || {
+                let (before, odd) = (booked.get(), left.get() % 2 == 1);
+                reads.set(reads.get() + 1);
+                if left.get() > 0 {
+                    left.set(left.get() - 1);
+                    booked.set(before + 1);
+                }
+                let after = booked.get();
+                Ok::<_, Infallible>(if odd { (before, 10 - after) } else { (after, 10 - before) })
+            };
+            let Ok(first) = read().await;
+            let Ok((found, unbooked)) = until_two_are_alike(first, read, |before, after| before == after).await;
+            if bookings < i64::from(READS) {
+                assert_eq!(found + unbooked, 10, "{bookings}");
+            }
+            assert!((2..=READS).contains(&reads.get()), "{bookings}: {}", reads.get());
         }
     }
 }

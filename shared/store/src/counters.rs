@@ -39,6 +39,11 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// All that is booked: milliseconds of compute and micro-cents. Neither ever falls.
+    pub fn booked(&self) -> (i64, i64) {
+        (self.compute_ms, self.cost)
+    }
+
     pub(crate) fn read(item: Item) -> Result<Self, StoreError> {
         let periods = item.iter().filter_map(|(name, value)| {
             let period =
