@@ -108,7 +108,7 @@ fn read_fly(fields: &Fields) -> Result<ProviderSettings, ApiError> {
         return Err(ApiError::not_built(&format!("config.{other}")));
     }
     let organization = config.required_text("organization", MAX_ORGANIZATION)?;
-    if !organization.bytes().all(is_label) {
+    if organization.is_empty() || !organization.bytes().all(is_label) {
         return Err(ApiError::invalid("config.organization", "must be an organization's slug"));
     }
     let image = read_image(&config)?;

@@ -15,6 +15,7 @@ mod harness;
 
 mod audit;
 mod bench_vault;
+mod bodies;
 mod bootstraps;
 mod breach_table;
 mod breaches;

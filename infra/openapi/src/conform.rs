@@ -9,16 +9,30 @@ use serde_json::{Map, Value};
 /// # Panics
 /// When the schema itself is not one of this document's.
 pub fn violations(document: &Value, schema: &Value, value: &Value) -> Vec<String> {
-    let mut found = Vec::new();
-    Checker { document }.check(schema, value, "", &mut found);
-    found
+    Checker { document, names_all: false }.violations(schema, value)
+}
+
+/// Likewise, and what the schema does not name is wrong too, where it would be ignored.
+///
+/// # Panics
+/// When the schema itself is not one of this document's.
+pub fn violations_or_unnamed(document: &Value, schema: &Value, value: &Value) -> Vec<String> {
+    Checker { document, names_all: true }.violations(schema, value)
 }
 
 struct Checker<'a> {
     document: &'a Value,
+    /// Whether an object has just the fields that are named, unless something is said of others.
+    names_all: bool,
 }
 
 impl Checker<'_> {
+    fn violations(&self, schema: &Value, value: &Value) -> Vec<String> {
+        let mut found = Vec::new();
+        self.check(schema, value, "", &mut found);
+        found
+    }
+
     fn check(&self, schema: &Value, value: &Value, place: &str, found: &mut Vec<String>) {
         let Value::Object(keywords) = schema else { panic!("{place}: {schema} is no schema") };
         for (keyword, rule) in keywords {
@@ -60,6 +74,12 @@ impl Checker<'_> {
                             self.check(schema, field, &format!("{place}/{name}"), found);
                         }
                     }
+                    let is_open = self.names_all && !keywords.contains_key("additionalProperties");
+                    for name in value.as_object().into_iter().flat_map(Map::keys).filter(|_| is_open) {
+                        if !object(rule).contains_key(name) {
+                            found.push(format!("{place}/{name}: is not described"));
+                        }
+                    }
                     true
                 }
                 "propertyNames" => {
@@ -89,7 +109,7 @@ impl Checker<'_> {
     }
 
     fn matching(&self, schemas: &Value, value: &Value) -> usize {
-        list(schemas).iter().filter(|schema| violations(self.document, schema, value).is_empty()).count()
+        list(schemas).iter().filter(|schema| self.violations(schema, value).is_empty()).count()
     }
 }
 
