@@ -155,7 +155,7 @@ async fn a_provider_aimed_at_loopback_the_runtime_api_or_the_metadata_address_is
     assert_eq!(own["health"]["healthy"], false, "{own}");
     deployed.call("DELETE", "/v1/providers/docker", None).await.expect(204);
     let body = json!({ "provider": "docker", "config": { "url": format!("http://127.0.0.1:{port}") } });
-    let agent = client.post(&format!("/v1/sessions/{}/agents", victim.session), body).await;
+    let agent = client.saying_more().post(&format!("/v1/sessions/{}/agents", victim.session), body).await;
     assert!([201, 422].contains(&agent.status), "{agent:?}");
     assert_eq!(connections.load(Ordering::Relaxed), 0);
     // The count does count.

@@ -251,7 +251,8 @@ async fn succeed_on_every_route(bed: &Bed) {
             "agentId": agent, "sessionId": session, "message": held, "model": held, "name": held, "error": held,
             "output": { held: held }, "artifacts": [held], "metadata": { held: [held] }, "percentage": 5, "inputTokens": 1, "outputTokens": 2,
         });
-        let answer = bed.ask("POST", &bed.path(route, &[]), report).await;
+        let report = report.to_string();
+        let answer = bed.call(&bed.client.saying_more(), "POST", &bed.path(route, &[]), Some(&report)).await;
         assert!(answer.status < 300, "{}: {answer:?}", route.info.name);
     }
     let limits = json!({ "maxAgents": 9 });

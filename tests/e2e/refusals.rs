@@ -55,7 +55,7 @@ async fn bodies_that_are_not_what_they_should_be_are_refused_by_name() {
     let refused = client.try_call("POST", "/v1/sessions", Some(large.into_bytes())).await.unwrap();
     assert_eq!(refused.expect_error(400, "invalid_request")["details"]["field"], "body");
     let unknown = json!({ "whatever": { "deep": [1] }, "userId": null });
-    client.post("/v1/sessions", unknown).await.expect(201);
+    client.saying_more().post("/v1/sessions", unknown).await.expect(201);
 }
 
 #[tokio::test]
@@ -106,7 +106,7 @@ async fn fields_that_ask_for_what_is_not_built_are_refused_by_name_and_make_noth
         "browser": false, "model": "m", "instructions": "be brief", "tools": [{ "name": "t" }], "timeout": "5m",
         "metadata": { "a": "b" }, "network": { "internet": false }, "something": "else",
     });
-    let agent = client.post(&agents, body).await.expect(201);
+    let agent = client.saying_more().post(&agents, body).await.expect(201);
     assert_eq!((&agent["browser"], &agent["model"], &agent["region"]), (&json!(false), &json!("m"), &json!(null)));
     assert_eq!((&agent["instructions"], &agent["tools"]), (&json!("be brief"), &json!([{ "name": "t" }])));
     assert_eq!(
@@ -320,7 +320,7 @@ async fn an_agents_time_is_from_one_second_to_a_day() {
 
     // What declines a feature asks for nothing.
     let declined = json!({ "gpu": false, "region": null, "network": {}, "timeout": 86_400_000, "secrets": null });
-    let longest = client.boot(&session, declined).await;
+    let longest = client.saying_more().boot(&session, declined).await;
     let shortest = client.boot(&session, json!({ "timeout": "1s" })).await;
     assert_ne!(longest, shortest);
     client.terminate(&session).await;

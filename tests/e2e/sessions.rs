@@ -219,7 +219,7 @@ async fn what_is_left_out_has_its_default_null_is_left_out_and_unknown_fields_ar
     let nulls = json!({ "userId": null, "environment": null, "metadata": null, "limits": null });
     let nulls = client.post("/v1/sessions", nulls).await.expect(201);
     let in_limits = json!({ "limits": { "maxAgents": null, "unknown": 5 }, "id": "ses_mine", "status": "paused" });
-    let in_limits = client.post("/v1/sessions", in_limits).await.expect(201);
+    let in_limits = client.saying_more().post("/v1/sessions", in_limits).await.expect(201);
     let mut ids = HashSet::new();
     for made in [nothing, spaces, nulls, in_limits] {
         assert!(ids.insert(made["id"].to_string()), "every call makes a session: {made}");

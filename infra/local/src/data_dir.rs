@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// A data folder, locked for as long as this lives.
 pub struct DataDir {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 /// The folder cannot be used.
@@ -42,7 +42,7 @@ impl DataDir {
         let open = OpenOptions::new().create(true).append(true).mode(0o600).open(&lock_path);
         let lock = at(&lock_path, open)?;
         lock.try_lock().map_err(|_| DataDirError::InUse(path.to_owned()))?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), lock })
     }
 
     /// A file of it.
@@ -77,6 +77,15 @@ impl DataDir {
             File::open(&self.path)?.sync_all()
         })();
         at(&path, written)
+    }
+}
+
+impl Drop for DataDir {
+    /// Unlocks it, also for a process that was begun meanwhile and has the open file until it runs its own program.
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(path = %self.path.display(), %error, "the folder could not be unlocked");
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use theazo_functions::deployment::Deployment;
 use theazo_functions::routes::ROUTES;
 use theazo_functions::{Incoming, serve};
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 
 /// An event; without a name it is a `message`, as in browsers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +96,11 @@ pub async fn serve_deployment(deployment: Deployment) -> String {
             response.map(Body::new)
         }
     };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    // Accepted connections have it as well: one whose reader takes nothing is full before megabytes are on their way.
+    socket.set_send_buffer_size(64 * 1024).unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let listener = socket.listen(1024).unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
     base

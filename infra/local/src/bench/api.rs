@@ -9,7 +9,9 @@ use super::{Failure, Report, Row, Unit, api_cases};
 use crate::terminal::say;
 use api_cases::{CASES, Case};
 use bytes::Bytes;
+use futures_util::StreamExt;
 use futures_util::future::try_join_all;
+use http::StatusCode;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,14 +20,18 @@ use std::time::Instant;
 use theazo_functions::deployment::Deployment;
 use theazo_functions::routes::ROUTES;
 use theazo_functions::{Incoming, serve};
-use theazo_store::{NewSecret, NewSession, SecretName, SecretSealer, SecretTarget, Sessions};
-use theazo_tenancy::{SessionId, TenantScope};
+use theazo_store::{
+    AgentTokens, Agents, NewAgent, NewSecret, NewSession, SecretName, SecretSealer, SecretTarget, Sessions, Table,
+    now_ms,
+};
+use theazo_tenancy::{AgentId, SessionId, TenantScope};
 use theazo_vault::SecretValue;
 
 /// Names in one call, and secrets of one session.
 const SECRETS_PER_SESSION: usize = 90;
 /// Sessions that are made at once.
 const AT_ONCE: usize = 32;
+const HOUR_MS: i64 = 3_600_000;
 
 /// How much to measure.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +51,7 @@ impl Effort {
     const FEW: usize = 10;
 }
 
-/// Measures every endpoint that answers at once and needs nobody outside.
+/// Measures every endpoint; of a stream, the time until its first entry.
 ///
 /// # Errors
 /// When the embedded services do not start, or an endpoint does not answer as it should.
@@ -118,6 +124,7 @@ where
 /// A deployment with one platform, whose test key calls.
 struct Place {
     deployment: Deployment,
+    table: Table,
     sessions: Sessions,
     scope: TenantScope,
     key: String,
@@ -161,8 +168,9 @@ impl Place {
         let session = sessions.create(&scope, &NewSession::default()).await?.id;
         let key = world.test_key();
         let count = AtomicUsize::new(0);
+        let table = world.table.clone();
         let mut place =
-            Self { deployment, sessions, scope, key, session, words: BTreeMap::new(), count, _world: world };
+            Self { deployment, table, sessions, scope, key, session, words: BTreeMap::new(), count, _world: world };
         place.words.insert("$session", place.session.to_string());
         let names: Vec<String> = (0..10).map(|n| format!("\"NAME_{n}\": \"{}\"", "v".repeat(64))).collect();
         place.ask("POST", "/v1/sessions/$session/secrets", &format!("{{{}}}", names.join(", "))).await?;
@@ -189,25 +197,47 @@ impl Place {
         let n = self.count.fetch_add(1, Ordering::Relaxed);
         let mut words = self.words.clone();
         words.insert("$count", n.to_string());
+        if case.path.contains("$token") {
+            let (agent, token) = self.make_reporter().await?;
+            words.extend([("$reporter", agent.to_string()), ("$token", token)]);
+        }
         for (method, path, body) in case.before {
-            let answer = self.send(&words, method, path, body).await?.2;
-            if let Some(id) = answer["id"].as_str() {
-                words.entry("$new").or_insert_with(|| id.to_owned());
-            }
+            // One that goes wrong shows in the call that needed it.
+            let asked = self.send(&words, method, path, body).await?;
+            note_new(&mut words, &asked);
         }
         let route = ROUTES.iter().find(|route| route.info.name == case.name).ok_or("no such route")?;
-        let (ms, trips, answer) = self.send(&words, route.info.method, case.path, case.body).await?;
-        if let Some(id) = answer["id"].as_str() {
-            words.entry("$new").or_insert_with(|| id.to_owned());
+        let asked = self.send(&words, route.info.method, case.path, case.body).await?;
+        if case.beaten != Some(asked.status.as_u16()) {
+            asked.expect_success()?;
         }
+        note_new(&mut words, &asked);
         for (method, path, body) in case.after {
-            self.send(&words, method, path, body).await?;
+            self.send(&words, method, path, body).await?.expect_success()?;
         }
-        Ok((ms, trips))
+        Ok((asked.ms, asked.trips))
+    }
+
+    /// An agent that runs as far as the table knows, and its token.
+    async fn make_reporter(&self) -> Result<(AgentId, String), Failure> {
+        let work = SessionId::parse(&self.words["$work"])?;
+        let session = self.sessions.get(&self.scope, &work).await?.ok_or("the session is gone")?;
+        let agents = Agents::new(self.table.clone());
+        let agent = agents.begin_boot(&self.scope, &session, reporter()).await?;
+        let tokens = AgentTokens::new(self.table.clone(), self.deployment.config().name.clone(), Some("http://agent"));
+        let token = tokens.make(&self.scope, &agent).ok_or("agents have an endpoint")?;
+        let values = token.values();
+        let text = String::from_utf8(values[1].value.expose().to_vec())?;
+        let sealed = tokens.seal(&self.scope, &agent.id, &token, &values, now_ms() + HOUR_MS)?;
+        tokens.keep(Some(sealed)).await?;
+        agents.become_ready(&self.scope, &agent.id, Some(&token), |_| true, |_| {}).await?;
+        Ok((agent.id, text))
     }
 
     async fn ask(&self, method: &str, path: &str, body: &str) -> Result<Value, Failure> {
-        Ok(self.send(&self.words, method, path, body).await?.2)
+        let asked = self.send(&self.words, method, path, body).await?;
+        asked.expect_success()?;
+        Ok(asked.json())
     }
 
     async fn send(
@@ -216,7 +246,7 @@ impl Place {
         method: &str,
         path: &str,
         body: &str,
-    ) -> Result<(f64, usize, Value), Failure> {
+    ) -> Result<Asked, Failure> {
         let fill = |text: &str| words.iter().fold(text.to_owned(), |text, (word, value)| text.replace(word, value));
         let path = fill(path);
         let (raw_path, raw_query) = path.split_once('?').unwrap_or((&path, ""));
@@ -233,12 +263,67 @@ impl Place {
         let started = Instant::now();
         let (answer, trips) = serve(&self.deployment, ROUTES, incoming).await;
         let status = answer.status();
-        let body = answer.into_body().collect().await;
-        let ms = started.elapsed().as_secs_f64() * 1000.0;
-        if !status.is_success() {
-            return Err(format!("{method} {path}: {status} {}", String::from_utf8_lossy(&body)).into());
+        let mut pieces = answer.into_body().into_pieces();
+        let mut body = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            body.extend_from_slice(&piece);
+            // A stream goes on until somebody has enough of it.
+            if piece.starts_with(b"event: log") {
+                break;
+            }
         }
-        Ok((ms, trips.sequential, serde_json::from_slice(&body).unwrap_or_default()))
+        let ms = started.elapsed().as_secs_f64() * 1000.0;
+        Ok(Asked { what: format!("{method} {path}"), status, body, ms, trips: trips.sequential })
+    }
+}
+
+/// An agent that nobody asks for anything.
+fn reporter() -> NewAgent {
+    NewAgent {
+        provider: "simulated".into(),
+        compute: "python".into(),
+        region: None,
+        host: None,
+        model: None,
+        instructions: None,
+        tools: None,
+        metadata: BTreeMap::new(),
+        internet: true,
+        timeout_ms: HOUR_MS,
+        auto_pause_ms: None,
+        selection: None,
+        cost_cap: None,
+        max_concurrent: None,
+        secrets: Vec::new(),
+    }
+}
+
+/// A call that was made: its answer, the milliseconds that it took, and its sequential round trips.
+struct Asked {
+    what: String,
+    status: StatusCode,
+    body: Vec<u8>,
+    ms: f64,
+    trips: usize,
+}
+
+impl Asked {
+    fn expect_success(&self) -> Result<(), Failure> {
+        match self.status.is_success() {
+            true => Ok(()),
+            false => Err(format!("{}: {} {}", self.what, self.status, String::from_utf8_lossy(&self.body)).into()),
+        }
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+}
+
+/// The first id that is answered is `$new`.
+fn note_new(words: &mut BTreeMap<&'static str, String>, asked: &Asked) {
+    if let Some(id) = asked.json()["id"].as_str() {
+        words.entry("$new").or_insert_with(|| id.to_owned());
     }
 }
 

@@ -21,7 +21,8 @@ macro_rules! stream {
             $ends,
             " Where the connection has to end before, `reconnect` comes with `reason` in its data: `time_limit` (after 14 ",
             "minutes), `slow_reader` (it took over 10 s to take what was sent), `credential` (it is no longer good) or ",
-            "`unavailable`. Whoever connects again with the last `id` as `Last-Event-ID` goes on without gap or repeat."
+            "`unavailable`. Whoever connects again with the last `id` as `Last-Event-ID` goes on without gap or repeat, but ",
+            "for what appeared that late meanwhile."
         )
     };
 }
