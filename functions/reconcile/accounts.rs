@@ -56,7 +56,8 @@ pub(super) struct Accounts {
     outcome: Outcome,
 }
 
-/// Asks every account what runs in it, side by side: the deployment's own, and those that platforms have configured.
+/// Asks every account what runs in it, side by side: the deployment's own, and those that platforms have configured. What
+/// test keys have configured is nobody's account: nothing of theirs runs anywhere.
 pub(super) async fn ask(sandboxes: &Sandboxes, work: &Work, turn: usize) -> Result<Accounts, ApiError> {
     let until = Instant::now() + ASK_TIME;
     let mut accounts = Accounts::default();
@@ -64,19 +65,18 @@ pub(super) async fn ask(sandboxes: &Sandboxes, work: &Work, turn: usize) -> Resu
         accounts.add(list(None, None, provider).await);
     }
     let configured = work.list().await?.into_iter().filter_map(|item| match item {
-        WorkItem::Provider(platform, mode, name) => Some((platform, mode, name)),
-        WorkItem::Agent(_) | WorkItem::Session(..) | WorkItem::Platform(_) => None,
+        WorkItem::Provider(platform, Mode::Live, name) => Some((platform, name)),
+        WorkItem::Provider(..) | WorkItem::Agent(_) | WorkItem::Session(..) | WorkItem::Platform(_) => None,
     });
     let mut configured: Vec<_> = configured.collect();
     in_turn(&mut configured, turn);
-    let asked = stream::iter(configured).map(|(platform, mode, name)| async move {
+    let asked = stream::iter(configured).map(|(platform, name)| async move {
         let nobody_knows = |platform| (None, vec![Err(NotListed { platform: Some(platform), is_there: false })]);
         if Instant::now() >= until {
             return nobody_knows(platform);
         }
-        let scope = work.operator().tenant(&platform, mode);
-        // Test agents are on none.
-        let are_hosts = mode == Mode::Live && ProviderKind::parse(&name) == Some(ProviderKind::Docker);
+        let scope = work.operator().tenant(&platform, Mode::Live);
+        let are_hosts = ProviderKind::parse(&name) == Some(ProviderKind::Docker);
         match tokio::time::timeout(LIST_TIME, sandboxes.accounts(&scope, &name)).await {
             // Each by itself: a host that does not answer keeps no other from being heard.
             Ok(Ok(hosts)) => {

@@ -3,8 +3,9 @@
 //! `breaches_host` about the host that agents run on, `breaches_hostile` about agents and end users that mean harm.
 
 use crate::harness::{Canary, Client, Platform, dynamodb, make_canary, scan_everything, sha256, stack};
+use crate::logs::token;
 use serde_json::{Value, json};
-use theazo_tenancy::{Mode, PlatformId, make_api_key};
+use theazo_tenancy::{AgentId, Mode, PlatformId, make_api_key};
 
 const TABLE: &str = "theazo";
 
@@ -210,6 +211,77 @@ async fn write_access_to_the_table_uncovers_no_value_of_a_running_agent() {
     }
     assert!(copies(&bare).await.is_empty(), "they go with their agent");
     client.terminate(&session).await;
+    victim.client().terminate(&victim.session).await;
+}
+
+#[tokio::test]
+async fn write_access_to_the_table_gives_nobody_somebody_elses_agent() {
+    let (victim, thief) = (Victim::make("agent moved").await, Victim::make("agent thief").await);
+    let agent = victim.client().boot(&victim.session, json!({})).await;
+    let files = format!("/v1/agents/{agent}/files");
+    victim.client().post(&files, json!({ "path": "/data/kept", "data": "the victim's" })).await.expect(204);
+    let beside = victim.client().session("another user").await;
+    let besides_token = token(victim.client(), &beside).await;
+    let at = |platform: &PlatformId, mode: &str| json!({ "S": format!("{platform}#{mode}#agents") });
+    let key = json!({ "pk": at(&victim.platform.id, "live"), "sk": { "S": &agent } });
+    let good = row(&key).await;
+    let absent = AgentId::make().to_string();
+    let asks = [
+        ("GET", "", Value::Null),
+        ("GET", "/status", Value::Null),
+        ("GET", "/files/data/kept", Value::Null),
+        ("GET", "/files?dir=/data", Value::Null),
+        ("POST", "/files", json!({ "path": "/data/planted", "data": "runs later" })),
+        ("POST", "/exec", json!({ "language": "bash", "code": "cat /data/kept" })),
+        ("POST", "/ports", json!({ "port": 3000 })),
+        ("POST", "/checkpoints", json!({})),
+        ("POST", "/pause", Value::Null),
+        ("POST", "/restart", Value::Null),
+        ("POST", "/terminate", Value::Null),
+    ];
+    let refused = async |client: &Client, what: &str| {
+        for (method, path, body) in &asks {
+            let ask = async |id: &str| {
+                let body = (!body.is_null()).then_some(body);
+                client.call(method, &format!("/v1/agents/{id}{path}"), body).await
+            };
+            let (moved, absent) = (ask(&agent).await, ask(&absent).await);
+            assert_eq!(moved.status, 404, "{what}: {method} {path} {moved:?}");
+            assert_eq!(moved.without_request_id(), absent.without_request_id(), "{what}: {method} {path}");
+        }
+    };
+    // To another platform, as it is and made out to a session there; to the other mode; to another session.
+    let with_test_key = victim.client().with_key(Some(&victim.platform.test_key));
+    for (client, platform, mode, session) in [
+        (thief.client(), &thief.platform.id, "live", &victim.session),
+        (thief.client(), &thief.platform.id, "live", &thief.session),
+        (&with_test_key, &victim.platform.id, "test", &victim.session),
+        (&besides_token, &victim.platform.id, "live", &beside),
+    ] {
+        let mut moved = good.clone();
+        (moved["pk"], moved["session"]) = (at(platform, mode), json!({ "S": session }));
+        put(&moved).await;
+        refused(client, &format!("{platform} {mode} {session}")).await;
+        let place = json!({ "pk": moved["pk"], "sk": moved["sk"] });
+        dynamodb(&stack().dynamodb_url(), "DeleteItem", json!({ "TableName": TABLE, "Key": place })).await;
+    }
+    // In place of the thief's own, under that one's name.
+    let own = thief.client().boot(&thief.session, json!({})).await;
+    let own_key = json!({ "pk": at(&thief.platform.id, "live"), "sk": { "S": &own } });
+    let before = row(&own_key).await;
+    let mut swapped = before.clone();
+    swapped["id"] = json!({ "S": &agent });
+    put(&swapped).await;
+    let read = thief.client().get(&format!("/v1/agents/{own}/files/data/kept")).await;
+    assert_eq!(read.status, 404, "{read:?}");
+    put(&before).await;
+
+    put(&good).await;
+    let read = victim.client().get(&format!("/v1/agents/{agent}/files/data/kept")).await.expect(200);
+    assert_eq!(read["data"], "the victim's");
+    let listed = victim.client().get(&format!("{files}?dir=/data")).await.expect(200);
+    assert_eq!(listed.as_array().map(Vec::len).or(listed["data"].as_array().map(Vec::len)), Some(1), "{listed}");
+    thief.client().terminate(&thief.session).await;
     victim.client().terminate(&victim.session).await;
 }
 

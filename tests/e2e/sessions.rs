@@ -359,7 +359,7 @@ async fn a_user_id_is_the_same_in_any_spelling_of_the_path_in_a_body_and_in_a_fi
 async fn a_limit_below_what_is_used_ends_nothing_and_lets_nothing_in() {
     let client = Platform::make("limit below use").await.client;
     let session = client.session("u").await;
-    patch_limits(&client, &session, json!({ "maxAgents": 3, "unknown": 1 })).await.expect(200);
+    patch_limits(&client.saying_more(), &session, json!({ "maxAgents": 3, "unknown": 1 })).await.expect(200);
     let agent = client.boot(&session, json!({})).await;
     let limits = client.get(&format!("/v1/sessions/{session}/limits")).await.expect(200);
     assert_eq!(limits, json!({ "maxAgents": { "limit": 3, "used": 1, "remaining": 2, "percentage": 33.33 } }));

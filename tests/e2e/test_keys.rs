@@ -1,15 +1,19 @@
 //! Test keys: the whole API on the simulated provider, apart from all that is live.
 
 use crate::harness::{
-    Answer, Client, Platform, container_name, docker, dynamodb, make_canary, own_deployment, sha256, stack,
+    Answer, Client, OwnStack, Platform, container_name, docker, dynamodb, make_canary, own_deployment, sha256, stack,
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use theazo_docker_hosts::Authority;
 use theazo_functions::reconcile::{Boots, reconcile};
+use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 const MIB: usize = 1024 * 1024;
@@ -174,6 +178,52 @@ async fn test_keys_may_name_any_provider_and_live_keys_never_the_simulated_one()
     let providers = live.get("/v1/providers").await.expect(200);
     assert!(!providers.to_string().contains("simulated"), "{providers}");
     bed.client.terminate(&bed.session).await;
+}
+
+#[tokio::test]
+async fn what_a_test_key_configures_is_connected_to_by_nobody_and_says_nothing_of_live_accounts() {
+    let (own, _) = OwnStack::start(None).await;
+    let platform = Platform::make_on(&own.stack, "configured by a test key").await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&connections);
+    let counting = tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let authority = Authority::make("a host that is counted");
+    let pair = authority.client();
+    let url = format!("tcp://127.0.0.1:{port}");
+    let host = json!({ "url": url, "ca": authority.cert(), "cert": pair.cert, "key": pair.key, "maxAgents": 1 });
+    let hosts = json!({ "hosts": [host] }).to_string();
+    let configure = async |client: &Client, providers: &[&str]| {
+        client.post("/v1/secrets", json!({ "HOSTS": hosts, "OTHER": "a token" })).await.expect(204);
+        for provider in providers {
+            let body = match *provider {
+                "docker" => json!({ "credentialRef": "HOSTS", "config": { "image": "agent:1" } }),
+                "fly" => json!({ "credentialRef": "OTHER", "config": { "image": "agent:1", "organization": "o" } }),
+                _ => json!({ "credentialRef": "OTHER" }),
+            };
+            client.call("PUT", &format!("/v1/providers/{provider}"), Some(&body)).await.expect(200);
+        }
+        let listed = client.get("/v1/providers").await.expect(200);
+        let own = listed["data"].as_array().unwrap().iter().filter(|one| one["source"] == "platform");
+        own.map(|one| one["health"]["healthy"].as_bool().unwrap()).collect::<Vec<_>>()
+    };
+    let test = platform.client.with_key(Some(&platform.test_key));
+    assert_eq!(configure(&test, &["docker", "e2b", "fly"]).await, [true; 3]);
+    let outcome = Box::pin(reconcile(own.stack.deployment(), Boots::UnderWay)).await.unwrap();
+    assert_eq!((outcome.postponed, outcome.orphans), (0, 0), "{outcome:?}");
+    assert_eq!(connections.load(Ordering::Relaxed), 0);
+    // What a live key configures is.
+    assert_eq!(configure(&platform.client, &["docker"]).await, [false]);
+    assert!(connections.load(Ordering::Relaxed) > 0);
+    let outcome = Box::pin(reconcile(own.stack.deployment(), Boots::UnderWay)).await.unwrap();
+    assert_eq!(outcome.postponed, 1, "{outcome:?}");
+    counting.abort();
+    own.stop().await;
 }
 
 #[tokio::test]

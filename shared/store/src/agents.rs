@@ -30,7 +30,7 @@ use crate::{AuditAction, AuditOutcome, Counters, Page, PageRequest, Session, Sto
 use aws_sdk_dynamodb::types::AttributeValue;
 use std::collections::BTreeMap;
 use theazo_metering::{Meter, Prices};
-use theazo_tenancy::{AgentId, ReadScope, SessionScope, TenantScope};
+use theazo_tenancy::{AgentId, AgentPlace, ReadScope, SessionId, SessionScope, TenantScope};
 
 /// How long an ended agent stays readable, milliseconds.
 const RETENTION_MS: i64 = 30 * 24 * 60 * 60 * 1000;
@@ -85,14 +85,23 @@ impl Agents {
         Self(self.0, prices)
     }
 
-    /// An agent, if it is this scope's.
+    /// An agent, if it is this scope's. Of a row that was moved there, those who have the credential key know that it is not;
+    /// the scheduled functions, which do not have it, act for nobody.
     ///
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn get(&self, scope: &ReadScope, id: &AgentId) -> Result<Option<Agent>, StoreError> {
         let Ok(key) = scope.agent_key(id) else { return Ok(None) };
         let agent: Option<Agent> = self.0.get(&key).await?;
-        Ok(agent.filter(|agent| !agent.is_expired(self.0.now_ms())))
+        let Some(agent) = agent.filter(|agent| !agent.is_expired(self.0.now_ms())) else { return Ok(None) };
+        if let Ok(key) = self.0.credential_key() {
+            let tag = hex::decode(&agent.tag).unwrap_or_default();
+            if agent.id != *id || !key.is_agents(place_of(scope, &agent.session, id), &tag) {
+                tracing::error!(agent = %id, "an agent's row is not one that this deployment wrote there");
+                return Ok(None);
+            }
+        }
+        Ok(Some(agent))
     }
 
     /// A page of the platform's agents, newest first.
@@ -149,9 +158,12 @@ impl Agents {
     pub async fn begin_boot(&self, scope: &TenantScope, session: &Session, new: NewAgent) -> Result<Agent, StoreError> {
         let own = scope.session(&session.id).ok_or(StoreError::NotFound)?;
         let now = self.0.now_ms();
+        let id = AgentId::make();
+        let tag = self.0.credential_key()?.seal_agent(place_of(scope, &session.id, &id));
         let mut agent = Agent {
-            id: AgentId::make(),
+            id,
             session: session.id.clone(),
+            tag: hex::encode(tag),
             user_id: session.user_id.clone(),
             status: AgentStatus::Booting,
             provider: new.provider,
@@ -240,4 +252,8 @@ impl Agents {
         }
         Err(StoreError::Contended(metering::CLAIMS))
     }
+}
+
+fn place_of<'a>(scope: &'a ReadScope, session: &'a SessionId, agent: &'a AgentId) -> AgentPlace<'a> {
+    AgentPlace { platform: scope.platform(), mode: scope.mode(), session, agent }
 }

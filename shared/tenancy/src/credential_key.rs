@@ -1,15 +1,29 @@
 //! The key that tells the credentials we issued from rows that somebody else wrote into the table.
 
-use crate::{CredentialKind, CredentialRecord, make_random_bytes};
+use crate::{AgentId, CredentialKind, CredentialRecord, Mode, PlatformId, SessionId, make_random_bytes};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-/// What the key is used for: a tag of anything else is none of a credential's row.
+/// What the key is used for: a tag of the one thing is none of the other.
 const LABEL: &[u8] = b"theazo credential row v1";
+const AGENT_LABEL: &[u8] = b"theazo agent row v1";
+
+/// Whose an agent is.
+#[derive(Clone, Copy, Debug)]
+pub struct AgentPlace<'a> {
+    /// Its platform.
+    pub platform: &'a PlatformId,
+    /// Its mode.
+    pub mode: Mode,
+    /// Its session.
+    pub session: &'a SessionId,
+    /// The agent.
+    pub agent: &'a AgentId,
+}
 
 /// A deployment's own 32 bytes, which are not in the table. Whoever can write to the table and does not have them
-/// cannot insert, revive, widen or move a credential.
+/// cannot insert, revive, widen or move a credential, and cannot make an agent somebody else's.
 pub struct CredentialKey(Zeroizing<[u8; 32]>);
 
 impl CredentialKey {
@@ -49,8 +63,7 @@ impl CredentialKey {
             CredentialKind::Agent(session, agent) => ("agent", session.as_str(), agent.as_str()),
         };
         let expires = expires_at_ms.map(i64::to_be_bytes);
-        let mut tag = Hmac::<Sha256>::new_from_slice(self.0.as_slice()).expect("HMAC takes keys of any length");
-        for part in [
+        self.tag_of(&[
             LABEL,
             hash,
             id.as_str().as_bytes(),
@@ -63,7 +76,29 @@ impl CredentialKey {
             cursor_key,
             &[u8::from(permissions.exec)],
             &epoch.to_be_bytes(),
-        ] {
+        ])
+    }
+
+    /// HMAC-SHA-256 of whose an agent is, for its row. A sandbox is found by its agent's id alone: a row that is somewhere
+    /// else would give it to somebody else.
+    pub fn seal_agent(&self, place: AgentPlace<'_>) -> [u8; 32] {
+        self.agent_tag(place).finalize().into_bytes().into()
+    }
+
+    /// Whether the tag is of an agent in that place, in constant time.
+    pub fn is_agents(&self, place: AgentPlace<'_>, tag: &[u8]) -> bool {
+        self.agent_tag(place).verify_slice(tag).is_ok()
+    }
+
+    fn agent_tag(&self, AgentPlace { platform, mode, session, agent }: AgentPlace<'_>) -> Hmac<Sha256> {
+        let ids = [platform.as_str(), mode.as_str(), session.as_str(), agent.as_str()].map(str::as_bytes);
+        self.tag_of(&[&[AGENT_LABEL], ids.as_slice()].concat())
+    }
+
+    /// Of parts, each with its length before it.
+    fn tag_of(&self, parts: &[&[u8]]) -> Hmac<Sha256> {
+        let mut tag = Hmac::<Sha256>::new_from_slice(self.0.as_slice()).expect("HMAC takes keys of any length");
+        for part in parts {
             tag.update(&(part.len() as u64).to_be_bytes());
             tag.update(part);
         }
@@ -74,7 +109,7 @@ impl CredentialKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{AgentId, KeyId, Mode, Permissions, PlatformId, SessionId};
+    use crate::{KeyId, Permissions};
 
     fn record() -> CredentialRecord {
         CredentialRecord {
@@ -117,6 +152,27 @@ mod tests {
                 assert_eq!(key.is_sealed(record, tag), index == other, "{index} {other}");
             }
         }
+    }
+
+    #[test]
+    fn an_agents_tag_covers_each_part_of_whose_it_is() {
+        let key = CredentialKey::make();
+        let (platform, session, agent) = (PlatformId::make(), SessionId::make(), AgentId::make());
+        let (platform_2, session_2, agent_2) = (PlatformId::make(), SessionId::make(), AgentId::make());
+        let own = AgentPlace { platform: &platform, mode: Mode::Live, session: &session, agent: &agent };
+        let tag = key.seal_agent(own);
+        assert!(key.is_agents(own, &tag) && !CredentialKey::make().is_agents(own, &tag));
+        assert!(!key.is_agents(own, &tag[..31]) && !key.is_agents(own, &[]));
+        for other in [
+            AgentPlace { platform: &platform_2, ..own },
+            AgentPlace { mode: Mode::Test, ..own },
+            AgentPlace { session: &session_2, ..own },
+            AgentPlace { agent: &agent_2, ..own },
+        ] {
+            assert!(!key.is_agents(other, &tag), "{other:?}");
+        }
+        let kind = CredentialKind::Agent(session.clone(), agent.clone());
+        assert_ne!(key.seal(&CredentialRecord { kind, platform: platform.clone(), ..record() }), tag);
     }
 
     #[test]

@@ -91,6 +91,9 @@ pub struct Agent {
     pub id: AgentId,
     /// Its session.
     pub session: SessionId,
+    /// That it is that session's, and that platform's: a tag of [`theazo_tenancy::CredentialKey::seal_agent`], hexadecimal.
+    #[serde(default)]
+    pub(super) tag: String,
     /// Its session's user.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub user_id: Option<String>,
