@@ -191,6 +191,38 @@ async fn a_limit_that_is_set_while_agents_run_pauses_them_in_the_next_run() {
 }
 
 #[tokio::test]
+async fn nothing_starts_beyond_a_limit_that_was_set_after_it_was_used_up_even_before_that_is_booked() {
+    let own = still().await;
+    let bed = Priced::on(&own.stack, "used up before", CENT_A_MINUTE).await.with_test_key();
+    for (limits, limit) in
+        [(day(3), "maxCost"), (month(3), "maxCost"), (json!({ "maxComputeMinutes": 3 }), "maxComputeMinutes")]
+    {
+        if limit == "maxCost" && is_near_midnight() {
+            continue;
+        }
+        let session = bed.session(json!({})).await;
+        let agent = bed.agent(&session, json!({})).await;
+        let paused = bed.agent(&session, json!({})).await;
+        assert_eq!(bed.call("POST", &format!("/v1/agents/{paused}/pause"), Value::Null).await.0, 200);
+        // It has run for five minutes, of which it claimed one when it began.
+        let at = |ms: i64| json!({ "N": (now_ms() - ms).to_string() });
+        let update = "SET meter.run.started_ms = :at, meter.run.booked_to_ms = :at, meter.run.claimed_to_ms = :claimed";
+        bed.change("test", &session, &agent, update, json!({ ":at": at(300_000), ":claimed": at(240_000) })).await;
+        assert_eq!(bed.call("PATCH", &format!("/v1/sessions/{session}/limits"), limits).await.0, 200);
+        for path in [
+            format!("/v1/sessions/{session}/agents"),
+            format!("/v1/agents/{paused}/resume"),
+            format!("/v1/agents/{agent}/restart"),
+        ] {
+            let (status, refused) = bed.call("POST", &path, Value::Null).await;
+            assert_eq!((status, &refused["error"]["details"]["limit"]), (402, &json!(limit)), "{path}: {refused}");
+        }
+        bed.terminate(&session).await;
+    }
+    own.stop().await;
+}
+
+#[tokio::test]
 async fn where_fewer_agents_may_run_than_do_the_youngest_are_paused_until_there_is_place_again() {
     let own = still().await;
     let bed = Priced::on(&own.stack, "fewer", 0).await.with_test_key();

@@ -211,11 +211,7 @@ impl Agents {
             revision: 1,
         };
         let rate = self.1.rate(&agent.provider);
-        // Without limits that others use up meanwhile there is nothing to read.
-        let counters = match session.limits.meter_use() {
-            true => self.0.get_raw(&own.counters_key()).await?.map(Counters::read).transpose()?,
-            false => None,
-        };
+        let counters = self.counters_within(&own, session).await?;
         let mut allowance = metering::allowance(session, counters.as_ref(), rate, now, false)?;
         for _ in 0..metering::CLAIMS {
             agent.allow(allowance.ms, rate, now);

@@ -11,6 +11,7 @@ use crate::counters::CountersUpdate;
 use crate::transaction::{Committed, Transaction, back_off};
 use crate::usage::add_usage;
 use crate::{Counters, Limits, Reached, Session, StoreError};
+use futures_util::future::try_join;
 use theazo_metering::{Changes, Day, MICROCENTS_PER_CENT, Part, affordable_ms, parts};
 use theazo_tenancy::{AgentId, Mode, SessionScope, TenantScope};
 
@@ -169,6 +170,25 @@ impl Agents {
             }
         };
         Ok(add_usage(transaction, &self.0, scope.mode(), &own, agent, &changes.booked, stored))
+    }
+
+    /// The counters of a session with limits that others use up meanwhile; without such limits there is nothing to read.
+    /// What its agents have run since they booked last is in no counter: a limit that was set since may be reached by that.
+    ///
+    /// # Errors
+    /// [`StoreError::LimitExceeded`] for a limit that is reached by what is used to the millisecond.
+    pub(super) async fn counters_within(
+        &self,
+        own: &SessionScope,
+        session: &Session,
+    ) -> Result<Option<Counters>, StoreError> {
+        if !session.limits.meter_use() {
+            return Ok(None);
+        }
+        let counters = async { self.0.get_raw(&own.counters_key()).await?.map(Counters::read).transpose() };
+        let (counters, live) = try_join(counters, self.unsettled_of_session(own)).await?;
+        let used = counters.as_ref().unwrap_or(&Counters::default()).used(session, &live, self.0.now_ms());
+        session.limits.reached(&used).map_or(Ok(counters), |reached| Err(reached.into()))
     }
 
     /// Books what an agent has run since the last time and, where its session has limits that wait for it, claims what

@@ -239,10 +239,7 @@ impl Agents {
         let max_concurrent = max_concurrent.filter(|_| places > 0);
         let max_agents = session.limits.max_agents.filter(|_| places > 0);
         let limited = Session { limits: Limits { max_agents, ..session.limits.clone() }, ..session.clone() };
-        let counters = match limited.limits.meter_use() {
-            true => self.0.get_raw(&own.counters_key()).await?.map(Counters::read).transpose()?,
-            false => None,
-        };
+        let counters = self.counters_within(&own, &limited).await?;
         let mut allowance = metering::allowance(&limited, counters.as_ref(), rate, now, false)?;
         for _ in 0..metering::CLAIMS {
             let mut after = agent.clone();

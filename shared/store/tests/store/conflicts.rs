@@ -2,7 +2,7 @@
 
 use crate::agents::new_agent;
 use crate::proxy::{Fault, Proxy};
-use crate::support::{World, aws, own, pairs, refused, secret};
+use crate::support::{World, aws, credential_key, own, pairs, refused, secret};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 use theazo_store::{Agents, NewSession, SecretSealer, SessionFilter, Sessions, StoreError, Table};
@@ -35,7 +35,7 @@ fn fault(operation: &'static str, times: usize, body: String) -> Fault {
 /// The world's table through a proxy.
 async fn disturbed(world: &World) -> (Proxy, Table) {
     let proxy = Proxy::start(&world.dynamodb_url).await;
-    let table = Table::new(&aws(&proxy.url, &world.kms_url), "theazo");
+    let table = Table::new(&aws(&proxy.url, &world.kms_url), "theazo").with_credential_key(credential_key());
     (proxy, table)
 }
 

@@ -1,7 +1,7 @@
 //! Copies of what agents booted with: whole or not at all while an agent runs, and gone when it is over.
 
 use crate::rotation::{boot, copies, masked, open, rotate, sealed_rows, world};
-use crate::support::{Item, World, name, number, own, pairs, refused, secret, text};
+use crate::support::{Item, World, credential_key, name, number, own, pairs, refused, secret, text};
 use crate::{agents::new_agent, proxy::Proxy, support::aws};
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join;
@@ -219,7 +219,8 @@ async fn an_end_that_is_interrupted_at_any_write_leaves_no_copy_when_it_is_repea
     let session = session_with_secrets(&world, &scope).await;
     let agent = boot(&world, &scope, &session).await;
     let proxy = Proxy::start(&world.dynamodb_url).await;
-    let agents = Agents::new(Table::new(&aws(&proxy.url, &world.kms_url), "theazo"));
+    let agents =
+        Agents::new(Table::new(&aws(&proxy.url, &world.kms_url), "theazo").with_credential_key(credential_key()));
     let mut interruptions = 0;
     loop {
         proxy.allow_writes(interruptions);

@@ -5,7 +5,7 @@
 
 use crate::metering::{Bed, DAY, HOUR, MINUTE, NOON, Sums, cents, in_pause, minutes, on, usage_rows};
 use crate::proxy::{Fault, Proxy};
-use crate::support::{World, aws};
+use crate::support::{World, aws, credential_key};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
@@ -87,7 +87,7 @@ impl Case {
     async fn start() -> Self {
         let world = World::start().await;
         let proxy = Proxy::start(&world.dynamodb_url).await;
-        let table = Table::new(&aws(&proxy.url, &world.kms_url), "theazo");
+        let table = Table::new(&aws(&proxy.url, &world.kms_url), "theazo").with_credential_key(credential_key());
         let bed = Bed::over(world, table).await;
         let mut sessions = Vec::new();
         for (name, limits) in [("a", Limits::default()), ("b", cents(1_000_000, CostPeriod::Month))] {

@@ -5,7 +5,7 @@
 use crate::agents::new_agent;
 use crate::gate::{Crash, Gate};
 use crate::rotation::{LIFE, LIFE_MS, sealed_rows};
-use crate::support::{Item, World, aws, operator, own, secret, text};
+use crate::support::{Item, World, aws, credential_key, operator, own, secret, text};
 use aws_sdk_dynamodb::types::AttributeValue;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -129,7 +129,7 @@ impl Model {
     async fn start() -> Self {
         let world = World::start().await;
         let (gate, url) = Gate::start(&world.dynamodb_url).await;
-        let table = Table::new(&aws(&url, &world.kms_url), "theazo");
+        let table = Table::new(&aws(&url, &world.kms_url), "theazo").with_credential_key(credential_key());
         let scope = world.tenant().await;
         let sessions = [world.session(&scope).await, world.session(&scope).await];
         let warm = world.cold_keys(HOUR);

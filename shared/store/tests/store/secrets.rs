@@ -385,7 +385,7 @@ async fn expired_secrets_make_room_in_a_full_scope() {
     let scope = world.tenant().await;
     let session = world.session(&scope).await;
     let target = own(&session);
-    let short = |index: usize| NewSecret { expires_at_ms: Some(now_ms() + 500), ..secret(&format!("S{index}"), "v") };
+    let short = |index: usize| NewSecret { expires_at_ms: Some(now_ms() + 3_000), ..secret(&format!("S{index}"), "v") };
     let shorts: Vec<_> = (0..60).map(short).collect();
     world.set(&scope, &target, &shorts).await.unwrap();
     let longs: Vec<_> = (0..40).map(|index| secret(&format!("L{index}"), "v")).collect();
@@ -393,7 +393,7 @@ async fn expired_secrets_make_room_in_a_full_scope() {
     for attempt in 0.. {
         match world.set(&scope, &target, &[secret("ONE_MORE", "v")]).await {
             Ok(()) => break,
-            Err(StoreError::ScopeFull(_)) if attempt < 200 => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(StoreError::ScopeFull(_)) if attempt < 1_000 => tokio::time::sleep(Duration::from_millis(20)).await,
             Err(error) => panic!("{error}"),
         }
     }
