@@ -65,13 +65,15 @@ async fn a_dump_of_the_whole_table_holds_no_value_and_nothing_that_authenticates
     let test = victim.client().with_key(Some(&victim.platform.test_key));
     let session = test.session("user").await;
     test.set_secrets(&session, json!({ "TOKEN": victim.canary.value() })).await;
-    let agent = test.boot(&session, json!({})).await;
+    let told = make_canary("what an agent is told");
+    let agent = test.boot(&session, json!({ "instructions": told })).await;
     let late = json!({ "language": "bash", "code": format!("# {}\n# theazo:timeout", victim.canary.value()) });
     test.post(&format!("/v1/agents/{agent}/exec"), late).await.expect_error(504, "timeout");
     let dump = scan_everything(&stack().dynamodb_url()).await;
     let dumped = String::from_utf8_lossy(&dump.decoded);
     victim.canary.is_not_in("the dump", &dump.decoded);
-    assert!(dumped.contains("TOKEN"), "names are in the dump");
+    // What is no secret of the vault is there to be read.
+    assert!(dumped.contains("TOKEN") && dumped.contains(&told), "names and instructions are in the dump");
     for mode in ["live", "test"] {
         let replays = format!("{}#{mode}#replays", victim.platform.id);
         assert!(dump.partitions.contains(&replays), "answers to be given again are in the dump");

@@ -3,7 +3,7 @@
 use crate::harness::Platform;
 use serde_json::{Value, json};
 use std::time::Duration;
-use theazo_http::parse_time_ms;
+use theazo_http::{format_time, parse_time_ms};
 use theazo_store::now_ms;
 
 /// The time that a field holds, Unix milliseconds.
@@ -69,6 +69,17 @@ async fn the_last_live_key_stays_unless_that_is_forced() {
     };
     client.delete(&format!("/v1/api-keys/{}", id_of("test"))).await.expect(204);
     let live = format!("/v1/api-keys/{}", id_of("live"));
+    client.delete(&live).await.expect_error(409, "conflict");
+    // One that is about to end by itself is no other; one that lasts is, and so is the first while that one is there.
+    let ends = |seconds: i64| format_time(now_ms() + seconds * 1000);
+    let make = async |expires: String| {
+        let new = json!({ "name": "other", "environment": "live", "expiresAt": expires });
+        client.post("/v1/api-keys", new).await.expect(201)["id"].as_str().unwrap().to_owned()
+    };
+    make(ends(3_500)).await;
+    client.delete(&live).await.expect_error(409, "conflict");
+    let lasting = make(ends(3_700)).await;
+    client.delete(&format!("/v1/api-keys/{lasting}")).await.expect(204);
     client.delete(&live).await.expect_error(409, "conflict");
     client.delete(&format!("{live}?force=maybe")).await.expect_error(400, "invalid_request");
     client.get("/v1/whoami").await.expect(200);

@@ -18,6 +18,8 @@ use theazo_tenancy::{
     make_api_key,
 };
 
+/// How long a key must be good yet to be what a platform is left with, milliseconds.
+const LASTS_MS: i64 = 3_600_000;
 const ATTEMPTS: u32 = 20;
 const UNKNOWN_MODE: StoreError = StoreError::Corrupt("an API key of unknown mode");
 /// How long a revoked key's rows are kept, milliseconds: 90 days.
@@ -229,8 +231,8 @@ impl ApiKeys {
         Err(StoreError::Contended(ATTEMPTS))
     }
 
-    /// Revokes a key, at once and everywhere. The last live key that is good now stays, unless that is asked for: whoever
-    /// revokes it locks themselves out.
+    /// Revokes a key, at once and everywhere. The last live key that is good for another hour stays, unless that is asked for:
+    /// whoever revokes it locks themselves out.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Conflict`] for the last live key; [`StoreError::Contended`].
@@ -247,7 +249,7 @@ impl ApiKeys {
                 transaction = transaction.check(
                     &self.0,
                     &scope.platform_wide()?.api_keys().row(left.as_str()),
-                    good_at(now_ms()),
+                    good_at(now_ms() + LASTS_MS),
                 );
             }
             let as_read = unchanged(&key);
@@ -285,9 +287,9 @@ impl ApiKeys {
         loop {
             let terms = RowFilter::default().compare("mode", "=", live.clone());
             let page: Page<ApiKey> = self.0.page(&scope.platform_wide()?.api_keys(), &request, terms).await?;
-            let now = now_ms();
+            let lasts = now_ms() + LASTS_MS;
             if let Some(key) =
-                page.rows.into_iter().find(|key| key.id != *id && key.successor.is_none() && key.is_good(now))
+                page.rows.into_iter().find(|key| key.id != *id && key.successor.is_none() && key.is_good(lasts))
             {
                 return Ok(Some(key.id));
             }
@@ -299,7 +301,7 @@ impl ApiKeys {
     }
 }
 
-/// Holds for a key that is good at that moment and stays so: neither revoked nor over, nor rotated and about to be.
+/// Holds for a key that is good at that moment: neither revoked nor over, nor rotated and about to be.
 fn good_at(now_ms: i64) -> Expression {
     let good = "attribute_exists(pk) AND attribute_not_exists(revoked_at_ms) AND attribute_not_exists(successor) \
                 AND (attribute_not_exists(expires_at_ms) OR expires_at_ms > :now)";

@@ -64,7 +64,7 @@ fn account(name: &str) -> Option<Operation> {
             .body_if_any(component("RotateApiKey"))
             .gives(201, component("ApiKeyWithText")),
         "api-keys-delete" => key("Revoke an API key, at once and everywhere")
-            .query("force", flag(), "Revoke even the last live key.")
+            .query("force", flag(), "Revoke even the last live key that is good for another hour.")
             .gives_nothing()
             .refuses(&[Conflict]),
         _ => return None,

@@ -85,7 +85,8 @@ const PRIORITY: &str = "Its turn where the creator of an agent names no provider
                         deployment's own, then those without a priority. Where one fails or has no room, the next is tried.";
 const MAX_CONCURRENT: &str = "How many of the platform's agents may run there at a time: boot, or run and are not paused. \
                               One more is `no_providers_available`. Agents that run when a limit is first set are not \
-                              counted until they are resumed.";
+                              counted until they are resumed. With a test key it is kept, and holds nothing: none of its \
+                              agents runs at any of these.";
 
 fn provider() -> Value {
     let health = answer(&[("healthy", flag()), ("message?", nullable(text()))]);
