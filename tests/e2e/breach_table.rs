@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// What the table has, and how many drills there are in files of their own: none goes unnoticed.
 const BREACHES: usize = 21;
-const DRILLS: usize = 17;
+const DRILLS: usize = 18;
 
 /// Where a test of that module may be, from the workspace's folder.
 fn sources(module: &str) -> [PathBuf; 3] {
