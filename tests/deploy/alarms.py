@@ -106,6 +106,8 @@ def expected(known):
         "slow-answers": several("MAX", "AWS/Lambda", "p99", waiting, ABOVE, 20000, 3),
         # What does not run counts nothing, so that nothing is counted is the very thing to tell of.
         "reconcile-lag": one(OWN, "ReconcileRuns", "Sum", 300, {}, BELOW, 1, 1, "breaching"),
+        # What is promised of limits and timeouts is two minutes.
+        "enforcement-lag": one(OWN, "Lag", "Maximum", 300, run, ABOVE, 120000, 1),
         "reconcile-errors": one("AWS/Lambda", "Errors", "Sum", 600, reconcile, AT_LEAST, 2, 1),
         "upkeep-errors": one("AWS/Lambda", "Errors", "Sum", 300, upkeep, AT_LEAST, 3, 2),
         "reserved-throttles": several("SUM", "AWS/Lambda", "Sum", reserved, ABOVE, 0, 1),

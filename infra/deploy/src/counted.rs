@@ -148,11 +148,11 @@ mod tests {
         let counted = [STORE_ERRORS, KMS_ERRORS, RECONCILE_RUNS, ROTATION_ERRORS]
             .map(|counted| (counted.metric.to_owned(), None));
         let dimension = Some((emf::RECONCILE.name.to_owned(), emf::RECONCILE.value.to_owned()));
-        let orphans = emf::RECONCILE_FIGURES.into_iter().filter(|name| *name == "Orphans");
+        let looked_at = emf::RECONCILE_FIGURES.into_iter().filter(|name| ["Orphans", "Lag"].contains(name));
         // Runs of upkeep and the other figures are looked at on the dashboard, and ring nobody up.
         let known: BTreeSet<_> =
-            counted.into_iter().chain(orphans.map(|name| (name.to_owned(), dimension.clone()))).collect();
-        assert_eq!(known.len(), 5);
+            counted.into_iter().chain(looked_at.map(|name| (name.to_owned(), dimension.clone()))).collect();
+        assert_eq!(known.len(), 6);
         assert_eq!(alarmed(), known);
         // The dashboard shows what requests are told apart by.
         let dashboard = include_str!("frame/alarms.yaml");
