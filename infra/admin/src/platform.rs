@@ -191,6 +191,7 @@ async fn delete(table: Table, platform: &PlatformId, yes: bool) -> Result<Deleti
     )]
     let deletion = PlatformDeletion::new(table, Operator::assume());
     deletion.begin(platform).await.map_err(|error| unknown(error, platform))?;
+    note("It takes no calls any more. Removing what it has: interrupting this is safe, the schedule goes on with it.");
     let (status, agents, not_before) = match deletion.advance(platform, now_ms()).await? {
         DeletionState::UnderWay { agents, until_ms } => ("deleting", agents, Some(format_time(until_ms))),
         DeletionState::Gone => ("deleted", 0, None),

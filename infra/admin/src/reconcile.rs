@@ -1,7 +1,7 @@
 //! Reconciling at once, instead of waiting for the schedule.
 
 use crate::error::AdminError;
-use crate::output::{Output, Show};
+use crate::output::{Output, Show, note};
 use crate::target::Target;
 use crate::vault::VaultArgs;
 use clap::{Args, Subcommand};
@@ -40,6 +40,7 @@ impl Reconcile {
     pub(crate) async fn run(&self, target: &Target, output: &Output) -> Result<(), AdminError> {
         let Verb::Now = self.verb;
         let deployment = self.vault.deployment(target).await?;
+        note("Asking every provider, then ending what is over: up to two minutes. Interrupting this is safe.");
         let outcome = reconcile(&deployment, Boots::UnderWay).await.map_err(|_| AdminError::NotReconciled)?;
         let counts = serde_json::to_value(outcome).unwrap_or_default();
         let shown = counts.as_object().into_iter().flatten().map(|(what, count)| (what.clone(), count.to_string()));
