@@ -87,6 +87,8 @@ impl Bed {
             if to == AgentStatus::Paused {
                 agent.snapshot = Some(Snapshot { id: SnapshotId::make(), bytes: Some(bytes) });
             }
+            // What has failed has its files yet, and can be retried.
+            agent.own_files = to == AgentStatus::Failed;
         };
         self.agents().transition(&self.scope, &agent.id, to, keep).await
     }

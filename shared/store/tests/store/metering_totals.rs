@@ -12,7 +12,8 @@ use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use std::collections::{BTreeMap, BTreeSet};
 use theazo_metering::{Day, cost_of};
 use theazo_store::{
-    Agent, AgentStatus, CostPeriod, Days, Limits, NewSession, Payer, Session, StoreError, Sum, Table, Usage, unbooked,
+    Agent, AgentStatus, CostPeriod, Days, Intent, Limits, NewSession, Payer, Session, StoreError, Sum, Table, Usage,
+    unbooked,
 };
 use theazo_tenancy::{AgentId, UserId};
 
@@ -129,19 +130,64 @@ impl Case {
             (4, Some(Life { agent, .. })) if agent.status == AgentStatus::Paused => {
                 bed.agents().charge_storage(&bed.scope, agent.clone()).await?;
             }
+            (5, Some(Life { session, agent, .. })) if agent.status == AgentStatus::Ready => {
+                self.begin_again(*session, agent, Intent::Restarting).await?;
+            }
+            (_, Some(Life { session, agent, .. })) if agent.status == AgentStatus::Paused => {
+                self.begin_again(*session, agent, Intent::Resuming).await?;
+            }
+            (_, Some(Life { session, agent, .. })) if agent.status == AgentStatus::Failed => {
+                let kept = bed.agents().settle_all_but_kept(&bed.scope, &agent.id).await?;
+                if kept.can_be_retried(bed.now()) {
+                    self.begin_again(*session, &kept, Intent::Retrying).await?;
+                }
+            }
             (step, Some(Life { agent, .. })) => {
                 let to = match (agent.status, step) {
                     (AgentStatus::Booting, 7) => AgentStatus::Failed,
                     (AgentStatus::Booting, _) => AgentStatus::Ready,
-                    (AgentStatus::Ready, 7) => AgentStatus::Completed,
+                    (AgentStatus::Ready, 7) => [AgentStatus::Completed, AgentStatus::Failed][which % 2],
                     (AgentStatus::Ready, _) => AgentStatus::Paused,
-                    (AgentStatus::Paused, _) => AgentStatus::Booting,
                     _ => return Ok(()),
                 };
                 bed.try_become_with(agent, to, u64::from(chance) << 30).await?;
             }
         }
         Ok(())
+    }
+
+    async fn begin_again(&self, session: usize, agent: &Agent, intent: Intent) -> Result<(), StoreError> {
+        let (bed, session) = (&self.bed, &self.sessions[session]);
+        bed.agents().begin_again(&bed.scope, session, agent, intent, Vec::new()).await.map(drop)
+    }
+
+    /// Whatever chance has left out: one agent boots again in every way that there is.
+    async fn boot_again_in_every_way(&mut self, what: &str) {
+        let booted = self.bed.agents().begin_boot(&self.bed.scope, &self.sessions[1], on("fly")).await.unwrap();
+        let id = booted.id;
+        self.look().await;
+        for (to, again, minutes) in [
+            (AgentStatus::Paused, Intent::Resuming, 3),
+            (AgentStatus::Ready, Intent::Restarting, 7),
+            (AgentStatus::Failed, Intent::Retrying, 11),
+        ] {
+            for status in [AgentStatus::Ready, to] {
+                let agent = &self.lives[&id].agent;
+                if agent.status != status {
+                    self.bed.try_become_with(agent, status, 1 << 30).await.unwrap();
+                }
+                self.look().await;
+                self.assert_agreed(what).await;
+                self.bed.pass(minutes * MINUTE + 1);
+            }
+            if to == AgentStatus::Failed {
+                self.bed.agents().settle_all_but_kept(&self.bed.scope, &id).await.unwrap();
+                self.look().await;
+            }
+            self.begin_again(1, &self.lives[&id].agent, again).await.unwrap();
+            self.look().await;
+            self.assert_agreed(what).await;
+        }
     }
 
     /// Reads every agent, as whoever comes after a death does, and reckons with what became of it.
@@ -288,8 +334,10 @@ async fn totals_by_any_path_agree_to_the_micro_cent_with_the_sum_of_the_agents_w
             case.look().await;
             case.assert_agreed(&what).await;
         }
+        case.boot_again_in_every_way(&format!("THEAZO_SEED={}, case {number}, in every way", hex::encode(seed))).await;
         cost += case.lives.values().map(|life| life.agent.cost(case.bed.now())).sum::<i64>();
         case.end(clock_is_put_back, &format!("THEAZO_SEED={}, case {number}", hex::encode(seed))).await;
     }
-    assert!(deaths.len() == 2 && cost > 0, "THEAZO_SEED={}: {deaths:?} {cost}", hex::encode(seed));
+    let seed = hex::encode(seed);
+    assert!(deaths.len() == 2 && cost > 0, "THEAZO_SEED={seed}: {deaths:?} {cost}");
 }
