@@ -14,7 +14,7 @@ use std::time::Duration;
 use theazo_http::{
     Answer, ApiError, Call, ErrorCode, SSE_BEGIN, SSE_DONE, StreamLimits, sse_event, sse_heartbeat, sse_reconnect,
 };
-use theazo_store::{AgentStatus, Agents, LogTail, StoreError, Tailed, now_ms};
+use theazo_store::{Agents, LogTail, StoreError, Tailed, now_ms};
 use theazo_tenancy::{AgentId, LogId, TenantScope};
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -26,8 +26,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_FAILURES: u32 = 3;
 /// Events that are sent in one piece, bytes.
 const PIECE_BYTES: usize = 32 * 1024;
-/// How much later than an agent's end its last entry can have been made, milliseconds.
+/// How much later than an agent's end its last entry can have been made, milliseconds: an exec under way ends with the
+/// sandbox, and that may take its provider a while.
 const LAST_WORDS_MS: i64 = 60_000;
+/// And how much later than its sandbox is gone: what failed with it is still to be written.
+const AFTERMATH_MS: i64 = 2_000;
 
 /// The entry that a reader was sent last, if it says so.
 ///
@@ -48,7 +51,7 @@ pub(crate) struct Subject {
     agents: Agents,
     scope: TenantScope,
     agent: AgentId,
-    /// When it was over, at the latest, Unix milliseconds.
+    /// When it was over, with all that was to be said of it, at the latest, Unix milliseconds.
     over_by_ms: Option<i64>,
 }
 
@@ -57,16 +60,43 @@ impl Subject {
         Self { agents, scope, agent, over_by_ms: None }
     }
 
-    /// Finds out whether it is over. An agent that is no longer there is.
+    /// Finds out whether it is over. An agent that is no longer there is; one that is retried is not any more.
     async fn look(&mut self) -> Result<(), StoreError> {
-        if self.over_by_ms.is_none() {
-            let agent = self.agents.get(&self.scope, &self.agent).await?;
-            let status = agent.as_ref().map_or(AgentStatus::Completed, |agent| agent.status);
-            let ended_ms = agent.and_then(|agent| agent.ended_at_ms);
-            let latest = ended_ms.map_or(i64::MAX, |ended| ended.saturating_add(LAST_WORDS_MS));
-            self.over_by_ms = status.is_over().then(|| now_ms().min(latest));
-        }
+        let agent = self.agents.get(&self.scope, &self.agent).await?;
+        let ending = match &agent {
+            None => Ending::Gone,
+            Some(agent) if !agent.status.is_over() => Ending::No,
+            Some(agent) => Ending::At {
+                ended_ms: agent.ended_at_ms.unwrap_or(agent.since_ms),
+                has_sandbox: !agent.sandbox_gone && !agent.only_kept,
+            },
+        };
+        self.over_by_ms = over_by(ending, self.over_by_ms, now_ms());
         Ok(())
+    }
+}
+
+/// Where the end of an agent stands.
+#[derive(Clone, Copy)]
+enum Ending {
+    /// It goes on.
+    No,
+    /// It is not there any more.
+    Gone,
+    /// It has ended; its provider may still have to let go of its sandbox.
+    At { ended_ms: i64, has_sandbox: bool },
+}
+
+/// By when everything was said of it, Unix milliseconds, with what was found before.
+fn over_by(ending: Ending, found_ms: Option<i64>, now_ms: i64) -> Option<i64> {
+    match ending {
+        Ending::No => None,
+        Ending::Gone => Some(found_ms.map_or(now_ms, |found| found.min(now_ms))),
+        Ending::At { ended_ms, has_sandbox } => {
+            let latest = ended_ms.saturating_add(LAST_WORDS_MS);
+            let settled = if has_sandbox { latest } else { now_ms.saturating_add(AFTERMATH_MS).min(latest) };
+            Some(found_ms.map_or(settled, |found| found.min(settled)))
+        }
     }
 }
 
@@ -321,6 +351,24 @@ mod tests {
             lifetime: Duration::from_millis(lifetime_ms),
             ..StreamLimits::default()
         }
+    }
+
+    #[test]
+    fn an_agent_is_over_when_its_sandbox_is_gone_and_what_failed_with_it_is_written() {
+        let at = |ended_ms, has_sandbox| Ending::At { ended_ms, has_sandbox };
+        assert_eq!(over_by(Ending::No, None, 1_000_000), None);
+        // While its provider is at it, no longer than that may take.
+        let found = over_by(at(1_000_000, true), None, 1_000_100);
+        assert_eq!(found, Some(1_000_000 + LAST_WORDS_MS));
+        let found = over_by(at(1_000_000, false), found, 1_005_000);
+        assert_eq!(found, Some(1_005_000 + AFTERMATH_MS));
+        // From then on it does not move, unless the agent is retried.
+        assert_eq!(over_by(at(1_000_000, false), found, 1_006_000), found);
+        assert_eq!(over_by(Ending::Gone, found, 1_006_000), Some(1_006_000));
+        assert_eq!(over_by(Ending::Gone, found, 2_000_000), found);
+        assert_eq!(over_by(Ending::No, found, 1_006_000), None);
+        // Nobody waits for one that ended long ago.
+        assert_eq!(over_by(at(1_000_000, false), None, 9_000_000), Some(1_000_000 + LAST_WORDS_MS));
     }
 
     #[tokio::test]

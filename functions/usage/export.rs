@@ -47,7 +47,9 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
         Format::Csv => whole(csv(&rows)).map(Answer::csv),
         Format::Json => whole(Value::from(json_rows(&rows)).to_string()).map(|body| Answer::again(200, body)),
         Format::Stripe => {
-            let events = stripe(principal.scope().platform(), &rows, Day::of(now));
+            let running = live.iter().filter(|agent| agent.status.takes_place());
+            let silent = running.filter_map(|agent| Some(agent.silence?.since_ms));
+            let events = stripe(principal.scope().platform(), &rows, open_since(silent, now));
             whole(Value::from(events).to_string()).map(|body| Answer::again(200, body))
         }
     }
@@ -126,12 +128,22 @@ fn json_rows(rows: &Rows) -> Vec<Value> {
     rows.iter().map(row).collect()
 }
 
-/// Meter events (<https://docs.stripe.com/api/billing/meter-event/create>), one for each user and day that is over, so
-/// that an event never has to be corrected. The same event has the same identifier at every export, but Stripe refuses
+/// How long after a day something of it may still become known, milliseconds: a host's silence is noted by the next run of
+/// reconciling.
+const KNOWN_AFTER_MS: i64 = 10 * 60_000;
+
+/// The first day of which something may yet change. What an agent runs on a host that is silent is booked when the host
+/// answers again; `silent_since_ms` says since when those are.
+fn open_since(silent_since_ms: impl Iterator<Item = i64>, now_ms: i64) -> Day {
+    Day::of(silent_since_ms.min().unwrap_or(i64::MAX).min(now_ms - KNOWN_AFTER_MS))
+}
+
+/// Meter events (<https://docs.stripe.com/api/billing/meter-event/create>), one for each user and day of which nothing
+/// changes any more, so that an event never has to be corrected. The same event has the same identifier at every export, but Stripe refuses
 /// one that it has seen for about a day only, and adds up what comes later: each day is to be sent once. The user id stands
 /// where Stripe expects its customer's.
-fn stripe(platform: &PlatformId, rows: &Rows, today: Day) -> Vec<Value> {
-    let over = rows.iter().filter(|((day, _), sum)| *day < today && sum.cost > 0);
+fn stripe(platform: &PlatformId, rows: &Rows, open_since: Day) -> Vec<Value> {
+    let over = rows.iter().filter(|((day, _), sum)| *day < open_since && sum.cost > 0);
     let event = |((day, payer), sum): (&(Day, Payer), &Sum)| {
         let (Some(user), _) = names(payer) else { return None };
         let digest = Sha256::digest(format!("{platform}#{day}#{user}"));
@@ -192,6 +204,19 @@ mod tests {
         ] {
             assert_eq!(cell(text), shown);
         }
+    }
+
+    #[test]
+    fn a_day_is_open_until_what_was_silent_in_it_has_been_heard_of() {
+        let day = Day::of(1_795_564_800_000);
+        let midnight = day.plus(1).start_ms();
+        let since = |silent: &[i64], now| open_since(silent.iter().copied(), now);
+        assert_eq!(since(&[], midnight - 1), day);
+        assert_eq!(since(&[], midnight + KNOWN_AFTER_MS - 1), day);
+        assert_eq!(since(&[], midnight + KNOWN_AFTER_MS), day.plus(1));
+        let hour = 3_600_000;
+        assert_eq!(since(&[midnight + hour, midnight - 1], midnight + 2 * hour), day);
+        assert_eq!(since(&[midnight + hour], midnight + 30 * hour), day.plus(1));
     }
 
     #[test]

@@ -40,6 +40,9 @@ const READS: u32 = 4;
 /// What was booked, and the agents whose running may not be booked yet, as of one moment: what one books between two reads
 /// is in both or in neither. So agents are read before and after, and all again where one of them has booked. On a
 /// platform on which agents book all the time, the last try is as near as one gets.
+///
+/// Three round trips, two more for each time that all is read again, and one more where more agents are unsettled than may
+/// be read for a caller who has proven nothing yet.
 pub(crate) async fn with_live<T, F>(
     agents: &Agents,
     scope: &ReadScope,

@@ -305,7 +305,8 @@ async fn what_cannot_be_run_is_refused_by_the_name_of_its_field() {
         assert_eq!(answer.expect_error(400, "invalid_request")["details"]["field"], "body", "{raw}");
     }
     let ignored = json!({ "language": "bash", "code": "echo ok", "unknown": { "x": 1 }, "encoding": null });
-    assert_eq!(bed.exec(ignored).await.expect(200)["stdout"], "ok\n");
+    let path = format!("/v1/agents/{}/exec", bed.agent);
+    assert_eq!(bed.client.saying_more().post(&path, ignored).await.expect(200)["stdout"], "ok\n");
 
     let ended = bed.client.post(&format!("/v1/agents/{}/terminate", bed.agent), json!({})).await.expect(200);
     assert_eq!(ended["status"], "completed");

@@ -5,7 +5,7 @@ use super::{Client, Platform, dynamodb, own_deployment, stack};
 use serde_json::{Value, json};
 use theazo_store::{Agent, Agents, NewLog, Session, Sessions};
 use theazo_store::{LogQueue, LogWriter, Platforms, now_ms};
-use theazo_tenancy::{AgentId, Mode, Operator, PlatformId, SessionId, TableKey, TenantScope};
+use theazo_tenancy::{AgentId, AgentPlace, Mode, Operator, PlatformId, SessionId, TableKey, TenantScope};
 
 /// A platform's test mode, and how old it and all that is made in it is.
 pub struct Aged {
@@ -44,12 +44,17 @@ impl Aged {
         let young = self.client.session("who has an agent").await;
         let young = (self.client.boot(&young, json!({})).await, SessionId::parse(&young).unwrap());
         let id = AgentId::make_at(now_ms() - self.age_ms);
+        let (platform, mode) = (self.scope.platform(), self.scope.mode());
+        let place = AgentPlace { platform, mode, session: &session.id, agent: &id };
+        let tag = own_deployment().config().credential_key.as_ref().unwrap().seal_agent(place);
         let booted = self.scope.agent_key(&AgentId::parse(&young.0).unwrap()).unwrap();
         for to in
             [self.scope.agent_key(&id).unwrap(), self.scope.session(&session.id).unwrap().agents().row(id.as_str())]
         {
-            let changes =
-                json!({ "id": { "S": id }, "session": { "S": session.id }, "user_id": { "S": session.user_id } });
+            let changes = json!({
+                "id": { "S": id }, "session": { "S": session.id }, "user_id": { "S": session.user_id },
+                "tag": { "S": hex::encode(tag) },
+            });
             copy(&[booted.clone(), to], changes).await;
         }
         self.client.terminate(young.1.as_str()).await;

@@ -227,11 +227,10 @@ impl Place {
         let tokens = AgentTokens::new(self.table.clone(), self.deployment.config().name.clone(), Some("http://agent"));
         let token = tokens.make(&self.scope, &agent).ok_or("agents have an endpoint")?;
         let values = token.values();
-        let text = String::from_utf8(values[1].value.expose().to_vec())?;
         let sealed = tokens.seal(&self.scope, &agent.id, &token, &values, now_ms() + HOUR_MS)?;
         tokens.keep(Some(sealed)).await?;
         agents.become_ready(&self.scope, &agent.id, Some(&token), |_| true, |_| {}).await?;
-        Ok((agent.id, text))
+        Ok((agent.id, token.text().to_owned()))
     }
 
     async fn ask(&self, method: &str, path: &str, body: &str) -> Result<Value, Failure> {
