@@ -47,11 +47,19 @@ async fn the_page_opens_in_a_browser_lists_every_route_and_asks_nobody_else() {
         assert!(listed.iter().any(is_it), "{name} is not among {listed:?}");
     }
     assert_eq!(listed.len(), ROUTES.len());
+    // Opening a route's part shows what it takes; the console stays empty and nobody else is asked all the while.
+    browser.run("document.querySelector('[id$=sessions-create] button').click()").await;
+    let opened = "return document.querySelector('[id$=sessions-create]').innerText.includes('user_123')";
+    for attempt in 0.. {
+        if browser.run(opened).await == json!(true) {
+            break;
+        }
+        assert!(attempt < 100, "the part does not open");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let loaded = browser.run("return performance.getEntriesByType('resource').map(entry => entry.name)").await;
     let loaded: Vec<&str> = loaded.as_array().unwrap().iter().filter_map(Value::as_str).collect();
     assert!(loaded.iter().all(|url| url.starts_with(&base) || url.starts_with("data:")), "{loaded:?}");
-    // Opening a route's part shows what it takes, and the console stays empty all the while.
-    browser.run("document.querySelector('[id$=sessions-create] button').click()").await;
     let log = browser.command("se/log", json!({ "type": "browser" })).await;
     assert_eq!(log, json!([]));
     browser.end().await;

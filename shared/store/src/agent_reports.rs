@@ -3,10 +3,10 @@
 
 use crate::error::table_error;
 use crate::table::{TTL, from_item, number, ttl_seconds};
+use crate::transaction::{Committed, Expression, Transaction};
 use crate::usage::models_key;
 use crate::{Agent, StoreError, Table, now_ms};
 use aws_sdk_dynamodb::types::AttributeValue;
-use futures_util::future::try_join;
 use serde::Deserialize;
 use std::ops::AddAssign;
 use theazo_metering::Day;
@@ -109,43 +109,34 @@ impl AgentReports {
         Self(table)
     }
 
-    /// Adds a call of a model: to what the agent has claimed, and, unless it is a test agent, to its user's of the day,
-    /// side by side.
+    /// Adds a call of a model: to what the agent has claimed, and, unless it is a test agent, to its user's of the day, both or
+    /// neither, and once, also where the answer is lost on the way.
     ///
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn model(&self, scope: &TenantScope, agent: &Agent, claim: &ReportedCall) -> Result<(), StoreError> {
-        let claimed = || {
-            [
-                (":calls", number(1)),
-                (":input", number(claim.input_tokens)),
-                (":output", number(claim.output_tokens)),
-                (":cost", number(claim.cost)),
-            ]
+        let add = |text: &str| {
+            Expression::new(text)
+                .value(":calls", number(1))
+                .value(":input", number(claim.input_tokens))
+                .value(":output", number(claim.output_tokens))
+                .value(":cost", number(claim.cost))
         };
-        let add = "SET #ttl = :ttl ADD calls :calls, input_tokens :input, output_tokens :output, cost :cost";
-        let own = scope.agent_reports(&agent.id)?.row(MODELS);
-        let own = self.update(&own, add, claimed());
-        if scope.mode() == Mode::Test {
-            return own.await;
+        const ADD: &str = "ADD calls :calls, input_tokens :input, output_tokens :output, cost :cost";
+        let ttl = number(ttl_seconds(now_ms() + KEPT_MS));
+        let own = add(&format!("SET #ttl = :ttl {ADD}")).name("#ttl", TTL).value(":ttl", ttl);
+        let row = scope.agent_reports(&agent.id)?.row(MODELS);
+        let mut transaction = Transaction::default().update(&self.0, &row, own, "");
+        if scope.mode() == Mode::Live {
+            // Reports of usage reach back for ever: that row stays.
+            let of_user = models_key(scope, agent, Day::of(self.0.now_ms()))?;
+            transaction = transaction.update(&self.0, &of_user, add(ADD), "");
         }
-        let of_user = models_key(scope, agent, Day::of(self.0.now_ms()))?;
-        try_join(own, self.add_for_good(&of_user, claimed())).await.map(|_| ())
-    }
-
-    /// Adds to a row that stays: reports of usage reach back for ever.
-    async fn add_for_good<const N: usize>(
-        &self,
-        key: &TableKey,
-        values: [(&str, AttributeValue); N],
-    ) -> Result<(), StoreError> {
-        let add = "ADD calls :calls, input_tokens :input, output_tokens :output, cost :cost";
-        let mut request = self.0.client.update_item().table_name(&self.0.name).update_expression(add);
-        request = request.key("pk", AttributeValue::S(key.pk().into())).key("sk", AttributeValue::S(key.sk().into()));
-        for (placeholder, value) in values {
-            request = request.expression_attribute_values(placeholder, value);
+        match transaction.commit(&self.0).await? {
+            Committed::Yes => Ok(()),
+            // Neither row is there on a condition.
+            Committed::Refused { .. } => Err(StoreError::Contended(1)),
         }
-        request.send().await.map(|_| ()).map_err(table_error("UpdateItem"))
     }
 
     /// Says how far an agent is, in place of what it said before.

@@ -150,7 +150,7 @@ fn report(name: &str) -> Option<Operation> {
             .gives(200, component("DailyUsage")),
         "usage-by-provider" => in_period(report("Cost by provider")).gives(200, component("UsageByProvider")),
         "usage-export" => in_period(report("Usage by day and end user, exactly"))
-            .more("Meter events for Stripe are of days that are over. Stripe refuses an event by its identifier for about a day, and adds up what it is sent again later: send each day once, as by `yesterday` daily.")
+            .more("Meter events for Stripe are of days of which nothing changes any more: from ten minutes after their end, or, while a Docker host of the platform's is silent since before that, when it has answered or its agents have failed. Stripe refuses an event by its identifier for about a day, and adds up what it is sent again later: send each day once, as by `yesterday` daily. A row is for one end user and day, and an answer has room for some 30,000; what is larger is refused with `unprocessable_entity`.")
             .query("format", one_of(&["csv", "json", "stripe"]), "`csv` unless given.")
             .gives_or(component("UsageExport"), "text/csv", TABLE)
             .refuses(&[UnprocessableEntity]),

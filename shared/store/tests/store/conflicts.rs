@@ -5,7 +5,10 @@ use crate::proxy::{Fault, Proxy};
 use crate::support::{World, aws, credential_key, own, pairs, refused, secret};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
-use theazo_store::{Agents, NewSession, SecretSealer, SessionFilter, Sessions, StoreError, Table};
+use theazo_store::{
+    AgentReports, Agents, Days, NewSession, Payer, ReportedCall, ReportedModels, SecretSealer, SessionFilter, Sessions,
+    StoreError, Table, Usage, now_ms,
+};
 
 /// Part of what the service says beside its code; it must go nowhere.
 const CHATTER: &str = "chatter of the service";
@@ -163,6 +166,35 @@ async fn a_write_whose_answer_was_lost_happens_once() {
     assert_eq!(calls[0]["ClientRequestToken"], calls[1]["ClientRequestToken"]);
     let counters = world.sessions().counters(&scope.session(&session.id).unwrap()).await.unwrap();
     assert_eq!((counters.active_agents, counters.total_agents), (1, 1));
+}
+
+#[tokio::test]
+async fn a_claim_whose_answer_was_lost_is_counted_once_by_its_agent_and_its_user() {
+    let world = World::start().await;
+    let scope = world.tenant().await;
+    let session = world.session(&scope).await;
+    let agent = Agents::new(world.table.clone()).begin_boot(&scope, &session, new_agent()).await.unwrap();
+    let (proxy, table) = disturbed(&world).await;
+    let claim = ReportedCall { input_tokens: 10, output_tokens: 5, cost: 7 };
+    let counted = async || {
+        let of_agent = AgentReports::new(world.table.clone()).of_agent(&scope, &agent.id).await.unwrap();
+        let (payer, today) = (Payer::of(&agent), Days::last(1, now_ms()));
+        let of_user = Usage::new(world.table.clone()).models_of_payer(&scope, &payer, today).await.unwrap();
+        let of_user = of_user.into_values().next().unwrap_or_default();
+        (of_agent.models.unwrap_or_default(), of_user)
+    };
+    let times = |calls| ReportedModels { calls, input_tokens: 10 * calls, output_tokens: 5 * calls, cost: 7 * calls };
+    for operation in [OPERATION, "UpdateItem"] {
+        let lost = Fault { forward: true, status: 500, ..fault(operation, 1, exception("InternalServerError")) };
+        proxy.inject(lost);
+        AgentReports::new(table.clone()).model(&scope, &agent, &claim).await.unwrap();
+        proxy.mend();
+    }
+    assert_eq!(counted().await, (times(2), times(2)));
+    // One that is not made at all is in neither.
+    proxy.inject(fault(OPERATION, usize::MAX, exception("AccessDeniedException")));
+    refused(AgentReports::new(table.clone()).model(&scope, &agent, &claim).await);
+    assert_eq!(counted().await, (times(2), times(2)));
 }
 
 #[tokio::test]
