@@ -233,15 +233,10 @@ impl Account {
         const PAUSE: &str = "pause sandbox";
         let path = format!("/sandboxes/{}/pause", encode(id));
         let answer = self.call(PAUSE, Method::POST, &path, Some(&json!({ "memory": false })), None).await?;
-        let code = serde_json::from_slice::<Told>(&answer.body).unwrap_or_default().error_code;
-        match (answer.status, code.as_deref()) {
+        match (answer.status, keeps_files_alone(&answer)) {
             (200..=299, _) => Ok(()),
             (404, _) => Err(ProviderError::SandboxGone),
-            (_, Some("snapshot_filesystem_only_disabled" | "snapshot_filesystem_only_unsupported_node")) => {
-                Err(ProviderError::CannotPause)
-            }
-            // One that does not know the word takes it for a malformed request.
-            (400 | 422, _) => Err(ProviderError::CannotPause),
+            (_, false) => Err(ProviderError::CannotPause),
             (409, _) if self.open(id).await?.1.state == "paused" => Ok(()),
             (status, _) => Err(from_answer(PAUSE, status, &answer.body)),
         }
@@ -253,12 +248,11 @@ impl Account {
         let path = format!("/sandboxes/{}/snapshots", encode(id));
         let body = json!({ "name": name, "memory": false });
         let answer = self.call(SNAPSHOT, Method::POST, &path, Some(&body), None).await?;
-        match answer.status {
-            200..=299 => Ok(()),
-            404 => Err(ProviderError::SandboxGone),
-            // Not for this account or node; or the service does not know the word, as in a pause.
-            400 | 422 => Err(ProviderError::CannotCheckpoint),
-            status => Err(from_answer(SNAPSHOT, status, &answer.body)),
+        match (answer.status, keeps_files_alone(&answer)) {
+            (200..=299, _) => Ok(()),
+            (404, _) => Err(ProviderError::SandboxGone),
+            (_, false) => Err(ProviderError::CannotCheckpoint),
+            (status, _) => Err(from_answer(SNAPSHOT, status, &answer.body)),
         }
     }
 
@@ -361,6 +355,14 @@ fn longest_allowed(message: &str) -> Option<u64> {
     let rest = message.strip_prefix("Timeout cannot be greater than ")?;
     let hours: u64 = rest.split(' ').next()?.parse().ok()?;
     hours.checked_mul(3600).filter(|seconds| *seconds > 0)
+}
+
+/// Whether E2B can keep files without memory, going by its refusal: it cannot for some accounts and on some nodes, and where
+/// it does not know the word takes it for a malformed request.
+fn keeps_files_alone(answer: &Answer) -> bool {
+    const CANNOT: [&str; 2] = ["snapshot_filesystem_only_disabled", "snapshot_filesystem_only_unsupported_node"];
+    let code = serde_json::from_slice::<Told>(&answer.body).unwrap_or_default().error_code;
+    !matches!(answer.status, 400 | 422) && !code.is_some_and(|code| CANNOT.contains(&code.as_str()))
 }
 
 #[cfg(test)]

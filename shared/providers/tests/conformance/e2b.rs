@@ -2,6 +2,7 @@
 
 use crate::bed::{Bed, agent, environment, request, spec};
 use std::sync::Arc;
+use theazo_e2b_emulator::{Fault, FaultKind};
 use theazo_providers::{AgentRef, Environment, Language, Provider, ProviderError};
 use theazo_vault::SecretValue;
 
@@ -28,6 +29,17 @@ async fn a_service_that_keeps_no_files_without_memory_is_told_apart_and_the_sand
     let checkpoint = theazo_tenancy::CheckpointId::make().to_string();
     let refused = bed.provider.checkpoint(&agent, &checkpoint).await;
     assert!(matches!(refused, Err(ProviderError::CannotCheckpoint)), "{refused:?}");
+    // A node that cannot says so in another way.
+    bed.emulator().controls.refuse_files_only(false);
+    for path in ["/snapshots", "/pause"] {
+        let code = Some("snapshot_filesystem_only_unsupported_node".into());
+        let kind = FaultKind::Refuse { status: 409, code, headers: Vec::new() };
+        bed.emulator().controls.fault(Fault { method: "POST".into(), path: path.into(), times: 1, kind });
+    }
+    let refused = bed.provider.checkpoint(&agent, &checkpoint).await;
+    assert!(matches!(refused, Err(ProviderError::CannotCheckpoint)), "{refused:?}");
+    assert!(matches!(bed.provider.stop(&agent).await, Err(ProviderError::CannotPause)));
+    bed.emulator().controls.refuse_files_only(true);
     assert_eq!(bed.bash(&agent, "printf %s \"$API_TOKEN\"").await, "still here");
     assert!(!bed.emulator().controls.records().iter().any(|record| record.kind == "snapshot"));
     bed.emulator().controls.refuse_files_only(false);
