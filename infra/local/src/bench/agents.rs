@@ -36,11 +36,11 @@ impl Effort {
 
 /// The steps of an agent's life, in order, and what is done in each.
 const STEPS: [(&str, &str); 8] = [
-    ("create", "an agent is made with one secret, until it takes calls"),
-    ("first-exec", "its first exec, of a line of Python"),
+    ("create_cold", "an agent is made with one secret, until it takes calls"),
+    ("first_exec", "its first exec, of a line of Python"),
     ("exec", "later ones"),
-    ("file-write", "64 KiB; on the engine alone by an exec of `cat`"),
-    ("file-read", "the same, likewise"),
+    ("file_write", "64 KiB; on the engine alone by an exec of `cat`"),
+    ("file_read", "the same, likewise"),
     ("pause", "everything goes but the files"),
     ("resume", "it boots again on its files"),
     ("terminate", "nothing is left"),
@@ -111,12 +111,12 @@ async fn one_life(api: &Api, bare: &Bare, calls: usize, samples: &mut Samples) -
 }
 
 async fn steps(api: &Api, bare: &Bare, name: &str, calls: usize, samples: &mut Samples) -> Result<(), Failure> {
-    let (agent, ()) = samples.add("create", api.create(), bare.create(name)).await?;
-    samples.add("first-exec", api.exec(&agent), bare.exec(name)).await?;
+    let (agent, ()) = samples.add("create_cold", api.create(), bare.create(name)).await?;
+    samples.add("first_exec", api.exec(&agent), bare.exec(name)).await?;
     for _ in 0..calls {
         samples.add("exec", api.exec(&agent), bare.exec(name)).await?;
-        samples.add("file-write", api.write(&agent), bare.write(name)).await?;
-        samples.add("file-read", api.read(&agent), bare.read(name)).await?;
+        samples.add("file_write", api.write(&agent), bare.write(name)).await?;
+        samples.add("file_read", api.read(&agent), bare.read(name)).await?;
     }
     samples.add("pause", api.act(&agent, "pause"), bare.pause(name)).await?;
     samples.add("resume", api.act(&agent, "resume"), bare.resume(name)).await?;
@@ -206,7 +206,7 @@ mod tests {
             let names: Vec<_> = report.rows.iter().map(|row| row.name.as_str()).collect();
             assert_eq!(names, STEPS.map(|(name, _)| name));
             for row in &report.rows {
-                let n = if ["exec", "file-write", "file-read"].contains(&row.name.as_str()) { 2 } else { 1 };
+                let n = if ["exec", "file_write", "file_read"].contains(&row.name.as_str()) { 2 } else { 1 };
                 assert_eq!((row.ours.n, row.baseline.unwrap().n), (n, n), "{}", row.name);
                 assert!(row.ours.p50 > 0.0 && row.ratio.is_some_and(|ratio| ratio > 0.0), "{}", row.name);
             }

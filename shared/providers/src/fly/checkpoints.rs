@@ -122,7 +122,7 @@ impl FlyProvider {
         let volume = self.fork(&app, DATA, (&kept.id, &kept.region), &old).await?;
         tokio::try_join!(self.ensure_address(&app), self.ensure_policy(&app, spec.internet))?;
         let machine = self.ensure_machine(&app, (volume.id, volume.region), spec).await?;
-        let machine = self.run(&app, machine).await?;
+        let machine = self.run_alone(&app, machine).await?;
         self.boot(spec, &app, machine, frame).await
     }
 

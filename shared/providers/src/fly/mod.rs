@@ -191,6 +191,11 @@ impl FlyProvider {
             self.ensure_policy(app, spec.internet)
         )?;
         let machine = self.ensure_machine(app, volume, spec).await?;
+        self.run_alone(app, machine).await
+    }
+
+    /// Waits until a machine runs, and removes meanwhile what was made beside what it uses.
+    async fn run_alone(&self, app: &str, machine: Machine) -> Result<Machine, ProviderError> {
         let (running, tidied) = tokio::join!(self.run(app, machine.clone()), self.tidy(app, &machine));
         if let Err(error) = tidied {
             // It goes with the app.

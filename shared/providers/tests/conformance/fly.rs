@@ -375,6 +375,30 @@ async fn a_service_without_room_or_with_a_foreign_app_of_that_name_is_told_apart
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_and_a_boot_from_it_survive_lost_answers_and_repetitions_and_leave_nothing_beside() {
+    let bed = Bed::fly("fork-faults").await;
+    let (spec, agent) = bed.create(&[]).await;
+    bed.write(&agent, "/data/kept", b"then\n").await.unwrap();
+    for kind in [FaultKind::Twice, FaultKind::LoseAnswer, refuse(503, None), FaultKind::Reset] {
+        let checkpoint = theazo_tenancy::CheckpointId::make().to_string();
+        fault(&bed, "POST", "/volumes", 1, kind.clone());
+        bed.provider.checkpoint(&agent, &checkpoint).await.unwrap_or_else(|error| panic!("{kind:?}: {error}"));
+        bed.write(&agent, "/data/kept", b"now\n").await.unwrap();
+        for path in ["/volumes", "/machines"] {
+            fault(&bed, "POST", path, 1, kind.clone());
+        }
+        let restored = bed.provider.restore(&spec, &environment(&[]), &checkpoint).await;
+        restored.unwrap_or_else(|error| panic!("restore, {kind:?}: {error}"));
+        assert_eq!(bed.bash(&agent, "cat /data/kept").await.trim(), "then", "{kind:?}");
+        bed.provider.remove_checkpoint(&agent, &checkpoint).await.unwrap();
+        assert_one_of_each(&bed, &format!("{kind:?}"));
+        bed.fly_emulator().controls.forgive();
+    }
+    bed.destroy(&agent).await;
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pauses_resumes_and_removals_survive_lost_answers_and_repetitions() {
     let bed = Bed::fly("life-faults").await;
     let (value, looks) = canary();
