@@ -74,7 +74,9 @@ pub struct Outcome {
     pub sessions: usize,
     /// Deleted platforms of which now only the tombstone is left.
     pub platforms: usize,
-    /// Sandboxes that no agent owns.
+    /// Sandboxes that no agent owns, of which some may still have time.
+    pub ownerless: usize,
+    /// Those of them that were removed.
     pub orphans: usize,
     /// Things that could not be done now and stay on the list.
     pub postponed: usize,
@@ -100,6 +102,7 @@ impl AddAssign for Outcome {
             cleared_hosts,
             sessions,
             platforms,
+            ownerless,
             orphans,
             postponed,
             skipped,
@@ -118,6 +121,7 @@ impl AddAssign for Outcome {
         self.cleared_hosts += cleared_hosts;
         self.sessions += sessions;
         self.platforms += platforms;
+        self.ownerless += ownerless;
         self.orphans += orphans;
         self.postponed += postponed;
         self.skipped += skipped;
@@ -168,8 +172,10 @@ pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome,
     let seen = (&found, accounts.hosts(), listed_at_ms);
     let visits = stream::iter(platforms).map(|items| run.platform_items(items, seen));
     let visits = visits.buffer_unordered(PLATFORMS_AT_ONCE).fold(Outcome::default(), sum);
+    let grace_ms = i64::try_from(deployment.config().orphan_grace.as_millis()).unwrap_or(i64::MAX);
     // Side by side: accounts that do not let go of orphans take no time of anybody's agents.
-    let (mut outcome, visited) = join(accounts.remove_orphans(&items, turn, run.until), visits).await;
+    let (mut outcome, visited) =
+        join(accounts.remove_orphans(&run.work, &items, turn, grace_ms, run.until), visits).await;
     outcome += visited;
     if outcome.skipped > 0 {
         tracing::warn!(skipped = outcome.skipped, "a run did not come to the end of its list");
@@ -188,7 +194,9 @@ async fn sum(mut all: Outcome, more: Outcome) -> Outcome {
 fn by_platform(items: Vec<WorkItem>, turn: usize) -> Vec<Vec<WorkItem>> {
     let mut platforms: BTreeMap<PlatformId, Vec<WorkItem>> = BTreeMap::new();
     for item in items {
-        platforms.entry(platform_of(&item).clone()).or_default().push(item);
+        if let Some(platform) = platform_of(&item) {
+            platforms.entry(platform.clone()).or_default().push(item);
+        }
     }
     let mut platforms: Vec<_> = platforms.into_values().collect();
     platforms.iter_mut().for_each(|items| in_turn(items, turn));
@@ -196,10 +204,14 @@ fn by_platform(items: Vec<WorkItem>, turn: usize) -> Vec<Vec<WorkItem>> {
     platforms
 }
 
-fn platform_of(item: &WorkItem) -> &PlatformId {
+/// Nobody knows whose something is that no agent owns.
+fn platform_of(item: &WorkItem) -> Option<&PlatformId> {
     match item {
-        WorkItem::Agent(work) => &work.platform,
-        WorkItem::Session(platform, ..) | WorkItem::Provider(platform, ..) | WorkItem::Platform(platform) => platform,
+        WorkItem::Agent(work) => Some(&work.platform),
+        WorkItem::Session(platform, ..) | WorkItem::Provider(platform, ..) | WorkItem::Platform(platform) => {
+            Some(platform)
+        }
+        WorkItem::Orphan { .. } => None,
     }
 }
 
@@ -278,7 +290,7 @@ impl Run {
         items: Vec<WorkItem>,
         (found, hosts, listed_at_ms): (&Found, &Hosts, i64),
     ) -> Outcome {
-        let Some(platform) = items.first().map(|item| platform_of(item).clone()) else { return Outcome::default() };
+        let Some(platform) = items.first().and_then(platform_of).cloned() else { return Outcome::default() };
         let suspended = self.suspension.is_suspended(&platform).await;
         let suspended = suspended.unwrap_or_else(|error| {
             tracing::warn!(%error, "whether a platform is suspended is not known");
@@ -312,7 +324,7 @@ impl Run {
                 }
                 WorkItem::Platform(platform) => self.platform(platform, &mut outcome).await,
                 // Looked at already.
-                WorkItem::Provider(..) => Ok(()),
+                WorkItem::Provider(..) | WorkItem::Orphan { .. } => Ok(()),
             }
         };
         let done = tokio::time::timeout(ITEM_TIME, visit).await;

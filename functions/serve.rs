@@ -190,6 +190,7 @@ mod tests {
             key_cache: Duration::from_secs(1),
             log_retention_days: 1,
             dead_host_after: Duration::from_secs(900),
+            orphan_grace: Duration::ZERO,
             streams: StreamLimits { silence: Duration::from_millis(1), ..StreamLimits::default() },
             prices: Prices::default(),
             cors_origin: None,

@@ -49,6 +49,8 @@ pub struct DeploymentConfig {
     pub log_retention_days: u32,
     /// How long a host of a platform's may be silent before its agents have failed.
     pub dead_host_after: Duration,
+    /// How long something at a provider is without an owner before it is removed.
+    pub orphan_grace: Duration,
     /// How long streams last.
     pub streams: StreamLimits,
     /// What an hour of running costs.
@@ -56,6 +58,10 @@ pub struct DeploymentConfig {
     /// The origin whose pages may read answers in a browser, or `*`. The gateway answers what browsers ask beforehand.
     pub cors_origin: Option<HeaderValue>,
 }
+
+/// How long something at a provider is without an owner before it is removed: after a table was put back to an older state,
+/// everything newer has none, and somebody must have the time to stop that.
+pub const ORPHAN_GRACE: Duration = Duration::from_secs(10 * 60);
 
 /// A Docker engine that belongs to the deployment.
 #[derive(Clone, Debug)]
@@ -150,6 +156,7 @@ impl DeploymentConfig {
             key_cache,
             log_retention_days,
             dead_host_after: dead_host_after(variable)?,
+            orphan_grace: ORPHAN_GRACE,
             streams,
             prices: prices(variable)?,
             cors_origin: cors_origin(variable)?,

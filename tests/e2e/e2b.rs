@@ -1,7 +1,7 @@
 //! Agents on E2B, by its emulator: the main job and what is around it, through the API.
 
 use crate::harness::{
-    Canary, Client, E2B_KEY, OwnStack, Platform, e2b_emulator, make_canary, own_deployment, sha256, stack,
+    Canary, Client, E2B_KEY, OwnStack, Platform, dynamodb, e2b_emulator, make_canary, own_deployment, sha256, stack,
     start_e2b_emulator,
 };
 use futures_util::future::join_all;
@@ -135,6 +135,57 @@ async fn e2b_is_refused_until_it_is_configured_and_a_fallback_takes_its_place() 
     assert_eq!(e2b["health"]["healthy"], true, "{e2b}");
     client.terminate(&session).await;
     assert!(sandboxes_of(&agent).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_no_agent_owns_is_removed_when_it_has_been_so_for_a_while_and_not_if_it_has_an_owner_again() {
+    const GRACE: Duration = Duration::from_secs(2);
+    let (own, client) = OwnStack::start_with(None, |config| {
+        config.orphan_grace = GRACE;
+        config.reconcile_every = Duration::from_secs(3600);
+    })
+    .await;
+    configure(&client, E2B_KEY).await;
+    let session = client.session("u").await;
+    let (lost, found) = (client.boot(&session, on_e2b()).await, client.boot(&session, on_e2b()).await);
+    let url = own.stack.dynamodb_url();
+    // As a table that was put back knows nothing of what is newer.
+    let work = dynamodb(&url, "Scan", json!({ "TableName": "theazo", "ConsistentRead": true })).await;
+    let rows = work["Items"].as_array().unwrap().clone();
+    let on_list = |agent: &str| {
+        let is_it = |row: &&Value| {
+            row["pk"]["S"].as_str().unwrap().starts_with("work#") && row["sk"]["S"].as_str().unwrap().ends_with(agent)
+        };
+        rows.iter().find(is_it).unwrap().clone()
+    };
+    let (lost_row, found_row) = (on_list(&lost), on_list(&found));
+    let remove = async |row: &Value| {
+        let key = json!({ "pk": row["pk"], "sk": row["sk"] });
+        dynamodb(&url, "DeleteItem", json!({ "TableName": "theazo", "Key": key })).await;
+    };
+    let run = async || Box::pin(reconcile(own.stack.deployment(), Boots::UnderWay)).await.unwrap();
+    remove(&lost_row).await;
+    remove(&found_row).await;
+    let outcome = run().await;
+    assert_eq!((outcome.ownerless, outcome.orphans), (2, 0), "{outcome:?}");
+    // Somebody puts the one back in time.
+    dynamodb(&url, "PutItem", json!({ "TableName": "theazo", "Item": found_row })).await;
+    let outcome = run().await;
+    assert_eq!((outcome.ownerless, outcome.orphans), (1, 0), "{outcome:?}");
+    assert_eq!((sandboxes_of(&lost).await.len(), sandboxes_of(&found).await.len()), (1, 1));
+    tokio::time::sleep(GRACE).await;
+    remove(&found_row).await;
+    // Its time begins anew.
+    let outcome = run().await;
+    assert_eq!((outcome.ownerless, outcome.orphans), (2, 1), "{outcome:?}");
+    assert_eq!((sandboxes_of(&lost).await.len(), sandboxes_of(&found).await.len()), (0, 1));
+    tokio::time::sleep(GRACE).await;
+    let outcome = run().await;
+    assert_eq!((outcome.ownerless, outcome.orphans), (1, 1), "{outcome:?}");
+    assert!(sandboxes_of(&found).await.is_empty());
+    let outcome = run().await;
+    assert_eq!((outcome.ownerless, outcome.orphans), (0, 0), "{outcome:?}");
+    own.stop().await;
 }
 
 #[tokio::test]

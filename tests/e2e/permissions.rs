@@ -105,6 +105,7 @@ impl Recorder {
             config: DeploymentConfig {
                 streams,
                 prices: Prices::parse(DEAR).unwrap(),
+                orphan_grace: Duration::from_millis(500),
                 ..own.stack.deployment().config().clone()
             },
             dynamodb: address(own.stack.dynamodb_url()),

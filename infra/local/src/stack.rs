@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_functions::deployment::{
-    ConfigError, Deployment, DeploymentConfig, DockerEngine, audit_days_from_env, cors_origin_from_env,
+    ConfigError, Deployment, DeploymentConfig, DockerEngine, ORPHAN_GRACE, audit_days_from_env, cors_origin_from_env,
     dead_host_after_from_env, key_cache_from_env, log_retention_from_env, prices_from_env, stream_limits_from_env,
 };
 use theazo_functions::reconcile::{Boots, Outcome, reconcile};
@@ -52,6 +52,8 @@ pub struct StackConfig {
     pub key_cache: Option<Duration>,
     /// How long a host of a platform's may be silent before its agents have failed; otherwise as the environment says.
     pub dead_host_after: Option<Duration>,
+    /// How long something at a provider is without an owner before it is removed.
+    pub orphan_grace: Duration,
     /// How many requests a credential may make in a second.
     pub rate_limits: RateLimits,
     /// How long it rests between one run of what AWS does on a schedule and the next.
@@ -71,6 +73,7 @@ impl StackConfig {
             fly: FlyEndpoints::default(),
             key_cache: None,
             dead_host_after: None,
+            orphan_grace: ORPHAN_GRACE,
             rate_limits: RateLimits::default(),
             reconcile_every: Duration::from_secs(30),
         }
@@ -214,6 +217,7 @@ impl Stack {
             key_cache: config.key_cache.map_or_else(key_cache_from_env, Ok)?,
             log_retention_days: log_retention_from_env()?,
             dead_host_after: config.dead_host_after.map_or_else(dead_host_after_from_env, Ok)?,
+            orphan_grace: config.orphan_grace,
             streams: stream_limits_from_env()?,
             prices: prices_from_env()?,
             cors_origin: cors_origin_from_env()?,

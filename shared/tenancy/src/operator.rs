@@ -102,6 +102,16 @@ impl Operator {
         TableKey::platform_work(platform)
     }
 
+    /// The note that something of an agent was found at a provider that no agent owns.
+    pub fn orphan_work_key(&self, agent: &str) -> TableKey {
+        TableKey::orphan_work(agent)
+    }
+
+    /// The agent of such a note, if a row of the work list is one.
+    pub fn parse_orphan_work<'a>(&self, sk: &'a str) -> Option<&'a str> {
+        sk.strip_prefix("orphan#")
+    }
+
     /// The platform that a row of the work list names, if it names one.
     pub fn parse_platform_work(&self, sk: &str) -> Option<PlatformId> {
         PlatformId::parse(sk.strip_prefix("platform#")?).ok()

@@ -2,6 +2,7 @@
 
 use super::{Client, e2b_emulator, fly_emulator};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use theazo_functions::deployment::DockerEngine;
 use theazo_local::{Stack, StackConfig};
 
@@ -26,6 +27,8 @@ impl OwnStack {
             docker,
             e2b: e2b_emulator().endpoints.clone(),
             fly: fly_emulator().endpoints.clone(),
+            // Most tests look for what is removed, and not for when.
+            orphan_grace: Duration::ZERO,
             ..StackConfig::on_loopback(folder.clone())
         };
         change(&mut config);

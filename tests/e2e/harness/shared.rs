@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 use theazo_e2b_emulator::{Controls, Emulator};
 use theazo_functions::agents::Sandboxes;
 use theazo_functions::deployment::{Capability, DockerEngine};
@@ -119,6 +120,7 @@ pub fn stack() -> &'static Stack {
                 docker: Some(engine),
                 e2b: e2b_emulator().endpoints.clone(),
                 fly: fly_emulator().endpoints.clone(),
+                orphan_grace: Duration::ZERO,
                 ..StackConfig::on_loopback(folder(std::process::id()))
             };
             Stack::start(config).await.expect("the local stack starts")

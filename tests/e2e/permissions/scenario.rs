@@ -333,8 +333,23 @@ async fn reconciling(recorder: &mut Recorder) {
             recorder.run(&RECONCILE).await;
         }
         recorder.run(&RECONCILE).await;
+        if mode == Mode::Live {
+            orphan(recorder, &session, &platform).await;
+        }
     }
     deleted_platform(recorder).await;
+}
+
+/// A sandbox whose agent is on no list any more: it is noted, and removed when it has been so for a while.
+async fn orphan(recorder: &mut Recorder, session: &str, platform: &str) {
+    let agent = id(&recorder.ok("agents-create", &[session], json!({})).await);
+    let key = json!({ "pk": { "S": work_of(&agent) }, "sk": { "S": format!("agent#{platform}#live#{agent}") } });
+    recorder.table("DeleteItem", json!({ "TableName": super::DATA, "Key": key })).await;
+    let noted = recorder.run(&RECONCILE).await;
+    recorder.expect(noted["ownerless"] == 1 && noted["orphans"] == 0, || format!("an orphan has time: {noted}"));
+    tokio::time::sleep(recorder.config.orphan_grace).await;
+    let removed = recorder.run(&RECONCILE).await;
+    recorder.expect(removed["orphans"] == 1, || format!("an orphan has had its time: {removed}"));
 }
 
 /// Has reconciling find an agent of that kind.

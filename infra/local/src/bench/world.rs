@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, Response, StatusCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use theazo_functions::deployment::{Deployment, DeploymentConfig, prices_from_env};
+use theazo_functions::deployment::{Deployment, DeploymentConfig, ORPHAN_GRACE, prices_from_env};
 use theazo_http::StreamLimits;
 use theazo_kms_emulator::Emulator;
 use theazo_providers::docker::HostRanges;
@@ -91,6 +91,7 @@ impl World {
             key_cache: Duration::from_secs(3600),
             log_retention_days: LOG_RETENTION_DAYS,
             dead_host_after: DEAD_HOST_AFTER,
+            orphan_grace: ORPHAN_GRACE,
             streams: StreamLimits::default(),
             prices: prices_from_env()?,
             cors_origin: None,
