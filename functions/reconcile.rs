@@ -400,8 +400,11 @@ mod tests {
             }
             let all: Vec<_> = by_platform.iter().flatten().collect();
             assert!(all.len() == items.len() && items.iter().all(|item| all.contains(&item)));
-            first.insert(platform_of(&by_platform[0][0]).clone());
-            let last = by_platform.iter().find(|items| platform_of(&items[0]) == &platforms[4]).unwrap();
+            first.insert(platform_of(&by_platform[0][0]).cloned());
+            let last = by_platform
+                .iter()
+                .find(|items| platform_of(&items[0]).is_some_and(|one| *one == platforms[4]))
+                .unwrap();
             first_of_last.insert(format!("{:?}", last[0]));
         }
         assert_eq!((first.len(), first_of_last.len()), (5, 5));
