@@ -65,6 +65,7 @@ fn every_breach_drill_is_in_the_table() {
         include_str!("breaches_host.rs"),
         include_str!("breaches_hostile.rs"),
         include_str!("breaches_paths.rs"),
+        include_str!("breaches_table.rs"),
     ];
     let drills: BTreeSet<String> = drills.into_iter().flat_map(tests_in).collect();
     assert_eq!(drills.len(), DRILLS, "{drills:?}");

@@ -22,6 +22,7 @@ mod breaches;
 mod breaches_host;
 mod breaches_hostile;
 mod breaches_paths;
+mod breaches_table;
 mod checkpoints;
 mod cold_start;
 mod concurrency;
