@@ -1,15 +1,12 @@
 //! Agents and end users that mean harm. What reads the delivered environment through the file routes is in `isolation`.
 
 use crate::breaches::Victim;
-use crate::harness::{container_name, docker, own_machine_is_no_host, serve_deployment, stack};
+use crate::harness::{CountedListener, container_name, docker, own_machine_is_no_host, serve_deployment, stack};
 use bollard::Docker;
 use bollard::query_parameters::UploadToContainerOptionsBuilder;
 use serde_json::{Value, json};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use theazo_docker_hosts::Authority;
-use tokio::net::TcpListener;
 
 /// Has the engine make devices in an agent's `/data`, out of an archive: name, kind of the archive's entry, numbers.
 async fn put_devices(docker: &Docker, name: &str, devices: &[(&str, u8, (u32, u32))]) {
@@ -88,15 +85,8 @@ async fn links_devices_sockets_and_pipes_that_an_agent_leaves_are_refused_and_no
 async fn a_provider_aimed_at_loopback_the_runtime_api_or_the_metadata_address_is_refused_without_a_connection() {
     let victim = Victim::make("provider address").await;
     let client = victim.client();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let connections = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&connections);
-    let counting = tokio::spawn(async move {
-        while listener.accept().await.is_ok() {
-            counted.fetch_add(1, Ordering::Relaxed);
-        }
-    });
+    let listener = CountedListener::start().await;
+    let port = listener.port;
     // The functions as they are deployed; the local stack lets its own machine be a host.
     let deployed = own_machine_is_no_host(tokio::task::spawn_blocking(stack).await.unwrap());
     let deployed = client.with_base(&serve_deployment(deployed).await);
@@ -157,17 +147,16 @@ async fn a_provider_aimed_at_loopback_the_runtime_api_or_the_metadata_address_is
     let body = json!({ "provider": "docker", "config": { "url": format!("http://127.0.0.1:{port}") } });
     let agent = client.saying_more().post(&format!("/v1/sessions/{}/agents", victim.session), body).await;
     assert!([201, 422].contains(&agent.status), "{agent:?}");
-    assert_eq!(connections.load(Ordering::Relaxed), 0);
+    assert_eq!(listener.connections(), 0);
     // The count does count.
     drop(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap());
     for _ in 0..100 {
-        if connections.load(Ordering::Relaxed) == 1 {
+        if listener.connections() == 1 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(connections.load(Ordering::Relaxed), 1);
-    counting.abort();
+    assert_eq!(listener.connections(), 1);
     client.call("POST", &format!("/v1/sessions/{}/terminate", victim.session), None::<&Value>).await.expect(200);
 }
 

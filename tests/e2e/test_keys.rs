@@ -1,19 +1,17 @@
 //! Test keys: the whole API on the simulated provider, apart from all that is live.
 
 use crate::harness::{
-    Answer, Client, OwnStack, Platform, container_name, docker, dynamodb, make_canary, own_deployment, sha256, stack,
+    Answer, Client, CountedListener, OwnStack, Platform, container_name, docker, dynamodb, make_canary, own_deployment,
+    sha256, stack,
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use theazo_docker_hosts::Authority;
 use theazo_functions::reconcile::{Boots, reconcile};
-use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 const MIB: usize = 1024 * 1024;
@@ -185,15 +183,8 @@ async fn test_keys_may_name_any_provider_and_live_keys_never_the_simulated_one()
 async fn what_a_test_key_configures_is_connected_to_by_nobody_and_says_nothing_of_live_accounts() {
     let (own, _) = OwnStack::start(None).await;
     let platform = Platform::make_on(&own.stack, "configured by a test key").await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let connections = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&connections);
-    let counting = tokio::spawn(async move {
-        while listener.accept().await.is_ok() {
-            counted.fetch_add(1, Ordering::Relaxed);
-        }
-    });
+    let listener = CountedListener::start().await;
+    let port = listener.port;
     let authority = Authority::make("a host that is counted");
     let pair = authority.client();
     let url = format!("tcp://127.0.0.1:{port}");
@@ -217,13 +208,12 @@ async fn what_a_test_key_configures_is_connected_to_by_nobody_and_says_nothing_o
     assert_eq!(configure(&test, &["docker", "e2b", "fly"]).await, [true; 3]);
     let outcome = Box::pin(reconcile(own.stack.deployment(), Boots::UnderWay)).await.unwrap();
     assert_eq!((outcome.postponed, outcome.orphans), (0, 0), "{outcome:?}");
-    assert_eq!(connections.load(Ordering::Relaxed), 0);
+    assert_eq!(listener.connections(), 0);
     // What a live key configures is.
     assert_eq!(configure(&platform.client, &["docker"]).await, [false]);
-    assert!(connections.load(Ordering::Relaxed) > 0);
+    assert!(listener.connections() > 0);
     let outcome = Box::pin(reconcile(own.stack.deployment(), Boots::UnderWay)).await.unwrap();
     assert_eq!(outcome.postponed, 1, "{outcome:?}");
-    counting.abort();
     own.stop().await;
 }
 
