@@ -207,6 +207,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_larger_than_an_answer_may_be_is_refused_and_not_cut() {
+        let most = MAX_PAYLOAD_BYTES;
+        let plain = |length: usize| whole("x".repeat(length));
+        assert_eq!(plain(most).unwrap().len(), most);
+        assert_eq!(plain(most + 1).unwrap_err().code(), ErrorCode::UnprocessableEntity);
+        // As it is counted, in the form in which it is carried.
+        assert!(whole("\"".repeat(most)).is_err());
+    }
+
+    #[test]
     fn a_day_is_open_until_what_was_silent_in_it_has_been_heard_of() {
         let day = Day::of(1_795_564_800_000);
         let midnight = day.plus(1).start_ms();
