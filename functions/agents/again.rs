@@ -72,7 +72,7 @@ pub(super) async fn boot_from(
 
 /// Whether the caller may resume the agent: it is paused, and not by someone whom the caller cannot overrule.
 pub(super) fn may_resume(principal: &Principal, agent: &Agent) -> Result<(), ApiError> {
-    if agent.status != AgentStatus::Paused {
+    if agent.status != AgentStatus::Paused || agent.intent.is_some() {
         return Err(not_usable(agent));
     }
     let is_platform = matches!(principal.kind(), CredentialKind::ApiKey);

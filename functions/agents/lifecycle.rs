@@ -71,6 +71,26 @@ pub async fn terminate(
     Err(StoreError::Contended(ATTEMPTS).into())
 }
 
+/// Stops what runs of an agent that is paused. Nobody resumes it meanwhile.
+///
+/// # Errors
+/// As those of the table and of the provider; the next run tries again.
+pub(crate) async fn stop_stray(
+    scope: &TenantScope,
+    agent: &Agent,
+    agents: &Agents,
+    sandboxes: &Sandboxes,
+) -> Result<(), ApiError> {
+    agents.hold_paused(scope, &agent.id, true).await?;
+    match stop(scope, agent, sandboxes).await? {
+        Stopped::Kept(_) => tracing::warn!(agent = %agent.id, "what ran of a paused agent was stopped"),
+        Stopped::Gone => tracing::error!(agent = %agent.id, "nothing is there of a paused agent"),
+        Stopped::CannotPause => tracing::error!(agent = %agent.id, "what runs of a paused agent cannot be stopped"),
+    }
+    agents.hold_paused(scope, &agent.id, false).await?;
+    Ok(())
+}
+
 /// The same within [`PROVIDER_WAIT`]. What takes longer is left to the scheduled clean-up.
 ///
 /// # Errors

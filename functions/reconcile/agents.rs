@@ -136,6 +136,14 @@ impl Run {
                 return Ok(());
             }
             AgentStatus::Paused => {
+                // A resume that was given up may land at the provider when nobody waits for it any more: nobody meters what
+                // runs then, or stops it. What was listed before it was paused says nothing.
+                let runs = found_at(look.found, &agent, &work.platform)
+                    .is_some_and(|found| found.get(agent.id.as_str()) == Some(&true));
+                if agent.intent.is_some() || (runs && agent.since_ms < look.listed_at_ms) {
+                    lifecycle::stop_stray(scope, &agent, &self.agents, &self.sandboxes).await?;
+                    outcome.pauses += 1;
+                }
                 self.agents.charge_storage(scope, agent).await?;
                 return Ok(());
             }

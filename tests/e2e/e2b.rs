@@ -138,6 +138,49 @@ async fn e2b_is_refused_until_it_is_configured_and_a_fallback_takes_its_place() 
 }
 
 #[tokio::test]
+async fn what_runs_of_a_paused_agent_is_stopped_and_nobody_resumes_it_meanwhile() {
+    let (own, client) = OwnStack::start_with(None, |config| config.reconcile_every = Duration::from_secs(3600)).await;
+    configure(&client, E2B_KEY).await;
+    let session = client.session("u").await;
+    let agent = client.boot(&session, on_e2b()).await;
+    client.run(&agent, "bash", "echo kept > /data/kept").await;
+    let act = async |what: &str| client.call("POST", &format!("/v1/agents/{agent}/{what}"), None).await;
+    act("pause").await.expect(200);
+    let state = async || {
+        let listed = format!("/v2/sandboxes?metadata=theazo.agent%3D{agent}");
+        manage(reqwest::Method::GET, &listed, json!({})).await[0]["state"].clone()
+    };
+    let sandbox = sandboxes_of(&agent).await.remove(0);
+    let run = async || Box::pin(reconcile(own.stack.deployment(), Boots::UnderWay)).await.unwrap();
+    assert_eq!((run().await.pauses, state().await), (0, json!("paused")));
+    // As a resume does that lands when nobody waits for it any more.
+    manage(
+        reqwest::Method::POST,
+        &format!("/v2/sandboxes/{sandbox}/connect"),
+        json!({ "timeout": 600, "memory": false }),
+    )
+    .await;
+    assert_eq!(state().await, "running");
+    assert_eq!((run().await.pauses, state().await), (1, json!("paused")));
+    // Whoever was at that has died.
+    let platform = client.get("/v1/whoami").await.expect(200)["platformId"].as_str().unwrap().to_owned();
+    for partition in ["agents", "live-agents", &format!("{session}#agents"), &format!("{session}#live-agents")] {
+        let held = json!({
+            "TableName": "theazo", "UpdateExpression": "SET intent = :i ADD revision :one",
+            "Key": { "pk": { "S": format!("{platform}#live#{partition}") }, "sk": { "S": agent } },
+            "ExpressionAttributeValues": { ":i": { "S": "pausing" }, ":one": { "N": "1" } },
+        });
+        dynamodb(&own.stack.dynamodb_url(), "UpdateItem", held).await;
+    }
+    act("resume").await.expect_error(409, "conflict");
+    assert_eq!(run().await.pauses, 1);
+    act("resume").await.expect(200);
+    assert_eq!(client.run(&agent, "bash", "cat /data/kept").await, "kept\n");
+    client.terminate(&session).await;
+    own.stop().await;
+}
+
+#[tokio::test]
 async fn what_no_agent_owns_is_removed_when_it_has_been_so_for_a_while_and_not_if_it_has_an_owner_again() {
     const GRACE: Duration = Duration::from_secs(2);
     let (own, client) = OwnStack::start_with(None, |config| {

@@ -187,6 +187,25 @@ impl Agents {
         self.transition_if(scope, id, AgentStatus::Paused, holds, count).await
     }
 
+    /// Keeps a paused agent from booting while what runs of it, although it is paused, is stopped; or does not any more.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] for an agent that is not paused; as [`Agents::transition_if`].
+    pub async fn hold_paused(&self, scope: &TenantScope, id: &AgentId, held: bool) -> Result<Agent, StoreError> {
+        let intent = held.then_some(Intent::Pausing);
+        let step = |before: &Agent| {
+            if before.status != AgentStatus::Paused {
+                return Err(StoreError::Conflict("the agent is not paused"));
+            }
+            if before.intent == intent {
+                return Ok(None);
+            }
+            let after = Agent { intent, ..before.clone() };
+            Ok(Some(Change { after, metered: Changes::default(), deeds: Vec::new(), token: None, news: None }))
+        };
+        self.apply(scope, id, step).await
+    }
+
     /// Notes that a paused agent is to boot ([`Intent::Resuming`]), a running one to boot again ([`Intent::Restarting`]),
     /// or one that is over to boot from a checkpoint, or files of its own that it has kept, with all of its running time
     /// before it ([`Intent::Retrying`]), with
@@ -211,7 +230,9 @@ impl Agents {
                 let has_files = checkpoint.is_some() || agent.own_files;
                 (AuditAction::AgentRetry, agent.can_be_retried(self.0.now_ms()) && has_files)
             }
-            Intent::Resuming => (AuditAction::AgentResume, agent.status == AgentStatus::Paused),
+            Intent::Resuming => {
+                (AuditAction::AgentResume, agent.status == AgentStatus::Paused && agent.intent.is_none())
+            }
             Intent::Restarting => {
                 let runs = matches!(agent.status, AgentStatus::Ready | AgentStatus::Running);
                 (AuditAction::AgentRestart, runs && agent.intent.is_none())
