@@ -34,9 +34,9 @@ pub async fn handle(
         async move {
             boot.expect_time()?;
             let Some(agent) = paused(scope, &agent.id, agents, sandboxes).await? else { return Ok(()) };
-            let allowed = |agent: &Agent| match is_suspended(agent) {
+            let allowed = |agent: &Agent| match is_suspended(agent) && agent.intent.is_none() {
                 true => Ok(()),
-                false => Err(ApiError::new(ErrorCode::Conflict, "the agent is resumed already")),
+                false => Err(ApiError::new(ErrorCode::Conflict, "the agent is resumed already, or being stopped")),
             };
             match boot_again(scope, agent, Intent::Resuming, sessions, opener, boot, allowed).await {
                 // Another call was quicker with this agent, or somebody ended it.
@@ -57,7 +57,9 @@ fn is_suspended(agent: &Agent) -> bool {
 
 /// The pause with its session was interrupted.
 fn is_being_suspended(agent: &Agent) -> bool {
-    agent.intent == Some(Intent::Pausing) && agent.paused_by == Some(PausedBy::Suspension)
+    agent.status != AgentStatus::Paused
+        && agent.intent == Some(Intent::Pausing)
+        && agent.paused_by == Some(PausedBy::Suspension)
 }
 
 /// The agent in full, after its pause was finished if need be; nothing when it needs no resuming any more.

@@ -40,6 +40,8 @@ pub(super) fn outcomes(before: &Agent, after: &Agent) -> Vec<(AuditAction, Audit
         (AgentStatus::Booting, Some(Intent::Restarting)) => Some(AuditAction::AgentRestart),
         (AgentStatus::Booting, Some(Intent::Retrying)) => Some(AuditAction::AgentRetry),
         (AgentStatus::Booting, _) => Some(AuditAction::AgentBoot),
+        // What runs of it against its row is being stopped: nothing that anybody has asked for.
+        (AgentStatus::Paused, _) => None,
         (_, Some(Intent::Pausing)) => Some(AuditAction::AgentPause),
         _ => None,
     };
