@@ -205,6 +205,21 @@ mod tests {
     }
 
     #[test]
+    fn a_note_of_what_nobody_owns_names_it_again_and_nothing_else_does() {
+        let operator = Operator::assume();
+        // What it is called is somebody's label at a provider.
+        for agent in [AgentId::make().as_str(), "not#one#of#ours", "a"] {
+            let note = operator.orphan_work_key(agent);
+            assert_eq!(operator.parse_orphan_work(note.sk()), Some(agent));
+            assert!(operator.work().any(|partition| partition.pk() == note.pk()));
+            assert_eq!(operator.parse_agent_work(note.sk()), None);
+            assert_eq!(operator.parse_platform_work(note.sk()), None);
+        }
+        let work = operator.tenant(&PlatformId::make(), Mode::Live).work_key(&AgentId::make());
+        assert_eq!(operator.parse_orphan_work(work.sk()), None);
+    }
+
+    #[test]
     fn a_work_row_names_its_session_or_provider_again_and_nothing_else_does() {
         let operator = Operator::assume();
         let (platform, session) = (PlatformId::make(), SessionId::make());
