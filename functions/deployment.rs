@@ -77,6 +77,11 @@ impl Deployment {
         &self.table
     }
 
+    /// The same deployment for what acts on a schedule, and for nobody: without the credential key, as its functions are.
+    pub(crate) fn on_schedule(&self) -> Self {
+        Self { table: self.table.clone().without_credential_key(), ..self.clone() }
+    }
+
     /// What this process has still to write of log entries, for whoever ends or freezes it.
     pub fn log_queue(&self) -> &LogQueue {
         &self.log_queue

@@ -144,6 +144,8 @@ pub enum Boots {
 /// `internal_error` when the work list cannot be read. A provider that does not answer postpones its items instead.
 pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome, ApiError> {
     let started = Instant::now();
+    // A row that is not where it belongs is looked after like any other: what it stands for must not run on for ever.
+    let deployment = &deployment.on_schedule();
     let Upkeep { work, platforms, suspension } = Upkeep::of(deployment.table());
     let mut run = Run {
         sandboxes: Sandboxes::of(deployment),

@@ -247,8 +247,9 @@ impl<F: Feed> Live<F> {
             }
             // Also on the way through entries of which the filter leaves none.
             if asked.elapsed() >= self.limits.heartbeat {
-                self.pieces.push_back(sse_heartbeat(Some(&self.feed.position())).into());
-                continue;
+                // Not queued: a stream that ends with something queued does not say how far it got.
+                self.given = Instant::now();
+                return Some(sse_heartbeat(Some(&self.feed.position())).into());
             }
             if !is_behind {
                 tokio::time::sleep(self.pause.min(self.limits.heartbeat)).await;

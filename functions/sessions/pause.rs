@@ -4,7 +4,7 @@ use super::show;
 use crate::agents::{PROVIDER_WAIT, Sandboxes, lifecycle};
 use futures_util::{StreamExt, stream};
 use theazo_http::{Answer, ApiError, Call};
-use theazo_store::{Agent, AgentStatus, Agents, PausedBy, Session, Sessions};
+use theazo_store::{Agent, AgentStatus, Agents, PausedBy, Session, Sessions, Unsettled};
 use theazo_tenancy::TenantScope;
 
 /// Agents of a session that are stopped at a time.
@@ -36,7 +36,7 @@ pub async fn finish(
     sandboxes: &Sandboxes,
 ) -> Result<(), ApiError> {
     let own = scope.session(&session.id).ok_or_else(ApiError::not_found)?;
-    let left = agents.unsettled_of_session(&own).await?;
+    let Unsettled { agents: left, has_strangers } = agents.left_of_session(&own).await?;
     let boots = left.iter().any(|agent| agent.status == AgentStatus::Booting);
     let pauses: Vec<_> = left
         .into_iter()
@@ -54,7 +54,7 @@ pub async fn finish(
         .collect();
     let outcomes: Vec<Result<bool, ApiError>> = stream::iter(pauses).buffer_unordered(AT_ONCE).collect().await;
     let outcomes = outcomes.into_iter().collect::<Result<Vec<_>, _>>()?;
-    if !boots && outcomes.into_iter().all(|is_paused| is_paused) {
+    if !boots && !has_strangers && outcomes.into_iter().all(|is_paused| is_paused) {
         sessions.settle_paused(scope, session).await?;
     }
     Ok(())

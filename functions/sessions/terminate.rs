@@ -38,10 +38,14 @@ pub async fn finish(
     let own = scope.session(id).ok_or_else(ApiError::not_found)?;
     // Values first: they must go even if a provider does not answer.
     sealer.remove_all(scope, id).await?;
-    let left = agents.unsettled_of_session(&own).await?;
-    let ends = left.iter().map(|agent| lifecycle::terminate_in_time(scope, agent, agents, sandboxes));
+    let left = agents.left_of_session(&own).await?;
+    let ends = left.agents.iter().map(|agent| lifecycle::terminate_in_time(scope, agent, agents, sandboxes));
     for end in join_all(ends).await {
         end?;
+    }
+    // What is nobody's is for the scheduled clean-up, which goes without the key.
+    if left.has_strangers {
+        return Ok(());
     }
     Ok(sessions.settle_terminated(scope, id).await?)
 }

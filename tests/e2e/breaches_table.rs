@@ -244,12 +244,24 @@ async fn write_access_to_the_table_gives_nobody_somebody_elses_agent() {
     assert_eq!(read.status, 404, "{read:?}");
     put(&before).await;
 
+    // Among those that a session's end goes through.
+    let live = json!({ "S": format!("{}#live#{}#live-agents", thief.platform.id, thief.session) });
+    let mut planted = good.clone();
+    (planted["pk"], planted["session"]) = (live, json!({ "S": thief.session }));
+    put(&planted).await;
+    for lists in [format!("/v1/sessions/{}/agents", thief.session), "/v1/agents".to_owned()] {
+        let listed = thief.client().get(&lists).await.expect(200).to_string();
+        assert!(listed.contains(&own) && !listed.contains(&agent), "{lists}: {listed}");
+    }
+    thief.client().terminate(&thief.session).await;
+    let gone = json!({ "pk": planted["pk"], "sk": planted["sk"] });
+    dynamodb(&stack().dynamodb_url(), "DeleteItem", json!({ "TableName": TABLE, "Key": gone })).await;
+
     put(&good).await;
     let read = victim.client().get(&format!("/v1/agents/{agent}/files/data/kept")).await.expect(200);
     assert_eq!(read["data"], "the victim's");
     let listed = victim.client().get(&format!("{files}?dir=/data")).await.expect(200);
     assert_eq!(listed.as_array().map(Vec::len).or(listed["data"].as_array().map(Vec::len)), Some(1), "{listed}");
-    thief.client().terminate(&thief.session).await;
     victim.client().terminate(&victim.session).await;
 }
 

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use theazo_e2b_emulator::{Fault, FaultKind};
-use theazo_functions::reconcile::{Boots, reconcile};
+use theazo_functions::reconcile::{Boots, Outcome, reconcile};
 use theazo_tenancy::AgentId;
 
 /// A platform with an account at E2B.
@@ -137,6 +137,54 @@ async fn e2b_is_refused_until_it_is_configured_and_a_fallback_takes_its_place() 
     assert!(sandboxes_of(&agent).await.is_empty());
 }
 
+/// Changes an agent's four rows, as only who holds the table can.
+async fn edit_rows(own: &OwnStack, client: &Client, session: &str, agent: &str, update: &str, values: Value) {
+    let platform = client.get("/v1/whoami").await.expect(200)["platformId"].as_str().unwrap().to_owned();
+    for partition in ["agents", "live-agents", &format!("{session}#agents"), &format!("{session}#live-agents")] {
+        let edit = json!({
+            "TableName": "theazo", "UpdateExpression": update, "ConditionExpression": "attribute_exists(pk)",
+            "Key": { "pk": { "S": format!("{platform}#live#{partition}") }, "sk": { "S": agent } },
+            "ExpressionAttributeValues": values,
+        });
+        dynamodb(&own.stack.dynamodb_url(), "UpdateItem", edit).await;
+    }
+}
+
+#[tokio::test]
+async fn agents_from_before_the_credential_key_was_replaced_are_nobodys_and_end_with_their_session() {
+    let (own, client) = OwnStack::start_with(None, |config| {
+        config.orphan_grace = Duration::ZERO;
+        config.reconcile_every = Duration::from_secs(3600);
+    })
+    .await;
+    configure(&client, E2B_KEY).await;
+    let session = client.session("u").await;
+    let agents = [client.boot(&session, on_e2b()).await, client.boot(&session, on_e2b()).await];
+    for agent in &agents {
+        edit_rows(&own, &client, &session, agent, "SET tag = :t", json!({ ":t": { "S": "00".repeat(32) } })).await;
+    }
+    let run = async || Box::pin(reconcile(own.stack.deployment(), Boots::UnderWay)).await.unwrap();
+    let left = async || sandboxes_of(&agents[0]).await.len() + sandboxes_of(&agents[1]).await.len();
+    for _ in 0..2 {
+        let outcome = run().await;
+        assert_eq!((outcome.ownerless, outcome.postponed, left().await), (0, 0, 2), "{outcome:?}");
+    }
+    client.get(&format!("/v1/agents/{}", agents[0])).await.expect_error(404, "not_found");
+    let listed = client.get(&format!("/v1/sessions/{session}/agents")).await.expect(200);
+    assert_eq!(listed["data"], json!([]));
+    // Neither a pause nor the end of the session is kept from its own by them.
+    let act = async |what: &str| client.call("POST", &format!("/v1/sessions/{session}/{what}"), None).await;
+    act("pause").await.expect(200);
+    assert_eq!((run().await.postponed, left().await), (0, 2));
+    act("resume").await.expect(200);
+    client.terminate(&session).await;
+    assert_eq!(left().await, 2, "who has the key does not touch them");
+    let outcome = run().await;
+    assert_eq!((outcome.sessions, left().await), (1, 0), "{outcome:?}");
+    assert_eq!(run().await, Outcome::default(), "and nothing is left to do");
+    own.stop().await;
+}
+
 #[tokio::test]
 async fn what_runs_of_a_paused_agent_is_stopped_and_nobody_resumes_it_meanwhile() {
     let (own, client) = OwnStack::start_with(None, |config| config.reconcile_every = Duration::from_secs(3600)).await;
@@ -163,15 +211,17 @@ async fn what_runs_of_a_paused_agent_is_stopped_and_nobody_resumes_it_meanwhile(
     assert_eq!(state().await, "running");
     assert_eq!((run().await.pauses, state().await), (1, json!("paused")));
     // Whoever was at that has died.
-    let platform = client.get("/v1/whoami").await.expect(200)["platformId"].as_str().unwrap().to_owned();
-    for partition in ["agents", "live-agents", &format!("{session}#agents"), &format!("{session}#live-agents")] {
-        let held = json!({
-            "TableName": "theazo", "UpdateExpression": "SET intent = :i ADD revision :one",
-            "Key": { "pk": { "S": format!("{platform}#live#{partition}") }, "sk": { "S": agent } },
-            "ExpressionAttributeValues": { ":i": { "S": "pausing" }, ":one": { "N": "1" } },
-        });
-        dynamodb(&own.stack.dynamodb_url(), "UpdateItem", held).await;
-    }
+    edit_rows(
+        &own,
+        &client,
+        &session,
+        &agent,
+        "SET intent = :i ADD revision :one",
+        json!({
+            ":i": { "S": "pausing" }, ":one": { "N": "1" },
+        }),
+    )
+    .await;
     act("resume").await.expect_error(409, "conflict");
     assert_eq!(run().await.pauses, 1);
     act("resume").await.expect(200);

@@ -6,6 +6,7 @@ mod changes;
 mod checkpoints;
 mod metering;
 mod moves;
+mod owned;
 mod pause;
 mod places;
 mod row;
@@ -16,6 +17,7 @@ pub use checkpoints::{
     CHECKPOINT_GRACE_MS, Checkpoint, CheckpointState, LastCheckpoint, MAX_CHECKPOINTS, NewCheckpoint,
 };
 pub use moves::LeftOn;
+pub use owned::Unsettled;
 pub use pause::{NextBoot, PauseReason};
 pub use row::{Agent, BootedSecret, NewAgent, SecretOrigin, Snapshot};
 pub use silence::{DEAD_HOST_AFTER, Silence, Unreachable};
@@ -24,13 +26,12 @@ pub use state::{AgentStatus, Intent, PausedBy};
 use crate::counters::CountersUpdate;
 use crate::page::RowFilter;
 use crate::sessions::unchanged_and_active;
-use crate::table::from_item;
 use crate::transaction::{Committed, Transaction};
 use crate::{AuditAction, AuditOutcome, Counters, Page, PageRequest, Session, StoreError, Table};
 use aws_sdk_dynamodb::types::AttributeValue;
 use std::collections::BTreeMap;
 use theazo_metering::{Meter, Prices};
-use theazo_tenancy::{AgentId, AgentPlace, ReadScope, SessionId, SessionScope, TenantScope};
+use theazo_tenancy::{AgentId, ReadScope, SessionScope, TenantScope};
 
 /// How long an ended agent stays readable, milliseconds.
 const RETENTION_MS: i64 = 30 * 24 * 60 * 60 * 1000;
@@ -50,11 +51,6 @@ pub struct AgentFilter {
     pub provider: Option<String>,
     /// Only with this runtime.
     pub compute: Option<String>,
-}
-
-fn without_expired(mut page: Page<Agent>, now: i64) -> Page<Agent> {
-    page.rows.retain(|agent| !agent.is_expired(now));
-    page
 }
 
 impl AgentFilter {
@@ -85,23 +81,15 @@ impl Agents {
         Self(self.0, prices)
     }
 
-    /// An agent, if it is this scope's. Of a row that was moved there, those who have the credential key know that it is not;
-    /// the scheduled functions, which do not have it, act for nobody.
+    /// An agent, if it is this scope's.
     ///
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn get(&self, scope: &ReadScope, id: &AgentId) -> Result<Option<Agent>, StoreError> {
         let Ok(key) = scope.agent_key(id) else { return Ok(None) };
         let agent: Option<Agent> = self.0.get(&key).await?;
-        let Some(agent) = agent.filter(|agent| !agent.is_expired(self.0.now_ms())) else { return Ok(None) };
-        if let Ok(key) = self.0.credential_key() {
-            let tag = hex::decode(&agent.tag).unwrap_or_default();
-            if agent.id != *id || !key.is_agents(place_of(scope, &agent.session, id), &tag) {
-                tracing::error!(agent = %id, "an agent's row is not one that this deployment wrote there");
-                return Ok(None);
-            }
-        }
-        Ok(Some(agent))
+        let is_there = |agent: &Agent| agent.id == *id && !agent.is_expired(self.0.now_ms());
+        Ok(agent.filter(|agent| is_there(agent) && self.is_owned(scope.platform(), scope.mode(), agent)))
     }
 
     /// A page of the platform's agents, newest first.
@@ -114,8 +102,9 @@ impl Agents {
         filter: &AgentFilter,
         page: &PageRequest,
     ) -> Result<Page<Agent>, StoreError> {
-        let all = scope.platform_wide()?.agents();
-        Ok(without_expired(self.0.page(&all, page, filter.terms()).await?, self.0.now_ms()))
+        let all = scope.platform_wide()?;
+        let page = self.0.page(&all.agents(), page, filter.terms()).await?;
+        Ok(self.readable(page, |agent| self.is_owned(all.platform(), all.mode(), agent)))
     }
 
     /// A page of a session's agents, newest first.
@@ -128,24 +117,13 @@ impl Agents {
         filter: &AgentFilter,
         page: &PageRequest,
     ) -> Result<Page<Agent>, StoreError> {
-        Ok(without_expired(self.0.page(&scope.agents(), page, filter.terms()).await?, self.0.now_ms()))
+        let page = self.0.page(&scope.agents(), page, filter.terms()).await?;
+        Ok(self.readable(page, |agent| self.is_owned_by(scope, agent)))
     }
 
-    /// A session's agents that still have something at their provider, or may. Without instructions, tools and
-    /// metadata, so that it stays one read.
-    ///
-    /// # Errors
-    /// [`StoreError::Table`] when the table does not answer.
-    pub async fn unsettled_of_session(&self, scope: &SessionScope) -> Result<Vec<Agent>, StoreError> {
-        self.0.query_all_small(&scope.live_agents()).await?.into_iter().map(from_item).collect()
-    }
-
-    /// The platform's agents that still have something at their provider, or may, likewise.
-    ///
-    /// # Errors
-    /// [`StoreError::Table`] when the table does not answer.
-    pub async fn unsettled_of_platform(&self, scope: &ReadScope) -> Result<Vec<Agent>, StoreError> {
-        self.0.query_all_small(&scope.platform_wide()?.live_agents()).await?.into_iter().map(from_item).collect()
+    fn readable(&self, mut page: Page<Agent>, is_owned: impl Fn(&Agent) -> bool) -> Page<Agent> {
+        page.rows.retain(|agent| !agent.is_expired(self.0.now_ms()) && is_owned(agent));
+        page
     }
 
     /// Records an agent as `booting`, before any provider is asked, in the transaction that counts it against the
@@ -159,11 +137,11 @@ impl Agents {
         let own = scope.session(&session.id).ok_or(StoreError::NotFound)?;
         let now = self.0.now_ms();
         let id = AgentId::make();
-        let tag = self.0.credential_key()?.seal_agent(place_of(scope, &session.id, &id));
+        let tag = owned::seal(&self.0, &own, &id)?;
         let mut agent = Agent {
             id,
             session: session.id.clone(),
-            tag: hex::encode(tag),
+            tag,
             user_id: session.user_id.clone(),
             status: AgentStatus::Booting,
             provider: new.provider,
@@ -248,8 +226,4 @@ impl Agents {
         }
         Err(StoreError::Contended(metering::CLAIMS))
     }
-}
-
-fn place_of<'a>(scope: &'a ReadScope, session: &'a SessionId, agent: &'a AgentId) -> AgentPlace<'a> {
-    AgentPlace { platform: scope.platform(), mode: scope.mode(), session, agent }
 }

@@ -94,6 +94,12 @@ impl Table {
         Self { credential_key: Some(key), ..self }
     }
 
+    /// The same table without it, for those who act for nobody.
+    #[must_use]
+    pub fn without_credential_key(self) -> Self {
+        Self { credential_key: None, ..self }
+    }
+
     pub(crate) fn credential_key(&self) -> Result<&CredentialKey, StoreError> {
         self.credential_key.as_deref().ok_or(StoreError::NoCredentialKey)
     }

@@ -362,6 +362,11 @@ impl PlatformScope {
         &self.platform
     }
 
+    /// Live or test.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
     /// What may be shown of the platform's API keys, a row each.
     pub fn api_keys(&self) -> Partition {
         TableKey::api_keys(&self.platform)
@@ -417,22 +422,32 @@ impl PlatformScope {
 /// One session's rows.
 #[derive(Clone)]
 pub struct SessionScope {
-    /// The platform and its mode, as every partition's key begins.
-    platform: String,
+    platform: PlatformId,
+    mode: Mode,
     session: SessionId,
 }
 
 impl SessionScope {
     pub(crate) fn claimed(platform: &PlatformId, mode: Mode, session: &SessionId) -> Self {
-        Self { platform: format!("{platform}#{}", mode.as_str()), session: session.clone() }
+        Self { platform: platform.clone(), mode, session: session.clone() }
     }
 
     fn partition(&self, suffix: &str) -> Partition {
-        Partition::new(format!("{}#{}#{suffix}", self.platform, self.session))
+        Partition::new(format!("{}#{}#{}#{suffix}", self.platform, self.mode.as_str(), self.session))
     }
 
     fn of_platform(&self, suffix: &str, row: &str) -> TableKey {
-        Partition::new(format!("{}#{suffix}", self.platform)).row(row)
+        Partition::new(format!("{}#{}#{suffix}", self.platform, self.mode.as_str())).row(row)
+    }
+
+    /// Whose it is.
+    pub fn platform(&self) -> &PlatformId {
+        &self.platform
+    }
+
+    /// Live or test.
+    pub fn mode(&self) -> Mode {
+        self.mode
     }
 
     /// The session.

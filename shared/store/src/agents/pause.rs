@@ -145,7 +145,8 @@ impl Agents {
     /// [`StoreError::NotFound`]; [`StoreError::Contended`].
     pub async fn cancel_pause(&self, scope: &TenantScope, id: &AgentId) -> Result<Agent, StoreError> {
         let step = |before: &Agent| {
-            if before.intent != Some(Intent::Pausing) {
+            // One that is paused already is held for another reason.
+            if before.intent != Some(Intent::Pausing) || before.status == AgentStatus::Paused {
                 return Ok(None);
             }
             let mut after = before.clone();

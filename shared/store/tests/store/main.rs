@@ -2,7 +2,7 @@
 //!
 //! - `support` starts both and makes tenants; `proxy` stands between the SDK and a service, to count and to disturb; `logs`
 //!   keeps what is logged.
-//! - `root_keys`, `secrets`, `sealed_rows`, `sessions`, `agents`, `pausing`, `moves`, `silence`, `checkpoints`, `places`, `pages`: a module per
+//! - `root_keys`, `secrets`, `sealed_rows`, `sessions`, `agents`, `pausing`, `moves`, `owned`, `silence`, `checkpoints`, `places`, `pages`: a module per
 //!   promise of the store.
 //! - `credentials`, `rate_limits`, `replays`: who is let in, how often, and what they are told twice.
 //! - `metering`, `metering_totals`, `metrics`: what agents cost, and how they do, at a clock of the test's own.
@@ -33,6 +33,7 @@ mod metering;
 mod metering_totals;
 mod metrics;
 mod moves;
+mod owned;
 mod pages;
 mod pausing;
 mod places;
