@@ -51,13 +51,21 @@ pub(crate) struct Subject {
     agents: Agents,
     scope: TenantScope,
     agent: AgentId,
-    /// When it was over, with all that was to be said of it, at the latest, Unix milliseconds.
-    over_by_ms: Option<i64>,
+    over: Option<Over>,
+}
+
+/// That it has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Over {
+    /// When, Unix milliseconds.
+    ended_ms: i64,
+    /// By when all was said of it at the latest, Unix milliseconds.
+    by_ms: i64,
 }
 
 impl Subject {
     pub(crate) fn new(agents: Agents, scope: TenantScope, agent: AgentId) -> Self {
-        Self { agents, scope, agent, over_by_ms: None }
+        Self { agents, scope, agent, over: None }
     }
 
     /// Finds out whether it is over. An agent that is no longer there is; one that is retried is not any more.
@@ -71,7 +79,7 @@ impl Subject {
                 has_sandbox: !agent.sandbox_gone && !agent.only_kept,
             },
         };
-        self.over_by_ms = over_by(ending, self.over_by_ms, now_ms());
+        self.over = over(ending, self.over, now_ms());
         Ok(())
     }
 }
@@ -87,17 +95,18 @@ enum Ending {
     At { ended_ms: i64, has_sandbox: bool },
 }
 
-/// By when everything was said of it, Unix milliseconds, with what was found before.
-fn over_by(ending: Ending, found_ms: Option<i64>, now_ms: i64) -> Option<i64> {
-    match ending {
-        Ending::No => None,
-        Ending::Gone => Some(found_ms.map_or(now_ms, |found| found.min(now_ms))),
+/// Whether it is over, with what was found before. Of one that was retried since and has ended again, that says nothing.
+fn over(ending: Ending, found: Option<Over>, now_ms: i64) -> Option<Over> {
+    let (ended_ms, by_ms) = match ending {
+        Ending::No => return None,
+        Ending::Gone => (found.map_or(now_ms, |found| found.ended_ms), now_ms),
         Ending::At { ended_ms, has_sandbox } => {
             let latest = ended_ms.saturating_add(LAST_WORDS_MS);
-            let settled = if has_sandbox { latest } else { now_ms.saturating_add(AFTERMATH_MS).min(latest) };
-            Some(found_ms.map_or(settled, |found| found.min(settled)))
+            (ended_ms, if has_sandbox { latest } else { now_ms.saturating_add(AFTERMATH_MS).min(latest) })
         }
-    }
+    };
+    let before = found.filter(|found| found.ended_ms == ended_ms);
+    Some(Over { ended_ms, by_ms: before.map_or(by_ms, |before| before.by_ms.min(by_ms)) })
 }
 
 /// What a stream gives.
@@ -136,8 +145,8 @@ impl Feed for Followed {
     }
 
     fn is_over(&self) -> bool {
-        let over_by_ms = self.subject.as_ref().and_then(|subject| subject.over_by_ms);
-        over_by_ms.is_some_and(|over_by_ms| self.tail.reached_ms() > over_by_ms)
+        let over = self.subject.as_ref().and_then(|subject| subject.over);
+        over.is_some_and(|over| self.tail.reached_ms() > over.by_ms)
     }
 
     /// A credential that was revoked or has expired ends its streams as well.
@@ -298,13 +307,14 @@ mod tests {
     /// Gives so many entries in each step, and is behind for ever.
     struct Endless {
         entries: usize,
+        step_ms: u64,
         steps: i64,
         refusal: Option<&'static str>,
     }
 
     impl Endless {
         fn of(entries: usize) -> Self {
-            Self { entries, steps: 0, refusal: None }
+            Self { entries, step_ms: 1, steps: 0, refusal: None }
         }
 
         fn entry(&self) -> LogEntry {
@@ -326,7 +336,7 @@ mod tests {
 
     impl Feed for Endless {
         async fn step(&mut self) -> Result<Tailed, StoreError> {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(self.step_ms)).await;
             self.steps += 1;
             let entries = (0..self.entries).map(|_| self.entry()).collect();
             Ok(Tailed { entries, late: Vec::new(), is_behind: true })
@@ -357,19 +367,23 @@ mod tests {
     #[test]
     fn an_agent_is_over_when_its_sandbox_is_gone_and_what_failed_with_it_is_written() {
         let at = |ended_ms, has_sandbox| Ending::At { ended_ms, has_sandbox };
-        assert_eq!(over_by(Ending::No, None, 1_000_000), None);
+        let by = |ended_ms, by_ms| Some(Over { ended_ms, by_ms });
+        assert_eq!(over(Ending::No, None, 1_000_000), None);
         // While its provider is at it, no longer than that may take.
-        let found = over_by(at(1_000_000, true), None, 1_000_100);
-        assert_eq!(found, Some(1_000_000 + LAST_WORDS_MS));
-        let found = over_by(at(1_000_000, false), found, 1_005_000);
-        assert_eq!(found, Some(1_005_000 + AFTERMATH_MS));
+        let found = over(at(1_000_000, true), None, 1_000_100);
+        assert_eq!(found, by(1_000_000, 1_000_000 + LAST_WORDS_MS));
+        let found = over(at(1_000_000, false), found, 1_005_000);
+        assert_eq!(found, by(1_000_000, 1_005_000 + AFTERMATH_MS));
         // From then on it does not move, unless the agent is retried.
-        assert_eq!(over_by(at(1_000_000, false), found, 1_006_000), found);
-        assert_eq!(over_by(Ending::Gone, found, 1_006_000), Some(1_006_000));
-        assert_eq!(over_by(Ending::Gone, found, 2_000_000), found);
-        assert_eq!(over_by(Ending::No, found, 1_006_000), None);
+        assert_eq!(over(at(1_000_000, false), found, 1_006_000), found);
+        assert_eq!(over(Ending::Gone, found, 1_006_000), by(1_000_000, 1_006_000));
+        assert_eq!(over(Ending::Gone, found, 2_000_000), found);
+        assert_eq!(over(Ending::No, found, 1_006_000), None);
+        // Also when it has ended once more before anybody looked.
+        let again = over(at(1_030_000, true), found, 1_030_100);
+        assert_eq!(again, by(1_030_000, 1_030_000 + LAST_WORDS_MS));
         // Nobody waits for one that ended long ago.
-        assert_eq!(over_by(at(1_000_000, false), None, 9_000_000), Some(1_000_000 + LAST_WORDS_MS));
+        assert_eq!(over(at(1_000_000, false), None, 9_000_000), by(1_000_000, 1_000_000 + LAST_WORDS_MS));
     }
 
     #[tokio::test]
@@ -390,6 +404,17 @@ mod tests {
         assert!(last.starts_with("event: reconnect\n") && last.contains("time_limit"), "{last}");
         let ids: Vec<LogId> = pieces[1..].iter().map(|piece| LogId::parse(&id(piece).unwrap()).unwrap()).collect();
         assert!(ids[0].at_ms() > 0 && ids.is_sorted() && ids.first() < ids.last(), "{ids:?}");
+    }
+
+    #[tokio::test]
+    async fn a_stream_whose_time_is_over_with_its_heartbeat_says_how_far_it_got_all_the_same() {
+        let mut live = Live::of(Endless { step_ms: 600, ..Endless::of(0) }, limits(1, 500));
+        assert_eq!(live.next().await.unwrap(), SSE_BEGIN);
+        let heartbeat = live.next().await.unwrap();
+        assert!(heartbeat.starts_with(b": alive\n"), "{heartbeat:?}");
+        let position = live.feed.position();
+        assert_eq!(live.next().await.unwrap(), sse_reconnect("time_limit", Some(&position)));
+        assert_eq!(live.next().await, None);
     }
 
     #[tokio::test]
