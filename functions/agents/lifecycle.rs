@@ -71,26 +71,6 @@ pub async fn terminate(
     Err(StoreError::Contended(ATTEMPTS).into())
 }
 
-/// Stops what runs of an agent that is paused. Nobody resumes it meanwhile.
-///
-/// # Errors
-/// As those of the table and of the provider; the next run tries again.
-pub(crate) async fn stop_stray(
-    scope: &TenantScope,
-    agent: &Agent,
-    agents: &Agents,
-    sandboxes: &Sandboxes,
-) -> Result<(), ApiError> {
-    agents.hold_paused(scope, &agent.id, true).await?;
-    match stop(scope, agent, sandboxes).await? {
-        Stopped::Kept(_) => tracing::warn!(agent = %agent.id, "what ran of a paused agent was stopped"),
-        Stopped::Gone => tracing::error!(agent = %agent.id, "nothing is there of a paused agent"),
-        Stopped::CannotPause => tracing::error!(agent = %agent.id, "what runs of a paused agent cannot be stopped"),
-    }
-    agents.hold_paused(scope, &agent.id, false).await?;
-    Ok(())
-}
-
 /// The same within [`PROVIDER_WAIT`]. What takes longer is left to the scheduled clean-up.
 ///
 /// # Errors
@@ -256,7 +236,7 @@ pub async fn finish_pause(
     let kept = match stop(scope, agent, sandboxes).await? {
         Stopped::Kept(kept) => kept,
         Stopped::Gone => {
-            let holds = |now: &Agent| now.intent == Some(Intent::Pausing);
+            let holds = |now: &Agent| now.intent == Some(Intent::Pausing) && now.status != AgentStatus::Paused;
             // What a limit has stopped has not failed, even where its provider keeps no files of it.
             let status = match agent.paused_by {
                 Some(PausedBy::Limit) => AgentStatus::Completed,
@@ -284,6 +264,36 @@ pub async fn finish_pause(
         }
         other => Ok(other?),
     }
+}
+
+/// Stops what runs of an agent that is paused. Nobody resumes it meanwhile. Whether its files are there: one that has lost
+/// them has failed.
+///
+/// # Errors
+/// As those of the table and of the provider; the next run tries again.
+pub(crate) async fn stop_stray(
+    scope: &TenantScope,
+    agent: &Agent,
+    agents: &Agents,
+    sandboxes: &Sandboxes,
+) -> Result<bool, ApiError> {
+    let held = agents.hold_paused(scope, &agent.id, true).await?;
+    let stopped = match stop(scope, &held, sandboxes).await? {
+        Stopped::Kept(_) => {
+            tracing::warn!(agent = %agent.id, "what ran of a paused agent was stopped");
+            Ok(true)
+        }
+        Stopped::Gone => {
+            let holds = |now: &Agent| (now.status, now.intent) == (AgentStatus::Paused, Some(Intent::Pausing));
+            // What does not come of it is for the next run: the agent is still held.
+            let _ = without_files(scope, &held, AgentStatus::Failed, holds, agents, sandboxes).await;
+            return Ok(false);
+        }
+        // It runs on until its time at the provider is over, or somebody resumes it.
+        Stopped::CannotPause => Err(failure::to_api(&agent.provider, &ProviderError::CannotPause)),
+    };
+    agents.hold_paused(scope, &agent.id, false).await?;
+    stopped
 }
 
 /// Takes a boot back that did not come to its end: what was made goes, files that were there before stay. Its row may be

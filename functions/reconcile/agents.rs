@@ -141,7 +141,10 @@ impl Run {
                 let runs = found_at(look.found, &agent, &work.platform)
                     .is_some_and(|found| found.get(agent.id.as_str()) == Some(&true));
                 if agent.intent.is_some() || (runs && agent.since_ms < look.listed_at_ms) {
-                    lifecycle::stop_stray(scope, &agent, &self.agents, &self.sandboxes).await?;
+                    if !lifecycle::stop_stray(scope, &agent, &self.agents, &self.sandboxes).await? {
+                        outcome.lost += 1;
+                        return Ok(());
+                    }
                     outcome.pauses += 1;
                 }
                 self.agents.charge_storage(scope, agent).await?;

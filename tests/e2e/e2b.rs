@@ -231,6 +231,59 @@ async fn what_runs_of_a_paused_agent_is_stopped_and_nobody_resumes_it_meanwhile(
 }
 
 #[tokio::test]
+async fn what_runs_of_a_paused_agent_and_cannot_be_stopped_is_tried_again_and_without_its_files_it_has_failed() {
+    let emulator = start_e2b_emulator("e2b-stray").await;
+    let (own, client) = OwnStack::start_with(None, |config| {
+        config.e2b = emulator.endpoints.clone();
+        config.reconcile_every = Duration::from_secs(3_600);
+    })
+    .await;
+    configure(&client, E2B_KEY).await;
+    let session = client.session("u").await;
+    let agent = client.boot(&session, on_e2b()).await;
+    let act = async |what: &str| client.call("POST", &format!("/v1/agents/{agent}/{what}"), None).await;
+    act("pause").await.expect(200);
+    let manage = async |method: &str, path: String, body: Value| {
+        let call = reqwest::Client::new().request(method.parse().unwrap(), format!("{}{path}", emulator.endpoints.api));
+        let answer = call.header("x-api-key", E2B_KEY).json(&body).send().await.unwrap().text().await.unwrap();
+        serde_json::from_str::<Value>(&answer).unwrap_or_default()
+    };
+    let sandbox = manage("GET", "/v2/sandboxes".into(), json!({})).await[0]["sandboxID"].as_str().unwrap().to_owned();
+    manage("POST", format!("/v2/sandboxes/{sandbox}/connect"), json!({ "timeout": 600 })).await;
+    let run = async || {
+        let outcome = Box::pin(reconcile(own.stack.deployment(), Boots::UnderWay)).await.unwrap();
+        (outcome.pauses, outcome.postponed, outcome.lost)
+    };
+    let status = async || client.get(&format!("/v1/agents/{agent}")).await.expect(200)["status"].clone();
+    let fault = |kind: FaultKind| {
+        let fault = Fault { method: "POST".into(), path: "/pause".into(), times: 1, kind };
+        emulator.controls.fault(fault);
+    };
+    let refusal = |status: u16, code: Option<&str>| FaultKind::Refuse {
+        status,
+        code: code.map(str::to_owned),
+        headers: Vec::new(),
+    };
+    // Nobody knows what became of the call: no resume gets between.
+    fault(refusal(403, None));
+    assert_eq!((run().await, status().await), ((0, 1, 0), json!("paused")));
+    act("resume").await.expect_error(409, "conflict");
+    // It cannot be stopped: then whoever resumes it takes it over, and it is metered.
+    fault(refusal(409, Some("snapshot_filesystem_only_unsupported_node")));
+    assert_eq!((run().await, status().await), ((0, 1, 0), json!("paused")));
+    act("resume").await.expect(200);
+    act("pause").await.expect(200);
+
+    manage("POST", format!("/v2/sandboxes/{sandbox}/connect"), json!({ "timeout": 600 })).await;
+    fault(refusal(404, None));
+    assert_eq!((run().await, status().await), ((0, 0, 1), json!("failed")));
+    assert_eq!(run().await, (0, 0, 0));
+    assert_eq!(emulator.controls.left(), [""; 0]);
+    client.terminate(&session).await;
+    own.stop().await;
+}
+
+#[tokio::test]
 async fn what_no_agent_owns_is_removed_when_it_has_been_so_for_a_while_and_not_if_it_has_an_owner_again() {
     const GRACE: Duration = Duration::from_secs(2);
     let (own, client) = OwnStack::start_with(None, |config| {

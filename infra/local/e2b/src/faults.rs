@@ -1,6 +1,7 @@
 //! Faults on demand: what a network and a busy service do to calls.
 
 use serde::Deserialize;
+use serde_json::Value;
 use std::sync::{Mutex, PoisonError};
 
 /// What happens to a call.
@@ -23,6 +24,11 @@ pub enum FaultKind {
     Reset,
     /// The call is done twice, as when a network delivers it twice; the second answer is given.
     Twice,
+    /// The call is done, and this is answered instead with the status that it has: a list that lags.
+    Instead {
+        /// What is answered.
+        content: Value,
+    },
     /// The call is done so much later.
     Delay {
         /// Milliseconds.

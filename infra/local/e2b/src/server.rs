@@ -56,6 +56,10 @@ async fn answer(State(controls): State<Controls>, request: Request) -> Response 
             let _ = axum::body::to_bytes(dispatch(&controls, once).await.into_body(), LONGEST_BODY).await;
             dispatch(&controls, Request::from_parts(parts, Body::from(body))).await
         }
+        Some(FaultKind::Instead { content }) => {
+            let status = dispatch(&controls, request).await.status();
+            (status, axum::Json(content)).into_response()
+        }
         Some(FaultKind::Delay { millis }) => {
             tokio::time::sleep(Duration::from_millis(millis)).await;
             dispatch(&controls, request).await

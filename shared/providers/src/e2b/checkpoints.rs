@@ -63,19 +63,21 @@ impl E2bProvider {
     /// Ends an agent's sandboxes until there are none, with the snapshots of them that nobody has named.
     pub(super) async fn remove_sandboxes(&self, agent: &str) -> Result<(), ProviderError> {
         let until = Instant::now() + REMOVE_WITHIN;
-        while self.remove_listed(agent).await? {
+        let mut left = self.sandboxes(agent).await?;
+        while !left.is_empty() {
+            self.remove_listed(agent, &left).await?;
             if Instant::now() >= until {
                 return Err(failed("end sandbox", None, true, "the sandbox stays listed"));
             }
             tokio::time::sleep(REMOVE_PAUSE).await;
+            left = self.listed(agent).await?;
         }
         Ok(())
     }
 
-    /// One pass over an agent's sandboxes. Whether there was any.
-    async fn remove_listed(&self, agent: &str) -> Result<bool, ProviderError> {
-        let sandboxes = self.sandboxes(agent).await?;
-        for Listed { id, .. } in &sandboxes {
+    /// Ends those sandboxes of an agent.
+    async fn remove_listed(&self, agent: &str, sandboxes: &[Listed]) -> Result<(), ProviderError> {
+        for Listed { id, .. } in sandboxes {
             for snapshot in self.account.snapshots(Some(id)).await? {
                 let names = snapshot.names.iter().chain([&snapshot.id]);
                 let mut ours = names.filter_map(|name| parse(&self.service().deployment, name));
@@ -85,7 +87,7 @@ impl E2bProvider {
             }
             self.account.kill(id).await?;
         }
-        Ok(!sandboxes.is_empty())
+        Ok(())
     }
 
     pub(super) async fn make_checkpoint(&self, agent: &AgentRef, checkpoint: &str) -> Result<Kept, ProviderError> {

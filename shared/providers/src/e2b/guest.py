@@ -86,18 +86,17 @@ def deliver(payload):
     expect_memory()
     user = pwd.getpwnam(USER)
     os.umask(0o022)
-    if not os.path.isdir(INBOX):
-        # The first delivery since the machine has started.
+    if not os.path.isdir(DELIVERED):
+        # The first delivery since the machine has started. The inbox may be there: the service makes it for what it was
+        # asked to put there.
         empty(ROOTS["tmp"])
         os.makedirs(ROOTS["data"], exist_ok=True)
         os.chown(ROOTS["data"], user.pw_uid, user.pw_gid)
+        os.makedirs(INBOX, exist_ok=True)
+        os.chmod(INBOX, 0o700)
+        os.chown(INBOX, user.pw_uid, user.pw_gid)
         os.makedirs(DELIVERED, 0o750, exist_ok=True)
         os.chown(DELIVERED, 0, user.pw_gid)
-        try:
-            os.mkdir(INBOX, 0o700)
-        except FileExistsError:
-            pass  # By another delivery at the same moment.
-        os.chown(INBOX, user.pw_uid, user.pw_gid)
     temporary = "%s/.env.%d" % (DELIVERED, os.getpid())
     file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:

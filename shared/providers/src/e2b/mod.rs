@@ -56,6 +56,8 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(200);
 /// How often a create is tried whose key turns out to be used up.
 const CREATE_ATTEMPTS: u32 = 4;
 const CREATE_PAUSE: Duration = Duration::from_millis(500);
+/// After how long a list is asked for once more that may not have been up to date.
+const LIST_PAUSE: Duration = Duration::from_millis(300);
 
 /// Where E2B is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,8 +142,19 @@ impl E2bProvider {
         })
     }
 
-    /// The agent's sandboxes: one, unless an interrupted create has left more.
+    /// The agent's sandboxes: one, unless an interrupted create has left more. That there is none is believed to the second
+    /// list: who is told so takes the files for lost, or leaves a sandbox behind.
     async fn sandboxes(&self, agent: &str) -> Result<Vec<Listed>, ProviderError> {
+        let found = self.listed(agent).await?;
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        tokio::time::sleep(LIST_PAUSE).await;
+        self.listed(agent).await
+    }
+
+    /// What one list says of them.
+    async fn listed(&self, agent: &str) -> Result<Vec<Listed>, ProviderError> {
         self.account.list(&[(DEPLOYMENT_LABEL, &self.service().deployment), (AGENT_LABEL, agent)]).await
     }
 
@@ -347,9 +360,15 @@ impl Provider for E2bProvider {
 
     async fn list_mine(&self) -> Result<Vec<OwnedSandbox>, ProviderError> {
         let ours = [(DEPLOYMENT_LABEL, self.service().deployment.as_str())];
-        let (sandboxes, snapshots) = tokio::try_join!(self.account.list(&ours), self.named_snapshots())?;
+        // A running agent that is missing is taken for lost, so no single list is believed.
+        let twice = async {
+            let first = self.account.list(&ours).await?;
+            tokio::time::sleep(LIST_PAUSE).await;
+            Ok((first, self.account.list(&ours).await?))
+        };
+        let ((first, second), snapshots) = tokio::try_join!(twice, self.named_snapshots())?;
         let mut agents: BTreeMap<String, bool> = BTreeMap::new();
-        for mut sandbox in sandboxes {
+        for mut sandbox in first.into_iter().chain(second) {
             if let Some(agent) = sandbox.metadata.remove(AGENT_LABEL) {
                 *agents.entry(agent).or_default() |= sandbox.state == "running";
             }

@@ -49,6 +49,44 @@ async fn a_service_that_keeps_no_files_without_memory_is_told_apart_and_the_sand
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_lags_loses_no_sandbox_and_leaves_none_behind() {
+    let bed = Bed::e2b("lag").await;
+    let (spec, agent) = bed.create(&[("A", "b")]).await;
+    bed.write(&agent, "/data/kept", b"kept").await.unwrap();
+    let lags = |content: &str| {
+        let kind = FaultKind::Instead { content: serde_json::from_str(content).unwrap() };
+        let (method, path) = ("GET".into(), "/v2/sandboxes".into());
+        bed.emulator().controls.fault(Fault { method, path, times: 1, kind });
+    };
+    lags("[]");
+    assert_eq!(bed.listed(&agent).await, Some(true));
+    // Another process, which knows nothing of where it runs.
+    let other = bed.emulator().provider(&bed.emulator().deployment);
+    lags("[]");
+    let shown = other.exec(&agent, request(Language::Bash, "printf $A")).await.unwrap();
+    assert_eq!(shown.stdout, "b");
+    lags("[]");
+    bed.provider.stop(&agent).await.unwrap();
+    lags("[]");
+    bed.provider.resume(&spec, &environment(&[("A", "c")])).await.unwrap();
+    assert_eq!(bed.bash(&agent, "printf $A; cat /data/kept").await, "ckept");
+    let checkpoint = theazo_tenancy::CheckpointId::make().to_string();
+    lags("[]");
+    bed.provider.checkpoint(&agent, &checkpoint).await.unwrap();
+    lags("[]");
+    bed.provider.restore(&spec, &environment(&[("A", "d")]), &checkpoint).await.unwrap();
+    assert_eq!(
+        bed.emulator().controls.left().len(),
+        2,
+        "the checkpoint and what was made of it, and no sandbox of before"
+    );
+    lags("[]");
+    bed.destroy(&agent).await;
+    assert_eq!(bed.emulator().controls.left(), [""; 0]);
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sandbox_that_somebody_paused_with_its_memory_is_removed_and_not_kept() {
     let bed = Arc::new(Bed::e2b("memory").await);
     let (_, agent) = bed.create(&[]).await;
