@@ -4,6 +4,7 @@
 mod accounts;
 mod agents;
 mod hosts;
+mod orphans;
 
 use crate::agents::Sandboxes;
 use crate::deployment::{Capability, Deployment};
@@ -20,8 +21,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
 use theazo_store::{
-    Agents, DeletionState, Measurements, PlatformDeletion, PlatformSuspension, SecretSealer, SessionStatus, Sessions,
-    Table, Work, WorkItem, now_ms,
+    Agents, DeletionState, Measurements, OrphanNotes, PlatformDeletion, PlatformSuspension, SecretSealer,
+    SessionStatus, Sessions, Table, Work, WorkItem, now_ms,
 };
 use theazo_tenancy::{Mode, Operator, PlatformId, SessionId, TenantScope};
 use tokio::time::Instant;
@@ -146,7 +147,7 @@ pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome,
     let started = Instant::now();
     // A row that is not where it belongs is looked after like any other: what it stands for must not run on for ever.
     let deployment = &deployment.on_schedule();
-    let Upkeep { work, platforms, suspension } = Upkeep::of(deployment.table());
+    let Upkeep { work, orphans, platforms, suspension } = Upkeep::of(deployment.table());
     let mut run = Run {
         sandboxes: Sandboxes::of(deployment),
         agents: Agents::of(deployment),
@@ -177,7 +178,7 @@ pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome,
     let grace_ms = i64::try_from(deployment.config().orphan_grace.as_millis()).unwrap_or(i64::MAX);
     // Side by side: accounts that do not let go of orphans take no time of anybody's agents.
     let (mut outcome, visited) =
-        join(accounts.remove_orphans(&run.work, &items, turn, grace_ms, run.until), visits).await;
+        join(accounts.remove_orphans(&orphans, &items, turn, grace_ms, run.until), visits).await;
     outcome += visited;
     if outcome.skipped > 0 {
         tracing::warn!(skipped = outcome.skipped, "a run did not come to the end of its list");
@@ -196,9 +197,7 @@ async fn sum(mut all: Outcome, more: Outcome) -> Outcome {
 fn by_platform(items: Vec<WorkItem>, turn: usize) -> Vec<Vec<WorkItem>> {
     let mut platforms: BTreeMap<PlatformId, Vec<WorkItem>> = BTreeMap::new();
     for item in items {
-        if let Some(platform) = platform_of(&item) {
-            platforms.entry(platform.clone()).or_default().push(item);
-        }
+        platforms.entry(platform_of(&item).clone()).or_default().push(item);
     }
     let mut platforms: Vec<_> = platforms.into_values().collect();
     platforms.iter_mut().for_each(|items| in_turn(items, turn));
@@ -206,14 +205,10 @@ fn by_platform(items: Vec<WorkItem>, turn: usize) -> Vec<Vec<WorkItem>> {
     platforms
 }
 
-/// Nobody knows whose something is that no agent owns.
-fn platform_of(item: &WorkItem) -> Option<&PlatformId> {
+fn platform_of(item: &WorkItem) -> &PlatformId {
     match item {
-        WorkItem::Agent(work) => Some(&work.platform),
-        WorkItem::Session(platform, ..) | WorkItem::Provider(platform, ..) | WorkItem::Platform(platform) => {
-            Some(platform)
-        }
-        WorkItem::Orphan { .. } => None,
+        WorkItem::Agent(work) => &work.platform,
+        WorkItem::Session(platform, ..) | WorkItem::Provider(platform, ..) | WorkItem::Platform(platform) => platform,
     }
 }
 
@@ -227,6 +222,7 @@ fn in_turn<T>(things: &mut [T], turn: usize) {
 /// What only the operator may do.
 struct Upkeep {
     work: Work,
+    orphans: OrphanNotes,
     platforms: PlatformDeletion,
     suspension: PlatformSuspension,
 }
@@ -237,6 +233,7 @@ impl Upkeep {
         let operator = || Operator::assume().on_schedule();
         Self {
             work: Work::new(table.clone(), operator()),
+            orphans: OrphanNotes::new(table.clone(), operator()),
             platforms: PlatformDeletion::new(table.clone(), operator()),
             suspension: PlatformSuspension::new(table.clone(), operator()),
         }
@@ -292,7 +289,7 @@ impl Run {
         items: Vec<WorkItem>,
         (found, hosts, listed_at_ms): (&Found, &Hosts, i64),
     ) -> Outcome {
-        let Some(platform) = items.first().and_then(platform_of).cloned() else { return Outcome::default() };
+        let Some(platform) = items.first().map(platform_of).cloned() else { return Outcome::default() };
         let suspended = self.suspension.is_suspended(&platform).await;
         let suspended = suspended.unwrap_or_else(|error| {
             tracing::warn!(%error, "whether a platform is suspended is not known");
@@ -326,7 +323,7 @@ impl Run {
                 }
                 WorkItem::Platform(platform) => self.platform(platform, &mut outcome).await,
                 // Looked at already.
-                WorkItem::Provider(..) | WorkItem::Orphan { .. } => Ok(()),
+                WorkItem::Provider(..) => Ok(()),
             }
         };
         let done = tokio::time::timeout(ITEM_TIME, visit).await;
@@ -402,11 +399,8 @@ mod tests {
             }
             let all: Vec<_> = by_platform.iter().flatten().collect();
             assert!(all.len() == items.len() && items.iter().all(|item| all.contains(&item)));
-            first.insert(platform_of(&by_platform[0][0]).cloned());
-            let last = by_platform
-                .iter()
-                .find(|items| platform_of(&items[0]).is_some_and(|one| *one == platforms[4]))
-                .unwrap();
+            first.insert(platform_of(&by_platform[0][0]).clone());
+            let last = by_platform.iter().find(|items| *platform_of(&items[0]) == platforms[4]).unwrap();
             first_of_last.insert(format!("{:?}", last[0]));
         }
         assert_eq!((first.len(), first_of_last.len()), (5, 5));

@@ -1,16 +1,15 @@
-//! What runs in the accounts at providers, and what of it nobody owns.
+//! What runs in the accounts at providers.
 
 use super::hosts::{Answered, Hosts};
-use super::{Found, ITEM_TIME, Outcome, in_turn, sum};
+use super::{Found, Outcome, in_turn};
 use crate::agents::Sandboxes;
-use futures_util::future::{join, join_all};
+use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
-use theazo_providers::{AgentRef, OwnedSandbox, Provider, ProviderKind};
-use theazo_store::{StoreError, Work, WorkItem, now_ms};
+use theazo_providers::{OwnedSandbox, Provider, ProviderKind};
+use theazo_store::{Work, WorkItem};
 use theazo_tenancy::{Mode, PlatformId};
 use tokio::time::Instant;
 
@@ -19,25 +18,18 @@ const LIST_TIME: Duration = Duration::from_secs(15);
 /// How long one that did not say so may take to say that it is there.
 const HEALTH_TIME: Duration = Duration::from_secs(3);
 /// Accounts asked side by side.
-const ACCOUNTS_AT_ONCE: usize = 16;
+pub(super) const ACCOUNTS_AT_ONCE: usize = 16;
 /// How long all of asking goes on; an account that was not asked is asked by a later run.
 const ASK_TIME: Duration = Duration::from_secs(30);
-/// Orphans removed in one run of one account at most, after they were orphans for as long as the deployment says: when the
-/// table was put back to an older state, everything newer looks like one, and someone should have the time to notice.
-const MAX_ORPHANS: usize = 20;
-/// Orphans that are noted in one run at most; the others are noted by later ones.
-const MAX_NOTED: usize = 500;
-/// Longest name of an agent that is noted. Ours are shorter; what is called otherwise is for whoever looks at the log.
-const MAX_NAME: usize = 128;
 
 /// What an account has said that runs in it.
-struct Account {
+pub(super) struct Account {
     /// Whose it is, if not the deployment's own.
-    platform: Option<PlatformId>,
+    pub(super) platform: Option<PlatformId>,
     /// Which of the platform's hosts it is, where there are several.
-    host: Option<String>,
-    provider: Arc<dyn Provider>,
-    sandboxes: Vec<OwnedSandbox>,
+    pub(super) host: Option<String>,
+    pub(super) provider: Arc<dyn Provider>,
+    pub(super) sandboxes: Vec<OwnedSandbox>,
 }
 
 /// An account did not say what runs in it.
@@ -51,25 +43,13 @@ struct NotListed {
 /// A platform, and which hosts its credential names; with each, what it has said.
 type Named = (PlatformId, Vec<(String, Answered)>);
 
-/// What is found that no agent owns, and what is to be done about it.
-#[derive(Default)]
-struct Orphans {
-    found: usize,
-    /// What is found for the first time.
-    news: Vec<String>,
-    /// What was one, and has an owner again: should it be without one later, its time begins anew.
-    owned: Vec<String>,
-    /// What has been one for long enough, and where it is.
-    due: Vec<(Arc<dyn Provider>, String)>,
-}
-
 /// All accounts that agents may run in.
 #[derive(Default)]
 pub(super) struct Accounts {
-    listed: Vec<Account>,
+    pub(super) listed: Vec<Account>,
     hosts: Hosts,
     /// How asking went.
-    outcome: Outcome,
+    pub(super) outcome: Outcome,
 }
 
 /// Asks every account what runs in it, side by side: the deployment's own, and those that platforms have configured. What
@@ -82,11 +62,7 @@ pub(super) async fn ask(sandboxes: &Sandboxes, work: &Work, turn: usize) -> Resu
     }
     let configured = work.list().await?.into_iter().filter_map(|item| match item {
         WorkItem::Provider(platform, Mode::Live, name) => Some((platform, name)),
-        WorkItem::Provider(..)
-        | WorkItem::Agent(_)
-        | WorkItem::Session(..)
-        | WorkItem::Platform(_)
-        | WorkItem::Orphan { .. } => None,
+        WorkItem::Provider(..) | WorkItem::Agent(_) | WorkItem::Session(..) | WorkItem::Platform(_) => None,
     });
     let mut configured: Vec<_> = configured.collect();
     in_turn(&mut configured, turn);
@@ -145,67 +121,6 @@ impl Accounts {
         }
     }
 
-    /// Removes sandboxes that no recorded agent owns and that none owned `grace_ms` ago. Agents of all platforms are known:
-    /// two may share an account.
-    pub(super) async fn remove_orphans(
-        &self,
-        work: &Work,
-        items: &[WorkItem],
-        turn: usize,
-        grace_ms: i64,
-        until: Instant,
-    ) -> Outcome {
-        let now = now_ms();
-        let Orphans { found, news, owned, due } = self.orphans(items, turn, grace_ms, now);
-        let notes = stream::iter(news).map(|agent| async move { work.note_orphan(&agent, now).await });
-        let forgets = stream::iter(owned).map(|agent| async move { work.forget_orphan(&agent).await });
-        let notes = notes.buffer_unordered(ACCOUNTS_AT_ONCE).filter_map(|noted| async { noted.err() }).collect();
-        let forgets = forgets.buffer_unordered(ACCOUNTS_AT_ONCE).filter_map(|done| async { done.err() }).collect();
-        let (mut failed, more): (Vec<StoreError>, Vec<StoreError>) = join(notes, forgets).await;
-        failed.extend(more);
-        for error in &failed {
-            tracing::warn!(?error, "what was found of orphans could not be noted");
-        }
-        let mut removals = Vec::with_capacity(due.len());
-        for (provider, agent) in due {
-            removals.push(remove(provider, agent, until, work));
-        }
-        let removals = stream::iter(removals).buffer_unordered(ACCOUNTS_AT_ONCE);
-        let mut outcome = removals.fold(self.outcome, sum).await;
-        outcome.ownerless = found;
-        outcome.postponed += failed.len();
-        if found > 0 {
-            tracing::warn!(found, removed = outcome.orphans, "there are sandboxes that no agent owns");
-        }
-        outcome
-    }
-
-    fn orphans(&self, items: &[WorkItem], turn: usize, grace_ms: i64, now_ms: i64) -> Orphans {
-        let known: HashSet<&str> = items.iter().filter_map(agent_of).collect();
-        let noted: HashMap<&str, i64> = items.iter().filter_map(orphan_of).collect();
-        let mut orphans = Orphans::default();
-        for account in &self.listed {
-            let all = account.sandboxes.iter().map(|sandbox| sandbox.agent.as_str());
-            let all: Vec<&str> = all.filter(|agent| !known.contains(agent)).collect();
-            orphans.found += all.len();
-            let is_new = |agent: &&&str| grace_ms > 0 && agent.len() <= MAX_NAME && !noted.contains_key(**agent);
-            orphans.news.extend(all.iter().filter(is_new).map(|agent| (*agent).to_owned()));
-            let since = |agent: &str| noted.get(agent).copied().unwrap_or(now_ms);
-            let mut due: Vec<&str> = all.into_iter().filter(|agent| now_ms - since(agent) >= grace_ms).collect();
-            // Those that cannot be removed are not for ever the first that are tried.
-            in_turn(&mut due, turn);
-            orphans
-                .due
-                .extend(due.iter().take(MAX_ORPHANS).map(|agent| (account.provider.clone(), (*agent).to_owned())));
-        }
-        orphans.news.sort_unstable();
-        orphans.news.dedup();
-        orphans.news.truncate(MAX_NOTED);
-        let owned = noted.into_keys().filter(|agent| known.contains(agent));
-        orphans.owned = owned.map(str::to_owned).collect();
-        orphans
-    }
-
     /// What was heard of platforms' own hosts.
     pub(super) fn hosts(&self) -> &Hosts {
         &self.hosts
@@ -245,40 +160,6 @@ fn answered(listed: &Result<Account, NotListed>) -> Answered {
         Ok(_) => Answered::WhatItHas,
         Err(NotListed { is_there: true, .. }) => Answered::Something,
         Err(NotListed { is_there: false, .. }) => Answered::Nothing,
-    }
-}
-
-/// Removes what nobody owns.
-async fn remove(provider: Arc<dyn Provider>, agent: String, until: Instant, work: &Work) -> Outcome {
-    if Instant::now() >= until {
-        return Outcome { skipped: 1, ..Outcome::default() };
-    }
-    let orphan = AgentRef { agent };
-    match tokio::time::timeout(ITEM_TIME, provider.destroy(&orphan)).await {
-        Ok(Ok(())) => {
-            // One that stays is over by itself.
-            if let Err(error) = work.forget_orphan(&orphan.agent).await {
-                tracing::warn!(agent = orphan.agent, ?error, "the note of an orphan stays");
-            }
-            return Outcome { orphans: 1, ..Outcome::default() };
-        }
-        Ok(Err(error)) => tracing::warn!(agent = orphan.agent, %error, "an orphan could not be removed yet"),
-        Err(_) => tracing::warn!(agent = orphan.agent, "an orphan could not be removed in time"),
-    }
-    Outcome { postponed: 1, ..Outcome::default() }
-}
-
-fn agent_of(item: &WorkItem) -> Option<&str> {
-    match item {
-        WorkItem::Agent(work) => Some(work.agent.as_str()),
-        WorkItem::Session(..) | WorkItem::Provider(..) | WorkItem::Platform(_) | WorkItem::Orphan { .. } => None,
-    }
-}
-
-fn orphan_of(item: &WorkItem) -> Option<(&str, i64)> {
-    match item {
-        WorkItem::Orphan { agent, since_ms } => Some((agent, *since_ms)),
-        WorkItem::Agent(_) | WorkItem::Session(..) | WorkItem::Provider(..) | WorkItem::Platform(_) => None,
     }
 }
 

@@ -125,7 +125,7 @@ pub(crate) async fn list(deployment: &Deployment, only: Option<&PlatformId>) -> 
     let items = Work::new(deployment.table().clone(), operator()).list().await?;
     let configured = items.into_iter().filter_map(|item| match item {
         WorkItem::Provider(platform, mode, name) => Some((platform, mode, name)),
-        WorkItem::Agent(_) | WorkItem::Session(..) | WorkItem::Platform(_) | WorkItem::Orphan { .. } => None,
+        WorkItem::Agent(_) | WorkItem::Session(..) | WorkItem::Platform(_) => None,
     });
     let wanted: Vec<_> = configured.filter(|(platform, ..)| only.is_none_or(|only| only == platform)).collect();
     if wanted.len() > AT_ONCE {

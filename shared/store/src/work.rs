@@ -1,16 +1,9 @@
 //! The operator's work list: every agent that may have something at its provider, every terminated session that may
 //! have secrets left, and every platform whose deletion is not finished. Written in the transactions that begin such work, removed when it is done.
 
-use crate::table::{Item, TTL, number, to_item, ttl_seconds};
 use crate::{StoreError, Table};
 use futures_util::future::try_join_all;
-use serde::Serialize;
 use theazo_tenancy::{Mode, Operator, PlatformId, SessionId, TenantScope, WorkRef};
-
-#[derive(Serialize)]
-struct OrphanNote {
-    since_ms: i64,
-}
 
 /// Reading the work list.
 pub struct Work {
@@ -29,17 +22,7 @@ pub enum WorkItem {
     Provider(PlatformId, Mode, String),
     /// A deleted platform of which more than its tombstone may be left.
     Platform(PlatformId),
-    /// Something of an agent at a provider that no agent owned when it was found first.
-    Orphan {
-        /// What the agent is called there.
-        agent: String,
-        /// When that was, Unix milliseconds.
-        since_ms: i64,
-    },
 }
-
-/// How long it is remembered when something without an owner was found first, milliseconds.
-const ORPHAN_KEPT_MS: i64 = 24 * 60 * 60 * 1000;
 
 impl Work {
     /// Over that table.
@@ -68,24 +51,6 @@ impl Work {
         self.table.delete(&scope.provider_work_key(provider)).await
     }
 
-    /// Notes that something of an agent was found that no agent owns.
-    ///
-    /// # Errors
-    /// [`StoreError::Table`] when the table does not answer.
-    pub async fn note_orphan(&self, agent: &str, now_ms: i64) -> Result<(), StoreError> {
-        let mut note: Item = to_item(&self.operator.orphan_work_key(agent), &OrphanNote { since_ms: now_ms })?;
-        note.insert(TTL.into(), number(ttl_seconds(now_ms.saturating_add(ORPHAN_KEPT_MS))));
-        self.table.put_all(std::iter::once(note)).await
-    }
-
-    /// Forgets that: it is gone, or has an owner.
-    ///
-    /// # Errors
-    /// [`StoreError::Table`] when the table does not answer.
-    pub async fn forget_orphan(&self, agent: &str) -> Result<(), StoreError> {
-        self.table.delete(&self.operator.orphan_work_key(agent)).await
-    }
-
     /// Everything on the list.
     ///
     /// # Errors
@@ -104,13 +69,7 @@ impl Work {
                 let (platform, mode, provider) = self.operator.parse_provider_work(sk)?;
                 Some(WorkItem::Provider(platform, mode, provider))
             };
-            let orphan = || {
-                let agent = self.operator.parse_orphan_work(sk)?.to_owned();
-                let since_ms = row.get("since_ms")?.as_n().ok()?.parse().ok()?;
-                Some(WorkItem::Orphan { agent, since_ms })
-            };
             agent
-                .or_else(orphan)
                 .or_else(session)
                 .or_else(provider)
                 .or_else(|| self.operator.parse_platform_work(sk).map(WorkItem::Platform))

@@ -29,7 +29,8 @@
 //! | `<platform>#<mode>#ses_…#logs#<yyyy-mm-dd>` | `log_…` | the same log entry, for its session |
 //! | `<platform>#<mode>#usage#<yyyy-mm>#<shard>` | `day#…`, `user#…`, `user-day#…` | a month's usage, summed |
 //! | `platforms` | `plt_…` | the operator's directory |
-//! | `work#<shard>` | `agent#…`, `session#…`, `platform#…`, `orphan#…` | the operator's unfinished and running work |
+//! | `work#<shard>` | `agent#…`, `session#…`, `platform#…` | the operator's unfinished and running work |
+//! | `orphans` | `<platform or ->#<provider>#<host or ->` | what was found in an account at a provider that no agent owns |
 //! | `root` | `active`, `version#<n>` | the wrapped root keys |
 //!
 //! The ledger's table, which is outside the data table's backups, has one kind of row: `<platform>#<mode>#deleted` with
@@ -159,10 +160,6 @@ impl TableKey {
             format!("work#{:x}", shard_of(platform.as_str())),
             format!("provider#{platform}#{}#{provider}", mode.as_str()),
         )
-    }
-
-    pub(crate) fn orphan_work(agent: &str) -> Self {
-        Self::new(format!("work#{:x}", shard_of(agent)), format!("orphan#{agent}"))
     }
 
     pub(crate) fn platform_work(platform: &PlatformId) -> Self {

@@ -102,14 +102,9 @@ impl Operator {
         TableKey::platform_work(platform)
     }
 
-    /// The note that something of an agent was found at a provider that no agent owns.
-    pub fn orphan_work_key(&self, agent: &str) -> TableKey {
-        TableKey::orphan_work(agent)
-    }
-
-    /// The agent of such a note, if a row of the work list is one.
-    pub fn parse_orphan_work<'a>(&self, sk: &'a str) -> Option<&'a str> {
-        sk.strip_prefix("orphan#")
+    /// What was found at providers that no agent owns, a row for each account.
+    pub fn orphans(&self) -> Partition {
+        Partition::new("orphans".into())
     }
 
     /// The platform that a row of the work list names, if it names one.
@@ -202,21 +197,6 @@ mod tests {
         assert!(operator.work().any(|partition| partition.pk() == platform.pk()));
         assert_eq!(operator.parse_platform_work(key.sk()), None);
         assert_eq!(operator.parse_agent_work(platform.sk()), None);
-    }
-
-    #[test]
-    fn a_note_of_what_nobody_owns_names_it_again_and_nothing_else_does() {
-        let operator = Operator::assume();
-        // What it is called is somebody's label at a provider.
-        for agent in [AgentId::make().as_str(), "not#one#of#ours", "a"] {
-            let note = operator.orphan_work_key(agent);
-            assert_eq!(operator.parse_orphan_work(note.sk()), Some(agent));
-            assert!(operator.work().any(|partition| partition.pk() == note.pk()));
-            assert_eq!(operator.parse_agent_work(note.sk()), None);
-            assert_eq!(operator.parse_platform_work(note.sk()), None);
-        }
-        let work = operator.tenant(&PlatformId::make(), Mode::Live).work_key(&AgentId::make());
-        assert_eq!(operator.parse_orphan_work(work.sk()), None);
     }
 
     #[test]
