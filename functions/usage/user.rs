@@ -2,11 +2,10 @@
 
 use super::{money, read_period, with_live};
 use crate::sessions::minutes;
-use futures_util::future::try_join;
 use serde_json::{Value, json};
 use theazo_http::{Answer, ApiError, Call};
 use theazo_metering::to_gb_hours;
-use theazo_store::{Agents, Payer, ReportedModels, Sum, Usage, now_ms, unbooked};
+use theazo_store::{Agents, OfPayer, Payer, ReportedModels, Sum, Usage, now_ms, unbooked};
 use theazo_tenancy::{ReadScope, UserId};
 
 /// What one end user's agents used, in all of their sessions; nothing, of a user whom nobody knows. What models cost is
@@ -21,13 +20,11 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
                 .ok_or_else(|| ApiError::invalid("userId", "cannot be a user id"))?;
             let payer = Payer::User(user.to_string());
             let days = read_period(&call.query()?, now)?;
-            let (of, claims) =
-                (|| usage.of_payer(&scope, &payer, days), || usage.models_of_payer(&scope, &payer, days));
-            let ((sums, claims), live) = with_live(agents, &scope, || try_join(of(), claims())).await?;
-            Ok((payer, days, sums, claims, live))
+            let (booked, live) = with_live(agents, &scope, || usage.of_payer(&scope, &payer, days)).await?;
+            Ok((payer, days, booked, live))
         }
     };
-    let (_, (payer, days, mut sums, claims, live)) = call.authenticate_with(read).await?;
+    let (_, (payer, days, OfPayer { mut sums, claimed }, live)) = call.authenticate_with(read).await?;
     for (_, day, sum) in unbooked(&live, days, now).filter(|(agent, ..)| Payer::of(agent) == payer) {
         *sums.entry(day).or_default() += sum;
     }
@@ -36,7 +33,7 @@ pub async fn handle(call: Call, usage: Usage, agents: Agents) -> Result<Answer, 
     let breakdown: Vec<Value> =
         sums.iter().map(|(day, sum)| json!({ "date": day.to_string(), "total": money(sum.cost) })).collect();
     let mut models = ReportedModels::default();
-    claims.into_values().for_each(|claimed| models += claimed);
+    claimed.into_values().for_each(|claimed| models += claimed);
     Answer::json(
         200,
         &json!({

@@ -1,17 +1,23 @@
 //! Forged credentials with a right checksum: what they cost the platform that they name, on every route.
 
-use crate::harness::{Answer, OwnStack, Platform, dynamodb, scan_everything};
+use crate::harness::{Answer, OwnStack, Platform, Tap, dynamodb, scan_everything};
+use crate::permissions::wire::requests;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::Duration;
-use theazo_functions::routes::ROUTES;
-use theazo_http::{Caller, Repeats};
-use theazo_store::MAX_UNPROVEN_CALLS;
+use theazo_functions::deployment::Deployment;
+use theazo_functions::routes::{ROUTES, Route};
+use theazo_functions::{Incoming, serve};
+use theazo_http::{Caller, Repeats, RouteInfo};
+use theazo_store::{Aws, AwsEndpoints, MAX_UNPROVEN_CALLS};
 use theazo_tenancy::{
     AgentId, IssuedKey, Mode, PlatformId, SessionId, make_agent_token, make_api_key, make_session_token,
 };
 
 /// More rows than one query of a filtered list goes through.
 const MANY: usize = 600;
+/// Rows that one read for a caller without proof goes through at most.
+const MAX_UNPROVEN_ROWS: u64 = 128;
 /// Where a path has a credential.
 const TOKEN: &str = "TOKEN";
 
@@ -71,6 +77,52 @@ impl Victim {
     }
 }
 
+/// A call to be made with forged credentials.
+struct Attempt {
+    route: &'static RouteInfo,
+    path: String,
+    body: Option<Value>,
+    /// One that names the platform, one of the same kind that names none there is, and how many rows are looked up to know
+    /// whether it is good.
+    forged: Vec<(IssuedKey, IssuedKey, usize)>,
+}
+
+impl Victim {
+    /// One on every route that takes a credential.
+    fn attempts(&self) -> Vec<Attempt> {
+        let (id, nowhere) = (&self.platform.id, PlatformId::make());
+        let session = SessionId::parse(&self.session).unwrap();
+        let agent = AgentId::parse(&self.agent).unwrap();
+        let keys = || (make_api_key(id, Mode::Test), make_api_key(&nowhere, Mode::Test));
+        let tokens = |platform: &PlatformId| make_session_token(platform, Mode::Test, &session);
+        let of_agents = |platform: &PlatformId| make_agent_token(platform, Mode::Test, &session, &agent);
+        let told = json!({ "agentId": self.agent, "sessionId": self.session, "message": "m" });
+        let any = json!({ "name": "n", "environment": "test", "language": "bash", "code": ":", "path": "/data/a", "data": "" });
+        let routes = ROUTES.iter().map(|route| &route.info);
+        let routes = routes.filter(|route| !route.callers.contains(&Caller::Anyone));
+        let attempts = routes.map(|route| {
+            let is_report = route.has_credential_in_path();
+            let body = match route.name {
+                name if name.ends_with("secrets-set") => json!({ "D": "4" }),
+                "providers-set" => json!({ "credentialRef": "C" }),
+                _ if is_report => told.clone(),
+                _ => any.clone(),
+            };
+            let forged = if is_report {
+                // An agent's token is good while its session and its agent are.
+                vec![(of_agents(id), of_agents(&nowhere), 4)]
+            } else {
+                // Whether its platform is suspended is looked up with every credential, a session with its token.
+                let (of_victim, of_nobody) = keys();
+                vec![(of_victim, of_nobody, 2), (tokens(id), tokens(&nowhere), 3)]
+            };
+            let path = self.path(route.name, route.pattern.0);
+            Attempt { route, path, body: (route.method != "GET").then_some(body), forged }
+        });
+        attempts.collect()
+    }
+}
+
 /// Copies a partition's first row until it has [`MANY`].
 async fn multiply(url: &str, partition: &str, prefix: &str) {
     let query = json!({
@@ -104,42 +156,17 @@ async fn a_forged_credential_costs_one_round_of_few_reads_and_no_write_on_every_
     let victim = Victim::make(&own).await;
     own.stack.deployment().log_queue().flushed().await;
     let before = scan_everything(&url).await.pages;
-    let (client, id) = (&victim.platform.client, &victim.platform.id);
-    let nowhere = PlatformId::make();
-    let session = SessionId::parse(&victim.session).unwrap();
-    let forged = [
-        // Whether its platform is suspended is looked up with every credential.
-        (make_api_key(id, Mode::Test), make_api_key(&nowhere, Mode::Test), 2),
-        // A token's own validity depends on its session's row as well.
-        (make_session_token(id, Mode::Test, &session), make_session_token(&nowhere, Mode::Test, &session), 3),
-    ];
-    let agent = AgentId::parse(&victim.agent).unwrap();
-    let agents = |platform: &PlatformId| make_agent_token(platform, Mode::Test, &session, &agent);
-    // And an agent's on the agent's.
-    let in_path = [(agents(id), agents(&nowhere), 4)];
-    let body_of_report = json!({ "agentId": victim.agent, "sessionId": victim.session, "message": "m" });
-    let body =
-        json!({ "name": "n", "environment": "test", "language": "bash", "code": ":", "path": "/data/a", "data": "" });
+    let client = &victim.platform.client;
     let mut lists = Vec::new();
-    let routes = ROUTES.iter().map(|route| &route.info);
-    for route in routes.filter(|route| !route.callers.contains(&Caller::Anyone)) {
+    for Attempt { route, path, body, forged } in victim.attempts() {
         let is_report = route.has_credential_in_path();
-        let forged: &[(IssuedKey, IssuedKey, usize)] = if is_report { &in_path } else { &forged };
-        let path = victim.path(route.name, route.pattern.0);
-        let body = match route.name {
-            name if name.ends_with("secrets-set") => json!({ "D": "4" }),
-            "providers-set" => json!({ "credentialRef": "C" }),
-            _ if is_report => body_of_report.clone(),
-            _ => body.clone(),
-        };
-        let body = (route.method != "GET").then_some(&body);
-        for (of_victim, of_nobody, lookup) in forged {
+        for (of_victim, of_nobody, lookup) in &forged {
             let call = async |token: &IssuedKey| {
                 let path = path.replace(TOKEN, &token.text);
                 let key = (!is_report).then_some(token.text.as_str());
                 let client = client.with_key(key);
                 let client = if route.repeats == Repeats::Once { client.once("once") } else { client };
-                client.call(route.method, &path, body).await
+                client.call(route.method, &path, body.as_ref()).await
             };
             let answer = call(of_victim).await;
             let (sequential, calls) = trips(&answer);
@@ -166,7 +193,8 @@ async fn a_forged_credential_costs_one_round_of_few_reads_and_no_write_on_every_
     let mut cut = Vec::new();
     for (name, path) in lists {
         let good = client.with_key(Some(&victim.platform.test_key)).get(&path).await;
-        let forged = client.with_key(Some(&forged[0].0.text)).get(&path).await;
+        let key = make_api_key(&victim.platform.id, Mode::Test);
+        let forged = client.with_key(Some(&key.text)).get(&path).await;
         if trips(&good).1 > trips(&forged).1 {
             cut.push(name);
         }
@@ -176,4 +204,91 @@ async fn a_forged_credential_costs_one_round_of_few_reads_and_no_write_on_every_
     }
     assert!(scan_everything(&url).await.pages != before, "a good credential has something written");
     own.stop().await;
+}
+
+#[tokio::test]
+async fn each_partition_of_a_platforms_is_read_at_most_once_for_a_forged_key_and_never_far() {
+    let (own, _) = OwnStack::start_with(None, |config| config.reconcile_every = Duration::from_secs(3_600)).await;
+    let victim = Victim::make(&own).await;
+    let mut furthest = BTreeMap::new();
+    for Attempt { route, path, body, forged } in victim.attempts() {
+        for (token, ..) in &forged {
+            let path = path.replace(TOKEN, &token.text);
+            let key = (!route.has_credential_in_path()).then_some(token.text.as_str());
+            let mut asked: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+            for Read { partition, rows } in reads(&own, route.name, &path, key, body.as_ref()).await {
+                if partition.starts_with(victim.platform.id.as_str()) {
+                    asked.entry(partition).or_default().push(rows);
+                }
+            }
+            let standing = format!("{}#standing", victim.platform.id);
+            assert_eq!(asked.remove(&standing), Some(vec![1]), "{}: whether it is suspended", route.name);
+            // A token is good while its session, and its agent, are: of those rows one is looked up with it.
+            let is_token = !token.text.starts_with("th_test_");
+            for (partition, reads) in asked {
+                let once_more = is_token && reads == [1, 1];
+                assert!(reads.len() == 1 || once_more, "{}: {partition} {reads:?}", route.name);
+                let most = furthest.entry(route.name).or_default();
+                *most = reads.into_iter().max().unwrap_or(0).max(*most);
+            }
+        }
+    }
+    assert!(furthest.values().all(|rows| *rows <= MAX_UNPROVEN_ROWS), "{furthest:?}");
+    assert_eq!(furthest["agents-list"], MAX_UNPROVEN_ROWS, "it sees how far a list goes");
+    own.stop().await;
+}
+
+/// What one call asks the table for. The update by which a credential is counted is one of the credential's own partition.
+async fn reads(own: &OwnStack, name: &str, path: &str, key: Option<&str>, body: Option<&Value>) -> Vec<Read> {
+    let route: &'static Route = ROUTES.iter().find(|route| route.info.name == name).unwrap();
+    let tap = Tap::tcp(own.stack.dynamodb_url().trim_start_matches("http://").parse().unwrap()).await;
+    let aws = Aws::local(&AwsEndpoints { dynamodb: tap.url(), kms: Some(own.stack.kms_url()) });
+    let deployment = Deployment::new(&aws, own.stack.deployment().config().clone());
+    let mut headers = http::HeaderMap::new();
+    if let Some(key) = key {
+        headers.insert("authorization", format!("Bearer {key}").parse().unwrap());
+    }
+    if route.info.repeats == Repeats::Once {
+        headers.insert("idempotency-key", "once".parse().unwrap());
+    }
+    let (raw_path, raw_query) = path.split_once('?').unwrap_or((path, ""));
+    let incoming = Incoming {
+        method: route.info.method.parse().unwrap(),
+        source_ip: None,
+        raw_path: raw_path.to_owned(),
+        raw_query: raw_query.to_owned(),
+        headers,
+        body: body.map(|body| body.to_string().into()).unwrap_or_default(),
+    };
+    let (response, _) = serve(&deployment, &[route], incoming).await;
+    assert_eq!(response.status(), 401, "{path}");
+    deployment.log_queue().flushed().await;
+    let requests: Vec<_> = tap.wires().iter().flat_map(|wire| requests(&wire.sent)).collect();
+    requests.into_iter().flat_map(|(operation, body)| Read::of(&operation, &body)).collect()
+}
+
+/// A read of a partition, and through how many rows it may go.
+struct Read {
+    partition: String,
+    rows: u64,
+}
+
+impl Read {
+    fn of(operation: &str, body: &Value) -> Vec<Self> {
+        let text = |value: &Value| value["S"].as_str().unwrap().to_owned();
+        match operation.strip_prefix("DynamoDB_20120810.").unwrap() {
+            "GetItem" | "UpdateItem" => vec![Self { partition: text(&body["Key"]["pk"]), rows: 1 }],
+            "Query" => {
+                let partition = text(&body["ExpressionAttributeValues"][":pk"]);
+                vec![Self { partition, rows: body["Limit"].as_u64().unwrap_or(u64::MAX) }]
+            }
+            "BatchGetItem" => {
+                let keys = body["RequestItems"]["theazo"]["Keys"].as_array().unwrap();
+                let mut rows = BTreeMap::new();
+                keys.iter().for_each(|key| *rows.entry(text(&key["pk"])).or_default() += 1);
+                rows.into_iter().map(|(partition, rows)| Self { partition, rows }).collect()
+            }
+            other => panic!("{other} for a caller without proof: {body}"),
+        }
+    }
 }

@@ -7,7 +7,7 @@
 
 mod mishaps;
 mod scenario;
-mod wire;
+pub(crate) mod wire;
 
 use crate::harness::{Break, Client, OwnStack, Tap, check_query, docker_engine, dynamodb};
 use bytes::Bytes;

@@ -88,7 +88,7 @@ pub use simulated_disk::{DiskIndex, SimulatedDisks};
 pub use suspension::PlatformSuspension;
 pub use table::{Clock, DEFAULT_AUDIT_DAYS, LOG_RETENTION_DAYS, Table};
 pub use trips::{RoundTrips, count_round_trips};
-pub use usage::{Days, Payer, Sum, Usage, unbooked};
+pub use usage::{Days, OfPayer, Payer, Sum, Usage, unbooked};
 pub use work::{Work, WorkItem};
 
 /// Unix milliseconds now, by the wall clock.

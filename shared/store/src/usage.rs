@@ -25,6 +25,7 @@ pub struct Usage(Table);
 
 /// The kind of rows that hold claims of models. No figure in them is metered.
 const MODELS: &str = "models";
+const USER_DAY: &str = "user-day";
 
 /// Some usage, added up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +36,15 @@ pub struct Sum {
     pub compute_ms: i64,
     /// Byte-milliseconds of files that were kept of paused agents.
     pub storage: i128,
+}
+
+/// What one payer's agents have used, by day.
+#[derive(Clone, Debug, Default)]
+pub struct OfPayer {
+    /// What is metered.
+    pub sums: BTreeMap<Day, Sum>,
+    /// What they claim to have called of models.
+    pub claimed: BTreeMap<Day, ReportedModels>,
 }
 
 /// Whose usage it is.
@@ -187,7 +197,7 @@ impl Usage {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn by_payer(&self, scope: &ReadScope, days: Days) -> Result<BTreeMap<(Day, Payer), Sum>, StoreError> {
-        let rows = self.rows(scope, days, "user-day", sum).await?;
+        let rows = self.rows(scope, days, USER_DAY, sum).await?;
         Ok(rows.into_iter().filter_map(|((day, key), sum)| Some(((day, Payer::parse(&key)?), sum))).collect())
     }
 
@@ -203,30 +213,35 @@ impl Usage {
         rows.map(|(payer, row)| Ok((payer, sum(row)?))).collect()
     }
 
-    /// One payer's, by day. At most 100 days.
+    /// One payer's, by day, and beside it what that one's agents claim to have called of models, in one read. At most 50
+    /// days.
     ///
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
-    pub async fn of_payer(
-        &self,
-        scope: &ReadScope,
-        payer: &Payer,
-        days: Days,
-    ) -> Result<BTreeMap<Day, Sum>, StoreError> {
-        self.rows_of_payer(scope, payer, days, "user-day", sum).await
-    }
-
-    /// What one payer's agents claim to have called of models, by day. At most 100 days.
-    ///
-    /// # Errors
-    /// [`StoreError::Table`] when the table does not answer.
-    pub async fn models_of_payer(
-        &self,
-        scope: &ReadScope,
-        payer: &Payer,
-        days: Days,
-    ) -> Result<BTreeMap<Day, ReportedModels>, StoreError> {
-        self.rows_of_payer(scope, payer, days, MODELS, models).await
+    pub async fn of_payer(&self, scope: &ReadScope, payer: &Payer, days: Days) -> Result<OfPayer, StoreError> {
+        let (wide, key) = (scope.platform_wide()?, payer.key());
+        let own = |day: Day, kind: &str| {
+            let row = format!("{kind}#{}#{key}", of_month(day));
+            wide.usage(&day.month().to_string(), &key).row(&row)
+        };
+        let keys = days.each().flat_map(|day| [own(day, USER_DAY), own(day, MODELS)]);
+        let rows = self.0.get_many(keys).await?;
+        let at = |key: TableKey| {
+            let place = |row: &Item, name: &str| Some(row.get(name)?.as_s().ok()?.clone());
+            rows.iter().find(|row| {
+                place(row, "pk").as_deref() == Some(key.pk()) && place(row, "sk").as_deref() == Some(key.sk())
+            })
+        };
+        let mut found = OfPayer::default();
+        for day in days.each() {
+            if let Some(row) = at(own(day, USER_DAY)) {
+                found.sums.insert(day, sum(row)?);
+            }
+            if let Some(row) = at(own(day, MODELS)) {
+                found.claimed.insert(day, models(row)?);
+            }
+        }
+        Ok(found)
     }
 
     /// What all agents claim to have called of models, by day.
@@ -275,32 +290,6 @@ impl Usage {
                 });
                 let key = parsed.ok_or(StoreError::Corrupt("a row of usage"))?;
                 *sums.entry(key).or_default() += read(&row)?;
-            }
-        }
-        Ok(sums)
-    }
-
-    /// One payer's rows of a kind, by day.
-    async fn rows_of_payer<T>(
-        &self,
-        scope: &ReadScope,
-        payer: &Payer,
-        days: Days,
-        kind: &str,
-        read: impl Fn(&Item) -> Result<T, StoreError>,
-    ) -> Result<BTreeMap<Day, T>, StoreError> {
-        let (wide, key) = (scope.platform_wide()?, payer.key());
-        let own = |day: Day| wide.usage(&day.month().to_string(), &key).row(&format!("{kind}#{}#{key}", of_month(day)));
-        let rows = self.0.get_many(days.each().map(own)).await?;
-        let mut sums = BTreeMap::new();
-        for row in rows {
-            let place = |name: &str| Some(row.get(name)?.as_s().ok()?.clone());
-            let found = days.each().find(|day| {
-                let key = own(*day);
-                place("pk").as_deref() == Some(key.pk()) && place("sk").as_deref() == Some(key.sk())
-            });
-            if let Some(day) = found {
-                sums.insert(day, read(&row)?);
             }
         }
         Ok(sums)
@@ -355,7 +344,7 @@ pub(crate) fn add_usage(
     for (day, part) in ran.chain(kept) {
         let (month, date) = (day.month().to_string(), of_month(*day));
         let rows =
-            [format!("day#{date}#{}", agent.provider), format!("user#{payer}"), format!("user-day#{date}#{payer}")];
+            [format!("day#{date}#{}", agent.provider), format!("user#{payer}"), format!("{USER_DAY}#{date}#{payer}")];
         for row in rows {
             *sums.entry((month.clone(), row)).or_default() += part;
         }

@@ -21,7 +21,7 @@ pub(super) fn key_calls(sent: &[u8], deployment: &str) -> Vec<Call> {
 }
 
 /// The requests on a connection: each one's `x-amz-target`, and its body.
-fn requests(mut sent: &[u8]) -> Vec<(String, Value)> {
+pub(crate) fn requests(mut sent: &[u8]) -> Vec<(String, Value)> {
     let mut found = Vec::new();
     while let Some(end) = memmem::find(sent, b"\r\n\r\n") {
         let head = String::from_utf8_lossy(&sent[..end]).into_owned();

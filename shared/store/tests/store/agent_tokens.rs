@@ -207,7 +207,7 @@ async fn reports_of_models_add_up_and_those_of_progress_replace_each_other() {
     assert_eq!((models.calls, models.input_tokens, models.output_tokens, models.cost), (3, 15, 21, 33));
     let (usage, today) = (Usage::new(world.table.clone()), Days::last(1, now_ms()));
     assert_eq!(usage.models_by_day(&scope, today).await.unwrap()[&today.last], models);
-    let of_user = usage.models_of_payer(&scope, &Payer::of(&agent), today).await.unwrap();
+    let of_user = usage.of_payer(&scope, &Payer::of(&agent), today).await.unwrap().claimed;
     assert_eq!(of_user[&today.last], models);
     // Claims cannot make a report impossible, however many claim the most.
     for _ in 0..2 {

@@ -179,7 +179,7 @@ async fn a_claim_whose_answer_was_lost_is_counted_once_by_its_agent_and_its_user
     let counted = async || {
         let of_agent = AgentReports::new(world.table.clone()).of_agent(&scope, &agent.id).await.unwrap();
         let (payer, today) = (Payer::of(&agent), Days::last(1, now_ms()));
-        let of_user = Usage::new(world.table.clone()).models_of_payer(&scope, &payer, today).await.unwrap();
+        let of_user = Usage::new(world.table.clone()).of_payer(&scope, &payer, today).await.unwrap().claimed;
         let of_user = of_user.into_values().next().unwrap_or_default();
         (of_agent.models.unwrap_or_default(), of_user)
     };

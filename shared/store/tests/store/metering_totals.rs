@@ -289,9 +289,9 @@ impl Case {
         let payers: BTreeSet<&Payer> = by_payer.keys().map(|(_, payer)| payer).collect();
         let (mut of_payers, mut of_months) = (Sum::default(), Sum::default());
         for payer in payers {
-            for part in days.each().collect::<Vec<_>>().chunks(100) {
+            for part in days.each().collect::<Vec<_>>().chunks(50) {
                 let some = Days { first: part[0], last: *part.last().unwrap() };
-                of_payers += total(&mut usage.of_payer(scope, payer, some).await.unwrap().into_values());
+                of_payers += total(&mut usage.of_payer(scope, payer, some).await.unwrap().sums.into_values());
             }
         }
         let months: BTreeSet<_> = days.each().map(|day| day.month()).collect();
