@@ -4,6 +4,7 @@
 mod accounts;
 mod agents;
 mod hosts;
+mod lanes;
 mod orphans;
 
 use crate::agents::Sandboxes;
@@ -14,6 +15,7 @@ use crate::sessions::{pause, terminate};
 use futures_util::future::join;
 use futures_util::{StreamExt, stream};
 use hosts::Hosts;
+use lanes::in_lanes;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::AddAssign;
@@ -31,8 +33,11 @@ use tokio::time::Instant;
 const RUN_TIME: Duration = Duration::from_secs(75);
 /// How long one thing may take, most of it a provider's.
 const ITEM_TIME: Duration = Duration::from_secs(30);
-/// Platforms looked after side by side, so that few with slow providers do not hold up the others.
+/// Platforms looked after side by side.
 const PLATFORMS_AT_ONCE: usize = 16;
+/// After how long one whose providers are slow is in nobody's way any more: then its agents are looked after beside those
+/// sixteen. So a run comes by every platform as long as fewer than some two hundred are as slow as that.
+const PLATFORM_SLICE: Duration = Duration::from_secs(4);
 /// Things of one platform.
 const ITEMS_AT_ONCE: usize = 4;
 /// How often the order in which things are looked at changes, milliseconds.
@@ -173,13 +178,13 @@ pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome,
     let found = accounts.found();
     let platforms = by_platform(items.clone(), turn);
     let seen = (&found, accounts.hosts(), listed_at_ms);
-    let visits = stream::iter(platforms).map(|items| run.platform_items(items, seen));
-    let visits = visits.buffer_unordered(PLATFORMS_AT_ONCE).fold(Outcome::default(), sum);
+    let visits = platforms.into_iter().map(|items| run.platform_items(items, seen));
+    let visits = in_lanes(visits, PLATFORMS_AT_ONCE, PLATFORM_SLICE);
     let grace_ms = i64::try_from(deployment.config().orphan_grace.as_millis()).unwrap_or(i64::MAX);
     // Side by side: accounts that do not let go of orphans take no time of anybody's agents.
     let (mut outcome, visited) =
         join(accounts.remove_orphans(&orphans, &items, turn, grace_ms, run.until), visits).await;
-    outcome += visited;
+    visited.into_iter().for_each(|visited| outcome += visited);
     if outcome.skipped > 0 {
         tracing::warn!(skipped = outcome.skipped, "a run did not come to the end of its list");
     }

@@ -1,10 +1,10 @@
 //! What runs in the accounts at providers.
 
 use super::hosts::{Answered, Hosts};
+use super::lanes::in_lanes;
 use super::{Found, Outcome, in_turn};
 use crate::agents::Sandboxes;
 use futures_util::future::join_all;
-use futures_util::{StreamExt, stream};
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
@@ -19,6 +19,8 @@ const LIST_TIME: Duration = Duration::from_secs(15);
 const HEALTH_TIME: Duration = Duration::from_secs(3);
 /// Accounts asked side by side.
 pub(super) const ACCOUNTS_AT_ONCE: usize = 16;
+/// After how long one that is silent is in nobody's way any more.
+const ACCOUNT_SLICE: Duration = Duration::from_secs(2);
 /// How long all of asking goes on; an account that was not asked is asked by a later run.
 const ASK_TIME: Duration = Duration::from_secs(30);
 
@@ -66,7 +68,7 @@ pub(super) async fn ask(sandboxes: &Sandboxes, work: &Work, turn: usize) -> Resu
     });
     let mut configured: Vec<_> = configured.collect();
     in_turn(&mut configured, turn);
-    let asked = stream::iter(configured).map(|(platform, name)| async move {
+    let asked = configured.into_iter().map(|(platform, name)| async move {
         let nobody_knows = |platform| (None, vec![Err(NotListed { platform: Some(platform), is_there: false })]);
         if Instant::now() >= until {
             return nobody_knows(platform);
@@ -95,7 +97,7 @@ pub(super) async fn ask(sandboxes: &Sandboxes, work: &Work, turn: usize) -> Resu
             Err(_) => nobody_knows(platform),
         }
     });
-    let asked: Vec<(Option<Named>, Vec<_>)> = asked.buffer_unordered(ACCOUNTS_AT_ONCE).collect().await;
+    let asked: Vec<(Option<Named>, Vec<_>)> = in_lanes(asked, ACCOUNTS_AT_ONCE, ACCOUNT_SLICE).await;
     for (named, listed) in asked {
         if let Some((platform, hosts)) = named {
             accounts.hosts.add(platform, hosts);
