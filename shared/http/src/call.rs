@@ -254,8 +254,10 @@ mod tests {
     use crate::Params;
     use crate::support::{ROUTE, make_call, make_call_of, make_request};
     use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
+    use theazo_store::RoundTrips;
     use theazo_tenancy::{
         AgentId, CredentialRecord, IssuedKey, KeyId, Mode, Permissions, PlatformId, SessionId, make_agent_token,
         make_api_key, make_session_token,
@@ -278,6 +280,16 @@ mod tests {
         let value = HeaderValue::from_bytes(value).unwrap();
         call.request.headers.insert(HeaderName::from_static(name), value);
         call
+    }
+
+    #[test]
+    fn whoever_wants_to_know_how_late_work_ended_is_handed_on_with_the_call() {
+        let told = Arc::new(AtomicUsize::new(0));
+        let kept = told.clone();
+        let call =
+            make_call("", "").with_late(LateOutcome::to(move |status, _| kept.store(status.into(), Ordering::Relaxed)));
+        call.late().tell(504, RoundTrips { total: 1, sequential: 1 });
+        assert_eq!(told.load(Ordering::Relaxed), 504);
     }
 
     /// A credential of each kind.

@@ -65,7 +65,7 @@ impl LateOutcome {
         Self(Arc::new(told))
     }
 
-    fn tell(&self, status: u16, trips: RoundTrips) {
+    pub(crate) fn tell(&self, status: u16, trips: RoundTrips) {
         (self.0)(status, trips);
     }
 }
