@@ -58,7 +58,7 @@ async fn answer(State(controls): State<Controls>, request: Request) -> Response 
         }
         Some(FaultKind::Instead { content }) => {
             let status = dispatch(&controls, request).await.status();
-            (status, axum::Json(content)).into_response()
+            shown(status.as_u16(), &content)
         }
         Some(FaultKind::Delay { millis }) => {
             tokio::time::sleep(Duration::from_millis(millis)).await;

@@ -1,15 +1,17 @@
 //! A subject to try promises on, with a deployment of its own, and short ways to ask for things.
 
 use crate::Needs;
+use crate::engine::Engine;
 use crate::memory::Memory;
 use bytes::Bytes;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use theazo_docker_hosts::Host;
 use theazo_e2b_emulator::{Controls, Emulator};
 use theazo_providers::docker::{
-    DockerConfig, DockerHosts, DockerProvider, Endpoint, HostRanges, HostSettings, PortKey,
+    DockerConfig, DockerHosts, DockerProvider, Endpoint, HostRanges, HostSettings, PortKey, connect,
 };
 use theazo_providers::e2b::{E2bEndpoints, E2bProvider, E2bService};
 use theazo_providers::fly::{FlyEndpoints, FlyProvider, FlyService, FlySettings};
@@ -33,8 +35,12 @@ pub struct Bed {
     /// The emulator behind it, where there is one.
     pub e2b: Option<Served>,
     pub fly: Option<Served<theazo_fly_emulator::Controls>>,
+    /// The Docker engine that it is, where it is one.
+    pub engine: Option<Engine>,
     /// The Docker host that it is, where it is one.
     pub host: Option<Host>,
+    /// Whether rules of this machine keep agents from it.
+    is_shielded: bool,
 }
 
 /// An emulator that serves until it is told to stop.
@@ -68,12 +74,23 @@ fn deployment() -> String {
 }
 
 impl Bed {
+    fn of(name: &'static str, provider: Arc<dyn Provider>) -> Self {
+        Self { name, provider, e2b: None, fly: None, engine: None, host: None, is_shielded: false }
+    }
+
     pub async fn docker() -> Self {
         let (endpoint, image) = engine_and_image().await;
+        let shielded = theazo_setup::ensure_firewall(&endpoint, &image, &()).await;
+        if let Err(error) = &shielded {
+            assert!(std::env::var_os("THEAZO_CI").is_none(), "{error}");
+            let _ = writeln!(std::io::stderr(), "skipped: {error}");
+        }
+        let engine = Engine::new(connect(&endpoint).unwrap(), &image);
         let mut config = DockerConfig::new(endpoint, image, deployment());
         config.port_key = Some(PortKey::derive(config.deployment.as_bytes()).into());
         let provider = DockerProvider::new(config).unwrap();
-        Self { name: "docker", provider: Arc::new(provider), e2b: None, fly: None, host: None }
+        let is_shielded = shielded.is_ok();
+        Self { engine: Some(engine), is_shielded, ..Self::of("docker", Arc::new(provider)) }
     }
 
     /// An engine on another machine, as far as it can be told.
@@ -81,7 +98,8 @@ impl Bed {
         let (engine, image) = engine_and_image().await;
         let host = Host::start(&image, &engine).await;
         let provider = hosts(&[(&host, 100)], &image).on(&host.name()).unwrap();
-        Self { name: "docker host", provider, e2b: None, fly: None, host: Some(host) }
+        let engine = Engine::new(host.engine(), &image);
+        Self { engine: Some(engine), host: Some(host), ..Self::of("docker host", provider) }
     }
 
     pub async fn e2b(name: &str) -> Self {
@@ -98,7 +116,7 @@ impl Bed {
         let (stop, deployment) = (Mutex::new(Some((stop, task))), deployment());
         let served = Served { url, controls, dir, deployment, stop };
         let provider = served.provider(&served.deployment);
-        Self { name: "e2b", provider: Arc::new(provider), e2b: Some(served), fly: None, host: None }
+        Self { e2b: Some(served), ..Self::of("e2b", Arc::new(provider)) }
     }
 
     pub async fn fly(name: &str) -> Self {
@@ -116,21 +134,26 @@ impl Bed {
         let (stop, deployment) = (Mutex::new(Some((stop, task))), deployment());
         let served = Served { url, controls, dir, deployment, stop };
         let provider = served.provider(&served.deployment, FLY_TOKEN);
-        Self { name: "fly", provider: Arc::new(provider), e2b: None, fly: Some(served), host: None }
+        Self { fly: Some(served), ..Self::of("fly", Arc::new(provider)) }
     }
 
     pub fn simulated() -> Self {
-        let provider = Arc::new(SimulatedProvider::new(Memory::default()));
-        Self { name: "simulated", provider, e2b: None, fly: None, host: None }
+        Self::of("simulated", Arc::new(SimulatedProvider::new(Memory::default())))
     }
 
     pub fn has(&self, needs: Needs) -> bool {
         match needs {
             Needs::Nothing => true,
             Needs::Ports | Needs::Processes => self.name != "simulated",
-            // What an engine shows is looked at by the Docker adapter's own tests.
-            Needs::Insight => self.e2b.is_some() || self.fly.is_some(),
+            Needs::Insight => self.engine.is_some() || self.is_service(),
+            Needs::Network => self.engine.is_some(),
+            Needs::Shield => self.is_shielded,
+            Needs::Service => self.is_service(),
         }
+    }
+
+    fn is_service(&self) -> bool {
+        self.e2b.is_some() || self.fly.is_some()
     }
 
     pub fn emulator(&self) -> &Served {
@@ -141,17 +164,32 @@ impl Bed {
         self.fly.as_ref().unwrap()
     }
 
-    /// Everything that the real service would have logged, shown or stored, as one text.
-    pub fn records(&self) -> String {
-        match &self.fly {
-            Some(served) => serde_json::to_string(&served.controls.records()).unwrap(),
-            None => self.emulator().records(),
+    /// Everything that the real service would have logged, shown or stored, or that an engine tells of what has happened
+    /// on it, as one text.
+    pub async fn records(&self) -> String {
+        match (&self.engine, &self.fly) {
+            (Some(engine), _) => engine.events().await,
+            (None, Some(served)) => serde_json::to_string(&served.controls.records()).unwrap(),
+            (None, None) => self.emulator().records(),
         }
     }
 
-    /// Where the emulator keeps what it keeps.
-    pub fn kept(&self) -> &Path {
-        self.fly.as_ref().map_or_else(|| &self.emulator().dir, |served| &served.dir)
+    /// What is shown of an agent that runs, where that is not on record.
+    pub async fn shown(&self, agent: &AgentRef) -> Vec<u8> {
+        match &self.engine {
+            Some(engine) => engine.shown(agent).await,
+            None => Vec::new(),
+        }
+    }
+
+    /// What is kept of an agent that does not run, or as a checkpoint: of all of them, by an emulator.
+    pub async fn kept(&self, id: &str) -> Vec<u8> {
+        if let Some(engine) = &self.engine {
+            return engine.volume(id).await;
+        }
+        let mut kept = Vec::new();
+        gather(self.fly.as_ref().map_or_else(|| &self.emulator().dir, |served| &served.dir), &mut kept);
+        kept
     }
 
     /// What is left at the provider.
@@ -287,4 +325,16 @@ pub fn agent(spec: &SandboxSpec) -> AgentRef {
 
 pub fn request(language: Language, code: &str) -> ExecRequest {
     ExecRequest { language, code: code.into(), timeout: Duration::from_secs(60), stdin: Bytes::new(), output_cap: CAP }
+}
+
+/// The bytes of all ordinary files beneath a directory.
+fn gather(dir: &Path, into: &mut Vec<u8>) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => gather(&entry.path(), into),
+            Ok(kind) if kind.is_file() => into.extend(std::fs::read(entry.path()).unwrap_or_default()),
+            _ => {}
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The promises about checkpoints.
 
 use crate::bed::{Bed, environment, request};
-use crate::secrets::{canary, gather};
+use crate::secrets::{assert_not_kept, canary};
 use std::sync::Arc;
 use theazo_providers::{AgentRef, Environment, Language, ProviderError};
 use theazo_tenancy::CheckpointId;
@@ -165,14 +165,10 @@ async fn nothing_that_a_checkpoint_keeps_has_a_value_in_it(bed: Arc<Bed>) {
     let (value, looks) = canary();
     let (_, agent) = bed.create(&[("API_TOKEN", &value)]).await;
     bed.bash(&agent, "echo found > /data/file; (sleep 300 &)").await;
-    bed.provider.checkpoint(&agent, &id()).await.unwrap();
+    let checkpoint = id();
+    bed.provider.checkpoint(&agent, &checkpoint).await.unwrap();
     bed.provider.discard(&agent).await.unwrap();
-    let mut kept = Vec::new();
-    gather(bed.kept(), &mut kept);
-    assert!(kept.windows(6).any(|window| window == b"found\n"), "what is kept has the files");
-    for look in &looks {
-        assert!(memchr::memmem::find(&kept, look.as_bytes()).is_none(), "{look} was kept");
-    }
+    assert_not_kept(&bed, &checkpoint, &looks).await;
     if let Some(e2b) = &bed.e2b {
         assert!(!e2b.controls.records().iter().any(|record| record.kind == "snapshot"), "memory was kept");
     }

@@ -43,7 +43,7 @@ async fn a_create_goes_through_storms_lost_answers_and_repetitions_and_makes_one
         assert_eq!(bed.emulator().controls.left(), [""; 0], "{kind:?}");
     }
     // However often it was sent, and whatever became of the answer.
-    assert_not_on_record(&bed, &looks);
+    assert_not_on_record(&bed, &looks).await;
     bed.end().await;
 }
 
@@ -93,7 +93,7 @@ async fn pauses_resumes_and_removals_survive_lost_answers_and_repetitions() {
     for kind in [FaultKind::LoseAnswer, FaultKind::Twice, refuse(503, None, &[]), FaultKind::Reset] {
         fault(&bed, "POST", "/pause", 1, kind.clone());
         bed.provider.stop(&agent).await.unwrap_or_else(|error| panic!("pause, {kind:?}: {error}"));
-        assert_not_kept(&bed, &looks);
+        assert_not_kept(&bed, &agent.agent, &looks).await;
         fault(&bed, "POST", "/connect", 1, kind.clone());
         fault(&bed, "POST", "/files", 1, refuse(502, None, &[]));
         bed.provider
@@ -106,7 +106,7 @@ async fn pauses_resumes_and_removals_survive_lost_answers_and_repetitions() {
     fault(&bed, "GET", "/v2/sandboxes", 1, FaultKind::Reset);
     bed.destroy(&agent).await;
     assert_eq!(bed.emulator().controls.left(), [""; 0]);
-    assert_not_on_record(&bed, &looks);
+    assert_not_on_record(&bed, &looks).await;
     bed.end().await;
 }
 

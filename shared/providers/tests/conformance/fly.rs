@@ -345,7 +345,7 @@ async fn a_create_goes_through_storms_lost_answers_and_repetitions_and_makes_one
         assert_eq!(bed.fly_emulator().controls.left(), [""; 0], "{kind:?}");
     }
     // However often it was sent, and whatever became of the answer.
-    assert_not_on_record(&bed, &looks);
+    assert_not_on_record(&bed, &looks).await;
     bed.end().await;
 }
 
@@ -408,7 +408,7 @@ async fn pauses_resumes_and_removals_survive_lost_answers_and_repetitions() {
         fault(&bed, "POST", "/stop", 1, kind.clone());
         fault(&bed, "GET", "/wait", 1, refuse(408, None));
         bed.provider.stop(&agent).await.unwrap_or_else(|error| panic!("pause, {kind:?}: {error}"));
-        assert_not_kept(&bed, &looks);
+        assert_not_kept(&bed, &agent.agent, &looks).await;
         fault(&bed, "POST", "/start", 1, kind.clone());
         fault(&bed, "POST", "/exec", 1, refuse(412, None));
         bed.provider
@@ -421,7 +421,7 @@ async fn pauses_resumes_and_removals_survive_lost_answers_and_repetitions() {
     fault(&bed, "GET", "/apps/", 1, FaultKind::Reset);
     bed.destroy(&agent).await;
     assert_eq!(bed.left().await, [""; 0]);
-    assert_not_on_record(&bed, &looks);
+    assert_not_on_record(&bed, &looks).await;
     bed.end().await;
 }
 

@@ -7,10 +7,12 @@ mod bed;
 mod behaviour;
 mod checkpoints;
 mod e2b;
+mod engine;
 mod faults;
 mod fly;
 mod fly_ports;
 mod hosts;
+mod isolation;
 mod life;
 mod memory;
 mod ports;
@@ -33,6 +35,12 @@ enum Needs {
     Ports,
     /// A look at what the provider logs, shows and keeps.
     Insight,
+    /// Networks as they are.
+    Network,
+    /// And rules of this machine between it and its agents.
+    Shield,
+    /// That it is somebody's service, which is asked for things.
+    Service,
 }
 
 /// A promise: what it is about, what it says, what it needs, and how it is tried.
@@ -65,8 +73,14 @@ const WITHIN: Duration = Duration::from_secs(90);
 
 /// Tries all promises of which the subject has what they need. Panics with the broken ones.
 async fn keeps_every_promise(bed: Arc<Bed>) {
-    let all =
-        [secrets::promises(), behaviour::promises(), life::promises(), checkpoints::promises(), ports::promises()];
+    let all = [
+        secrets::promises(),
+        isolation::promises(),
+        behaviour::promises(),
+        life::promises(),
+        checkpoints::promises(),
+        ports::promises(),
+    ];
     let outcomes: Vec<(Promise, Option<Result<Duration, String>>)> =
         futures_util::stream::iter(all.into_iter().flatten())
             .map(|promise| {

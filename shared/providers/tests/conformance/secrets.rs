@@ -3,7 +3,6 @@
 use crate::bed::{Bed, agent, environment, spec};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use std::path::Path;
 use std::sync::Arc;
 use theazo_providers::{Environment, Language, ProviderError};
 use theazo_tenancy::AgentId;
@@ -126,25 +125,34 @@ async fn nothing_that_the_provider_logs_shows_or_stores_has_a_value_in_it(bed: A
     bed.write(&agent, "/data/other", hidden.as_bytes()).await.unwrap();
     bed.provider.stop(&agent).await.unwrap();
     bed.provider.resume(&spec, &environment(&[("API_TOKEN", &value)])).await.unwrap();
+    let shown = bed.shown(&agent).await;
+    for look in &looks {
+        assert!(memchr::memmem::find(&shown, look.as_bytes()).is_none(), "{look} was shown");
+    }
     bed.destroy(&agent).await;
-    assert!(bed.records().contains(&agent.agent), "the records have this agent's calls");
-    assert_not_on_record(&bed, looks.iter().chain([&hidden]));
+    let called = if bed.engine.is_some() { crate::engine::name(&agent.agent) } else { agent.agent.clone() };
+    assert!(bed.records().await.contains(&called), "the records have this agent's calls");
+    assert_not_on_record(&bed, looks.iter().chain([&hidden])).await;
 }
 
 /// Fails if the provider has logged, shown or stored one of these looks of a value.
-pub fn assert_not_on_record<'a>(bed: &Bed, looks: impl IntoIterator<Item = &'a String>) {
-    let records = bed.records();
-    let starts = if bed.fly.is_some() { "theazo-machine" } else { "process.Process/Start" };
+pub async fn assert_not_on_record<'a>(bed: &Bed, looks: impl IntoIterator<Item = &'a String>) {
+    let records = bed.records().await;
+    let starts = match (&bed.engine, &bed.fly) {
+        (Some(_), _) => "exec_create",
+        (None, Some(_)) => "theazo-machine",
+        (None, None) => "process.Process/Start",
+    };
     assert!(records.contains(starts), "what processes were started with is on record");
     for look in looks {
         assert!(!records.contains(look.as_str()), "{look} was logged");
     }
 }
 
-/// Fails if one of these looks of a value is in what the provider keeps of sandboxes that are stopped.
-pub fn assert_not_kept(bed: &Bed, looks: &[String]) {
-    let mut kept = Vec::new();
-    gather(bed.kept(), &mut kept);
+/// Fails if one of these looks of a value is in what the provider keeps under that id: an agent that is stopped, or a
+/// checkpoint.
+pub async fn assert_not_kept(bed: &Bed, id: &str, looks: &[String]) {
+    let kept = bed.kept(id).await;
     assert!(kept.windows(6).any(|window| window == b"found\n"), "what is kept has the files");
     for look in looks {
         assert!(memchr::memmem::find(&kept, look.as_bytes()).is_none(), "{look} was kept");
@@ -156,21 +164,9 @@ async fn nothing_that_a_pause_keeps_has_a_value_in_it(bed: Arc<Bed>) {
     let (_, agent) = bed.create(&[("API_TOKEN", &value)]).await;
     bed.bash(&agent, "echo found > /data/file; (sleep 300 &)").await;
     bed.provider.stop(&agent).await.unwrap();
-    assert_not_kept(&bed, &looks);
+    assert_not_kept(&bed, &agent.agent, &looks).await;
     if let Some(e2b) = &bed.e2b {
         assert!(!e2b.controls.records().iter().any(|record| record.kind == "snapshot"), "memory was kept");
     }
     bed.destroy(&agent).await;
-}
-
-/// The bytes of all ordinary files beneath a directory.
-pub fn gather(dir: &Path, into: &mut Vec<u8>) {
-    let Ok(entries) = std::fs::read_dir(dir) else { return };
-    for entry in entries.flatten() {
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => gather(&entry.path(), into),
-            Ok(kind) if kind.is_file() => into.extend(std::fs::read(entry.path()).unwrap_or_default()),
-            _ => {}
-        }
-    }
 }

@@ -6,7 +6,6 @@
 mod exec;
 mod files;
 mod host;
-mod isolation;
 mod lifecycle;
 mod moving;
 mod ports;

@@ -143,10 +143,4 @@ impl Bed {
         let volume = self.docker.inspect_volume(&name).await;
         (usize::from(container.is_ok()), networks, usize::from(volume.is_ok()))
     }
-
-    /// The container's address on its network.
-    pub async fn address(&self, agent: &AgentRef) -> String {
-        let networks = self.container(agent).await.network_settings.unwrap().networks.unwrap();
-        networks.values().next().unwrap().ip_address.clone().unwrap()
-    }
 }

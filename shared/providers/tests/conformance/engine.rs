@@ -1,0 +1,117 @@
+//! What a Docker engine shows and keeps of agents: everything that may be asked of it short of exec and top, which equal
+//! root on the host and are the one exception that the README names.
+
+use bollard::Docker;
+use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptions,
+    InspectNetworkOptions, LogsOptionsBuilder,
+};
+use futures_util::StreamExt;
+use serde::Serialize;
+use std::net::Ipv4Addr;
+use std::time::{SystemTime, UNIX_EPOCH};
+use theazo_providers::AgentRef;
+
+pub struct Engine {
+    pub docker: Docker,
+    image: String,
+    since: u64,
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+fn text(shown: &impl Serialize) -> String {
+    serde_json::to_string(shown).unwrap()
+}
+
+/// What an agent's container, network and volume are called, and a checkpoint's volume.
+pub fn name(id: &str) -> String {
+    id.replace('_', "-")
+}
+
+impl Engine {
+    pub fn new(docker: Docker, image: &str) -> Self {
+        Self { docker, image: image.into(), since: now() - 1 }
+    }
+
+    /// Its address on its network.
+    pub async fn address(&self, agent: &AgentRef) -> String {
+        let shown = self.docker.inspect_container(&name(&agent.agent), None::<InspectContainerOptions>).await.unwrap();
+        let networks = shown.network_settings.unwrap().networks.unwrap();
+        networks.values().next().unwrap().ip_address.clone().unwrap()
+    }
+
+    /// Its host's address on its network.
+    pub async fn gateway(&self, agent: &AgentRef) -> String {
+        let shown = self.docker.inspect_network(&name(&agent.agent), None::<InspectNetworkOptions>).await.unwrap();
+        let config = shown.ipam.unwrap().config.unwrap().remove(0);
+        // An engine that chose it by itself does not always say so; it is then the first of the network's addresses.
+        config.gateway.unwrap_or_else(|| {
+            let subnet: Ipv4Addr = config.subnet.unwrap().split('/').next().unwrap().parse().unwrap();
+            Ipv4Addr::from(u32::from(subnet) + 1).to_string()
+        })
+    }
+
+    /// What is shown of an agent that runs, and its whole file system as an export has it.
+    pub async fn shown(&self, agent: &AgentRef) -> Vec<u8> {
+        let name = name(&agent.agent);
+        let container = self.docker.inspect_container(&name, None::<InspectContainerOptions>).await.unwrap();
+        let mut shown = text(&container);
+        for exec in container.exec_ids.iter().flatten() {
+            // It may end between the two.
+            if let Ok(exec) = self.docker.inspect_exec(exec).await {
+                shown += &text(&exec);
+            }
+        }
+        shown += &text(&self.docker.inspect_network(&name, None::<InspectNetworkOptions>).await.unwrap());
+        shown += &text(&self.docker.inspect_volume(&name).await.unwrap());
+        shown += &text(&self.docker.container_changes(&name).await.unwrap());
+        let mut shown = shown.into_bytes();
+        let logs = LogsOptionsBuilder::default().stdout(true).stderr(true).build();
+        let logs: Vec<_> = self.docker.logs(&name, Some(logs)).collect().await;
+        shown.extend(logs.into_iter().flat_map(|line| line.unwrap().into_bytes()));
+        let before = shown.len();
+        let mut export = Box::pin(self.docker.export_container(&name));
+        while let Some(piece) = export.next().await {
+            shown.extend_from_slice(&piece.unwrap());
+        }
+        assert!(shown.len() - before > 1024 * 1024, "an export is a file system");
+        shown
+    }
+
+    /// All that has happened on it since the test began.
+    pub async fn events(&self) -> String {
+        let (since, until) = (self.since.to_string(), (now() + 1).to_string());
+        let window = EventsOptionsBuilder::default().since(&since).until(&until).build();
+        let events: Vec<_> = self.docker.events(Some(window)).collect().await;
+        events.into_iter().map(|event| text(&event.unwrap())).collect()
+    }
+
+    /// A volume with everything in it.
+    pub async fn volume(&self, id: &str) -> Vec<u8> {
+        let volume = name(id);
+        let reader = format!("{volume}-reader");
+        let mounts = vec![Mount {
+            target: Some("/kept".into()),
+            source: Some(volume.clone()),
+            typ: Some(MountType::VOLUME),
+            ..Mount::default()
+        }];
+        let body = ContainerCreateBody {
+            image: Some(self.image.clone()),
+            host_config: Some(HostConfig { mounts: Some(mounts), ..HostConfig::default() }),
+            ..ContainerCreateBody::default()
+        };
+        let options = CreateContainerOptionsBuilder::default().name(&reader).build();
+        self.docker.create_container(Some(options), body).await.unwrap();
+        let path = DownloadFromContainerOptionsBuilder::default().path("/kept").build();
+        let archive: Vec<_> = self.docker.download_from_container(&reader, Some(path)).collect().await;
+        self.docker.remove_container(&reader, None).await.unwrap();
+        let mut kept = text(&self.docker.inspect_volume(&volume).await.unwrap()).into_bytes();
+        kept.extend(archive.into_iter().flat_map(|piece| piece.unwrap()));
+        kept
+    }
+}
