@@ -1,7 +1,12 @@
-//! `kill -9` of the whole control plane in the middle of anything that it does at E2B or Fly: nothing is left over there, no
-//! agent is lost or left in between, no counter is off. `THEAZO_CRASH_TRIALS` says how often; 8 times unless it does.
+//! `kill -9` of the whole control plane in the middle of anything that it does at a provider: a create, a pause, a resume,
+//! also on a checkpoint, a restart, a checkpoint, a termination. Nothing is left over there, no agent is lost or left in
+//! between, no counter is off. `THEAZO_CRASH_TRIALS` says how often; 8 times unless it does.
 
-use crate::harness::{Client, E2B_KEY, FLY_ORGANIZATION, FLY_TOKEN, Process, e2b_emulator, fly_emulator, make_canary};
+use crate::crash_checkpoints::on_engine;
+use crate::harness::{
+    Client, E2B_KEY, E2bEmulator, FLY_ORGANIZATION, FLY_TOKEN, FlyEmulator, Process, make_canary, start_e2b_emulator,
+    start_fly_emulator,
+};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,114 +23,167 @@ fn random(below: u64) -> u64 {
     u64::from_be_bytes(theazo_tenancy::make_random_bytes()) % below
 }
 
-/// The platform's account at a provider.
-#[derive(Clone, Copy)]
-enum Account {
-    E2b,
-    Fly,
+/// Where agents are, and nobody else's.
+enum Place {
+    E2b(E2bEmulator),
+    Fly(FlyEmulator),
+    /// The local engine.
+    Docker,
 }
 
-impl Account {
-    fn name(self) -> &'static str {
+impl Place {
+    fn name(&self) -> &'static str {
         match self {
-            Self::E2b => "e2b",
-            Self::Fly => "fly",
+            Self::E2b(_) => "e2b",
+            Self::Fly(_) => "fly",
+            Self::Docker => "docker",
         }
     }
 
-    /// Its key, and how it is configured.
-    fn credential(self) -> (&'static str, Value) {
+    /// The platform's key there, if it needs one, and how it is configured.
+    fn credential(&self) -> Option<(&'static str, Value)> {
+        let fly = json!({ "organization": FLY_ORGANIZATION, "image": "agents:1", "region": "iad" });
         match self {
-            Self::E2b => (E2B_KEY, json!({})),
-            Self::Fly => (FLY_TOKEN, json!({ "organization": FLY_ORGANIZATION, "image": "agents:1", "region": "iad" })),
+            Self::E2b(_) => Some((E2B_KEY, json!({}))),
+            Self::Fly(_) => Some((FLY_TOKEN, fly)),
+            Self::Docker => None,
         }
     }
 
-    /// How a process finds the emulator.
-    fn variables(self) -> Vec<(&'static str, &'static str)> {
+    /// How a process finds it.
+    fn variables(&self) -> Vec<(&'static str, &str)> {
         let mut variables = vec![("RUST_LOG", "info")];
         match self {
-            Self::E2b => {
-                let endpoints = &e2b_emulator().endpoints;
-                variables.push(("THEAZO_E2B_API_URL", endpoints.api.as_str()));
-                variables.push(("THEAZO_E2B_SANDBOX_URL", endpoints.sandbox.as_str()));
+            Self::E2b(served) => {
+                variables.push(("THEAZO_E2B_API_URL", served.endpoints.api.as_str()));
+                variables.push(("THEAZO_E2B_SANDBOX_URL", served.endpoints.sandbox.as_str()));
             }
-            Self::Fly => variables.push(("THEAZO_FLY_API_URL", fly_emulator().endpoints.api.as_str())),
+            Self::Fly(served) => variables.push(("THEAZO_FLY_API_URL", served.endpoints.api.as_str())),
+            Self::Docker => {}
         }
         variables
     }
 
     /// What runs (true) or is paused there, by agent.
-    async fn there(self, process: &Process) -> BTreeMap<String, bool> {
+    async fn there(&self, process: &Process) -> BTreeMap<String, bool> {
         let deployment = std::fs::read_to_string(process.folder().join("deployment")).unwrap();
-        let key = SecretValue::from_text(self.credential().0.to_owned());
+        let key = |key: &str| SecretValue::from_text(key.to_owned());
         let listed = match self {
-            Self::E2b => {
-                let service = E2bService::new(e2b_emulator().endpoints.clone(), deployment.trim()).unwrap();
-                E2bProvider::new(service.into(), &key, None).unwrap().list_mine().await
+            Self::E2b(served) => {
+                let service = E2bService::new(served.endpoints.clone(), deployment.trim()).unwrap();
+                E2bProvider::new(service.into(), &key(E2B_KEY), None).unwrap().list_mine().await
             }
-            Self::Fly => {
-                let service = FlyService::new(fly_emulator().endpoints.clone(), deployment.trim()).unwrap();
+            Self::Fly(served) => {
+                let service = FlyService::new(served.endpoints.clone(), deployment.trim()).unwrap();
                 let organization = FLY_ORGANIZATION.to_owned();
                 let settings = FlySettings { organization, image: "agents:1".into(), region: None };
-                FlyProvider::new(service.into(), &key, settings).unwrap().list_mine().await
+                FlyProvider::new(service.into(), &key(FLY_TOKEN), settings).unwrap().list_mine().await
             }
+            Self::Docker => process.provider().list_mine().await,
         };
         listed.unwrap().into_iter().map(|sandbox| (sandbox.agent, sandbox.running)).collect()
     }
+
+    /// Panics unless there is exactly what those agents, running or paused, with so many checkpoints, must have there. At a service that
+    /// is all there is in it; on an engine, which is everybody's, what has the agents' labels.
+    async fn has_exactly(&self, agents: &BTreeMap<String, (bool, usize)>, gone: &[&str], context: &str) {
+        let checkpoints: usize = agents.values().map(|(_, kept)| kept).sum();
+        let (left, expected) = match self {
+            // A sandbox; and snapshots.
+            Self::E2b(served) => (served.controls.left(), agents.len() + checkpoints),
+            // An app, its address, a machine, its volume; and volumes.
+            Self::Fly(served) => (served.controls.left(), 4 * agents.len() + checkpoints),
+            Self::Docker => {
+                for (agent, (running, kept)) in agents {
+                    // A paused one has its files and nothing else.
+                    assert_eq!(on_engine(agent).await, (usize::from(*running), 1 + kept), "{agent}: {context}");
+                }
+                for agent in gone {
+                    assert_eq!(on_engine(agent).await, (0, 0), "{agent}: {context}");
+                }
+                return;
+            }
+        };
+        assert_eq!(left.len(), expected, "{left:?} of {agents:?}: {context}");
+    }
 }
 
-async fn agents_of(client: &Client, session: &str) -> Vec<(String, String)> {
+/// An agent, its status, and its checkpoints.
+type Standing = (String, String, Vec<String>);
+
+async fn agents_of(client: &Client, session: &str) -> Vec<Standing> {
     let listed = client.get(&format!("/v1/sessions/{session}/agents?limit=100")).await.expect(200);
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    listed["data"].as_array().unwrap().iter().map(|agent| (text(&agent["id"]), text(&agent["status"]))).collect()
+    let mut agents = Vec::new();
+    for agent in listed["data"].as_array().unwrap() {
+        let (id, status) = (text(&agent["id"]), text(&agent["status"]));
+        let mut checkpoints = Vec::new();
+        if is_alive(&status) {
+            let kept = client.get(&format!("/v1/agents/{id}/checkpoints")).await.expect(200);
+            checkpoints.extend(kept["data"].as_array().unwrap().iter().map(|kept| text(&kept["id"])));
+        }
+        agents.push((id, status, checkpoints));
+    }
+    agents
 }
 
-/// The call of a random step from where things stand.
-fn step(session: &str, agents: &[(String, String)]) -> String {
-    let alive: Vec<_> = agents.iter().filter(|(_, status)| ["ready", "paused"].contains(&status.as_str())).collect();
-    let Some((agent, status)) = alive.get(random(alive.len().max(1) as u64) as usize) else {
-        return format!("/v1/sessions/{session}/agents");
-    };
-    match (alive.len() < 3, random(5), status.as_str()) {
-        (true, 0, _) => format!("/v1/sessions/{session}/agents"),
-        (_, 1, _) => format!("/v1/agents/{agent}/terminate"),
-        (_, _, "paused") => format!("/v1/agents/{agent}/resume"),
-        (_, 2 | 3, _) => format!("/v1/agents/{agent}/pause"),
-        _ => format!("/v1/agents/{agent}/restart"),
+fn is_alive(status: &str) -> bool {
+    ["ready", "paused"].contains(&status)
+}
+
+/// The call of a random step from where things stand, and what is made of it in the list of those that were seen.
+fn step(place: &Place, session: &str, agents: &[Standing]) -> (&'static str, String, Value) {
+    let create = || ("create", format!("/v1/sessions/{session}/agents"), json!({ "provider": place.name() }));
+    let alive: Vec<_> = agents.iter().filter(|(_, status, _)| is_alive(status)).collect();
+    let Some((agent, status, kept)) = alive.get(random(alive.len().max(1) as u64) as usize) else { return create() };
+    let with = |what: &'static str, path: &str, body: Value| (what, format!("/v1/agents/{agent}/{path}"), body);
+    match (random(8), status.as_str(), kept.first()) {
+        (0, ..) if alive.len() < 3 => create(),
+        (1, ..) => with("terminate", "terminate", json!({})),
+        (2..=4, "paused", Some(kept)) => with("resume on a checkpoint", "resume", json!({ "checkpoint": kept })),
+        (_, "paused", _) => with("resume", "resume", json!({})),
+        (2 | 3, ..) => with("pause", "pause", json!({})),
+        (4 | 5, ..) => with("checkpoint", "checkpoints", json!({})),
+        _ => with("restart", "restart", json!({})),
     }
 }
 
 #[tokio::test]
-async fn a_kill_in_the_middle_of_anything_at_e2b_leaves_no_sandbox_over_and_loses_no_agent() {
-    kill_often(Account::E2b).await;
+async fn a_kill_in_the_middle_of_anything_at_e2b_leaves_no_sandbox_or_snapshot_over_and_loses_no_agent() {
+    kill_often(Place::E2b(start_e2b_emulator("e2b-crash").await)).await;
 }
 
 #[tokio::test]
-async fn a_kill_in_the_middle_of_anything_at_fly_leaves_no_app_over_and_loses_no_agent() {
-    kill_often(Account::Fly).await;
+async fn a_kill_in_the_middle_of_anything_at_fly_leaves_no_app_or_volume_over_and_loses_no_agent() {
+    kill_often(Place::Fly(start_fly_emulator("fly-crash").await)).await;
 }
 
-async fn kill_often(account: Account) {
-    let variables = tokio::task::spawn_blocking(move || account.variables()).await.unwrap();
+#[tokio::test]
+async fn a_kill_in_the_middle_of_anything_on_docker_leaves_no_container_or_volume_over_and_loses_no_agent() {
+    kill_often(Place::Docker).await;
+}
+
+async fn kill_often(place: Place) {
+    let variables = place.variables();
     let name = format!("theazo-e2e-process-{}", hex::encode(theazo_tenancy::make_random_bytes::<6>()));
     let mut process = Process::start_with(std::env::temp_dir().join(name), &variables).await;
-    let (key, config) = account.credential();
-    process.client().post("/v1/secrets", json!({ "ACCOUNT": key })).await.expect(204);
-    let configured = json!({ "credentialRef": "ACCOUNT", "config": config });
-    process.client().call("PUT", &format!("/v1/providers/{}", account.name()), Some(&configured)).await.expect(200);
+    if let Some((key, config)) = place.credential() {
+        process.client().post("/v1/secrets", json!({ "ACCOUNT": key })).await.expect(204);
+        let configured = json!({ "credentialRef": "ACCOUNT", "config": config });
+        process.client().call("PUT", &format!("/v1/providers/{}", place.name()), Some(&configured)).await.expect(200);
+    }
     let session = process.client().session("u").await;
     process.client().set_secrets(&session, json!({ "KEY": make_canary("crash") })).await;
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for _ in 0..trials() {
         let before = agents_of(&process.client(), &session).await;
-        let path = step(&session, &before);
+        let (what, path, body) = step(&place, &session, &before);
         let acting = tokio::spawn({
-            let (client, path) = (process.client(), path.clone());
-            let body = json!({ "provider": account.name() }).to_string().into_bytes();
+            let (client, path, body) = (process.client(), path.clone(), body.to_string().into_bytes());
             async move { client.try_call("POST", &path, Some(body)).await }
         });
-        let delay = Duration::from_millis(5 + random(1500));
+        // Most calls are over soon.
+        let delay = Duration::from_millis(5 + random(1 + random(1500)));
         tokio::time::sleep(delay).await;
         process.kill();
         let answer = acting.await.unwrap().ok();
@@ -138,36 +196,43 @@ async fn kill_often(account: Account) {
         let context = format!("{path} killed after {delay:?}: {before:?} -> {after:?}, {answer:?}");
         let expected: BTreeMap<String, bool> = after
             .iter()
-            .filter_map(|(agent, status)| match status.as_str() {
+            .filter_map(|(agent, status, _)| match status.as_str() {
                 "ready" => Some((agent.clone(), true)),
                 "paused" => Some((agent.clone(), false)),
                 "completed" | "failed" => None,
                 other => panic!("{other}: {context}: {}", process.output()),
             })
             .collect();
-        assert_eq!(account.there(&process).await, expected, "{context}: {}", process.output());
+        assert_eq!(place.there(&process).await, expected, "{context}: {}", process.output());
+        let kept = |agent: &String| after.iter().find(|(same, ..)| same == agent).map_or(0, |(.., kept)| kept.len());
+        let kept = expected.iter().map(|(agent, running)| (agent.clone(), (*running, kept(agent)))).collect();
+        let gone = after.iter().filter(|(agent, ..)| !expected.contains_key(agent)).map(|(agent, ..)| agent.as_str());
+        place.has_exactly(&kept, &gone.collect::<Vec<_>>(), &format!("{context}: {}", process.output())).await;
         let usage = client.get(&format!("/v1/sessions/{session}/usage")).await.expect(200);
         let ready = expected.values().filter(|running| **running).count();
         assert_eq!(usage["activeAgents"], json!(ready), "{context}");
-        // No agent is lost: only a terminate ends one that was there.
-        for (agent, status) in &before {
-            let alive = ["ready", "paused"].contains(&status.as_str());
-            let lost = alive && !expected.contains_key(agent) && !path.ends_with("/terminate");
+        // No agent is lost, and no checkpoint: only a terminate ends one that was there.
+        for (agent, status, checkpoints) in &before {
+            let is_there = expected.contains_key(agent);
+            let lost = is_alive(status) && !is_there && what != "terminate";
             assert!(!lost, "{agent} is lost: {context}: {}", process.output());
+            let has = |kept: &String| after.iter().any(|(same, _, now)| same == agent && now.contains(kept));
+            // Beyond ten the oldest go.
+            assert!(!is_there || checkpoints.len() >= 10 || checkpoints.iter().all(has), "{context}");
         }
         if let Some(answer) = &answer {
             assert!(answer.status < 300, "{context}");
         }
         for (agent, _) in expected.iter().filter(|(_, running)| **running) {
-            assert_eq!(
-                client.run(agent, "bash", "[ -n \"$KEY\" ] && echo delivered").await,
-                "delivered\n",
-                "{context}"
-            );
+            let told = client.run(agent, "bash", "[ -n \"$KEY\" ] && echo delivered").await;
+            assert_eq!(told, "delivered\n", "{context}");
         }
-        let what = path.rsplit('/').next().unwrap_or_default().to_owned();
         *seen.entry(format!("{what}, {}", if answer.is_some() { "answered" } else { "interrupted" })).or_default() += 1;
     }
+    println!("{}: {seen:?}", place.name());
     process.client().terminate(&session).await;
-    assert!(account.there(&process).await.is_empty(), "{seen:?}");
+    assert!(place.there(&process).await.is_empty(), "{seen:?}");
+    let all = agents_of(&process.client(), &session).await;
+    let gone: Vec<&str> = all.iter().map(|(agent, ..)| agent.as_str()).collect();
+    place.has_exactly(&BTreeMap::new(), &gone, "in the end").await;
 }

@@ -33,8 +33,8 @@ pub use own::OwnStack;
 pub use process::{DevCommand, Process, collect, provider_of};
 pub use raw::send_raw;
 pub use shared::{
-    E2B_KEY, FLY_ORGANIZATION, FLY_TOKEN, Platform, docker_engine, e2b_emulator, fly_emulator, has_firewall,
-    left_on_engine, stack, start_e2b_emulator,
+    E2B_KEY, E2bEmulator, FLY_ORGANIZATION, FLY_TOKEN, FlyEmulator, Platform, docker_engine, e2b_emulator,
+    fly_emulator, has_firewall, left_on_engine, stack, start_e2b_emulator, start_fly_emulator,
 };
 pub use table::{dynamodb, scan_everything};
 pub use tap::{Break, Tap, Wire};

@@ -92,18 +92,19 @@ pub const FLY_ORGANIZATION: &str = "agents";
 /// An emulator of Fly for as long as this process lives. Its machines end with it.
 pub fn fly_emulator() -> &'static FlyEmulator {
     static EMULATOR: OnceLock<FlyEmulator> = OnceLock::new();
-    EMULATOR.get_or_init(|| {
-        on_own_runtime(async {
-            let programs = machine_programs(&()).await.expect("the programs of machines");
-            let folder = emulator_folder("fly");
-            let emulator = theazo_fly_emulator::Emulator::new(&folder, Some(FLY_TOKEN), programs);
-            let controls = emulator.controls();
-            let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address for the Fly emulator");
-            let api = format!("http://{}", listener.local_addr().expect("it is bound"));
-            tokio::spawn(emulator.serve(listener, std::future::pending()));
-            FlyEmulator { endpoints: FlyEndpoints::emulator(api), controls }
-        })
-    })
+    EMULATOR.get_or_init(|| on_own_runtime(start_fly_emulator("fly")))
+}
+
+/// Another one, in a folder of that name. It lives as long as the test's runtime.
+pub async fn start_fly_emulator(name: &str) -> FlyEmulator {
+    let programs = machine_programs(&()).await.expect("the programs of machines");
+    let folder = emulator_folder(name);
+    let emulator = theazo_fly_emulator::Emulator::new(&folder, Some(FLY_TOKEN), programs);
+    let controls = emulator.controls();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address for the Fly emulator");
+    let api = format!("http://{}", listener.local_addr().expect("it is bound"));
+    tokio::spawn(emulator.serve(listener, std::future::pending()));
+    FlyEmulator { endpoints: FlyEndpoints::emulator(api), controls }
 }
 
 /// The stack that most tests share.
