@@ -17,9 +17,11 @@ mod checkpoints;
 mod container;
 mod copier;
 mod credential;
+mod elements;
 mod failure;
 mod guest;
 mod hosts;
+mod lists;
 mod moving;
 mod names;
 mod network;
@@ -50,11 +52,13 @@ use async_trait::async_trait;
 use bollard::Docker;
 use bytes::Bytes;
 use guest::{As, Unanswered, unexpected};
+use lists::Lists;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_guest_protocol::{FileEntry, Request, Response, WriteAt};
 use tokio::sync::OnceCell;
+use transport::connect_with_lists;
 
 const KIND: ProviderKind = ProviderKind::Docker;
 /// The name under which an agent finds the host of its engine, on its own network.
@@ -110,6 +114,7 @@ impl DockerConfig {
 /// Agents on one Docker engine.
 pub struct DockerProvider {
     docker: Docker,
+    lists: Lists,
     config: DockerConfig,
     gvisor: OnceCell<bool>,
 }
@@ -120,7 +125,8 @@ impl DockerProvider {
     /// # Errors
     /// [`ProviderError::Failed`] if no client can be made.
     pub fn new(config: DockerConfig) -> Result<Self, ProviderError> {
-        Ok(Self { docker: connect(&config.endpoint)?, config, gvisor: OnceCell::new() })
+        let (docker, lists) = connect_with_lists(&config.endpoint)?;
+        Ok(Self { docker, lists, config, gvisor: OnceCell::new() })
     }
 
     async fn deliver(&self, agent: &str, frame: Frame) -> Result<(), ProviderError> {

@@ -70,13 +70,6 @@ pub(super) fn is_ours(labels: Option<&HashMap<String, String>>, deployment: &str
     label(DEPLOYMENT_LABEL) == Some(deployment) && label(AGENT_LABEL) == Some(agent)
 }
 
-/// A listing's filter: everything of the deployment, or of one of its agents.
-pub(super) fn filter(deployment: &str, agent: Option<&str>) -> HashMap<String, Vec<String>> {
-    let mut wanted = vec![format!("{DEPLOYMENT_LABEL}={deployment}")];
-    wanted.extend(agent.map(|agent| format!("{AGENT_LABEL}={agent}")));
-    HashMap::from([("label".into(), wanted)])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,10 +3,11 @@
 //! Network names are not unique at an engine (<https://github.com/moby/moby/issues/33037>), so after creation only ids are used.
 
 use super::failure::{failed, from_engine, says, timed};
+use super::lists::{Labelled, Network};
 use super::subnets::Subnet;
 use super::{CALL_LIMIT, DockerProvider, names};
 use crate::{ProviderError, SandboxSpec};
-use bollard::models::{Ipam, IpamConfig, Network, NetworkCreateRequest};
+use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -29,7 +30,7 @@ impl DockerProvider {
     pub(super) async fn ensure_network(&self, spec: &SandboxSpec, name: &str) -> Result<AgentNetwork, ProviderError> {
         let mut refused: Vec<Subnet> = Vec::new();
         for _ in 0..ATTEMPTS {
-            let networks = timed(CALL_LIMIT, self.docker.list_networks(None)).await;
+            let networks = timed(CALL_LIMIT, self.lists.all_networks()).await;
             let networks = networks.map_err(|error| from_engine("list networks", error))?;
             if let Some(network) = networks.iter().find(|network| self.is_agents_network(network, spec, name)) {
                 return adopt(network, spec);
@@ -54,7 +55,7 @@ impl DockerProvider {
 
     /// How many agents have room beside those that are there, and how many have in all.
     pub(super) async fn room(&self, limit: Duration) -> Result<(u64, u64), ProviderError> {
-        let networks = timed(limit, self.docker.list_networks(None)).await;
+        let networks = timed(limit, self.lists.all_networks()).await;
         let networks = networks.map_err(|error| from_engine("list networks", error))?;
         let used: Vec<Subnet> = networks.iter().flat_map(subnets_of).collect();
         let pool = &self.config.subnet_pool;
@@ -64,16 +65,15 @@ impl DockerProvider {
     /// Which engine this is: the id of a network that each has made for itself. The engine's own id is a file's that may have
     /// come with its machine's image, and so many have; this network is made anew when an engine starts.
     pub(super) async fn engine_id(&self, limit: Duration) -> Result<String, ProviderError> {
-        let networks = timed(limit, self.docker.list_networks(None)).await;
+        let networks = timed(limit, self.lists.all_networks()).await;
         let networks = networks.map_err(|error| from_engine("list networks", error))?;
-        let named = |name: &str| networks.iter().find(|network| network.name.as_deref() == Some(name))?.id.clone();
+        let named = |name: &str| Some(networks.iter().find(|network| network.name() == name)?.id().to_owned());
         let id = named("bridge").or_else(|| named("none")).filter(|id| !id.is_empty());
         id.ok_or_else(|| failed("list networks", false, "the engine has no network of its own"))
     }
 
     fn is_agents_network(&self, network: &Network, spec: &SandboxSpec, name: &str) -> bool {
-        network.name.as_deref() == Some(name)
-            && names::is_ours(network.labels.as_ref(), &self.config.deployment, &spec.agent)
+        network.name() == name && network.is_of(&self.config.deployment, &spec.agent)
     }
 
     fn network_request(&self, spec: &SandboxSpec, name: &str, subnet: Subnet) -> NetworkCreateRequest {
@@ -103,15 +103,14 @@ impl DockerProvider {
 
 /// An agent without internet must never be put on a network that has it.
 fn adopt(network: &Network, spec: &SandboxSpec) -> Result<AgentNetwork, ProviderError> {
-    if network.internal.unwrap_or(false) == spec.internet {
+    if network.internal == spec.internet {
         return Err(failed("adopt network", false, "the agent's network exists with the other internet setting"));
     }
-    let subnet = subnets_of(network).into_iter().next();
-    let found = network.id.clone().zip(subnet).map(|(id, subnet)| AgentNetwork { id, gateway: subnet.gateway() });
+    let id = Some(network.id().to_owned()).filter(|id| !id.is_empty());
+    let found = id.zip(subnets_of(network).next()).map(|(id, subnet)| AgentNetwork { id, gateway: subnet.gateway() });
     found.ok_or_else(|| failed("adopt network", false, "a network without an id or a subnet"))
 }
 
-fn subnets_of(network: &Network) -> Vec<Subnet> {
-    let configs = network.ipam.as_ref().and_then(|ipam| ipam.config.as_deref()).unwrap_or_default();
-    configs.iter().filter_map(|config| Subnet::parse(config.subnet.as_deref()?)).collect()
+fn subnets_of(network: &Network) -> impl Iterator<Item = Subnet> {
+    network.subnets().filter_map(Subnet::parse)
 }

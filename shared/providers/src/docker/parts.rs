@@ -1,16 +1,13 @@
 //! Finding and removing what belongs to agents: containers, networks and volumes with our labels.
 
 use super::failure::{from_engine, status, timed};
+use super::lists::{AgentNetwork, Container, Labelled, Volume as ListedVolume};
 use super::{CALL_LIMIT, DockerProvider, names};
 use crate::{OwnedSandbox, ProviderError};
-use bollard::models::{ContainerSummaryStateEnum, NetworkInspect, Volume};
-use bollard::query_parameters::{
-    InspectNetworkOptions, ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder,
-    RemoveContainerOptionsBuilder, RemoveVolumeOptions,
-};
+use bollard::models::{NetworkInspect, Volume};
+use bollard::query_parameters::{InspectNetworkOptions, RemoveContainerOptionsBuilder, RemoveVolumeOptions};
 use futures_util::future::join_all;
 use std::collections::BTreeMap;
-use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -103,14 +100,13 @@ impl DockerProvider {
     async fn find(&self, agent: &str, name: &str) -> Result<Parts, ProviderError> {
         let deployment = &self.config.deployment;
         let (containers, networks, volumes) = self.list(Some(agent)).await?;
-        let (forwarders, containers): (Vec<_>, Vec<_>) =
-            containers.into_iter().partition(|container| container.port.is_some());
-        let ids = |listed: Vec<ListedContainer>| listed.into_iter().map(|container| container.id).collect();
+        let (forwarders, containers): (Vec<_>, Vec<_>) = containers.into_iter().partition(Container::is_forwarder);
+        let ids = |listed: Vec<Container>| listed.iter().map(|container| container.id().to_owned()).collect();
         let mut parts = Parts {
             forwarders: ids(forwarders),
             containers: ids(containers),
-            networks: networks.into_iter().map(|(id, _)| id).collect(),
-            volumes: volumes.into_iter().map(|(name, _)| name).collect(),
+            networks: networks.iter().map(|network| network.id().to_owned()).collect(),
+            volumes: volumes.iter().map(|volume| volume.id().to_owned()).collect(),
         };
         if parts.containers.is_empty()
             && let Some(found) = self.inspect(name).await?
@@ -153,17 +149,19 @@ impl DockerProvider {
     pub(super) async fn list_owned(&self) -> Result<Vec<OwnedSandbox>, ProviderError> {
         let (containers, networks, volumes) = self.list(None).await?;
         let mut agents: BTreeMap<String, bool> = BTreeMap::new();
+        let deployment = &self.config.deployment;
         // Labels are what whoever runs the engine says; what could be no agent's is nobody's.
-        let plausible = |agent: &String| names::resource_name(agent).is_ok();
-        let leftovers = networks.into_iter().chain(volumes).filter_map(|(_, agent)| agent.filter(plausible));
-        for agent in leftovers {
-            agents.entry(agent).or_default();
+        let plausible = |agent: &&str| names::resource_name(agent).is_ok();
+        let networks = networks.iter().filter_map(|network| network.agent_of(deployment));
+        let volumes = volumes.iter().filter_map(|volume| volume.agent_of(deployment));
+        for agent in networks.chain(volumes).filter(plausible) {
+            agents.entry(agent.to_owned()).or_default();
         }
-        for container in containers {
+        for container in &containers {
             // What leads to an agent is none.
-            let runs = container.running && container.port.is_none();
-            if let Some(agent) = container.agent.filter(plausible) {
-                *agents.entry(agent).or_default() |= runs;
+            let runs = container.is_running() && !container.is_forwarder();
+            if let Some(agent) = container.agent_of(deployment).filter(plausible) {
+                *agents.entry(agent.to_owned()).or_default() |= runs;
             }
         }
         Ok(agents.into_iter().map(|(agent, running)| OwnedSandbox { agent, running }).collect())
@@ -172,75 +170,30 @@ impl DockerProvider {
     /// How many ports of an agent are open, or about to be.
     pub(super) async fn count_ports(&self, agent: &str) -> Result<usize, ProviderError> {
         let (containers, ..) = self.list(Some(agent)).await?;
-        Ok(containers.iter().filter(|container| container.port.is_some() && !container.ended).count())
+        Ok(containers.iter().filter(|container| container.is_forwarder() && !container.has_ended()).count())
     }
 
-    /// Containers, networks (id, agent) and volumes (name, agent) with our labels.
+    /// Containers, networks and volumes with our labels.
     async fn list(
         &self,
         agent: Option<&str>,
-    ) -> Result<(Vec<ListedContainer>, Vec<Listed>, Vec<Listed>), ProviderError> {
+    ) -> Result<(Vec<Container>, Vec<AgentNetwork>, Vec<ListedVolume>), ProviderError> {
         let deployment = &self.config.deployment;
-        let filter = names::filter(deployment, agent);
-        let containers = ListContainersOptionsBuilder::default().all(true).filters(&filter).build();
-        let networks = ListNetworksOptionsBuilder::default().filters(&filter).build();
-        let volumes = ListVolumesOptionsBuilder::default().filters(&filter).build();
         let (containers, networks, volumes) = tokio::join!(
-            timed(CALL_LIMIT, self.docker.list_containers(Some(containers))),
-            timed(CALL_LIMIT, self.docker.list_networks(Some(networks))),
-            timed(CALL_LIMIT, self.docker.list_volumes(Some(volumes))),
+            timed(CALL_LIMIT, self.lists.containers(deployment, agent)),
+            timed(CALL_LIMIT, self.lists.networks(deployment, agent)),
+            timed(CALL_LIMIT, self.lists.volumes(deployment, agent)),
         );
-        let containers = containers.map_err(|error| from_engine("list containers", error))?;
-        let networks = networks.map_err(|error| from_engine("list networks", error))?;
-        let volumes = volumes.map_err(|error| from_engine("list volumes", error))?;
+        let mut containers = containers.map_err(|error| from_engine("list containers", error))?;
+        let mut networks = networks.map_err(|error| from_engine("list networks", error))?;
+        let mut volumes = volumes.map_err(|error| from_engine("list volumes", error))?;
         // The filter is the engine's promise; what is about to be removed is looked at once more.
-        let mine = |labels: Option<&HashMap<String, String>>| match agent {
-            Some(agent) => names::is_ours(labels, deployment, agent),
-            None => labels.and_then(|labels| labels.get(names::DEPLOYMENT_LABEL)) == Some(deployment),
-        };
-        let containers = containers.into_iter().filter(|container| mine(container.labels.as_ref()));
-        let networks = networks.into_iter().filter(|network| mine(network.labels.as_ref()));
-        let volumes = volumes.volumes.unwrap_or_default().into_iter().filter(|volume| mine(Some(&volume.labels)));
-        Ok((
-            containers
-                .filter_map(|container| {
-                    let running = matches!(
-                        container.state,
-                        Some(ContainerSummaryStateEnum::RUNNING | ContainerSummaryStateEnum::PAUSED)
-                    );
-                    let ended = matches!(
-                        container.state,
-                        Some(
-                            ContainerSummaryStateEnum::EXITED
-                                | ContainerSummaryStateEnum::DEAD
-                                | ContainerSummaryStateEnum::REMOVING
-                        )
-                    );
-                    let port = container.labels.as_ref().and_then(|labels| labels.get(names::PORT_LABEL).cloned());
-                    let agent = agent_of(container.labels);
-                    Some(ListedContainer { id: container.id?, agent, running, ended, port })
-                })
-                .collect(),
-            networks.filter_map(|network| Some((network.id?, agent_of(network.labels)))).collect(),
-            volumes.map(|volume| (volume.name, agent_of(Some(volume.labels)))).collect(),
-        ))
+        let is_asked_for = |owner: Option<&str>| owner.is_some_and(|owner| agent.is_none_or(|agent| agent == owner));
+        containers.retain(|container| !container.id().is_empty() && is_asked_for(container.agent_of(deployment)));
+        networks.retain(|network| !network.id().is_empty() && is_asked_for(network.agent_of(deployment)));
+        volumes.retain(|volume| is_asked_for(volume.agent_of(deployment)));
+        Ok((containers, networks, volumes))
     }
-}
-
-struct ListedContainer {
-    id: String,
-    agent: Option<String>,
-    running: bool,
-    ended: bool,
-    /// Of a forwarder, what it leads to.
-    port: Option<String>,
-}
-
-/// How the engine calls it, and whose it is.
-type Listed = (String, Option<String>);
-
-fn agent_of(labels: Option<HashMap<String, String>>) -> Option<String> {
-    labels?.remove(names::AGENT_LABEL)
 }
 
 /// Sorts a removal's result: done or gone already, in conflict with something that passes, or failed.

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use theazo_guest_protocol::{MAX_HEADER, MAX_PAYLOAD};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
@@ -23,9 +22,8 @@ use tokio_rustls::client::TlsStream;
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 /// Addresses of one name that are tried.
 const MOST_ADDRESSES: usize = 4;
-/// Most that an engine may send as one answer, in bytes: the longest that a guest gives, in frames of an exec's stream, with
-/// room to spare. A list of a thousand networks is a megabyte.
-const LONGEST_ANSWER: u64 = (MAX_HEADER + MAX_PAYLOAD) as u64 + 8 * 1024 * 1024;
+/// Most that an engine may send before its first answer has begun, bytes.
+const LONGEST_HEAD: u64 = 1024 * 1024;
 
 /// Where an engine on another machine listens, and how both sides know each other.
 #[derive(Clone)]
@@ -63,7 +61,7 @@ impl TlsEndpoint {
             TlsConnector::from(self.tls.clone()).connect(self.host.clone(), tcp).await
         });
         let stream = connected.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        Ok(Bounded { stream: Box::new(stream), allowance: Allowance::full() })
+        Ok(Bounded { stream: Box::new(stream), allowance: Allowance::new() })
     }
 
     async fn reach(&self) -> io::Result<TcpStream> {
@@ -95,24 +93,36 @@ impl PartialEq for TlsEndpoint {
 
 impl Eq for TlsEndpoint {}
 
-/// What may still come over a connection. Every answer that begins makes it full again.
+/// What may still come over a connection.
 #[derive(Clone)]
-pub(super) struct Allowance(Arc<AtomicU64>);
+pub(super) struct Allowance(Arc<Left>);
+
+struct Left {
+    bytes: AtomicU64,
+    /// Of the present answer, from its beginning.
+    longest: AtomicU64,
+}
 
 impl Allowance {
-    fn full() -> Self {
-        Self(Arc::new(AtomicU64::new(LONGEST_ANSWER)))
+    fn new() -> Self {
+        Self(Arc::new(Left { bytes: AtomicU64::new(LONGEST_HEAD), longest: AtomicU64::new(LONGEST_HEAD) }))
     }
 
-    /// An answer has begun.
+    /// An answer has begun that may be so long, in bytes, and the next one's head after it.
+    pub(super) fn begin(&self, longest: u64) {
+        self.0.longest.store(longest.saturating_add(LONGEST_HEAD), Ordering::Relaxed);
+        self.renew();
+    }
+
+    /// The present answer may be that long again.
     pub(super) fn renew(&self) {
-        self.0.store(LONGEST_ANSWER, Ordering::Relaxed);
+        self.0.bytes.store(self.0.longest.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// Takes so much of it; whether it was there.
     fn take(&self, bytes: usize) -> bool {
         let left = |left: u64| left.checked_sub(bytes as u64);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_ok()
+        self.0.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_ok()
     }
 }
 

@@ -5,6 +5,7 @@
 //! never looked at. bollard itself logs bodies at debug level: whoever installs a log subscriber must cap the
 //! `bollard` and `hyper` targets at info.
 
+use super::lists::Lists;
 use super::tls::{Allowance, Bounded, TlsEndpoint};
 use crate::{ProviderError, ProviderKind};
 use bollard::errors::Error as EngineError;
@@ -26,6 +27,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
+use theazo_guest_protocol::{MAX_HEADER, MAX_PAYLOAD};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
@@ -36,6 +38,13 @@ const NEWEST_MINOR: u32 = 53;
 const HEADERS_WITHIN_SECONDS: u64 = 120;
 /// A `/version` answer is about 1 KiB; more than this is not an engine.
 const VERSION_BODY_LIMIT: usize = 64 * 1024;
+/// Most that an engine may send as one answer, in bytes: the longest that a guest gives, in frames of an exec's stream, with
+/// room to spare.
+const LONGEST_STREAM: usize = MAX_HEADER + MAX_PAYLOAD + 8 * 1024 * 1024;
+/// As one list, which is read a row at a time. That of a thousand networks is a megabyte.
+const LONGEST_LIST: usize = 8 * 1024 * 1024;
+/// As anything else, which tells of one thing: bollard reads it whole, and makes more of it than it takes in JSON.
+const LONGEST_ACCOUNT: usize = 256 * 1024;
 /// Idle connections kept per engine, and for how long.
 const IDLE_CONNECTIONS: usize = 32;
 const IDLE_FOR: Duration = Duration::from_secs(30);
@@ -74,7 +83,16 @@ impl Endpoint {
 /// # Errors
 /// [`ProviderError::Failed`] if the client cannot be put together.
 pub fn connect(endpoint: &Endpoint) -> Result<Docker, ProviderError> {
-    connect_with(endpoint, None)
+    client(Transport::to(endpoint, None))
+}
+
+/// The same with a way to read lists.
+///
+/// # Errors
+/// As [`connect`].
+pub(super) fn connect_with_lists(endpoint: &Endpoint) -> Result<(Docker, Lists), ProviderError> {
+    let transport = Transport::to(endpoint, None);
+    Ok((client(transport.clone())?, Lists::new(transport)))
 }
 
 /// A client for one answer that may be longer than any other: whoever reads it renews the allowance piece by piece, so
@@ -84,7 +102,7 @@ pub fn connect(endpoint: &Endpoint) -> Result<Docker, ProviderError> {
 /// As [`connect`].
 pub(super) fn connect_for_stream(endpoint: &Endpoint) -> Result<(Docker, Renewal), ProviderError> {
     let renewal = Renewal::default();
-    Ok((connect_with(endpoint, Some(renewal.clone()))?, renewal))
+    Ok((client(Transport::to(endpoint, Some(renewal.clone())))?, renewal))
 }
 
 /// What a long answer may be, from the answer's last piece on.
@@ -104,13 +122,7 @@ impl Renewal {
     }
 }
 
-fn connect_with(endpoint: &Endpoint, renewal: Option<Renewal>) -> Result<Docker, ProviderError> {
-    let client = Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE_FOR)
-        .pool_max_idle_per_host(IDLE_CONNECTIONS)
-        .build(Connector(Arc::new(endpoint.clone())));
-    let transport = Arc::new(Transport { client, version: OnceCell::new(), renewal });
+fn client(transport: Arc<Transport>) -> Result<Docker, ProviderError> {
     Docker::connect_with_custom_transport(
         move |request: BollardRequest| Arc::clone(&transport).send(request),
         Some("http://docker"),
@@ -127,7 +139,7 @@ type Body = http_body_util::Either<
 type Frame = Result<hyper::body::Frame<Bytes>, io::Error>;
 
 /// The pooled client and what the engine said about its version.
-struct Transport {
+pub(super) struct Transport {
     client: Client<Connector, Body>,
     version: OnceCell<ApiVersion>,
     /// Where it is for one long answer.
@@ -135,6 +147,42 @@ struct Transport {
 }
 
 impl Transport {
+    fn to(endpoint: &Endpoint, renewal: Option<Renewal>) -> Arc<Self> {
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_FOR)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .build(Connector(Arc::new(endpoint.clone())));
+        Arc::new(Self { client, version: OnceCell::new(), renewal })
+    }
+
+    /// Reads an answer piece by piece.
+    pub(super) async fn read(
+        self: Arc<Self>,
+        path: &str,
+        mut take: impl FnMut(&[u8]) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        let request = Request::builder()
+            .method(Method::GET)
+            .uri(format!("http://docker{path}"))
+            .body(bollard::body_full(Bytes::new()))?;
+        let response = self.send(request).await?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(EngineError::DockerResponseServerError {
+                status_code: status.as_u16(),
+                message: "a list was refused".into(),
+            });
+        }
+        let mut body = response.into_body();
+        while let Some(frame) = body.frame().await {
+            if let Some(piece) = frame?.data_ref() {
+                take(piece)?;
+            }
+        }
+        Ok(())
+    }
+
     async fn send(self: Arc<Self>, mut request: BollardRequest) -> Result<Response<Incoming>, EngineError> {
         check_path(request.uri().path())?;
         // A health check must be able to say what is wrong with an engine that is too old or too new.
@@ -142,9 +190,10 @@ impl Transport {
             let version = self.version.get_or_try_init(|| self.ask_version()).await?;
             *request.uri_mut() = with_version(request.uri().clone(), *version)?;
         }
+        let longest = longest_answer(request.uri().path());
         let response = self.client.request(request).await?;
         if let Some(allowance) = response.extensions().get::<Allowance>() {
-            allowance.renew();
+            allowance.begin(longest);
             if let Some(renewal) = &self.renewal {
                 renewal.follow(allowance);
             }
@@ -207,6 +256,20 @@ pub(super) fn usable(told: &SystemVersion) -> Result<String, ProviderError> {
     let plain = |letter: &char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '+' | '~');
     let version: String = told.version.iter().flat_map(|text| text.chars()).filter(plain).take(40).collect();
     Ok(format!("Docker Engine {version}, API 1.{}", chosen.minor))
+}
+
+/// How long an answer may be, by the path without its version, bytes.
+fn longest_answer(path: &str) -> u64 {
+    let path = path.strip_prefix("/v1.").and_then(|path| path.find('/').map(|at| path.split_at(at).1)).unwrap_or(path);
+    let longest = match path {
+        "/containers/json" | "/networks" | "/volumes" => LONGEST_LIST,
+        _ if path.starts_with("/images/") => LONGEST_STREAM,
+        _ => match path.rsplit('/').next() {
+            Some("start" | "attach" | "logs" | "archive" | "export") => LONGEST_STREAM,
+            _ => LONGEST_ACCOUNT,
+        },
+    };
+    longest as u64
 }
 
 /// Refuses paths that would reach another endpoint than the code that built them meant.
@@ -341,6 +404,22 @@ mod tests {
         let uri = "http://docker/containers/json?all=true".parse().unwrap();
         let uri = with_version(uri, ApiVersion { minor: 41 }).unwrap();
         assert_eq!(uri.to_string(), "http://docker/v1.41/containers/json?all=true");
+    }
+
+    #[test]
+    fn only_what_streams_and_lists_may_be_long() {
+        for path in
+            ["/exec/a/start", "/v1.41/exec/a/start", "/containers/a/attach", "/containers/a/logs", "/images/load"]
+        {
+            assert_eq!(longest_answer(path), LONGEST_STREAM as u64, "{path}");
+        }
+        for path in ["/containers/json", "/v1.53/containers/json", "/networks", "/volumes"] {
+            assert_eq!(longest_answer(path), LONGEST_LIST as u64, "{path}");
+        }
+        for path in ["/containers/a/json", "/v1.41/networks/a", "/volumes/a", "/info", "/version", "/exec/a/json", "/"]
+        {
+            assert_eq!(longest_answer(path), LONGEST_ACCOUNT as u64, "{path}");
+        }
     }
 
     #[test]
