@@ -9,20 +9,22 @@ use std::sync::Arc;
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
 use theazo_providers::{OwnedSandbox, Provider, ProviderKind};
-use theazo_store::{Work, WorkItem};
+use theazo_store::Work;
 use theazo_tenancy::{Mode, PlatformId};
 use tokio::time::Instant;
 
 /// How long an account may take to say what runs in it.
 const LIST_TIME: Duration = Duration::from_secs(15);
+/// How long it may take to find out how an account is reached.
+const LOOK_TIME: Duration = Duration::from_secs(5);
 /// How long one that did not say so may take to say that it is there.
 const HEALTH_TIME: Duration = Duration::from_secs(3);
 /// Accounts asked side by side.
-pub(super) const ACCOUNTS_AT_ONCE: usize = 16;
+const ACCOUNTS_AT_ONCE: usize = 16;
 /// After how long one that is silent is in nobody's way any more.
 const ACCOUNT_SLICE: Duration = Duration::from_secs(2);
 /// How long all of asking goes on; an account that was not asked is asked by a later run.
-const ASK_TIME: Duration = Duration::from_secs(30);
+const ASK_TIME: Duration = Duration::from_secs(20);
 
 /// What an account has said that runs in it.
 pub(super) struct Account {
@@ -62,11 +64,9 @@ pub(super) async fn ask(sandboxes: &Sandboxes, work: &Work, turn: usize) -> Resu
     if let Some(provider) = sandboxes.own() {
         accounts.add(list(None, None, provider).await);
     }
-    let configured = work.list().await?.into_iter().filter_map(|item| match item {
-        WorkItem::Provider(platform, Mode::Live, name) => Some((platform, name)),
-        WorkItem::Provider(..) | WorkItem::Agent(_) | WorkItem::Session(..) | WorkItem::Platform(_) => None,
-    });
-    let mut configured: Vec<_> = configured.collect();
+    let configured = work.providers().await?.into_iter();
+    let live = configured.filter_map(|(platform, mode, name)| (mode == Mode::Live).then_some((platform, name)));
+    let mut configured: Vec<_> = live.collect();
     in_turn(&mut configured, turn);
     let asked = configured.into_iter().map(|(platform, name)| async move {
         let nobody_knows = |platform| (None, vec![Err(NotListed { platform: Some(platform), is_there: false })]);
@@ -75,7 +75,7 @@ pub(super) async fn ask(sandboxes: &Sandboxes, work: &Work, turn: usize) -> Resu
         }
         let scope = work.operator().tenant(&platform, Mode::Live);
         let are_hosts = ProviderKind::parse(&name) == Some(ProviderKind::Docker);
-        match tokio::time::timeout(LIST_TIME, sandboxes.accounts(&scope, &name)).await {
+        match tokio::time::timeout(LOOK_TIME, sandboxes.accounts(&scope, &name)).await {
             // Each by itself: a host that does not answer keeps no other from being heard.
             Ok(Ok(hosts)) => {
                 let (names, providers): (Vec<_>, Vec<_>) = hosts.into_iter().unzip();

@@ -129,7 +129,7 @@ def functions(resources, known, faults):
         for part, value in [
             ("Runtime", "provided.al2023"),
             ("Handler", "bootstrap"),
-            ("MemorySize", 256),
+            ("MemorySize", 1024 if route is None else 256),
             ("Architectures", [{"Ref": "Architecture"}]),
         ]:
             if properties.get(part) != value:

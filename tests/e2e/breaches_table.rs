@@ -191,6 +191,8 @@ async fn write_access_to_the_table_gives_nobody_somebody_elses_agent() {
     let beside = victim.client().session("another user").await;
     let besides_token = token(victim.client(), &beside).await;
     let at = |platform: &PlatformId, mode: &str| json!({ "S": format!("{platform}#{mode}#agents") });
+    // Where a session's token looks.
+    let in_session = json!({ "S": format!("{}#live#{beside}#agents", victim.platform.id) });
     let key = json!({ "pk": at(&victim.platform.id, "live"), "sk": { "S": &agent } });
     let good = row(&key).await;
     let absent = AgentId::make().to_string();
@@ -220,16 +222,17 @@ async fn write_access_to_the_table_gives_nobody_somebody_elses_agent() {
     };
     // To another platform, as it is and made out to a session there; to the other mode; to another session.
     let with_test_key = victim.client().with_key(Some(&victim.platform.test_key));
-    for (client, platform, mode, session) in [
-        (thief.client(), &thief.platform.id, "live", &victim.session),
-        (thief.client(), &thief.platform.id, "live", &thief.session),
-        (&with_test_key, &victim.platform.id, "test", &victim.session),
-        (&besides_token, &victim.platform.id, "live", &beside),
+    for (client, place, session) in [
+        (thief.client(), at(&thief.platform.id, "live"), &victim.session),
+        (thief.client(), at(&thief.platform.id, "live"), &thief.session),
+        (&with_test_key, at(&victim.platform.id, "test"), &victim.session),
+        (&besides_token, in_session.clone(), &beside),
+        (&besides_token, in_session, &victim.session),
     ] {
         let mut moved = good.clone();
-        (moved["pk"], moved["session"]) = (at(platform, mode), json!({ "S": session }));
+        (moved["pk"], moved["session"]) = (place, json!({ "S": session }));
         put(&moved).await;
-        refused(client, &format!("{platform} {mode} {session}")).await;
+        refused(client, &moved["pk"].to_string()).await;
         let place = json!({ "pk": moved["pk"], "sk": moved["sk"] });
         dynamodb(&stack().dynamodb_url(), "DeleteItem", json!({ "TableName": TABLE, "Key": place })).await;
     }

@@ -150,20 +150,21 @@ fn step(place: &Place, session: &str, agents: &[Standing]) -> (&'static str, Str
 
 #[tokio::test]
 async fn a_kill_in_the_middle_of_anything_at_e2b_leaves_no_sandbox_or_snapshot_over_and_loses_no_agent() {
-    kill_often(Place::E2b(start_e2b_emulator("e2b-crash").await)).await;
+    println!("{:?}", kill_often(Place::E2b(start_e2b_emulator("e2b-crash").await)).await);
 }
 
 #[tokio::test]
 async fn a_kill_in_the_middle_of_anything_at_fly_leaves_no_app_or_volume_over_and_loses_no_agent() {
-    kill_often(Place::Fly(start_fly_emulator("fly-crash").await)).await;
+    println!("{:?}", kill_often(Place::Fly(start_fly_emulator("fly-crash").await)).await);
 }
 
 #[tokio::test]
 async fn a_kill_in_the_middle_of_anything_on_docker_leaves_no_container_or_volume_over_and_loses_no_agent() {
-    kill_often(Place::Docker).await;
+    println!("{:?}", kill_often(Place::Docker).await);
 }
 
-async fn kill_often(place: Place) {
+/// Gives how often which call was answered or interrupted.
+async fn kill_often(place: Place) -> BTreeMap<String, usize> {
     let variables = place.variables();
     let name = format!("theazo-e2e-process-{}", hex::encode(theazo_tenancy::make_random_bytes::<6>()));
     let mut process = Process::start_with(std::env::temp_dir().join(name), &variables).await;
@@ -229,10 +230,10 @@ async fn kill_often(place: Place) {
         }
         *seen.entry(format!("{what}, {}", if answer.is_some() { "answered" } else { "interrupted" })).or_default() += 1;
     }
-    println!("{}: {seen:?}", place.name());
     process.client().terminate(&session).await;
     assert!(place.there(&process).await.is_empty(), "{seen:?}");
     let all = agents_of(&process.client(), &session).await;
     let gone: Vec<&str> = all.iter().map(|(agent, ..)| agent.as_str()).collect();
     place.has_exactly(&BTreeMap::new(), &gone, "in the end").await;
+    seen
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use theazo_functions::agents::Sandboxes;
 use theazo_functions::deployment::{Capability, Deployment};
 use theazo_providers::{Health, ProviderKind};
-use theazo_store::{Agent, Agents, ProviderConfigs, StoreError, Work, WorkItem};
+use theazo_store::{Agent, Agents, ProviderConfigs, StoreError, Work};
 use theazo_tenancy::{Mode, PlatformId, TenantScope};
 
 /// Accounts asked side by side.
@@ -122,11 +122,7 @@ pub(crate) async fn list(deployment: &Deployment, only: Option<&PlatformId>) -> 
         let Health { healthy, message } = in_time(provider.health()).await;
         lines.push(Line { platform: None, environment: None, provider: name, healthy, message });
     }
-    let items = Work::new(deployment.table().clone(), operator()).list().await?;
-    let configured = items.into_iter().filter_map(|item| match item {
-        WorkItem::Provider(platform, mode, name) => Some((platform, mode, name)),
-        WorkItem::Agent(_) | WorkItem::Session(..) | WorkItem::Platform(_) => None,
-    });
+    let configured = Work::new(deployment.table().clone(), operator()).providers().await?.into_iter();
     let wanted: Vec<_> = configured.filter(|(platform, ..)| only.is_none_or(|only| only == platform)).collect();
     if wanted.len() > AT_ONCE {
         note(&format!("Asking {} accounts.", wanted.len()));

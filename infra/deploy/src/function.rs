@@ -15,6 +15,8 @@ const BUFFERED_TIMEOUT_S: u32 = 29;
 const STREAM_TIMEOUT_S: u32 = 900;
 /// Seconds of a scheduled run. A run bounds itself earlier.
 const SCHEDULED_TIMEOUT_S: u32 = 120;
+/// Memory of one, MiB: it holds the list of everybody's agents, and what many accounts say at a time.
+const SCHEDULED_MEMORY_MB: u32 = 1024;
 
 /// What the template knows of a function.
 pub(crate) struct Function {
@@ -67,7 +69,8 @@ impl Function {
         let _ = writeln!(out, "    LoggingConfig: {{LogGroup: !Ref {id}Log}}");
         match self.route {
             None => {
-                let _ = writeln!(out, "    Timeout: {SCHEDULED_TIMEOUT_S}\n    ReservedConcurrentExecutions: 1");
+                let _ = writeln!(out, "    Timeout: {SCHEDULED_TIMEOUT_S}\n    MemorySize: {SCHEDULED_MEMORY_MB}");
+                out.push_str("    ReservedConcurrentExecutions: 1\n");
                 // The next minute's run does what this one did not.
                 out.push_str("    EventInvokeConfig: {MaximumRetryAttempts: 0, MaximumEventAgeInSeconds: 60}\n");
             }

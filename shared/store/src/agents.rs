@@ -89,7 +89,9 @@ impl Agents {
         let Ok(key) = scope.agent_key(id) else { return Ok(None) };
         let agent: Option<Agent> = self.0.get(&key).await?;
         let is_there = |agent: &Agent| agent.id == *id && !agent.is_expired(self.0.now_ms());
-        Ok(agent.filter(|agent| is_there(agent) && self.is_owned(scope.platform(), scope.mode(), agent)))
+        let is_seen = |agent: &Agent| scope.confined_to().is_none_or(|own| *own == agent.session);
+        let is_owned = |agent: &Agent| self.is_owned(scope.platform(), scope.mode(), agent);
+        Ok(agent.filter(|agent| is_there(agent) && is_seen(agent) && is_owned(agent)))
     }
 
     /// A page of the platform's agents, newest first.

@@ -243,13 +243,14 @@ impl ApiKeys {
             if key.mode == Mode::Live.as_str() && !force {
                 // Another good key, held in place by this very transaction: two callers who revoke the last two keys at
                 // one moment cannot both succeed.
-                let left = self.another_that_is_good(scope, id).await?;
+                let lasts_to = now_ms() + LASTS_MS;
+                let left = self.another_that_is_good(scope, id, lasts_to).await?;
                 let left =
                     left.ok_or(StoreError::Conflict("it is the platform's last live key (force=true revokes it)"))?;
                 transaction = transaction.check(
                     &self.0,
                     &scope.platform_wide()?.api_keys().row(left.as_str()),
-                    good_at(now_ms() + LASTS_MS),
+                    good_at(lasts_to),
                 );
             }
             let as_read = unchanged(&key);
@@ -281,15 +282,20 @@ impl ApiKeys {
         if may && key.is_good(now_ms()) { Ok(key) } else { Err(StoreError::NotFound) }
     }
 
-    async fn another_that_is_good(&self, scope: &ReadScope, id: &KeyId) -> Result<Option<KeyId>, StoreError> {
+    /// Another live key than that, which is good until then, Unix milliseconds, if there is one.
+    async fn another_that_is_good(
+        &self,
+        scope: &ReadScope,
+        id: &KeyId,
+        lasts_to: i64,
+    ) -> Result<Option<KeyId>, StoreError> {
         let live = AttributeValue::S(Mode::Live.as_str().into());
         let mut request = PageRequest { limit: 100, after: None };
         loop {
             let terms = RowFilter::default().compare("mode", "=", live.clone());
             let page: Page<ApiKey> = self.0.page(&scope.platform_wide()?.api_keys(), &request, terms).await?;
-            let lasts = now_ms() + LASTS_MS;
             if let Some(key) =
-                page.rows.into_iter().find(|key| key.id != *id && key.successor.is_none() && key.is_good(lasts))
+                page.rows.into_iter().find(|key| key.id != *id && key.successor.is_none() && key.is_good(lasts_to))
             {
                 return Ok(Some(key.id));
             }

@@ -1,5 +1,6 @@
 //! What was found in accounts at providers that no agent owns, with when each was found first: it is removed only after
-//! it has been so for a while. A row for each account, so that what one lists is in no other's way.
+//! it has been so for a while. A row for each platform and provider, so that what one lists is in no other's way, and no
+//! platform has more of them by naming ever other hosts.
 
 use crate::table::{TTL, from_item, number, to_item, ttl_seconds};
 use crate::{StoreError, Table};
@@ -7,21 +8,21 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use theazo_tenancy::{Operator, PlatformId};
 
-/// How long it is remembered of an account that is not heard of any more, milliseconds.
+/// How long it is remembered of accounts that are not heard of any more, milliseconds.
 const KEPT_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// An account at a provider: what its row is called.
+/// Whose accounts at a provider: what their row is called.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AccountName(String);
 
 impl AccountName {
-    /// The account of that platform, or the deployment's own, at a provider, where there are several on that host.
-    pub fn of(platform: Option<&PlatformId>, provider: &str, host: Option<&str>) -> Self {
-        Self(format!("{}#{provider}#{}", platform.map_or("-", PlatformId::as_str), host.unwrap_or("-")))
+    /// That platform's accounts, or the deployment's own, at a provider.
+    pub fn of(platform: Option<&PlatformId>, provider: &str) -> Self {
+        Self(format!("{}#{provider}", platform.map_or("-", PlatformId::as_str)))
     }
 }
 
-/// What nobody owns in an account, by what its agent is called there, and since when, Unix milliseconds.
+/// What nobody owns, by where it is and what its agent is called there, and since when, Unix milliseconds.
 pub type Ownerless = BTreeMap<String, i64>;
 
 #[derive(Serialize, Deserialize)]
@@ -41,7 +42,7 @@ impl OrphanNotes {
         Self { table, operator }
     }
 
-    /// What is noted, of all accounts.
+    /// What is noted, of everybody's.
     ///
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
@@ -54,7 +55,7 @@ impl OrphanNotes {
         notes.collect()
     }
 
-    /// Notes what is to be remembered of an account from now on.
+    /// Notes what is to be remembered of somebody's accounts from now on.
     ///
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.

@@ -51,6 +51,17 @@ impl Work {
         self.table.delete(&scope.provider_work_key(provider)).await
     }
 
+    /// The configured providers alone.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn providers(&self) -> Result<Vec<(PlatformId, Mode, String)>, StoreError> {
+        let shards: Vec<_> = self.operator.work().collect();
+        let rows = shards.iter().map(|shard| self.table.query_all_between(shard, "provider#", "provider$"));
+        let rows = try_join_all(rows).await?.into_iter().flatten();
+        Ok(rows.filter_map(|row| self.operator.parse_provider_work(row.get("sk")?.as_s().ok()?)).collect())
+    }
+
     /// Everything on the list.
     ///
     /// # Errors

@@ -30,7 +30,7 @@
 //! | `<platform>#<mode>#usage#<yyyy-mm>#<shard>` | `day#…`, `user#…`, `user-day#…` | a month's usage, summed |
 //! | `platforms` | `plt_…` | the operator's directory |
 //! | `work#<shard>` | `agent#…`, `session#…`, `platform#…` | the operator's unfinished and running work |
-//! | `orphans` | `<platform or ->#<provider>#<host or ->` | what was found in an account at a provider that no agent owns |
+//! | `orphans` | `<platform or ->#<provider>` | what was found in their accounts at a provider that no agent owns |
 //! | `root` | `active`, `version#<n>` | the wrapped root keys |
 //!
 //! The ledger's table, which is outside the data table's backups, has one kind of row: `<platform>#<mode>#deleted` with

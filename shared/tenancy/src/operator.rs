@@ -102,7 +102,7 @@ impl Operator {
         TableKey::platform_work(platform)
     }
 
-    /// What was found at providers that no agent owns, a row for each account.
+    /// What was found at providers that no agent owns, a row for each platform and provider.
     pub fn orphans(&self) -> Partition {
         Partition::new("orphans".into())
     }

@@ -269,17 +269,20 @@ impl Provider for E2bProvider {
 
     async fn stop(&self, agent: &AgentRef) -> Result<Kept, ProviderError> {
         let sandboxes = self.sandboxes(&agent.agent).await?;
-        let listed = sandboxes.first().ok_or(ProviderError::SandboxGone)?;
+        let first = sandboxes.first().ok_or(ProviderError::SandboxGone)?;
         let mut bytes = None;
-        if listed.state == "running" {
+        let running: Vec<&Listed> = sandboxes.iter().filter(|listed| listed.state == "running").collect();
+        if !running.is_empty() {
             bytes = self.farewell(agent).await;
             self.service().known.forget(self.fingerprint, &agent.agent);
+        }
+        for listed in running {
             self.account.pause(&listed.id).await?;
         }
-        let (_, detail) = self.account.open(&listed.id).await?;
+        let (_, detail) = self.account.open(&first.id).await?;
         if detail.pause_mode.as_deref() == Some("full") {
             // A snapshot of the memory has the environment in it, and would be kept until somebody removes it.
-            self.account.kill(&listed.id).await?;
+            self.account.kill(&first.id).await?;
             return Err(ProviderError::SandboxGone);
         }
         Ok(Kept { bytes })
