@@ -97,6 +97,11 @@ impl AgentTokens {
 }
 
 impl AgentToken {
+    /// The token itself, at the end of the address that the agent reports to.
+    pub fn text(&self) -> &str {
+        &self.issued.text
+    }
+
     /// What an agent's output is masked with on account of it: its address, which is delivered as well, and the token.
     pub fn values(&self) -> [OpenedSecret; 2] {
         let [endpoint, token] = own_secrets();

@@ -42,7 +42,7 @@ async fn boot(world: &World, scope: &TenantScope) -> Booted {
     let own = token.values();
     let text = |value: &SecretValue| String::from_utf8(value.expose().to_vec()).unwrap();
     let (address, secret) = (text(&own[0].value), text(&own[1].value));
-    assert_eq!(address, format!("{ENDPOINT}/a/{secret}"));
+    assert_eq!((address, token.text()), (format!("{ENDPOINT}/a/{secret}"), secret.as_str()));
     opened.extend(own);
     let copies = AgentCopies::new(world.table.clone(), world.keys.clone());
     copies.keep(copies.seal(scope, &agent.id, &sealed, &opened, now_ms() + DAY_MS).await.unwrap()).await.unwrap();
