@@ -33,6 +33,7 @@ mod crash_moving;
 mod crash_pausing;
 mod dead_hosts;
 mod description;
+mod dev_commands;
 mod e2b;
 mod enforcement;
 mod exec;

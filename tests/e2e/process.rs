@@ -102,7 +102,7 @@ async fn ctrl_c_lets_running_requests_finish() {
     }
 }
 
-async fn wait_until(what: &str, holds: impl AsyncFn() -> bool) {
+pub async fn wait_until(what: &str, holds: impl AsyncFn() -> bool) {
     for _ in 0..6000 {
         if holds().await {
             return;
@@ -174,62 +174,4 @@ async fn dynamodb(address: &str, operation: &str, input: Value) -> Value {
     let (status, text) = (answer.status(), answer.text().await.unwrap());
     assert!(status.is_success(), "{operation}: {text}");
     serde_json::from_str(&text).unwrap()
-}
-
-#[tokio::test]
-async fn the_quickstart_tells_its_nine_steps_and_leaves_nothing() {
-    let temp = temporary("quickstart");
-    std::fs::create_dir(&temp).unwrap();
-    let mut running = DevCommand::start(&["quickstart"], &temp);
-    let provider = quickstart_provider(&mut running, &temp).await;
-    let (code, told) = running.end().await;
-    assert_eq!(code, Some(0), "{told}");
-    let steps: Vec<&str> = told.lines().filter(|line| line.starts_with(' ') && !line.starts_with("  ")).collect();
-    let numbers: Vec<&str> = steps.iter().filter_map(|step| step.split_whitespace().next()).collect();
-    assert_eq!(numbers, ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"], "{told}");
-    assert!(told.contains("All of it held."), "{told}");
-
-    assert_nothing_left(&temp, &provider).await;
-}
-
-#[tokio::test]
-async fn an_interrupted_quickstart_says_so_and_leaves_nothing() {
-    let temp = temporary("interrupted");
-    std::fs::create_dir(&temp).unwrap();
-    let mut running = DevCommand::start(&["quickstart"], &temp);
-    let provider = quickstart_provider(&mut running, &temp).await;
-    // The worst moment: its first agent is on the engine and not ready yet.
-    wait_until("an agent is on the engine", async || !provider.list_mine().await.unwrap().is_empty()).await;
-    running.interrupt();
-    let (code, told) = running.end().await;
-    assert_eq!(code, Some(1), "{told}");
-    assert!(told.contains("error: interrupted") && !told.contains("All of it held."), "{told}");
-    assert_nothing_left(&temp, &provider).await;
-}
-
-async fn assert_nothing_left(temp: &Path, provider: &DockerProvider) {
-    let left: Vec<_> = std::fs::read_dir(temp).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(left.is_empty(), "{left:?}");
-    std::fs::remove_dir(temp).unwrap();
-    let left = provider.list_mine().await.unwrap();
-    assert!(left.is_empty(), "{left:?}");
-}
-
-/// The engine as a quickstart's deployment sees it. Its folder is gone afterwards, so its name is read while it runs.
-async fn quickstart_provider(running: &mut DevCommand, temp: &Path) -> DockerProvider {
-    while !running.has_ended() {
-        if let Some(deployment) = deployment_in(temp) {
-            return tokio::task::spawn_blocking(move || provider_of(&deployment)).await.unwrap();
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("the quickstart ended before its state could be looked at");
-}
-
-fn deployment_in(temp: &Path) -> Option<String> {
-    let folder = std::fs::read_dir(temp).ok()?.flatten().map(|entry| entry.path()).next()?;
-    let name = folder.file_name()?.to_str()?;
-    assert!(name.starts_with("theazo-"), "{name}");
-    let text = std::fs::read_to_string(folder.join("stack/deployment")).ok()?;
-    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
 }

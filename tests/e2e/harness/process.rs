@@ -187,6 +187,11 @@ impl DevCommand {
         Self { child, output, readers }
     }
 
+    /// All that it has printed so far.
+    pub fn output(&self) -> String {
+        self.output.lock().unwrap().clone()
+    }
+
     /// Ctrl-C.
     pub fn interrupt(&self) {
         interrupt(&self.child);

@@ -64,7 +64,7 @@ fn figures() -> Vec<Value> {
 
 /// As many sandboxes without an owner as a run removes in one account.
 fn max_orphans() -> u64 {
-    let source = include_str!("../../../../functions/reconcile/accounts.rs");
+    let source = include_str!("../../../../functions/reconcile/orphans.rs");
     let mut found =
         source.lines().filter_map(|line| line.strip_prefix("const MAX_ORPHANS: usize = ")?.strip_suffix(';'));
     found.next().unwrap().parse().unwrap()

@@ -155,6 +155,7 @@ fn fits(template: &str, path: &str) -> bool {
 mod tests {
     use super::*;
     use serde_json::json;
+    use std::io::Write;
 
     fn violations(method: &str, path: &str, request: Value, status: u16, answer: Value) -> Vec<String> {
         let described = Described::load();
@@ -181,7 +182,11 @@ mod tests {
 
     #[test]
     fn the_excerpt_says_what_the_whole_description_says() {
-        let Some(path) = std::env::var_os("THEAZO_FLY_OPENAPI") else { return };
+        // Fly's own document is not ours to hand on.
+        let Some(path) = std::env::var_os("THEAZO_FLY_OPENAPI") else {
+            let _ = writeln!(std::io::stderr(), "skipped: THEAZO_FLY_OPENAPI names no document of Fly's");
+            return;
+        };
         let whole: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         let excerpt = Described::load().document;
         for (path, operations) in excerpt["paths"].as_object().unwrap() {

@@ -12,9 +12,9 @@ use serde::de::DeserializeOwned;
 use std::io;
 use std::sync::Arc;
 
-/// Rows of one list. A host has a network for each of its agents, and few have a thousand.
-const MOST_ROWS: usize = 2048;
-/// The longest of a row's texts that are kept, bytes. Ids have 64, our labels fewer.
+/// Rows that are kept of one list: networks, of which a host has one for each of its agents, and what one agent has.
+const MOST_ROWS: usize = 16 * 1024;
+/// The longest of a row's texts that are kept, bytes; what is longer is none of ours. Ids have 64, our labels fewer.
 const LONGEST_TEXT: usize = 128;
 
 /// An engine's lists.
@@ -32,16 +32,14 @@ pub(super) struct Labels {
     port: Option<Text>,
 }
 
-/// A text that is not too long.
+/// A text, or nothing in place of one that is too long.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(try_from = "String")]
+#[serde(from = "String")]
 struct Text(String);
 
-impl TryFrom<String> for Text {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        if text.len() <= LONGEST_TEXT { Ok(Self(text)) } else { Err("a text that is too long") }
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Self(if text.len() <= LONGEST_TEXT { text } else { String::new() })
     }
 }
 
@@ -175,14 +173,14 @@ impl Lists {
         Self(transport)
     }
 
-    /// Containers with the deployment's labels, or an agent's of it, ended ones too.
+    /// Hands on containers with the deployment's labels, or an agent's of it, ended ones too.
     pub(super) async fn containers(
         &self,
         deployment: &str,
         agent: Option<&str>,
-    ) -> Result<Vec<Container>, EngineError> {
-        let query = format!("/containers/json?all=true&{}", filter(deployment, agent));
-        self.rows(&query).await
+        take: impl FnMut(Container) -> Result<(), NotListed>,
+    ) -> Result<(), EngineError> {
+        self.each(&format!("/containers/json?all=true&{}", filter(deployment, agent)), take).await
     }
 
     /// Networks with those labels.
@@ -190,50 +188,68 @@ impl Lists {
         &self,
         deployment: &str,
         agent: Option<&str>,
-    ) -> Result<Vec<AgentNetwork>, EngineError> {
-        self.rows(&format!("/networks?{}", filter(deployment, agent))).await
+        take: impl FnMut(AgentNetwork) -> Result<(), NotListed>,
+    ) -> Result<(), EngineError> {
+        self.each(&format!("/networks?{}", filter(deployment, agent)), take).await
+    }
+
+    /// Volumes with those labels.
+    pub(super) async fn volumes(
+        &self,
+        deployment: &str,
+        agent: Option<&str>,
+        take: impl FnMut(Volume) -> Result<(), NotListed>,
+    ) -> Result<(), EngineError> {
+        self.each(&format!("/volumes?{}", filter(deployment, agent)), take).await
     }
 
     /// All networks of the engine.
     pub(super) async fn all_networks(&self) -> Result<Vec<Network>, EngineError> {
-        self.rows("/networks").await
+        let mut networks = Few::default();
+        self.each("/networks", |network| networks.add(network)).await?;
+        Ok(networks.0)
     }
 
-    /// Volumes with those labels.
-    pub(super) async fn volumes(&self, deployment: &str, agent: Option<&str>) -> Result<Vec<Volume>, EngineError> {
-        self.rows(&format!("/volumes?{}", filter(deployment, agent))).await
-    }
-
-    async fn rows<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, EngineError> {
-        let (mut elements, mut rows) = (Elements::default(), Rows::default());
-        self.0.clone().read(path, |piece| Ok(elements.feed(piece, |element| rows.add(element))?)).await?;
-        elements.finish().map_err(NotListed::from)?;
-        Ok(rows.0)
+    async fn each<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        mut take: impl FnMut(T) -> Result<(), NotListed>,
+    ) -> Result<(), EngineError> {
+        let mut elements = Elements::default();
+        self.0.clone().read(path, |piece| Ok(elements.feed(piece, |element| take(row(element)?))?)).await?;
+        Ok(elements.finish().map_err(NotListed::from)?)
     }
 }
 
-/// Rows as they come.
-struct Rows<T>(Vec<T>);
+fn row<T: DeserializeOwned>(element: &[u8]) -> Result<T, NotListed> {
+    serde_json::from_slice(element).map_err(|_| NotListed("a row that was not understood"))
+}
 
-impl<T> Default for Rows<T> {
+/// Rows that are kept, of which there cannot be many.
+#[derive(Debug)]
+pub(super) struct Few<T>(pub(super) Vec<T>);
+
+impl<T> Default for Few<T> {
     fn default() -> Self {
         Self(Vec::new())
     }
 }
 
-impl<T: DeserializeOwned> Rows<T> {
-    fn add(&mut self, element: &[u8]) -> Result<(), NotListed> {
+impl<T> Few<T> {
+    /// # Errors
+    /// When there are too many.
+    pub(super) fn add(&mut self, row: T) -> Result<(), NotListed> {
         if self.0.len() == MOST_ROWS {
             return Err(NotListed("a list of too many rows"));
         }
-        self.0.push(serde_json::from_slice(element).map_err(|_| NotListed("a row that was not understood"))?);
+        self.0.push(row);
         Ok(())
     }
 }
 
 /// Why a list was not read to its end.
 #[derive(Debug, PartialEq, Eq)]
-struct NotListed(&'static str);
+pub(super) struct NotListed(pub(super) &'static str);
 
 impl From<Odd> for NotListed {
     fn from(odd: Odd) -> Self {
@@ -263,8 +279,8 @@ mod tests {
     use super::*;
 
     fn rows<T: DeserializeOwned>(text: &str) -> Result<Vec<T>, NotListed> {
-        let (mut elements, mut rows) = (Elements::default(), Rows::default());
-        elements.feed(text.as_bytes(), |element| rows.add(element))?;
+        let (mut elements, mut rows) = (Elements::default(), Few::default());
+        elements.feed(text.as_bytes(), |element| rows.add(row(element)?))?;
         elements.finish()?;
         Ok(rows.0)
     }
@@ -290,7 +306,7 @@ mod tests {
         assert!(rows::<Volume>(r#"{"Volumes":null,"Warnings":null}"#).unwrap().is_empty());
         let name = |bytes: usize| format!("[{{\"Name\":\"{}\"}}]", "n".repeat(bytes));
         assert_eq!(rows::<Volume>(&name(LONGEST_TEXT)).unwrap()[0].id().len(), LONGEST_TEXT);
-        assert!(rows::<Volume>(&name(LONGEST_TEXT + 1)).is_err());
+        assert_eq!(rows::<Volume>(&name(LONGEST_TEXT + 1)).unwrap()[0].id(), "");
         assert_eq!(rows::<Volume>(r#"[{"Name":5}]"#).unwrap_err(), NotListed("a row that was not understood"));
     }
 

@@ -1,13 +1,15 @@
 //! Finding and removing what belongs to agents: containers, networks and volumes with our labels.
 
 use super::failure::{from_engine, status, timed};
-use super::lists::{AgentNetwork, Container, Labelled, Volume as ListedVolume};
+use super::lists::{AgentNetwork, Container, Few, Labelled, NotListed, Volume as ListedVolume};
 use super::{CALL_LIMIT, DockerProvider, names};
 use crate::{OwnedSandbox, ProviderError};
 use bollard::models::{NetworkInspect, Volume};
 use bollard::query_parameters::{InspectNetworkOptions, RemoveContainerOptionsBuilder, RemoveVolumeOptions};
 use futures_util::future::join_all;
 use std::collections::BTreeMap;
+use std::mem;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -16,6 +18,9 @@ const REMOVE_WITHIN: Duration = Duration::from_secs(60);
 /// One forced removal; the engine itself waits up to 10 s for the kill.
 const REMOVE_LIMIT: Duration = Duration::from_secs(30);
 const REMOVE_PAUSE: Duration = Duration::from_millis(200);
+/// Agents of one host that are told of, those that do not run among them. Of those, what is beyond is told of when others are
+/// gone.
+const MOST_AGENTS: usize = 32 * 1024;
 
 /// What becomes of an agent's files when the rest of it is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +53,11 @@ impl DockerProvider {
     pub(super) async fn remove_all(&self, agent: &str, files: Files) -> Result<(), ProviderError> {
         let name = names::resource_name(agent)?;
         let until = Instant::now() + REMOVE_WITHIN;
-        loop {
+        for round in 0.. {
+            // It is usually all gone after the first.
+            if round > 1 {
+                tokio::time::sleep(REMOVE_PAUSE).await;
+            }
             let mut parts = self.find(agent, &name).await?;
             match files {
                 Files::Go => {}
@@ -66,6 +75,7 @@ impl DockerProvider {
                 tokio::time::sleep(REMOVE_PAUSE).await;
             }
         }
+        Err(ProviderError::TimedOut)
     }
 
     /// One pass over the parts. A conflict is answered as a value: the engine is still busy with a removal or a
@@ -99,7 +109,7 @@ impl DockerProvider {
     /// By label, and by name in case a listing leaves something out that is just being made or removed.
     async fn find(&self, agent: &str, name: &str) -> Result<Parts, ProviderError> {
         let deployment = &self.config.deployment;
-        let (containers, networks, volumes) = self.list(Some(agent)).await?;
+        let (containers, networks, volumes) = self.list(agent).await?;
         let (forwarders, containers): (Vec<_>, Vec<_>) = containers.into_iter().partition(Container::is_forwarder);
         let ids = |listed: Vec<Container>| listed.iter().map(|container| container.id().to_owned()).collect();
         let mut parts = Parts {
@@ -147,53 +157,83 @@ impl DockerProvider {
 
     /// Every agent of this deployment of which the engine has a container, a network or a volume.
     pub(super) async fn list_owned(&self) -> Result<Vec<OwnedSandbox>, ProviderError> {
-        let (containers, networks, volumes) = self.list(None).await?;
-        let mut agents: BTreeMap<String, bool> = BTreeMap::new();
+        let (containers, leftovers) = (Mutex::new(Agents::default()), Mutex::new(Agents::default()));
         let deployment = &self.config.deployment;
-        // Labels are what whoever runs the engine says; what could be no agent's is nobody's.
-        let plausible = |agent: &&str| names::resource_name(agent).is_ok();
-        let networks = networks.iter().filter_map(|network| network.agent_of(deployment));
-        let volumes = volumes.iter().filter_map(|volume| volume.agent_of(deployment));
-        for agent in networks.chain(volumes).filter(plausible) {
-            agents.entry(agent.to_owned()).or_default();
-        }
-        for container in &containers {
-            // What leads to an agent is none.
+        // What leads to an agent is none.
+        let of_container = |container: Container| {
             let runs = container.is_running() && !container.is_forwarder();
-            if let Some(agent) = container.agent_of(deployment).filter(plausible) {
-                *agents.entry(agent.to_owned()).or_default() |= runs;
-            }
+            lock(&containers).add(container.agent_of(deployment), runs)
+        };
+        // A host has a volume of each agent that is paused, and of each checkpoint: any number, of which none runs.
+        let of_rest = |agent: Option<&str>| {
+            let _ = lock(&leftovers).add(agent, false);
+            Ok(())
+        };
+        let (listed, networks, volumes) = tokio::join!(
+            timed(CALL_LIMIT, self.lists.containers(deployment, None, of_container)),
+            timed(CALL_LIMIT, self.lists.networks(deployment, None, |network| of_rest(network.agent_of(deployment)))),
+            timed(CALL_LIMIT, self.lists.volumes(deployment, None, |volume| of_rest(volume.agent_of(deployment)))),
+        );
+        listed.map_err(|error| from_engine("list containers", error))?;
+        networks.map_err(|error| from_engine("list networks", error))?;
+        volumes.map_err(|error| from_engine("list volumes", error))?;
+        let mut agents = mem::take(&mut lock(&leftovers).0);
+        for (agent, running) in mem::take(&mut lock(&containers).0) {
+            *agents.entry(agent).or_default() |= running;
         }
         Ok(agents.into_iter().map(|(agent, running)| OwnedSandbox { agent, running }).collect())
     }
 
     /// How many ports of an agent are open, or about to be.
     pub(super) async fn count_ports(&self, agent: &str) -> Result<usize, ProviderError> {
-        let (containers, ..) = self.list(Some(agent)).await?;
+        let (containers, ..) = self.list(agent).await?;
         Ok(containers.iter().filter(|container| container.is_forwarder() && !container.has_ended()).count())
     }
 
-    /// Containers, networks and volumes with our labels.
-    async fn list(
-        &self,
-        agent: Option<&str>,
-    ) -> Result<(Vec<Container>, Vec<AgentNetwork>, Vec<ListedVolume>), ProviderError> {
+    /// An agent's containers, networks and volumes.
+    async fn list(&self, agent: &str) -> Result<(Vec<Container>, Vec<AgentNetwork>, Vec<ListedVolume>), ProviderError> {
         let deployment = &self.config.deployment;
-        let (containers, networks, volumes) = tokio::join!(
-            timed(CALL_LIMIT, self.lists.containers(deployment, agent)),
-            timed(CALL_LIMIT, self.lists.networks(deployment, agent)),
-            timed(CALL_LIMIT, self.lists.volumes(deployment, agent)),
+        let (mut containers, mut networks, mut volumes) = (Few::default(), Few::default(), Few::default());
+        let (of_containers, of_networks, of_volumes) = tokio::join!(
+            timed(CALL_LIMIT, self.lists.containers(deployment, Some(agent), |container| containers.add(container))),
+            timed(CALL_LIMIT, self.lists.networks(deployment, Some(agent), |network| networks.add(network))),
+            timed(CALL_LIMIT, self.lists.volumes(deployment, Some(agent), |volume| volumes.add(volume))),
         );
-        let mut containers = containers.map_err(|error| from_engine("list containers", error))?;
-        let mut networks = networks.map_err(|error| from_engine("list networks", error))?;
-        let mut volumes = volumes.map_err(|error| from_engine("list volumes", error))?;
+        of_containers.map_err(|error| from_engine("list containers", error))?;
+        of_networks.map_err(|error| from_engine("list networks", error))?;
+        of_volumes.map_err(|error| from_engine("list volumes", error))?;
+        let (Few(mut containers), Few(mut networks), Few(mut volumes)) = (containers, networks, volumes);
         // The filter is the engine's promise; what is about to be removed is looked at once more.
-        let is_asked_for = |owner: Option<&str>| owner.is_some_and(|owner| agent.is_none_or(|agent| agent == owner));
-        containers.retain(|container| !container.id().is_empty() && is_asked_for(container.agent_of(deployment)));
-        networks.retain(|network| !network.id().is_empty() && is_asked_for(network.agent_of(deployment)));
-        volumes.retain(|volume| is_asked_for(volume.agent_of(deployment)));
+        containers.retain(|container| !container.id().is_empty() && container.is_of(deployment, agent));
+        networks.retain(|network| !network.id().is_empty() && network.is_of(deployment, agent));
+        volumes.retain(|volume| !volume.id().is_empty() && volume.is_of(deployment, agent));
         Ok((containers, networks, volumes))
     }
+}
+
+/// Agents that a list names, and whether they run.
+#[derive(Default)]
+struct Agents(BTreeMap<String, bool>);
+
+impl Agents {
+    /// # Errors
+    /// When there are more than a host can have.
+    fn add(&mut self, agent: Option<&str>, runs: bool) -> Result<(), NotListed> {
+        // Labels are what whoever runs the engine says; what could be no agent's is nobody's.
+        let Some(agent) = agent.filter(|agent| names::resource_name(agent).is_ok()) else { return Ok(()) };
+        if let Some(running) = self.0.get_mut(agent) {
+            *running |= runs;
+        } else if self.0.len() < MOST_AGENTS {
+            self.0.insert(agent.to_owned(), runs);
+        } else {
+            return Err(NotListed("more agents than a host can have"));
+        }
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Sorts a removal's result: done or gone already, in conflict with something that passes, or failed.
@@ -213,5 +253,30 @@ fn note(
             }
             _ => Err(from_engine(operation, error)),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_are_told_once_however_much_a_host_has_of_them_and_never_more_than_it_can_have() {
+        let mut agents = Agents::default();
+        for _ in 0..11 {
+            agents.add(Some("agt_1"), false).unwrap();
+        }
+        agents.add(Some("agt_1"), true).unwrap();
+        agents.add(Some("agt_1"), false).unwrap();
+        for nobody in [None, Some(""), Some("../images"), Some("AGT")] {
+            agents.add(nobody, true).unwrap();
+        }
+        assert_eq!(agents.0, BTreeMap::from([("agt_1".to_owned(), true)]));
+        for n in 2..=MOST_AGENTS {
+            agents.add(Some(&format!("agt_{n}")), false).unwrap();
+        }
+        assert!(agents.add(Some("agt_more"), false).is_err());
+        agents.add(Some("agt_2"), true).unwrap();
+        assert_eq!((agents.0.len(), agents.0["agt_2"]), (MOST_AGENTS, true));
     }
 }

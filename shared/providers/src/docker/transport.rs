@@ -41,8 +41,8 @@ const VERSION_BODY_LIMIT: usize = 64 * 1024;
 /// Most that an engine may send as one answer, in bytes: the longest that a guest gives, in frames of an exec's stream, with
 /// room to spare.
 const LONGEST_STREAM: usize = MAX_HEADER + MAX_PAYLOAD + 8 * 1024 * 1024;
-/// As one list, which is read a row at a time. That of a thousand networks is a megabyte.
-const LONGEST_LIST: usize = 8 * 1024 * 1024;
+/// As one list, which is read a row at a time. A volume takes half a kilobyte, and each of an agent's ten checkpoints is one.
+const LONGEST_LIST: usize = 64 * 1024 * 1024;
 /// As anything else, which tells of one thing: bollard reads it whole, and makes more of it than it takes in JSON.
 const LONGEST_ACCOUNT: usize = 256 * 1024;
 /// Idle connections kept per engine, and for how long.

@@ -111,6 +111,37 @@ async fn pauses_resumes_and_removals_survive_lost_answers_and_repetitions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_and_boots_from_them_survive_lost_answers_and_repetitions() {
+    let bed = Bed::e2b("checkpoint-faults").await;
+    let (value, looks) = canary();
+    let (spec, agent) = bed.create(&[("A", "b")]).await;
+    for kind in [FaultKind::LoseAnswer, FaultKind::Twice, refuse(503, None, &[]), FaultKind::Reset] {
+        let checkpoint = theazo_tenancy::CheckpointId::make().to_string();
+        bed.write(&agent, "/data/kept", b"found\n").await.unwrap();
+        fault(&bed, "POST", "/snapshots", 1, kind.clone());
+        let made = bed.provider.checkpoint(&agent, &checkpoint).await;
+        made.unwrap_or_else(|error| panic!("checkpoint, {kind:?}: {error}"));
+        bed.write(&agent, "/data/kept", b"changed\n").await.unwrap();
+        fault(&bed, "POST", "/v2/sandboxes", 1, kind.clone());
+        fault(&bed, "DELETE", "/sandboxes/", 1, kind.clone());
+        let restored = bed.provider.restore(&spec, &environment(&[("A", &value)]), &checkpoint).await;
+        restored.unwrap_or_else(|error| panic!("restore, {kind:?}: {error}"));
+        assert_eq!(bed.bash(&agent, "printf $A; cat /data/kept").await, format!("{value}found\n"), "{kind:?}");
+        // Its sandbox and the checkpoint, once each.
+        assert_eq!(bed.emulator().controls.left().len(), 2, "{kind:?}");
+        assert_not_kept(&bed, &checkpoint, &looks).await;
+        fault(&bed, "DELETE", "/templates/", 1, kind.clone());
+        let removed = bed.provider.remove_checkpoint(&agent, &checkpoint).await;
+        removed.unwrap_or_else(|error| panic!("removal, {kind:?}: {error}"));
+        assert_eq!(bed.emulator().controls.left().len(), 1, "{kind:?}");
+    }
+    bed.destroy(&agent).await;
+    assert_eq!(bed.emulator().controls.left(), [""; 0]);
+    assert_not_on_record(&bed, &looks).await;
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn code_whose_answer_breaks_off_is_not_run_again_and_does_not_run_on() {
     let bed = Bed::e2b("broken-exec").await;
     let (_, agent) = bed.create(&[]).await;
