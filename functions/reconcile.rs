@@ -169,7 +169,7 @@ pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome,
     };
     let listed_at_ms = now_ms();
     let turn = usize::try_from(listed_at_ms.div_euclid(TURN_MS)).unwrap_or(0);
-    let accounts = accounts::ask(&run.sandboxes, &run.work, turn).await?;
+    let accounts = Box::pin(accounts::ask(&run.sandboxes, &run.work, turn)).await?;
     // Also for what is done by sessions, and on hosts where agents do not live: what the table says changes, and the rest is
     // done when the host answers.
     run.sandboxes = run.sandboxes.without(accounts.hosts().unheard());
@@ -178,12 +178,13 @@ pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome,
     let found = accounts.found();
     let platforms = by_platform(items.clone(), turn);
     let seen = (&found, accounts.hosts(), listed_at_ms);
-    let visits = platforms.into_iter().map(|items| run.platform_items(items, seen));
+    // On the heap: unoptimised, what is nested in this is more than a thread's stack.
+    let visits = platforms.into_iter().map(|items| Box::pin(run.platform_items(items, seen)));
     let visits = in_lanes(visits, PLATFORMS_AT_ONCE, PLATFORM_SLICE);
     let grace_ms = i64::try_from(deployment.config().orphan_grace.as_millis()).unwrap_or(i64::MAX);
     // Side by side: accounts that do not let go of orphans take no time of anybody's agents.
-    let (mut outcome, visited) =
-        join(accounts.remove_orphans(&orphans, &items, turn, grace_ms, run.until), visits).await;
+    let removals = Box::pin(accounts.remove_orphans(&orphans, &items, turn, grace_ms, run.until));
+    let (mut outcome, visited) = join(removals, Box::pin(visits)).await;
     visited.into_iter().for_each(|visited| outcome += visited);
     if outcome.skipped > 0 {
         tracing::warn!(skipped = outcome.skipped, "a run did not come to the end of its list");
@@ -302,7 +303,7 @@ impl Run {
         });
         let deleted = items.iter().any(|item| matches!(item, WorkItem::Platform(_)));
         let look = Look { found, hosts, listed_at_ms, suspended, deleted, active: Default::default() };
-        let visits = stream::iter(items).map(|item| self.item(item, &look));
+        let visits = stream::iter(items).map(|item| Box::pin(self.item(item, &look)));
         let outcome = visits.buffer_unordered(ITEMS_AT_ONCE).fold(Outcome::default(), sum).await;
         // Who was not come by is not counted, and half a figure is none.
         if outcome.skipped == 0 {

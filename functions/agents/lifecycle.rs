@@ -286,7 +286,12 @@ pub(crate) async fn stop_stray(
         Stopped::Gone => {
             let holds = |now: &Agent| (now.status, now.intent) == (AgentStatus::Paused, Some(Intent::Pausing));
             // What does not come of it is for the next run: the agent is still held.
-            let _ = without_files(scope, &held, AgentStatus::Failed, holds, agents, sandboxes).await;
+            let _ = Box::pin(without_files(scope, &held, AgentStatus::Failed, holds, agents, sandboxes)).await;
+            return Ok(false);
+        }
+        // What has used up its limit, or was stopped by the operator, does not run on for want of a way to keep its files.
+        Stopped::CannotPause if matches!(held.paused_by, Some(PausedBy::Limit | PausedBy::Operator)) => {
+            Box::pin(end(scope, &held, AgentStatus::Completed, agents, sandboxes)).await?;
             return Ok(false);
         }
         // It runs on until its time at the provider is over, or somebody resumes it.

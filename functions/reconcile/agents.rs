@@ -141,7 +141,7 @@ impl Run {
                 let runs = found_at(look.found, &agent, &work.platform)
                     .is_some_and(|found| found.get(agent.id.as_str()) == Some(&true));
                 if agent.intent.is_some() || (runs && agent.since_ms < look.listed_at_ms) {
-                    if !lifecycle::stop_stray(scope, &agent, &self.agents, &self.sandboxes).await? {
+                    if !Box::pin(lifecycle::stop_stray(scope, &agent, &self.agents, &self.sandboxes)).await? {
                         outcome.lost += 1;
                         return Ok(());
                     }

@@ -140,7 +140,7 @@ impl Accounts {
         in_turn(&mut work, turn);
         let mut clearing = Vec::with_capacity(work.len());
         for (noted, due) in work {
-            clearing.push(clear(notes, noted, due, until));
+            clearing.push(Box::pin(clear(notes, noted, due, until)));
         }
         for done in in_lanes(clearing, OWNERS_AT_ONCE, OWNER_SLICE).await {
             outcome += done;

@@ -33,14 +33,19 @@ pub async fn handle(
             (&scope, &sessions, &agents, &opener, &sandboxes, &boot);
         async move {
             boot.expect_time()?;
-            let Some(agent) = paused(scope, &agent.id, agents, sandboxes).await? else { return Ok(()) };
+            let id = agent.id;
+            let Some(agent) = paused(scope, &id, agents, sandboxes).await? else { return Ok(()) };
             let allowed = |agent: &Agent| match is_suspended(agent) && agent.intent.is_none() {
                 true => Ok(()),
                 false => Err(ApiError::new(ErrorCode::Conflict, "the agent is resumed already, or being stopped")),
             };
             match boot_again(scope, agent, Intent::Resuming, sessions, opener, boot, allowed).await {
-                // Another call was quicker with this agent, or somebody ended it.
-                Err(error) if error.code() == ErrorCode::Conflict => Ok(()),
+                // Another call was quicker with this agent, somebody ended it, or its time is over; but not what holds it for
+                // a moment.
+                Err(error) if error.code() == ErrorCode::Conflict => match agents.get(scope, &id).await? {
+                    Some(now) if is_suspended(&now) && now.time_left_ms() > 0 => Err(error),
+                    _ => Ok(()),
+                },
                 other => other.map(|_| ()),
             }
         }

@@ -19,8 +19,10 @@ fn temporary(label: &str) -> PathBuf {
 /// Fails unless the story came to its end, a step after the other.
 fn assert_all_held((code, told): (Option<i32>, String)) {
     assert_eq!(code, Some(0), "{told}");
-    let steps: Vec<&str> = told.lines().filter(|line| line.starts_with(' ') && !line.starts_with("  ")).collect();
-    let numbers: Vec<&str> = steps.iter().filter_map(|step| step.split_whitespace().next()).collect();
+    let steps = told.lines().filter(|line| line.starts_with(' ') && !line.starts_with("  "));
+    let mut numbers: Vec<&str> = steps.filter_map(|step| step.split_whitespace().next()).collect();
+    // An emulator is a part of setting up.
+    numbers.dedup();
     assert_eq!(numbers, ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"], "{told}");
     assert!(told.contains("All of it held."), "{told}");
 }

@@ -268,6 +268,12 @@ async fn what_runs_of_a_paused_agent_and_cannot_be_stopped_is_tried_again_and_wi
     fault(refusal(403, None));
     assert_eq!((run().await, status().await), ((0, 1, 0), json!("paused")));
     act("resume").await.expect_error(409, "conflict");
+    // Nor one of its session, which does not say that all is well.
+    let whole = async |what: &str| client.call("POST", &format!("/v1/sessions/{session}/{what}"), None).await;
+    edit_rows(&own, &client, &session, &agent, "SET paused_by = :by", json!({ ":by": { "S": "suspension" } })).await;
+    whole("pause").await.expect(200);
+    whole("resume").await.expect_error(409, "conflict");
+    edit_rows(&own, &client, &session, &agent, "SET paused_by = :by", json!({ ":by": { "S": "platform" } })).await;
     // It cannot be stopped: then whoever resumes it takes it over, and it is metered.
     fault(refusal(409, Some("snapshot_filesystem_only_unsupported_node")));
     assert_eq!((run().await, status().await), ((0, 1, 0), json!("paused")));

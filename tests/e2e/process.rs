@@ -1,14 +1,12 @@
 //! `theazo-dev` as somebody at a terminal meets it: what it writes and prints, how it ends, and how it refuses.
 
-use crate::harness::{DevCommand, Process, provider_of};
+use crate::harness::{DevCommand, Process};
 use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
-use theazo_providers::Provider;
-use theazo_providers::docker::DockerProvider;
 
 const KEYS: [&str; 2] = ["api-key", "test-api-key"];
 

@@ -288,8 +288,13 @@ impl Account {
         let fits = |listed: &Listed| {
             labels.iter().all(|(name, value)| listed.metadata.get(*name).is_some_and(|is| is == value))
         };
-        let by_id: BTreeMap<String, Listed> =
-            found.into_iter().filter(fits).map(|listed| (listed.id.clone(), listed)).collect();
+        let mut by_id: BTreeMap<String, Listed> = BTreeMap::new();
+        for listed in found.into_iter().filter(fits) {
+            let is_known = by_id.get(&listed.id).is_some_and(|known| known.state == "running");
+            if !is_known {
+                by_id.insert(listed.id.clone(), listed);
+            }
+        }
         Ok(by_id.into_values().collect())
     }
 

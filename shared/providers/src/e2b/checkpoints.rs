@@ -4,7 +4,7 @@
 
 use super::account::Listed;
 use super::failure::failed;
-use super::{E2bProvider, KIND, REMOVE_PAUSE, REMOVE_WITHIN, idempotency_key, short};
+use super::{E2bProvider, KIND, LIST_PAUSE, REMOVE_PAUSE, REMOVE_WITHIN, idempotency_key, short};
 use crate::frame::Frame;
 use crate::{AgentRef, Environment, Kept, ProviderError, Sandbox, SandboxSpec};
 use tokio::time::Instant;
@@ -51,11 +51,20 @@ impl E2bProvider {
 
     /// Removes an agent's named snapshots: all, or those of one checkpoint.
     pub(super) async fn remove_snapshots(&self, agent: &str, checkpoint: Option<&str>) -> Result<(), ProviderError> {
-        for named in self.named_snapshots().await? {
-            let is_meant = checkpoint.is_none_or(|checkpoint| named.checkpoint.as_deref() == Some(checkpoint));
-            if named.agent == agent && is_meant {
-                self.account.delete_snapshot(&named.id).await?;
-            }
+        let is_meant = |named: &Named| {
+            let is_it = |checkpoint| named.checkpoint.as_deref() == Some(checkpoint);
+            named.agent == agent && checkpoint.is_none_or(is_it)
+        };
+        let mut meant = self.named_snapshots().await?;
+        meant.retain(is_meant);
+        // Of one checkpoint there should be one; that there is none is believed to a second list, as of sandboxes.
+        if meant.is_empty() && checkpoint.is_some() {
+            tokio::time::sleep(LIST_PAUSE).await;
+            meant = self.named_snapshots().await?;
+            meant.retain(is_meant);
+        }
+        for named in meant {
+            self.account.delete_snapshot(&named.id).await?;
         }
         Ok(())
     }
@@ -92,12 +101,16 @@ impl E2bProvider {
 
     pub(super) async fn make_checkpoint(&self, agent: &AgentRef, checkpoint: &str) -> Result<Kept, ProviderError> {
         let sandboxes = self.sandboxes(&agent.agent).await?;
-        let running = sandboxes.iter().find(|listed| listed.state == "running").ok_or(ProviderError::SandboxGone)?;
         // What is only in the memory of its file system is not kept.
         let bytes = self.farewell(agent).await;
         let name = name_of(&self.service().deployment, &agent.agent, checkpoint);
-        self.account.snapshot(&running.id, &name).await?;
-        Ok(Kept { bytes })
+        for running in sandboxes.iter().filter(|listed| listed.state == "running") {
+            match self.account.snapshot(&running.id, &name).await {
+                Err(ProviderError::SandboxGone) => {}
+                other => return other.map(|()| Kept { bytes }),
+            }
+        }
+        Err(ProviderError::SandboxGone)
     }
 
     /// Makes a sandbox of a checkpoint in place of the agent's own.

@@ -56,6 +56,8 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(200);
 /// How often a create is tried whose key turns out to be used up.
 const CREATE_ATTEMPTS: u32 = 4;
 const CREATE_PAUSE: Duration = Duration::from_millis(500);
+/// How often one that goes on running is paused.
+const PAUSES: u32 = 3;
 /// After how long a list is asked for once more that may not have been up to date.
 const LIST_PAUSE: Duration = Duration::from_millis(300);
 
@@ -212,10 +214,52 @@ impl E2bProvider {
         if let Some(handle) = self.service().known.get(self.fingerprint, agent) {
             return Ok(handle);
         }
-        let running = self.sandboxes(agent).await?.into_iter().find(|listed| listed.state == "running");
-        let listed = running.ok_or(ProviderError::SandboxGone)?;
-        let (handle, _) = self.account.open(&listed.id).await?;
-        Ok(self.service().known.keep(self.fingerprint, agent, handle))
+        for listed in self.sandboxes(agent).await?.into_iter().filter(|listed| listed.state == "running") {
+            match self.account.open(&listed.id).await {
+                Ok((handle, _)) => return Ok(self.service().known.keep(self.fingerprint, agent, handle)),
+                Err(ProviderError::SandboxGone) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(ProviderError::SandboxGone)
+    }
+
+    /// Opens the first of those that is there. A list may still name one that is not.
+    async fn connect_to(&self, sandboxes: &[Listed], seconds: u64) -> Result<(Handle, bool), ProviderError> {
+        for listed in sandboxes {
+            match self.account.connect(&listed.id, seconds).await {
+                Err(ProviderError::SandboxGone) => {}
+                other => return other,
+            }
+        }
+        Err(ProviderError::SandboxGone)
+    }
+
+    /// Has a sandbox be paused, whatever a list says that it is. Whether it is there.
+    async fn put_down(&self, listed: &Listed) -> Result<bool, ProviderError> {
+        let mut runs = listed.state == "running";
+        for _ in 0..PAUSES {
+            if runs {
+                match self.account.pause(&listed.id).await {
+                    Err(ProviderError::SandboxGone) => return Ok(false),
+                    other => other?,
+                }
+            }
+            let detail = match self.account.open(&listed.id).await {
+                Err(ProviderError::SandboxGone) => return Ok(false),
+                other => other?.1,
+            };
+            runs = detail.state == "running";
+            if !runs && detail.pause_mode.as_deref() == Some("full") {
+                // A snapshot of the memory has the environment in it, and would be kept until somebody removes it.
+                self.account.kill(&listed.id).await?;
+                return Ok(false);
+            }
+            if !runs {
+                return Ok(true);
+            }
+        }
+        Err(failed("pause sandbox", None, true, "the sandbox goes on running"))
     }
 
     /// Does something in an agent's sandbox, and forgets it when it turns out to be gone.
@@ -269,30 +313,22 @@ impl Provider for E2bProvider {
 
     async fn stop(&self, agent: &AgentRef) -> Result<Kept, ProviderError> {
         let sandboxes = self.sandboxes(&agent.agent).await?;
-        let first = sandboxes.first().ok_or(ProviderError::SandboxGone)?;
         let mut bytes = None;
-        let running: Vec<&Listed> = sandboxes.iter().filter(|listed| listed.state == "running").collect();
-        if !running.is_empty() {
+        if sandboxes.iter().any(|listed| listed.state == "running") {
             bytes = self.farewell(agent).await;
-            self.service().known.forget(self.fingerprint, &agent.agent);
         }
-        for listed in running {
-            self.account.pause(&listed.id).await?;
+        self.service().known.forget(self.fingerprint, &agent.agent);
+        let mut is_kept = false;
+        for listed in &sandboxes {
+            is_kept |= self.put_down(listed).await?;
         }
-        let (_, detail) = self.account.open(&first.id).await?;
-        if detail.pause_mode.as_deref() == Some("full") {
-            // A snapshot of the memory has the environment in it, and would be kept until somebody removes it.
-            self.account.kill(&first.id).await?;
-            return Err(ProviderError::SandboxGone);
-        }
-        Ok(Kept { bytes })
+        if is_kept { Ok(Kept { bytes }) } else { Err(ProviderError::SandboxGone) }
     }
 
     async fn resume(&self, spec: &SandboxSpec, environment: &Environment) -> Result<Sandbox, ProviderError> {
         let frame = Frame::deliver(KIND, environment)?;
         let sandboxes = self.sandboxes(&spec.agent).await?;
-        let listed = sandboxes.first().ok_or(ProviderError::SandboxGone)?;
-        let (handle, booted) = self.account.connect(&listed.id, whole_seconds(spec.lifetime)).await?;
+        let (handle, booted) = self.connect_to(&sandboxes, whole_seconds(spec.lifetime)).await?;
         self.install(&handle).await?;
         if !booted {
             // What an interrupted resume left runs with another environment.

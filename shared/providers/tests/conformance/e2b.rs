@@ -87,6 +87,43 @@ async fn a_list_that_lags_loses_no_sandbox_and_leaves_none_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_names_what_is_gone_or_in_another_state_neither_loses_an_agent_nor_lets_it_run_on() {
+    let bed = Bed::e2b("stale").await;
+    let (spec, agent) = bed.create(&[("A", "b")]).await;
+    bed.write(&agent, "/data/kept", b"kept").await.unwrap();
+    let listed = async || manage(&bed, reqwest::Method::GET, "/v2/sandboxes", serde_json::json!(null)).await;
+    // Before the one that is there comes one that is not any more, and what runs is told to be paused, or the other way.
+    let stale = async |state: &str| {
+        let mut rows = listed().await.as_array().unwrap().clone();
+        rows[0]["state"] = state.into();
+        let mut dead = rows[0].clone();
+        (dead["sandboxID"], dead["state"]) = ("a0000000000000000000".into(), "running".into());
+        rows.insert(0, dead);
+        let kind = FaultKind::Instead { content: rows.into() };
+        bed.emulator().controls.fault(Fault { method: "GET".into(), path: "/v2/sandboxes".into(), times: 1, kind });
+    };
+    let state = async || listed().await[0]["state"].clone();
+    stale("running").await;
+    let other = bed.emulator().provider(&bed.emulator().deployment);
+    assert_eq!(other.exec(&agent, request(Language::Bash, "printf $A")).await.unwrap().stdout, "b");
+    let checkpoint = theazo_tenancy::CheckpointId::make().to_string();
+    stale("running").await;
+    bed.provider.checkpoint(&agent, &checkpoint).await.unwrap();
+    stale("paused").await;
+    bed.provider.stop(&agent).await.unwrap();
+    assert_eq!(state().await, "paused");
+    stale("running").await;
+    bed.provider.stop(&agent).await.unwrap();
+    assert_eq!(state().await, "paused");
+    stale("paused").await;
+    bed.provider.resume(&spec, &environment(&[("A", "c")])).await.unwrap();
+    assert_eq!(bed.bash(&agent, "printf $A; cat /data/kept").await, "ckept");
+    bed.destroy(&agent).await;
+    assert_eq!(bed.emulator().controls.left(), [""; 0]);
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sandbox_that_somebody_paused_with_its_memory_is_removed_and_not_kept() {
     let bed = Arc::new(Bed::e2b("memory").await);
     let (_, agent) = bed.create(&[]).await;
