@@ -59,9 +59,11 @@ pub async fn handle(
         let (call, sessions, opener, boot) = (&call, &sessions, &opener, &boot);
         async move {
             let mut wanted = parse(call, scope.mode())?;
+            // On the heap: unoptimised, what is nested in these is half of a thread's stack.
             let read = try_join(sessions.get(&scope, &wanted.session), opener.load(&scope, &wanted.session));
+            let read = Box::pin(async { Ok(read.await?) });
             let usual = async { if wanted.providers.is_empty() { boot.usual(&scope).await } else { Ok(Vec::new()) } };
-            let ((session, sealed), usual) = try_join(async { Ok(read.await?) }, usual).await?;
+            let ((session, sealed), usual) = try_join(read, Box::pin(usual)).await?;
             if wanted.providers.is_empty() {
                 wanted.providers = usual;
                 prefer_regions(&wanted.new, &mut wanted.providers);

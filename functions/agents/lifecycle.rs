@@ -219,7 +219,7 @@ async fn go_on_pausing(
     };
     match pausing.status {
         AgentStatus::Paused => Ok(pausing),
-        _ => finish_pause(scope, &pausing, agents, sandboxes).await,
+        _ => Box::pin(finish_pause(scope, &pausing, agents, sandboxes)).await,
     }
 }
 

@@ -60,7 +60,8 @@ impl Run {
         if self.boots == Boots::Impossible { 0 } else { grace_ms }
     }
 
-    /// Goes on with what an agent is in the middle of, and holds it to its limits.
+    /// Goes on with what an agent is in the middle of, and holds it to its limits. What it waits for is on the heap:
+    /// unoptimised, all of it would be a part of this one's stack.
     async fn stand_by(
         &self,
         scope: &TenantScope,
@@ -79,11 +80,12 @@ impl Run {
             && found_at(look.found, &agent, &work.platform)
                 .is_some_and(|found| found.get(agent.id.as_str()) != Some(&true));
         let heard = look.hosts.heard(agent.host.as_deref(), &work.platform);
-        if self.out_of_reach(scope, &agent, heard, look, outcome).await? {
+        if Box::pin(self.out_of_reach(scope, &agent, heard, look, outcome)).await? {
             return Ok(());
         }
         // Of one that is lost nobody knows whether it ran while its host was silent.
-        let agent = if heard == Heard::Answer && !is_lost { self.heard_again(scope, agent).await? } else { agent };
+        let agent =
+            if heard == Heard::Answer && !is_lost { Box::pin(self.heard_again(scope, agent)).await? } else { agent };
         let is_interrupted = now - agent.since_ms >= self.grace(BOOT_GRACE_MS);
         let (status, count) = match agent.status {
             AgentStatus::Booting if is_interrupted => {
@@ -93,7 +95,7 @@ impl Run {
             }
             AgentStatus::Ready | AgentStatus::Running if agent.intent == Some(Intent::Pausing) => {
                 if is_interrupted {
-                    lifecycle::finish_pause(scope, &agent, &self.agents, &self.sandboxes).await?;
+                    Box::pin(lifecycle::finish_pause(scope, &agent, &self.agents, &self.sandboxes)).await?;
                     outcome.pauses += 1;
                 }
                 return Ok(());
@@ -104,7 +106,7 @@ impl Run {
                 return Ok(());
             }
             status if status.is_over() => {
-                let mut cleared = lifecycle::clear(scope, &agent, &self.agents, &self.sandboxes).await?;
+                let mut cleared = Box::pin(lifecycle::clear(scope, &agent, &self.agents, &self.sandboxes)).await?;
                 if !cleared && !agent.keeps_files(now) && self.gives_up_elsewhere(&agent, &work.platform, look) {
                     cleared = self.agents.settle(scope, &agent.id).await?.sandbox_gone;
                 }
@@ -116,16 +118,16 @@ impl Run {
                 (AgentStatus::Completed, &mut outcome.expired)
             }
             AgentStatus::Ready | AgentStatus::Running if is_lost => {
-                lifecycle::lost(scope, &agent, &self.agents, &self.sandboxes).await;
+                Box::pin(lifecycle::lost(scope, &agent, &self.agents, &self.sandboxes)).await;
                 outcome.lost += 1;
                 return Ok(());
             }
             AgentStatus::Ready | AgentStatus::Running => {
                 let Self { sessions, agents, sandboxes, watch, .. } = self;
-                let stopped = watch.visit(scope, &agent, sessions, agents, sandboxes).await?;
+                let stopped = Box::pin(watch.visit(scope, &agent, sessions, agents, sandboxes)).await?;
                 outcome.over_limit += usize::from(stopped);
                 // Limits first: they also end what cannot be paused.
-                let pause = async |by| lifecycle::pause(scope, &agent, by, agents, sandboxes).await;
+                let pause = async |by| Box::pin(lifecycle::pause(scope, &agent, by, agents, sandboxes)).await;
                 if !stopped && look.suspended {
                     pause(PausedBy::Operator).await?;
                     outcome.suspended += 1;
@@ -147,12 +149,12 @@ impl Run {
                     }
                     outcome.pauses += 1;
                 }
-                self.agents.charge_storage(scope, agent).await?;
+                Box::pin(self.agents.charge_storage(scope, agent)).await?;
                 return Ok(());
             }
             _ => return Ok(()),
         };
-        let ended = lifecycle::end(scope, &agent, status, &self.agents, &self.sandboxes).await?;
+        let ended = Box::pin(lifecycle::end(scope, &agent, status, &self.agents, &self.sandboxes)).await?;
         *count += usize::from(ended.sandbox_gone);
         Ok(())
     }

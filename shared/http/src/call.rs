@@ -3,7 +3,6 @@
 use crate::{ApiError, ErrorCode, LateOutcome, Pattern, QueryParams, Request, StreamLimits};
 use futures_util::future::{Either, select};
 use std::future::Future;
-use std::pin::pin;
 use theazo_store::{Admission, Ahead, Credentials, now_ms};
 use theazo_tenancy::{Claim, CredentialKind, Origin, Principal, ReadScope, Unauthorized};
 
@@ -192,8 +191,9 @@ impl Call {
     {
         let claim = self.claim()?;
         let ahead = Ahead::default();
-        let admitting = pin!(self.admit(&claim));
-        let reading = pin!(ahead.hold(claim.read_ahead(read)));
+        // On the heap: unoptimised, these two and what is nested in them are half of a thread's stack.
+        let admitting = Box::pin(self.admit(&claim));
+        let reading = Box::pin(ahead.hold(claim.read_ahead(read)));
         let (principal, withheld) = match select(admitting, reading).await {
             // Whoever is refused is refused now: how long the read would take tells of the tenant's data.
             Either::Left((admitted, reading)) => {
