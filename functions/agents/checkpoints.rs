@@ -84,7 +84,10 @@ pub(super) async fn make(
         other => other?,
     };
     let made = tokio::time::timeout(MAKE_TIMEOUT, provider.checkpoint(&sandbox, id.as_str())).await;
-    let failure = match made.unwrap_or(Err(ProviderError::TimedOut)) {
+    let made = made.unwrap_or(Err(ProviderError::TimedOut));
+    // What was given up on may still come about.
+    let comes_late = matches!(made, Err(ProviderError::TimedOut | ProviderError::Failed { .. }));
+    let failure = match made {
         Ok(kept) => match agents.finish_checkpoint(&scope, &agent.id, &id, kept.bytes).await {
             Ok(now) => {
                 let made = now.kept_checkpoint(&id).map(|made| show(&now, made));
@@ -107,20 +110,21 @@ pub(super) async fn make(
         tracing::warn!(agent = %agent.id, %error, "a checkpoint that failed is not given up yet");
         return Err(failure);
     }
-    take_back(&scope, &agent, &id, agents, sandboxes).await;
+    take_back(&scope, &agent, (&id, comes_late), agents, sandboxes).await;
     Err(failure)
 }
 
-/// Removes what was made of a checkpoint that came to nothing, and what its agent, if it is over by now, kept for it.
+/// Removes what was made of a checkpoint that came to nothing, and what its agent, if it is over by now, kept for it. Of
+/// one that may come late it is noted until it cannot any more.
 async fn take_back(
     scope: &TenantScope,
     agent: &Agent,
-    checkpoint: &CheckpointId,
+    (checkpoint, comes_late): (&CheckpointId, bool),
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) {
     let taken = async {
-        remove(scope, agent, checkpoint, agents, sandboxes).await?;
+        remove(scope, agent, (checkpoint, !comes_late), agents, sandboxes).await?;
         match agents.get(scope, &agent.id).await? {
             Some(now) if now.status.is_over() && !now.sandbox_gone => {
                 lifecycle::clear(scope, &now, agents, sandboxes).await.map(|_| ())
@@ -147,7 +151,8 @@ pub(crate) async fn remove_left_over(
     let removals = left.map(|checkpoint| async move {
         let given_up = async {
             agents.give_up_checkpoint(scope, &agent.id, &checkpoint.id).await?;
-            remove(scope, agent, &checkpoint.id, agents, sandboxes).await
+            let cannot_come = now.saturating_sub(checkpoint.created_at_ms) >= grace_ms.unwrap_or(0);
+            remove(scope, agent, (&checkpoint.id, cannot_come), agents, sandboxes).await
         };
         in_time(given_up).await
     });
@@ -164,11 +169,11 @@ async fn in_time(removal: impl Future<Output = Result<(), ApiError>>) -> Result<
     tokio::time::timeout(REMOVE_TIMEOUT, removal).await.map_err(late)?
 }
 
-/// Removes a checkpoint that was given up, at its provider and then in the row.
+/// Removes a checkpoint that was given up, at its provider and then, if that is all there will be of it, in the row.
 async fn remove(
     scope: &TenantScope,
     agent: &Agent,
-    checkpoint: &CheckpointId,
+    (checkpoint, is_all): (&CheckpointId, bool),
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<(), ApiError> {
@@ -177,7 +182,9 @@ async fn remove(
         let removed = provider.remove_checkpoint(&sandbox, checkpoint.as_str()).await;
         removed.map_err(|error| super::failure::to_api(&agent.provider, &error))?;
     }
-    agents.forget_checkpoint(scope, &agent.id, checkpoint).await?;
+    if is_all {
+        agents.forget_checkpoint(scope, &agent.id, checkpoint).await?;
+    }
     Ok(())
 }
 

@@ -1,10 +1,15 @@
 //! Checkpoints of running agents, resuming from one, and retrying what is over.
 
 use crate::crash_checkpoints::on_engine;
+use crate::e2b::{configure, on_e2b};
 use crate::harness::{
-    Answer, Client, E2B_KEY, Platform, container_name, docker, end_agent, fail_agent, make_canary, sha256,
+    Answer, Client, E2B_KEY, OwnStack, Platform, container_name, docker, end_agent, fail_agent, make_canary, sha256,
+    start_e2b_emulator,
 };
 use serde_json::{Value, json};
+use std::time::Duration;
+use theazo_e2b_emulator::{Fault, FaultKind};
+use theazo_functions::reconcile::{Boots, reconcile};
 use theazo_store::AgentStatus;
 use theazo_tenancy::Mode;
 
@@ -243,4 +248,42 @@ async fn a_sandbox_that_was_lost_leaves_checkpoints_to_retry_from_and_cannot_be_
     act(client, &agent, "retry", json!({})).await.expect(200);
     assert_eq!(read(client, &agent, "/data/file").await, "kept");
     client.terminate(&session).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_comes_about_when_it_was_given_up_already_does_not_stay() {
+    // Longer than it is waited for.
+    const LATE: Duration = Duration::from_secs(20);
+    let emulator = start_e2b_emulator("e2b-late").await;
+    let (own, client) = OwnStack::start_with(None, |config| {
+        config.e2b = emulator.endpoints.clone();
+        config.reconcile_every = Duration::from_secs(3_600);
+    })
+    .await;
+    configure(&client, E2B_KEY).await;
+    let session = client.session("u").await;
+    let agent = client.boot(&session, on_e2b()).await;
+    let kind = FaultKind::Late { millis: LATE.as_millis() as u64 };
+    emulator.controls.fault(Fault { method: "POST".into(), path: "/snapshots".into(), times: 1, kind });
+    act(&client, &agent, "checkpoints", json!({ "phase": "late" })).await.expect_error(502, "provider_error");
+    let left = || emulator.controls.left().len();
+    assert_eq!(left(), 1, "only its sandbox");
+    for _ in 0..100 {
+        if left() == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(left(), 2, "it came about");
+    let run = async || Box::pin(reconcile(own.stack.deployment(), Boots::UnderWay)).await.unwrap();
+    run().await;
+    assert_eq!((left(), status(&client, &agent).await), (1, json!("ready")));
+    assert!(phases(&client, &agent).await.is_empty());
+    // Nor is it in the way of the next.
+    assert!(!checkpoint(&client, &agent, "next").await.is_empty());
+    run().await;
+    assert_eq!(phases(&client, &agent).await, ["next"]);
+    client.terminate(&session).await;
+    assert_eq!(left(), 0);
+    own.stop().await;
 }

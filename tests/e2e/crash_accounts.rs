@@ -215,14 +215,30 @@ async fn kill_often(place: Place) -> BTreeMap<String, usize> {
         // No agent is lost, and no checkpoint: only a terminate ends one that was there.
         for (agent, status, checkpoints) in &before {
             let is_there = expected.contains_key(agent);
-            let lost = is_alive(status) && !is_there && what != "terminate";
+            let was_to_end = what == "terminate" && path.contains(agent.as_str());
+            let lost = is_alive(status) && !is_there && !was_to_end;
             assert!(!lost, "{agent} is lost: {context}: {}", process.output());
             let has = |kept: &String| after.iter().any(|(same, _, now)| same == agent && now.contains(kept));
             // Beyond ten the oldest go.
             assert!(!is_there || checkpoints.len() >= 10 || checkpoints.iter().all(has), "{context}");
         }
+        // What was acknowledged is so.
         if let Some(answer) = &answer {
             assert!(answer.status < 300, "{context}");
+            let told: Value = serde_json::from_str(&answer.text).unwrap();
+            let its = |agent: &str| expected.get(agent).copied();
+            let of = path.split('/').nth(3).unwrap();
+            let holds = match what {
+                "create" => its(told["id"].as_str().unwrap()) == Some(true),
+                "terminate" => its(of).is_none(),
+                "pause" => its(of) == Some(false),
+                "checkpoint" => {
+                    let made = told["id"].as_str().unwrap();
+                    after.iter().any(|(same, _, kept)| same == of && kept.iter().any(|kept| kept == made))
+                }
+                _ => its(of) == Some(true),
+            };
+            assert!(holds, "{context}: {}", process.output());
         }
         for (agent, _) in expected.iter().filter(|(_, running)| **running) {
             let told = client.run(agent, "bash", "[ -n \"$KEY\" ] && echo delivered").await;
@@ -230,6 +246,11 @@ async fn kill_often(place: Place) -> BTreeMap<String, usize> {
         }
         *seen.entry(format!("{what}, {}", if answer.is_some() { "answered" } else { "interrupted" })).or_default() += 1;
     }
+    // Nothing was counted twice, or not at all. An agent whose create was not answered was made, too.
+    let running = place.there(&process).await.values().filter(|running| **running).count();
+    let counted = process.client().get(&format!("/v1/sessions/{session}/usage")).await.expect(200);
+    let all = agents_of(&process.client(), &session).await.len();
+    assert_eq!((&counted["activeAgents"], &counted["totalAgentsCreated"]), (&json!(running), &json!(all)), "{counted}");
     process.client().terminate(&session).await;
     assert!(place.there(&process).await.is_empty(), "{seen:?}");
     let all = agents_of(&process.client(), &session).await;

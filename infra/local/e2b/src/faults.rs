@@ -29,7 +29,12 @@ pub enum FaultKind {
         /// What is answered.
         content: Value,
     },
-    /// The call is done so much later.
+    /// The call is done so much later, also when nobody waits for its answer any more.
+    Late {
+        /// Milliseconds.
+        millis: u64,
+    },
+    /// The call is done so much later, if its answer is still waited for.
     Delay {
         /// Milliseconds.
         millis: u64,

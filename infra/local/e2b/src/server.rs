@@ -60,6 +60,13 @@ async fn answer(State(controls): State<Controls>, request: Request) -> Response 
             let status = dispatch(&controls, request).await.status();
             shown(status.as_u16(), &content)
         }
+        Some(FaultKind::Late { millis }) => {
+            let done = tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                dispatch(&controls, request).await
+            });
+            done.await.unwrap_or_else(|_| broken())
+        }
         Some(FaultKind::Delay { millis }) => {
             tokio::time::sleep(Duration::from_millis(millis)).await;
             dispatch(&controls, request).await

@@ -14,8 +14,9 @@ use theazo_tenancy::{AgentId, CheckpointId, SnapshotId, TenantScope};
 
 /// Most checkpoints that an agent has: with one more its oldest goes.
 pub const MAX_CHECKPOINTS: usize = 10;
-/// How long a checkpoint may be in the making before its process counts as dead, milliseconds. Its request gives up earlier.
-pub const CHECKPOINT_GRACE_MS: i64 = 60_000;
+/// How long a checkpoint may be in the making before its process counts as dead, milliseconds, and one that was given up may
+/// still come about: a service goes on when nobody waits for it, E2B for more than a minute. Its request gives up earlier.
+pub const CHECKPOINT_GRACE_MS: i64 = 120_000;
 /// Most entries in a row, those included that are still to be removed.
 const MAX_ENTRIES: usize = 2 * MAX_CHECKPOINTS;
 
