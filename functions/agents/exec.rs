@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
-use theazo_http::{Answer, ApiError, Call, ErrorCode, MAX_ANSWER_BYTES};
+use theazo_http::{Answer, ApiError, Call, ErrorCode, Fields, MAX_ANSWER_BYTES};
 use theazo_providers::{AgentRef, ExecRequest, Language, Provider};
 use theazo_redaction::Redactor;
 use theazo_store::{Agent, AgentCopies, Agents, LogWriter, Measurements, Replays};
@@ -60,7 +60,7 @@ async fn answer(
         let (call, agents, replays, copies) = (&call, &agents, &replays, &copies);
         async move {
             let id = call.request().agent_id()?;
-            let request = parse(call)?;
+            let request = parse(&call.request().fields(false)?)?;
             let (agent, replay, sealed) =
                 try_join3(agents.get(&scope, &id), replays.recall(&scope, &digest), copies.load(&scope, &id)).await?;
             Ok((request, agent, replay, sealed))
@@ -129,8 +129,7 @@ fn digest(call: &Call) -> [u8; 32] {
     hash.finalize().into()
 }
 
-fn parse(call: &Call) -> Result<(ExecRequest, Encoding), ApiError> {
-    let fields = call.request().fields(false)?;
+fn parse(fields: &Fields) -> Result<(ExecRequest, Encoding), ApiError> {
     let language = match fields.required_text("language", 64)? {
         "python" => Language::Python,
         "node" => Language::Node,
@@ -214,6 +213,27 @@ mod tests {
         assert_eq!(shown, json!({"stdout": "a\u{fffd}b", "stderr": "", "exitCode": 7, "truncated": ["stderr"]}));
         let shown = show(output(b"a\xffb".to_vec(), vec![]), Encoding::Base64);
         assert_eq!(shown["stdout"], "Yf9i");
+    }
+
+    #[test]
+    fn code_has_two_minutes_unless_it_says_otherwise_and_at_most_ten() {
+        let timeout = |body: &Value| -> Result<u64, ApiError> {
+            let request = theazo_http::Request {
+                id: theazo_tenancy::RequestId::make(),
+                source_ip: None,
+                raw_path: String::new(),
+                params: Default::default(),
+                raw_query: String::new(),
+                headers: Default::default(),
+                body: body.to_string().into(),
+            };
+            parse(&request.fields(false)?).map(|(request, _)| request.timeout.as_secs())
+        };
+        assert_eq!(timeout(&json!({ "language": "bash", "code": ":" })).ok(), Some(120));
+        for (asked, seconds) in [("10m", Some(600)), ("601s", None), ("0s", None)] {
+            let body = json!({ "language": "bash", "code": ":", "timeout": asked });
+            assert_eq!(timeout(&body).ok(), seconds, "{asked}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ crate::promises! { "behaviour":
     Processes output_beyond_the_cap_is_cut_and_marked;
     Processes twenty_at_once_all_come_to_their_end;
     Nothing files_are_byte_exact_in_pieces_and_under_odd_names;
+    Processes a_file_of_64_mib_comes_back_as_it_was_written;
     Nothing a_path_that_leads_out_is_refused;
     Processes a_link_that_leads_out_is_refused;
     Nothing what_is_not_there_or_of_another_kind_is_told_apart;
@@ -114,6 +115,23 @@ async fn files_are_byte_exact_in_pieces_and_under_odd_names(bed: Arc<Bed>) {
     let read = bed.read(&agent, path).await.unwrap();
     assert!(read[..2_500_000] == whole && &read[2_500_000..] == b"end");
     assert_eq!(bed.provider.read_file(&agent, path, 9_000_000, 5).await.unwrap().data, "");
+    bed.destroy(&agent).await;
+}
+
+async fn a_file_of_64_mib_comes_back_as_it_was_written(bed: Arc<Bed>) {
+    const PIECE: usize = 8 * 1024 * 1024;
+    let (_, agent) = bed.create(&[]).await;
+    // Each piece is another, and each byte of one differs from its neighbours.
+    let piece = |index: usize| -> Bytes { (0..PIECE).map(|at| (at * 131 + at / 251 + index * 17) as u8).collect() };
+    for index in 0..8 {
+        let written = bed.provider.write_file(&agent, "/data/large", Some(WriteAt::End), piece(index)).await;
+        written.unwrap_or_else(|error| panic!("{index}: {error}"));
+    }
+    for index in (0..8).rev() {
+        let (offset, length) = ((index * PIECE) as u64, PIECE as u64);
+        let read = bed.provider.read_file(&agent, "/data/large", offset, length).await.unwrap();
+        assert!(read.size == 8 * PIECE as u64 && read.data == piece(index), "{index}");
+    }
     bed.destroy(&agent).await;
 }
 
