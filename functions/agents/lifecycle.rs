@@ -289,8 +289,7 @@ pub(crate) async fn stop_stray(
             let _ = Box::pin(without_files(scope, &held, AgentStatus::Failed, holds, agents, sandboxes)).await;
             return Ok(false);
         }
-        // What has used up its limit, or was stopped by the operator, does not run on for want of a way to keep its files.
-        Stopped::CannotPause if matches!(held.paused_by, Some(PausedBy::Limit | PausedBy::Operator)) => {
+        Stopped::CannotPause if held.paused_by.is_some_and(PausedBy::must_not_run) => {
             Box::pin(end(scope, &held, AgentStatus::Completed, agents, sandboxes)).await?;
             return Ok(false);
         }

@@ -157,6 +157,15 @@ pub struct OwnedSandbox {
     pub running: bool,
 }
 
+/// Room for agents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// How many more can be made.
+    pub free: u64,
+    /// How many there can be in all.
+    pub places: u64,
+}
+
 /// Whether a provider can be used now.
 #[derive(Clone, Debug)]
 pub struct Health {
@@ -254,6 +263,12 @@ pub trait Provider: Send + Sync {
 
     /// Every sandbox of this deployment that the provider still has any part of.
     async fn list_mine(&self) -> Result<Vec<OwnedSandbox>, ProviderError>;
+
+    /// How much room there is for agents. Nothing where the provider does not say so, as no service does: it refuses what
+    /// is too much ([`ProviderError::NoCapacity`]).
+    async fn capacity(&self) -> Result<Option<Capacity>, ProviderError> {
+        Ok(None)
+    }
 
     /// Whether the provider answers. Never an error: being unreachable is the answer.
     async fn health(&self) -> Health;

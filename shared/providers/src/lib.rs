@@ -23,8 +23,8 @@ mod port_key;
 pub mod simulated;
 
 pub use contract::{
-    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OpenPort, OwnedSandbox, Provider,
-    ProviderKind, Sandbox, SandboxSpec,
+    AgentRef, Capacity, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OpenPort, OwnedSandbox,
+    Provider, ProviderKind, Sandbox, SandboxSpec,
 };
 pub use error::ProviderError;
 pub use theazo_guest_protocol::{FileEntry, Language, WriteAt};

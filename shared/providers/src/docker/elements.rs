@@ -24,6 +24,8 @@ pub(super) struct Elements {
     /// How deep the array is, once it has begun.
     array: Option<usize>,
     is_over: bool,
+    /// Bytes before the array.
+    before: usize,
     element: Vec<u8>,
 }
 
@@ -71,8 +73,12 @@ impl Elements {
     }
 
     fn keep(&mut self, byte: u8) -> Result<(), Odd> {
-        if self.array.is_none() || self.is_over {
+        if self.is_over {
             return Ok(());
+        }
+        if self.array.is_none() {
+            self.before += 1;
+            return if self.before > LONGEST { Err(Odd::NoList) } else { Ok(()) };
         }
         if self.element.len() == LONGEST {
             return Err(Odd::TooLong);
@@ -139,6 +145,9 @@ mod tests {
         for odd in ["[", "[1,", "[{}", "{\"a\":[1", "]", "}{", "[\"a"] {
             assert_eq!(elements(odd.as_bytes(), 2).map(|_| ()), Err(Odd::NoList), "{odd}");
         }
+        let late = |bytes: usize| format!("{}[1]", " ".repeat(bytes)).into_bytes();
+        assert_eq!(elements(&late(LONGEST), 1000).map(|found| found.len()), Ok(1));
+        assert_eq!(elements(&late(LONGEST + 1), 1000).map(|_| ()), Err(Odd::NoList));
         let long = |bytes: usize| format!("[\"{}\"]", "1".repeat(bytes - 2)).into_bytes();
         assert_eq!(elements(&long(LONGEST), 1000).map(|found| found.len()), Ok(1));
         assert_eq!(elements(&long(LONGEST + 1), 1000).map(|_| ()), Err(Odd::TooLong));

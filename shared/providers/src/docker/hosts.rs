@@ -9,7 +9,7 @@ use super::credential::{CredentialFault, read};
 use super::moving::Carried;
 use super::ranges::HostRanges;
 use super::{DockerConfig, DockerProvider, Endpoint};
-use crate::{Health, Provider, ProviderError, SandboxSpec};
+use crate::{Capacity, Health, Provider, ProviderError, SandboxSpec};
 use bollard::Docker;
 use futures_util::future::{join, join_all};
 use sha2::{Digest, Sha256};
@@ -72,14 +72,7 @@ impl Standing<'_> {
     }
 }
 
-/// How much room a host has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Room {
-    free: u64,
-    places: u64,
-}
-
-impl Room {
+impl Capacity {
     /// Whether it is the emptier one, by the part of its places that is free.
     fn beats(self, other: Self) -> bool {
         u128::from(self.free) * u128::from(other.places) > u128::from(other.free) * u128::from(self.places)
@@ -87,11 +80,11 @@ impl Room {
 }
 
 impl Host {
-    async fn room(&self) -> Result<Room, ProviderError> {
+    async fn room(&self) -> Result<Capacity, ProviderError> {
         let asked = self.provider.room(ROOM_LIMIT).await;
         let mut down_until = self.down_until.lock().unwrap_or_else(PoisonError::into_inner);
         *down_until = asked.is_err().then(|| Instant::now() + DOWN_FOR);
-        asked.map(|(free, places)| Room { free, places })
+        asked
     }
 
     fn is_down(&self) -> bool {
@@ -279,8 +272,8 @@ async fn choose(mut hosts: Vec<&Host>) -> Option<&Host> {
 }
 
 /// The one with the largest part of its places free; none if all are full or silent.
-fn emptiest(rooms: Vec<(&Host, Result<Room, ProviderError>)>) -> Option<&Host> {
-    let mut best: Option<(&Host, Room)> = None;
+fn emptiest(rooms: Vec<(&Host, Result<Capacity, ProviderError>)>) -> Option<&Host> {
+    let mut best: Option<(&Host, Capacity)> = None;
     for (host, room) in rooms {
         match room {
             Ok(room) if room.free > 0 && best.is_none_or(|(_, other)| room.beats(other)) => best = Some((host, room)),
@@ -306,7 +299,7 @@ mod tests {
 
     #[test]
     fn the_emptier_host_is_the_one_with_the_larger_part_free() {
-        let room = |free, places| Room { free, places };
+        let room = |free, places| Capacity { free, places };
         assert!(room(5, 10).beats(room(40, 100)));
         assert!(!room(4, 10).beats(room(40, 100)) && !room(40, 100).beats(room(4, 10)));
         assert!(room(1, 1000).beats(room(0, 1)));

@@ -45,8 +45,8 @@ pub use transport::{Endpoint, connect};
 use crate::frame::Frame;
 use crate::guest_calls::{Answered, Call, exec_output, listing, piece, written};
 use crate::{
-    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OpenPort, OwnedSandbox, Provider,
-    ProviderError, ProviderKind, Sandbox, SandboxSpec,
+    AgentRef, Capacity, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OpenPort, OwnedSandbox,
+    Provider, ProviderError, ProviderKind, Sandbox, SandboxSpec,
 };
 use async_trait::async_trait;
 use bollard::Docker;
@@ -243,6 +243,10 @@ impl Provider for DockerProvider {
 
     async fn list_mine(&self) -> Result<Vec<OwnedSandbox>, ProviderError> {
         self.list_owned().await
+    }
+
+    async fn capacity(&self) -> Result<Option<Capacity>, ProviderError> {
+        self.room(CALL_LIMIT).await.map(Some)
     }
 
     async fn health(&self) -> Health {

@@ -6,7 +6,7 @@ use super::failure::{failed, from_engine, says, timed};
 use super::lists::{Labelled, Network};
 use super::subnets::Subnet;
 use super::{CALL_LIMIT, DockerProvider, names};
-use crate::{ProviderError, SandboxSpec};
+use crate::{Capacity, ProviderError, SandboxSpec};
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -54,12 +54,12 @@ impl DockerProvider {
     }
 
     /// How many agents have room beside those that are there, and how many have in all.
-    pub(super) async fn room(&self, limit: Duration) -> Result<(u64, u64), ProviderError> {
+    pub(super) async fn room(&self, limit: Duration) -> Result<Capacity, ProviderError> {
         let networks = timed(limit, self.lists.all_networks()).await;
         let networks = networks.map_err(|error| from_engine("list networks", error))?;
         let used: Vec<Subnet> = networks.iter().flat_map(subnets_of).collect();
         let pool = &self.config.subnet_pool;
-        Ok((pool.free(&used), pool.places()))
+        Ok(Capacity { free: pool.free(&used), places: pool.places() })
     }
 
     /// Which engine this is: the id of a network that each has made for itself. The engine's own id is a file's that may have

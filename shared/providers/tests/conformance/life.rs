@@ -16,6 +16,7 @@ crate::promises! { "life":
     Nothing a_sandbox_ends_by_itself_when_its_time_is_over;
     Nothing two_agents_do_not_see_each_others_files;
     Nothing a_destroyed_agents_id_can_be_used_again;
+    Nothing what_room_there_is_is_told_by_engines_and_by_nobody_else;
 }
 
 async fn creating_twice_with_one_id_gives_one_sandbox_with_its_files(bed: Arc<Bed>) {
@@ -125,5 +126,14 @@ async fn a_destroyed_agents_id_can_be_used_again(bed: Arc<Bed>) {
     bed.destroy(&agent).await;
     bed.provider.create(&spec, &Environment::default()).await.unwrap();
     assert!(matches!(bed.read(&agent, "/data/old").await, Err(ProviderError::FileNotFound)));
+    bed.destroy(&agent).await;
+}
+
+async fn what_room_there_is_is_told_by_engines_and_by_nobody_else(bed: Arc<Bed>) {
+    let (_, agent) = bed.create(&[]).await;
+    let room = bed.provider.capacity().await.unwrap();
+    assert_eq!(room.is_some(), bed.engine.is_some(), "{room:?}");
+    // This one has taken a place.
+    assert!(room.is_none_or(|room| room.free < room.places), "{room:?}");
     bed.destroy(&agent).await;
 }
