@@ -40,6 +40,7 @@ mod credential_key;
 mod ids;
 mod keys;
 mod operator;
+mod rows;
 mod scope;
 mod user_id;
 
@@ -54,5 +55,6 @@ pub use ids::{
 };
 pub use keys::{LOG_SHARDS, Partition, TableKey, WORK_SHARDS, WorkRef};
 pub use operator::{Operator, SealedOwner, SealedPlace};
-pub use scope::{Mode, OutOfReach, PlatformScope, ReadScope, SessionScope, TenantScope};
+pub use rows::{PlatformScope, SessionScope};
+pub use scope::{Mode, OutOfReach, ReadScope, TenantScope};
 pub use user_id::{MAX_USER_ID_BYTES, UserId};
