@@ -191,20 +191,7 @@ async fn remove(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn fields(body: Value) -> Fields {
-        let request = theazo_http::Request {
-            id: theazo_tenancy::RequestId::make(),
-            source_ip: None,
-            raw_path: String::new(),
-            params: Default::default(),
-            raw_query: String::new(),
-            headers: Default::default(),
-            body: body.to_string().into(),
-        };
-        let Ok(fields) = request.fields(true) else { panic!("it is an object") };
-        fields
-    }
+    use crate::agents::support::fields;
 
     #[test]
     fn what_is_said_of_a_checkpoint_is_bounded_and_named() {
@@ -217,7 +204,7 @@ mod tests {
             (json!({ "metadata": { "a": 5 } }), "metadata.a"),
             (json!({ "metadata": { "a": "x".repeat(1000), "b": "x".repeat(1000), "c": "x".repeat(100) } }), "metadata"),
         ] {
-            let Err(refusal) = parse(&fields(body.clone())) else { panic!("{body} was taken") };
+            let Err(refusal) = parse(&fields(&body)) else { panic!("{body} was taken") };
             let told: Value = serde_json::from_str(&refusal.to_json()).unwrap();
             assert_eq!(
                 (refusal.code(), &told["details"]["field"]),
@@ -225,10 +212,11 @@ mod tests {
                 "{body}"
             );
         }
-        let Ok(taken) = parse(&fields(json!({ "phase": "p", "progress": 33.333_33, "metadata": { "a": "b" } }))) else {
+        let Ok(taken) = parse(&fields(&json!({ "phase": "p", "progress": 33.333_33, "metadata": { "a": "b" } })))
+        else {
             panic!("it is as it may be")
         };
         assert_eq!((taken.phase.as_deref(), taken.progress, taken.metadata.len()), (Some("p"), Some(33.33), 1));
-        assert!(parse(&fields(json!({}))).is_ok_and(|nothing| nothing.progress.is_none()));
+        assert!(parse(&fields(&json!({}))).is_ok_and(|nothing| nothing.progress.is_none()));
     }
 }

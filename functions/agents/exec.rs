@@ -193,6 +193,7 @@ fn encode(bytes: &[u8], encoding: Encoding, budget: usize) -> (String, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agents::support::fields;
     use theazo_providers::ExecOutput;
 
     fn output(stdout: Vec<u8>, stderr: Vec<u8>) -> MaskedOutput {
@@ -218,16 +219,7 @@ mod tests {
     #[test]
     fn code_has_two_minutes_unless_it_says_otherwise_and_at_most_ten() {
         let timeout = |body: &Value| -> Result<u64, ApiError> {
-            let request = theazo_http::Request {
-                id: theazo_tenancy::RequestId::make(),
-                source_ip: None,
-                raw_path: String::new(),
-                params: Default::default(),
-                raw_query: String::new(),
-                headers: Default::default(),
-                body: body.to_string().into(),
-            };
-            parse(&request.fields(false)?).map(|(request, _)| request.timeout.as_secs())
+            parse(&fields(body)).map(|(request, _)| request.timeout.as_secs())
         };
         assert_eq!(timeout(&json!({ "language": "bash", "code": ":" })).ok(), Some(120));
         for (asked, seconds) in [("10m", Some(600)), ("601s", None), ("0s", None)] {

@@ -31,6 +31,8 @@ mod sandboxes;
 pub mod secrets_list;
 mod simulated;
 pub mod status;
+#[cfg(test)]
+mod support;
 pub mod terminate;
 
 pub(crate) use again::boot_again;
