@@ -1,15 +1,11 @@
 //! Checkpoints of running agents, resuming from one, and retrying what is over.
 
 use crate::crash_checkpoints::on_engine;
-use crate::e2b::{configure, on_e2b};
-use crate::harness::{
-    Answer, Client, E2B_KEY, OwnStack, Platform, container_name, docker, end_agent, fail_agent, make_canary, sha256,
-    start_e2b_emulator,
-};
+use crate::e2b::{on_e2b, with_e2b, with_own_e2b};
+use crate::harness::{Answer, Client, Platform, container_name, docker, end_agent, fail_agent, make_canary, sha256};
 use serde_json::{Value, json};
 use std::time::Duration;
 use theazo_e2b_emulator::{Fault, FaultKind};
-use theazo_functions::reconcile::{Boots, reconcile};
 use theazo_store::AgentStatus;
 use theazo_tenancy::Mode;
 
@@ -218,12 +214,8 @@ async fn an_agent_on_the_engine_is_resumed_and_retried_from_its_checkpoints_and_
 
 #[tokio::test]
 async fn an_agent_on_e2b_is_resumed_and_retried_from_its_checkpoints() {
-    let platform = Platform::make("checkpoints e2b").await;
-    let client = &platform.client;
-    client.post("/v1/secrets", json!({ "E2B_API_KEY": E2B_KEY })).await.expect(204);
-    let body = json!({ "credentialRef": "E2B_API_KEY" });
-    client.call("PUT", "/v1/providers/e2b", Some(&body)).await.expect(200);
-    circle(&platform, client, Mode::Live, json!({ "provider": "e2b" }), true).await;
+    let platform = with_e2b("checkpoints e2b").await;
+    circle(&platform, &platform.client, Mode::Live, on_e2b(), true).await;
 }
 
 #[tokio::test]
@@ -254,13 +246,7 @@ async fn a_sandbox_that_was_lost_leaves_checkpoints_to_retry_from_and_cannot_be_
 async fn a_checkpoint_that_comes_about_when_it_was_given_up_already_does_not_stay() {
     // Longer than it is waited for.
     const LATE: Duration = Duration::from_secs(20);
-    let emulator = start_e2b_emulator("e2b-late").await;
-    let (own, client) = OwnStack::start_with(None, |config| {
-        config.e2b = emulator.endpoints.clone();
-        config.reconcile_every = Duration::from_secs(3_600);
-    })
-    .await;
-    configure(&client, E2B_KEY).await;
+    let (own, client, emulator) = with_own_e2b("e2b-late").await;
     let session = client.session("u").await;
     let agent = client.boot(&session, on_e2b()).await;
     let kind = FaultKind::Late { millis: LATE.as_millis() as u64 };
@@ -275,13 +261,12 @@ async fn a_checkpoint_that_comes_about_when_it_was_given_up_already_does_not_sta
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(left(), 2, "it came about");
-    let run = async || Box::pin(reconcile(own.stack.deployment(), Boots::UnderWay)).await.unwrap();
-    run().await;
+    own.reconcile().await;
     assert_eq!((left(), status(&client, &agent).await), (1, json!("ready")));
     assert!(phases(&client, &agent).await.is_empty());
     // Nor is it in the way of the next.
     assert!(!checkpoint(&client, &agent, "next").await.is_empty());
-    run().await;
+    own.reconcile().await;
     assert_eq!(phases(&client, &agent).await, ["next"]);
     client.terminate(&session).await;
     assert_eq!(left(), 0);

@@ -28,7 +28,7 @@ impl World {
     /// As the schedule does it.
     async fn run(&self) -> Outcome {
         let begun = Instant::now();
-        let outcome = Box::pin(reconcile(self.own.stack.deployment(), Boots::UnderWay)).await.unwrap();
+        let outcome = self.own.reconcile().await;
         assert!(begun.elapsed() < Duration::from_secs(25), "others wait for a host: {:?}", begun.elapsed());
         outcome
     }

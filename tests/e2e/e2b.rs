@@ -1,8 +1,8 @@
 //! Agents on E2B, by its emulator: the main job and what is around it, through the API.
 
 use crate::harness::{
-    Canary, Client, E2B_KEY, OwnStack, Platform, dynamodb, e2b_emulator, make_canary, own_deployment, sha256, stack,
-    start_e2b_emulator,
+    Canary, Client, E2B_KEY, E2bEmulator, OwnStack, Platform, dynamodb, e2b_emulator, make_canary, own_deployment,
+    sha256, stack, start_e2b_emulator,
 };
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -12,10 +12,18 @@ use theazo_functions::reconcile::{Boots, Outcome, reconcile};
 use theazo_tenancy::AgentId;
 
 /// A platform with an account at E2B.
-async fn with_e2b(name: &str) -> Platform {
+pub async fn with_e2b(name: &str) -> Platform {
     let platform = Platform::make(name).await;
     configure(&platform.client, E2B_KEY).await;
     platform
+}
+
+/// A still stack with an emulator of its own, and its platform with an account there.
+pub async fn with_own_e2b(name: &str) -> (OwnStack, Client, E2bEmulator) {
+    let emulator = start_e2b_emulator(name).await;
+    let (own, client) = OwnStack::start_still(None, |config| config.e2b = emulator.endpoints.clone()).await;
+    configure(&client, E2B_KEY).await;
+    (own, client, emulator)
 }
 
 pub async fn configure(client: &Client, key: &str) -> Value {
@@ -152,18 +160,14 @@ async fn edit_rows(own: &OwnStack, client: &Client, session: &str, agent: &str, 
 
 #[tokio::test]
 async fn agents_from_before_the_credential_key_was_replaced_are_nobodys_and_end_with_their_session() {
-    let (own, client) = OwnStack::start_with(None, |config| {
-        config.orphan_grace = Duration::ZERO;
-        config.reconcile_every = Duration::from_secs(3600);
-    })
-    .await;
+    let (own, client) = OwnStack::start_still(None, |_| {}).await;
     configure(&client, E2B_KEY).await;
     let session = client.session("u").await;
     let agents = [client.boot(&session, on_e2b()).await, client.boot(&session, on_e2b()).await];
     for agent in &agents {
         edit_rows(&own, &client, &session, agent, "SET tag = :t", json!({ ":t": { "S": "00".repeat(32) } })).await;
     }
-    let run = async || Box::pin(reconcile(own.stack.deployment(), Boots::UnderWay)).await.unwrap();
+    let run = async || own.reconcile().await;
     let left = async || sandboxes_of(&agents[0]).await.len() + sandboxes_of(&agents[1]).await.len();
     for _ in 0..2 {
         let outcome = run().await;
@@ -187,7 +191,7 @@ async fn agents_from_before_the_credential_key_was_replaced_are_nobodys_and_end_
 
 #[tokio::test]
 async fn what_runs_of_a_paused_agent_is_stopped_and_nobody_resumes_it_meanwhile() {
-    let (own, client) = OwnStack::start_with(None, |config| config.reconcile_every = Duration::from_secs(3600)).await;
+    let (own, client) = OwnStack::start_still(None, |_| {}).await;
     configure(&client, E2B_KEY).await;
     let session = client.session("u").await;
     let agent = client.boot(&session, on_e2b()).await;
@@ -199,7 +203,7 @@ async fn what_runs_of_a_paused_agent_is_stopped_and_nobody_resumes_it_meanwhile(
         manage(reqwest::Method::GET, &listed, json!({})).await[0]["state"].clone()
     };
     let sandbox = sandboxes_of(&agent).await.remove(0);
-    let run = async || Box::pin(reconcile(own.stack.deployment(), Boots::UnderWay)).await.unwrap();
+    let run = async || own.reconcile().await;
     assert_eq!((run().await.pauses, state().await), (0, json!("paused")));
     // As a resume does that lands when nobody waits for it any more.
     manage(
@@ -232,13 +236,7 @@ async fn what_runs_of_a_paused_agent_is_stopped_and_nobody_resumes_it_meanwhile(
 
 #[tokio::test]
 async fn what_runs_of_a_paused_agent_and_cannot_be_stopped_is_tried_again_and_without_its_files_it_has_failed() {
-    let emulator = start_e2b_emulator("e2b-stray").await;
-    let (own, client) = OwnStack::start_with(None, |config| {
-        config.e2b = emulator.endpoints.clone();
-        config.reconcile_every = Duration::from_secs(3_600);
-    })
-    .await;
-    configure(&client, E2B_KEY).await;
+    let (own, client, emulator) = with_own_e2b("e2b-stray").await;
     let session = client.session("u").await;
     let agent = client.boot(&session, on_e2b()).await;
     let act = async |what: &str| client.call("POST", &format!("/v1/agents/{agent}/{what}"), None).await;
@@ -251,7 +249,7 @@ async fn what_runs_of_a_paused_agent_and_cannot_be_stopped_is_tried_again_and_wi
     let sandbox = manage("GET", "/v2/sandboxes".into(), json!({})).await[0]["sandboxID"].as_str().unwrap().to_owned();
     manage("POST", format!("/v2/sandboxes/{sandbox}/connect"), json!({ "timeout": 600 })).await;
     let run = async || {
-        let outcome = Box::pin(reconcile(own.stack.deployment(), Boots::UnderWay)).await.unwrap();
+        let outcome = own.reconcile().await;
         (outcome.pauses, outcome.postponed, outcome.lost)
     };
     let status = async || client.get(&format!("/v1/agents/{agent}")).await.expect(200)["status"].clone();
@@ -292,11 +290,7 @@ async fn what_runs_of_a_paused_agent_and_cannot_be_stopped_is_tried_again_and_wi
 #[tokio::test]
 async fn what_no_agent_owns_is_removed_when_it_has_been_so_for_a_while_and_not_if_it_has_an_owner_again() {
     const GRACE: Duration = Duration::from_secs(2);
-    let (own, client) = OwnStack::start_with(None, |config| {
-        config.orphan_grace = GRACE;
-        config.reconcile_every = Duration::from_secs(3600);
-    })
-    .await;
+    let (own, client) = OwnStack::start_still(None, |config| config.orphan_grace = GRACE).await;
     configure(&client, E2B_KEY).await;
     let session = client.session("u").await;
     let (lost, found) = (client.boot(&session, on_e2b()).await, client.boot(&session, on_e2b()).await);
@@ -315,7 +309,7 @@ async fn what_no_agent_owns_is_removed_when_it_has_been_so_for_a_while_and_not_i
         let key = json!({ "pk": row["pk"], "sk": row["sk"] });
         dynamodb(&url, "DeleteItem", json!({ "TableName": "theazo", "Key": key })).await;
     };
-    let run = async || Box::pin(reconcile(own.stack.deployment(), Boots::UnderWay)).await.unwrap();
+    let run = async || own.reconcile().await;
     remove(&lost_row).await;
     remove(&found_row).await;
     let outcome = run().await;
@@ -385,13 +379,7 @@ const GATEWAY_WAITS: Duration = Duration::from_secs(29);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_is_silent_is_given_up_before_the_gateway_gives_up_on_the_answer() {
-    let emulator = start_e2b_emulator("e2b-silent").await;
-    let (own, client) = OwnStack::start_with(None, |config| {
-        config.e2b = emulator.endpoints.clone();
-        config.reconcile_every = Duration::from_secs(3_600);
-    })
-    .await;
-    configure(&client, E2B_KEY).await;
+    let (own, client, emulator) = with_own_e2b("e2b-silent").await;
     let (session, other) = (client.session("user").await, client.session("other").await);
     let (agent, others) = (client.boot(&session, on_e2b()).await, client.boot(&other, on_e2b()).await);
     let silent = |method: &str, path: &str, times| {

@@ -105,12 +105,6 @@ async fn a_sandbox_that_is_resumed_or_restarted_has_the_clock_of_the_limits_of_t
     bed.terminate(&session).await;
 }
 
-/// A stack on which nothing is reconciled but when a test says so: each run counts.
-async fn still() -> OwnStack {
-    let (own, _) = OwnStack::start_with(None, |config| config.reconcile_every = Duration::from_secs(3_600)).await;
-    own
-}
-
 /// Holds an agent to having been paused by that limit, which its log tells and a resume is refused for.
 async fn is_paused_by(bed: &Priced, session: &str, agent: &str, limit: &str, max: u64) {
     assert_eq!(bed.get(&format!("/v1/agents/{agent}/status")).await["status"], "paused", "{limit}");
@@ -134,7 +128,7 @@ async fn told(bed: &Priced, agent: &str) -> Vec<Value> {
 
 #[tokio::test]
 async fn one_run_pauses_every_agent_of_a_session_at_its_limit_and_the_log_of_each_says_which_and_how_much() {
-    let own = still().await;
+    let (own, _) = OwnStack::start_still(None, |_| {}).await;
     let bed = Priced::on(&own.stack, "told", CENT_A_MINUTE).await.with_test_key();
     let minutes = json!({ "maxComputeMinutes": 3 });
     let cap = json!({ "costCap": { "amount": 1, "currency": "usd" } });
@@ -162,7 +156,7 @@ async fn one_run_pauses_every_agent_of_a_session_at_its_limit_and_the_log_of_eac
 
 #[tokio::test]
 async fn a_limit_that_is_set_while_agents_run_pauses_them_in_the_next_run() {
-    let own = still().await;
+    let (own, _) = OwnStack::start_still(None, |_| {}).await;
     let bed = Priced::on(&own.stack, "set later", CENT_A_MINUTE).await.with_test_key();
     for (before, limits, limit, max) in [
         (json!({}), day(1), "maxCost", 1),
@@ -192,7 +186,7 @@ async fn a_limit_that_is_set_while_agents_run_pauses_them_in_the_next_run() {
 
 #[tokio::test]
 async fn nothing_starts_beyond_a_limit_that_was_set_after_it_was_used_up_even_before_that_is_booked() {
-    let own = still().await;
+    let (own, _) = OwnStack::start_still(None, |_| {}).await;
     let bed = Priced::on(&own.stack, "used up before", CENT_A_MINUTE).await.with_test_key();
     for (limits, limit) in
         [(day(3), "maxCost"), (month(3), "maxCost"), (json!({ "maxComputeMinutes": 3 }), "maxComputeMinutes")]
@@ -224,7 +218,7 @@ async fn nothing_starts_beyond_a_limit_that_was_set_after_it_was_used_up_even_be
 
 #[tokio::test]
 async fn where_fewer_agents_may_run_than_do_the_youngest_are_paused_until_there_is_place_again() {
-    let own = still().await;
+    let (own, _) = OwnStack::start_still(None, |_| {}).await;
     let bed = Priced::on(&own.stack, "fewer", 0).await.with_test_key();
     let session = bed.session(json!({ "maxAgents": 3 })).await;
     let mut agents = Vec::new();
@@ -260,7 +254,7 @@ async fn where_fewer_agents_may_run_than_do_the_youngest_are_paused_until_there_
 
 #[tokio::test]
 async fn an_agent_at_its_limit_is_ended_where_its_provider_refuses_to_pause_it_or_has_lost_it() {
-    let own = still().await;
+    let (own, _) = OwnStack::start_still(None, |_| {}).await;
     let bed = Priced::on(&own.stack, "cannot pause", 0).await;
     let client = Client::new(own.stack.base_url(), Some(&bed.platform.live_key));
     configure(&client, E2B_KEY).await;

@@ -1,26 +1,55 @@
 //! What one platform's provider does or does not do holds up nobody else's agents.
 
-use crate::e2b::sandboxes_of;
-use crate::harness::{E2B_KEY, OwnStack, Platform, e2b_emulator, start_e2b_emulator};
+use crate::e2b::{configure, on_e2b, sandboxes_of};
+use crate::harness::{Client, E2B_KEY, OwnStack, Platform, e2b_emulator, start_e2b_emulator};
 use serde_json::json;
 use std::time::{Duration, Instant};
 use theazo_e2b_emulator::{Fault, FaultKind};
-use theazo_functions::reconcile::{Boots, reconcile};
 
 /// More than are looked after side by side, each of which takes its provider's whole time.
 const AGENTS: usize = 6;
 /// Longer than a provider is given.
 const SILENCE: Duration = Duration::from_secs(40);
 
+/// Another platform's agent, whose session is over its time in a second.
+struct Limited {
+    client: Client,
+    session: String,
+    agent: String,
+}
+
+impl Limited {
+    async fn boot(own: &OwnStack, name: &str) -> Self {
+        let platform = Platform::make_on(&own.stack, name).await;
+        let client = platform.client.with_key(Some(&platform.test_key));
+        let limits = json!({ "limits": { "maxDuration": { "seconds": 1 } } });
+        let session = client.post("/v1/sessions", limits).await.expect(201)["id"].as_str().unwrap().to_owned();
+        let agent = client.boot(&session, json!({})).await;
+        Self { client, session, agent }
+    }
+
+    async fn is_paused_within(&self, time: Duration) {
+        let began = Instant::now();
+        let path = format!("/v1/agents/{}/status", self.agent);
+        while self.client.get(&path).await.expect(200)["status"] != "paused" {
+            assert!(began.elapsed() < time, "it was held up by another platform's");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn end(self) {
+        self.client.terminate(&self.session).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn agents_whose_provider_does_not_answer_hold_up_no_other_platforms_limits() {
     // A stack of its own: those of other tests would wait here too.
     let (own, client) = OwnStack::start(None).await;
-    client.post("/v1/secrets", json!({ "E2B_API_KEY": E2B_KEY })).await.expect(204);
-    client.call("PUT", "/v1/providers/e2b", Some(&json!({ "credentialRef": "E2B_API_KEY" }))).await.expect(200);
+    configure(&client, E2B_KEY).await;
     let session = client.session("u").await;
     for _ in 0..AGENTS {
-        let agent = client.boot(&session, json!({ "provider": "e2b" })).await;
+        let agent = client.boot(&session, on_e2b()).await;
         // Whoever pauses it, now or later in this test, hears nothing.
         for sandbox in sandboxes_of(&agent).await {
             let millis = SILENCE.as_millis() as u64;
@@ -29,32 +58,21 @@ async fn agents_whose_provider_does_not_answer_hold_up_no_other_platforms_limits
             e2b_emulator().controls.fault(fault);
         }
     }
-    let other = Platform::make_on(&own.stack, "beside it").await.test_key;
-    let with_test_key = client.with_key(Some(&other));
-    let short = json!({ "limits": { "maxDuration": { "seconds": 1 } } });
-    let short = with_test_key.post("/v1/sessions", short).await.expect(201)["id"].as_str().unwrap().to_owned();
-    let agent = with_test_key.boot(&short, json!({})).await;
+    let other = Limited::boot(&own, "beside it").await;
     let limits = json!({ "maxDuration": { "seconds": 1 } });
     client.call("PATCH", &format!("/v1/sessions/{session}/limits"), Some(&limits)).await.expect(200);
     tokio::time::sleep(Duration::from_millis(1100)).await;
 
     let began = Instant::now();
-    let run = reconcile(own.stack.deployment(), Boots::UnderWay);
-    let paused = async {
-        while with_test_key.get(&format!("/v1/agents/{agent}/status")).await.expect(200)["status"] != "paused" {
-            assert!(began.elapsed() < Duration::from_secs(25), "it was held up");
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    };
-    let (outcome, ()) = futures_util::future::join(run, paused).await;
+    let paused = other.is_paused_within(Duration::from_secs(25));
+    let (outcome, ()) = futures_util::future::join(own.reconcile(), paused).await;
     assert!(began.elapsed() < Duration::from_secs(110), "a run ends before its function does");
-    let outcome = outcome.unwrap();
     // By this run, or by the stack's own, which may have begun them.
     let listed = client.get(&format!("/v1/sessions/{session}/agents?status=ready")).await.expect(200);
     let left = listed["data"].as_array().unwrap().len();
     assert!(left > 0 && outcome.over_limit < AGENTS, "some are still to be paused: {left}, {outcome:?}");
     client.terminate(&session).await;
-    with_test_key.terminate(&short).await;
+    other.end().await;
     own.stop().await;
 }
 
@@ -64,36 +82,20 @@ const SILENT_ACCOUNTS: usize = 20;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn accounts_that_are_silent_take_no_more_of_anybodys_time_the_more_there_are() {
     let emulator = start_e2b_emulator("e2b-silent-accounts").await;
-    let (own, client) = OwnStack::start_with(None, |config| {
-        config.e2b = emulator.endpoints.clone();
-        config.reconcile_every = Duration::from_secs(3_600);
-    })
-    .await;
+    let (own, _) = OwnStack::start_still(None, |config| config.e2b = emulator.endpoints.clone()).await;
     for index in 0..SILENT_ACCOUNTS {
         let platform = Platform::make_on(&own.stack, &format!("silent {index}")).await;
-        platform.client.post("/v1/secrets", json!({ "E2B_API_KEY": E2B_KEY })).await.expect(204);
-        let configured = json!({ "credentialRef": "E2B_API_KEY" });
-        platform.client.call("PUT", "/v1/providers/e2b", Some(&configured)).await.expect(200);
+        configure(&platform.client, E2B_KEY).await;
     }
-    let with_test_key = client.with_key(Some(&Platform::make_on(&own.stack, "beside them").await.test_key));
-    let short = json!({ "limits": { "maxDuration": { "seconds": 1 } } });
-    let short = with_test_key.post("/v1/sessions", short).await.expect(201)["id"].as_str().unwrap().to_owned();
-    let agent = with_test_key.boot(&short, json!({})).await;
+    let other = Limited::boot(&own, "beside them").await;
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let kind = FaultKind::Delay { millis: SILENCE.as_millis() as u64 };
     emulator.controls.fault(Fault { method: "GET".into(), path: "/".into(), times: 10_000, kind });
 
-    let began = Instant::now();
-    let run = reconcile(own.stack.deployment(), Boots::UnderWay);
-    let paused = async {
-        while with_test_key.get(&format!("/v1/agents/{agent}/status")).await.expect(200)["status"] != "paused" {
-            // An account has eighteen seconds, and those that are asked after others begin two seconds later.
-            assert!(began.elapsed() < Duration::from_secs(30), "it waited for one after the other");
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    };
-    let (outcome, ()) = futures_util::future::join(run, paused).await;
-    assert_eq!(outcome.unwrap().postponed, SILENT_ACCOUNTS, "all were asked");
-    with_test_key.terminate(&short).await;
+    // An account has eighteen seconds, and those that are asked after others begin two seconds later.
+    let paused = other.is_paused_within(Duration::from_secs(30));
+    let (outcome, ()) = futures_util::future::join(own.reconcile(), paused).await;
+    assert_eq!(outcome.postponed, SILENT_ACCOUNTS, "all were asked");
+    other.end().await;
     own.stop().await;
 }

@@ -4,7 +4,6 @@ use crate::harness::{Answer, OwnStack, Platform, Tap, dynamodb, scan_everything}
 use crate::permissions::wire::requests;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 use theazo_functions::deployment::Deployment;
 use theazo_functions::routes::{ROUTES, Route};
 use theazo_functions::{Incoming, serve};
@@ -153,7 +152,7 @@ async fn multiply(url: &str, partition: &str, prefix: &str) {
 #[tokio::test]
 async fn a_forged_credential_costs_one_round_of_few_reads_and_no_write_on_every_route_whatever_the_platform_has() {
     // Nobody else writes to its tables.
-    let (own, _) = OwnStack::start_with(None, |config| config.reconcile_every = Duration::from_secs(3_600)).await;
+    let (own, _) = OwnStack::start_still(None, |_| {}).await;
     let url = own.stack.dynamodb_url();
     let victim = Victim::make(&own).await;
     own.stack.deployment().log_queue().flushed().await;
@@ -210,7 +209,7 @@ async fn a_forged_credential_costs_one_round_of_few_reads_and_no_write_on_every_
 
 #[tokio::test]
 async fn each_partition_of_a_platforms_is_read_at_most_once_for_a_forged_key_and_never_far() {
-    let (own, _) = OwnStack::start_with(None, |config| config.reconcile_every = Duration::from_secs(3_600)).await;
+    let (own, _) = OwnStack::start_still(None, |_| {}).await;
     let victim = Victim::make(&own).await;
     let (mut furthest, mut blind) = (BTreeMap::new(), BTreeSet::new());
     let modes = [Mode::Test, Mode::Live].into_iter();

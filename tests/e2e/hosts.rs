@@ -35,11 +35,7 @@ impl World {
         let (one, two, (own, client)) = tokio::join!(
             Host::start(&engine.image, &engine.endpoint),
             Host::start(&engine.image, &engine.endpoint),
-            OwnStack::start_with(Some(engine.clone()), |config| {
-                // Only when a test says so.
-                config.reconcile_every = std::time::Duration::from_secs(3600);
-                change(config);
-            }),
+            OwnStack::start_still(Some(engine.clone()), change),
         );
         let whoami = client.get("/v1/whoami").await.expect(200);
         let platform = PlatformId::parse(whoami["platformId"].as_str().unwrap()).unwrap();
@@ -203,7 +199,7 @@ async fn a_platforms_own_docker_hosts_run_its_agents_and_one_that_dies_takes_onl
     client.post(&format!("/v1/agents/{paused}/pause"), json!({})).await.expect(200);
     let two = world.hosts().on(&world.two.name()).unwrap();
     two.create(&orphan, &Environment::default()).await.unwrap();
-    reconcile(world.own.stack.deployment(), Boots::UnderWay).await.unwrap();
+    world.own.reconcile().await;
     assert!(!world.on(&world.two).await.contains(&orphan.agent));
     for agent in [before.as_str(), alive, doomed] {
         assert_eq!(world.status(agent).await, "ready");
@@ -238,7 +234,7 @@ async fn a_platforms_own_docker_hosts_run_its_agents_and_one_that_dies_takes_onl
     world.exec(doomed).await.expect_error(502, "provider_error");
     assert_eq!(world.exec(alive).await.expect(200)["stdout"].as_str().unwrap().trim(), hubspot.len().to_string());
     assert_eq!(world.exec(&before).await.expect(200)["exitCode"], 0);
-    let outcome = reconcile(world.own.stack.deployment(), Boots::UnderWay).await.unwrap();
+    let outcome = world.own.reconcile().await;
     assert!(outcome.lost == 0 && outcome.postponed > 0, "{outcome:?}");
     assert_eq!((world.status(doomed).await, world.status(alive).await), (json!("ready"), json!("ready")));
     let (healthy, message) = world.health().await;

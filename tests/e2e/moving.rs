@@ -140,7 +140,7 @@ async fn an_agent_whose_host_drains_or_is_full_is_resumed_on_another_with_its_fi
     act(client, &agent, "pause").await.expect(200);
     act(client, &agent, "resume").await.expect(200);
     assert_eq!(world.hosts_of(&agent).await, (two.name(), vec![one.name()]));
-    let outcome = Box::pin(reconcile(world.own.stack.deployment(), Boots::UnderWay)).await.unwrap();
+    let outcome = world.own.reconcile().await;
     assert_eq!((outcome.orphans, outcome.lost, outcome.cleared_hosts), (0, 0, 0), "{outcome:?}");
     assert_eq!(world.hosts_of(&agent).await.1, [one.name()]);
     world.reconcile().await;

@@ -21,7 +21,6 @@ use theazo_functions::routes::{ROUTES, Route};
 use theazo_functions::schedule::{SCHEDULED, Scheduled};
 use theazo_functions::{Incoming, serve};
 use theazo_http::{Repeats, StreamLimits};
-use theazo_local::StackConfig;
 use theazo_metering::Prices;
 use theazo_store::{Aws, AwsEndpoints};
 
@@ -34,8 +33,7 @@ const DEAR: &str = r#"{"simulated": {"standard": 100000000000}, "docker": {"stan
 async fn the_recorded_permissions_are_what_every_function_calls_and_nothing_else() {
     let engine = tokio::task::spawn_blocking(docker_engine).await.unwrap();
     // What schedules do is done here by the functions that are recorded, and by nothing else before them.
-    let rests = |config: &mut StackConfig| config.reconcile_every = Duration::from_secs(24 * 3600);
-    let (own, client) = OwnStack::start_with(Some(engine.clone()), rests).await;
+    let (own, client) = OwnStack::start_still(Some(engine.clone()), |_| {}).await;
     let mut recorder = Recorder::new(&own, client);
     scenario::of_every_function(&mut recorder).await;
     let Recorder { found: recorded, surprises, .. } = recorder;

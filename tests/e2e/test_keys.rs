@@ -206,13 +206,13 @@ async fn what_a_test_key_configures_is_connected_to_by_nobody_and_says_nothing_o
     };
     let test = platform.client.with_key(Some(&platform.test_key));
     assert_eq!(configure(&test, &["docker", "e2b", "fly"]).await, [true; 3]);
-    let outcome = Box::pin(reconcile(own.stack.deployment(), Boots::UnderWay)).await.unwrap();
+    let outcome = own.reconcile().await;
     assert_eq!((outcome.postponed, outcome.orphans), (0, 0), "{outcome:?}");
     assert_eq!(listener.connections(), 0);
     // What a live key configures is.
     assert_eq!(configure(&platform.client, &["docker"]).await, [false]);
     assert!(listener.connections() > 0);
-    let outcome = Box::pin(reconcile(own.stack.deployment(), Boots::UnderWay)).await.unwrap();
+    let outcome = own.reconcile().await;
     assert_eq!(outcome.postponed, 1, "{outcome:?}");
     own.stop().await;
 }

@@ -4,6 +4,7 @@ use super::{Client, e2b_emulator, fly_emulator};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use theazo_functions::deployment::DockerEngine;
+use theazo_functions::reconcile::{Boots, Outcome, reconcile};
 use theazo_local::{Stack, StackConfig};
 
 /// The stack and its folder.
@@ -35,6 +36,20 @@ impl OwnStack {
         let own = Self { stack: Stack::start(config).await.unwrap(), folder };
         let client = own.client("api-key");
         (own, client)
+    }
+
+    /// One on which nothing is reconciled but when the test says so: each run counts.
+    pub async fn start_still(docker: Option<DockerEngine>, change: impl FnOnce(&mut StackConfig)) -> (Self, Client) {
+        Self::start_with(docker, |config| {
+            config.reconcile_every = Duration::from_secs(24 * 3_600);
+            change(config);
+        })
+        .await
+    }
+
+    /// Reconciles once, while others may be booting.
+    pub async fn reconcile(&self) -> Outcome {
+        Box::pin(reconcile(self.stack.deployment(), Boots::UnderWay)).await.unwrap()
     }
 
     /// A client with the key in that file of the folder.

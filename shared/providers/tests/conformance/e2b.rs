@@ -48,39 +48,41 @@ async fn a_service_that_keeps_no_files_without_memory_is_told_apart_and_the_sand
     bed.end().await;
 }
 
+/// The next list of sandboxes is this one.
+fn lists_once(bed: &Bed, content: serde_json::Value) {
+    let kind = FaultKind::Instead { content };
+    bed.emulator().controls.fault(Fault { method: "GET".into(), path: "/v2/sandboxes".into(), times: 1, kind });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_lags_loses_no_sandbox_and_leaves_none_behind() {
     let bed = Bed::e2b("lag").await;
     let (spec, agent) = bed.create(&[("A", "b")]).await;
     bed.write(&agent, "/data/kept", b"kept").await.unwrap();
-    let lags = |content: &str| {
-        let kind = FaultKind::Instead { content: serde_json::from_str(content).unwrap() };
-        let (method, path) = ("GET".into(), "/v2/sandboxes".into());
-        bed.emulator().controls.fault(Fault { method, path, times: 1, kind });
-    };
-    lags("[]");
+    let lags = || lists_once(&bed, serde_json::json!([]));
+    lags();
     assert_eq!(bed.listed(&agent).await, Some(true));
     // Another process, which knows nothing of where it runs.
     let other = bed.emulator().provider(&bed.emulator().deployment);
-    lags("[]");
+    lags();
     let shown = other.exec(&agent, request(Language::Bash, "printf $A")).await.unwrap();
     assert_eq!(shown.stdout, "b");
-    lags("[]");
+    lags();
     bed.provider.stop(&agent).await.unwrap();
-    lags("[]");
+    lags();
     bed.provider.resume(&spec, &environment(&[("A", "c")])).await.unwrap();
     assert_eq!(bed.bash(&agent, "printf $A; cat /data/kept").await, "ckept");
     let checkpoint = theazo_tenancy::CheckpointId::make().to_string();
-    lags("[]");
+    lags();
     bed.provider.checkpoint(&agent, &checkpoint).await.unwrap();
-    lags("[]");
+    lags();
     bed.provider.restore(&spec, &environment(&[("A", "d")]), &checkpoint).await.unwrap();
     assert_eq!(
         bed.emulator().controls.left().len(),
         2,
         "the checkpoint and what was made of it, and no sandbox of before"
     );
-    lags("[]");
+    lags();
     bed.destroy(&agent).await;
     assert_eq!(bed.emulator().controls.left(), [""; 0]);
     bed.end().await;
@@ -99,8 +101,7 @@ async fn a_list_that_names_what_is_gone_or_in_another_state_neither_loses_an_age
         let mut dead = rows[0].clone();
         (dead["sandboxID"], dead["state"]) = ("a0000000000000000000".into(), "running".into());
         rows.insert(0, dead);
-        let kind = FaultKind::Instead { content: rows.into() };
-        bed.emulator().controls.fault(Fault { method: "GET".into(), path: "/v2/sandboxes".into(), times: 1, kind });
+        lists_once(&bed, rows.into());
     };
     let state = async || listed().await[0]["state"].clone();
     stale("running").await;

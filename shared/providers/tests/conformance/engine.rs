@@ -2,12 +2,13 @@
 //! root on the host and are the one exception that the README names.
 
 use bollard::Docker;
-use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType};
+use bollard::models::{ContainerConfig, ContainerCreateBody, HostConfig, Mount, MountType};
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptions,
-    InspectNetworkOptions, LogsOptionsBuilder,
+    CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder,
+    EventsOptionsBuilder, InspectContainerOptions, InspectNetworkOptions, LogsOptionsBuilder, RemoveImageOptions,
 };
-use futures_util::StreamExt;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use serde::Serialize;
 use std::net::Ipv4Addr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -30,6 +31,14 @@ fn text(shown: &impl Serialize) -> String {
 /// What an agent's container, network and volume are called, and a checkpoint's volume.
 pub fn name(id: &str) -> String {
     id.replace('_', "-")
+}
+
+/// All of an archive of a file system.
+async fn whole(pieces: impl Stream<Item = Result<Bytes, bollard::errors::Error>>) -> Vec<u8> {
+    let pieces: Vec<_> = pieces.collect().await;
+    let whole: Vec<u8> = pieces.into_iter().flat_map(|piece| piece.unwrap()).collect();
+    assert!(whole.len() > 1024 * 1024, "{} bytes are no file system", whole.len());
+    whole
 }
 
 impl Engine {
@@ -59,6 +68,10 @@ impl Engine {
     pub async fn shown(&self, agent: &AgentRef) -> Vec<u8> {
         let name = name(&agent.agent);
         let container = self.docker.inspect_container(&name, None::<InspectContainerOptions>).await.unwrap();
+        let image = self.docker.inspect_image(&self.image).await.unwrap();
+        let of = |config: Option<Option<Vec<String>>>| config.flatten().unwrap_or_default();
+        let of_image = of(image.config.map(|config| config.env));
+        assert_eq!(of(container.config.clone().map(|config| config.env)), of_image, "nothing of ours");
         let mut shown = text(&container);
         for exec in container.exec_ids.iter().flatten() {
             // It may end between the two.
@@ -73,13 +86,22 @@ impl Engine {
         let logs = LogsOptionsBuilder::default().stdout(true).stderr(true).build();
         let logs: Vec<_> = self.docker.logs(&name, Some(logs)).collect().await;
         shown.extend(logs.into_iter().flat_map(|line| line.unwrap().into_bytes()));
-        let before = shown.len();
-        let mut export = Box::pin(self.docker.export_container(&name));
-        while let Some(piece) = export.next().await {
-            shown.extend_from_slice(&piece.unwrap());
-        }
-        assert!(shown.len() - before > 1024 * 1024, "an export is a file system");
+        shown.extend(whole(self.docker.export_container(&name)).await);
+        shown.extend(self.committed(&name).await);
         shown
+    }
+
+    /// An image that is made of a container: what is shown of it, and all its layers.
+    async fn committed(&self, container: &str) -> Vec<u8> {
+        const REPOSITORY: &str = "theazo-test-commit";
+        let options = CommitContainerOptionsBuilder::default().container(container).repo(REPOSITORY).tag(container);
+        self.docker.commit_container(options.build(), ContainerConfig::default()).await.unwrap();
+        let image = format!("{REPOSITORY}:{container}");
+        let mut shown = text(&self.docker.inspect_image(&image).await.unwrap());
+        shown += &text(&self.docker.image_history(&image).await.unwrap());
+        let saved = whole(self.docker.export_image(&image)).await;
+        self.docker.remove_image(&image, None::<RemoveImageOptions>, None).await.unwrap();
+        [shown.into_bytes(), saved].concat()
     }
 
     /// All that has happened on it since the test began.

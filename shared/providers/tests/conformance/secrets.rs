@@ -17,6 +17,7 @@ crate::promises! { "secrets":
     Nothing a_variable_that_no_process_can_have_is_refused_and_leaves_nothing;
     Insight nothing_that_the_provider_logs_shows_or_stores_has_a_value_in_it;
     Insight nothing_that_a_pause_keeps_has_a_value_in_it;
+    Processes what_a_pause_took_away_is_found_nowhere_by_what_runs_after_it;
 }
 
 const PYTHON: &str = "import os; print(os.environ.get('API_TOKEN'), end='')";
@@ -168,5 +169,18 @@ async fn nothing_that_a_pause_keeps_has_a_value_in_it(bed: Arc<Bed>) {
     if let Some(e2b) = &bed.e2b {
         assert!(!e2b.controls.records().iter().any(|record| record.kind == "snapshot"), "memory was kept");
     }
+    bed.destroy(&agent).await;
+}
+
+async fn what_a_pause_took_away_is_found_nowhere_by_what_runs_after_it(bed: Arc<Bed>) {
+    let (value, _) = canary();
+    let (spec, agent) = bed.create(&[("API_TOKEN", &value)]).await;
+    // The script itself lies in `/tmp` while it runs, and does not match its own pattern.
+    let searched = "grep -rl '[c]anary-' /run/agent /data /tmp /proc/[0-9]*/environ 2>/dev/null; true";
+    let found = bed.bash(&agent, searched).await;
+    assert!(found.contains("/environ"), "what has it is found: {found:?}");
+    bed.provider.stop(&agent).await.unwrap();
+    bed.provider.resume(&spec, &Environment::default()).await.unwrap();
+    assert_eq!(bed.bash(&agent, searched).await, "");
     bed.destroy(&agent).await;
 }
