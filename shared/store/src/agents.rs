@@ -191,8 +191,8 @@ impl Agents {
             revision: 1,
         };
         let rate = self.1.rate(&agent.provider);
-        let counters = self.counters_within(&own, session).await?;
-        let mut allowance = metering::allowance(session, counters.as_ref(), rate, now, false)?;
+        let counters = self.counters_within(scope, &own, session, None).await?;
+        let mut allowance = metering::allowance(session, counters.as_ref(), &[], rate, now, false)?;
         for _ in 0..metering::CLAIMS {
             agent.allow(allowance.ms, rate, now);
             let claimed = agent.meter.claim(rate, now, allowance.claim_ms);
@@ -217,7 +217,7 @@ impl Agents {
                 // Others have claimed meanwhile: there is less to claim, or a limit is reached.
                 Committed::Refused { write: 1, row } => {
                     let counters = Counters::read(row.unwrap_or_default())?;
-                    allowance = metering::allowance(session, Some(&counters), rate, now, true)?;
+                    allowance = metering::allowance(session, Some(&counters), &[], rate, now, true)?;
                     agent.meter = Meter::default();
                 }
                 Committed::Refused { write, .. } if write == place => {

@@ -69,18 +69,8 @@ impl Counters {
 
     /// What is used to the millisecond, running agents included: what decides whether they may go on.
     pub fn used<'a>(&self, session: &Session, live: impl IntoIterator<Item = &'a Agent>, now_ms: i64) -> Figures {
-        let mut figures = self.claimed(session, now_ms);
-        let today = Day::of(now_ms);
-        for part in live.into_iter().flat_map(|agent| agent.unused(now_ms)) {
-            figures.compute_ms += part.ms;
-            if part.day == today {
-                figures.cost.day += part.cost;
-            }
-            if part.day.month() == today.month() {
-                figures.cost.month += part.cost;
-            }
-        }
-        figures
+        let parts = live.into_iter().flat_map(|agent| agent.unused(now_ms));
+        self.claimed(session, now_ms).with(parts, now_ms)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::StoreError;
 use serde::{Deserialize, Serialize};
-use theazo_metering::{MICROCENTS_PER_CENT, affordable_ms, cost_of, to_cents};
+use theazo_metering::{Day, MICROCENTS_PER_CENT, Part, affordable_ms, cost_of, to_cents};
 
 /// What a session may use. Serialised as the API shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,6 +166,21 @@ impl LimitChanges {
 }
 
 impl Figures {
+    /// With what these parts of runs add to it, or take from it.
+    pub(crate) fn with(mut self, parts: impl IntoIterator<Item = Part>, now_ms: i64) -> Self {
+        let today = Day::of(now_ms);
+        for part in parts {
+            self.compute_ms += part.ms;
+            if part.day == today {
+                self.cost.day += part.cost;
+            }
+            if part.day.month() == today.month() {
+                self.cost.month += part.cost;
+            }
+        }
+        self
+    }
+
     /// The same when one more agent has run for a millisecond.
     pub(crate) fn after_a_moment(&self, rate: u64) -> Self {
         let cost = cost_of(rate, 1);

@@ -61,6 +61,11 @@ impl Agent {
         self.meter.unused(self.metered_to_ms(now_ms))
     }
 
+    /// Whether it has run beyond what it has claimed.
+    fn is_behind(&self, now_ms: i64) -> bool {
+        self.unused(now_ms).iter().any(|part| part.ms > 0)
+    }
+
     /// Whether it has cost as much as it may.
     pub fn cost_cap_reached(&self, now_ms: i64) -> Option<Reached> {
         let cap = self.cost_cap?;
@@ -121,19 +126,21 @@ impl Agent {
     }
 }
 
-/// How much a start at that rate may claim, by counters as they were a moment ago, if they were read.
+/// How much a start at that rate may claim, by counters as they were a moment ago, if they were read. `own` is what the
+/// start itself moves in them besides: of a run that it ends.
 ///
 /// # Errors
 /// The limit that is reached.
 pub(super) fn allowance(
     session: &Session,
     counters: Option<&Counters>,
+    own: &[Part],
     rate: u64,
     now_ms: i64,
     refused: bool,
 ) -> Result<Allowance, Reached> {
     let limits = &session.limits;
-    let figures = counters.unwrap_or(&Counters::default()).claimed(session, now_ms);
+    let figures = counters.unwrap_or(&Counters::default()).claimed(session, now_ms).with(own.iter().copied(), now_ms);
     if let Some(reached) = counters.and_then(|counters| limits.full(counters)).or_else(|| limits.reached(&figures)) {
         return Err(reached);
     }
@@ -173,22 +180,42 @@ impl Agents {
     }
 
     /// The counters of a session with limits that others use up meanwhile; without such limits there is nothing to read.
-    /// What its agents have run since they booked last is in no counter: a limit that was set since may be reached by that.
+    /// What its agents have run beyond what they claimed is in no counter, as where a limit was set only now: it is
+    /// claimed first, or several that start at once would each take it for free. But for the agent that `restarts`,
+    /// whose start moves its own.
     ///
     /// # Errors
-    /// [`StoreError::LimitExceeded`] for a limit that is reached by what is used to the millisecond.
+    /// [`StoreError::LimitExceeded`] for a limit that is reached by what is used to the millisecond;
+    /// [`StoreError::Contended`].
     pub(super) async fn counters_within(
         &self,
+        scope: &TenantScope,
         own: &SessionScope,
         session: &Session,
+        restarts: Option<&AgentId>,
     ) -> Result<Option<Counters>, StoreError> {
         if !session.limits.meter_use() {
             return Ok(None);
         }
-        let counters = async { self.0.get_raw(&own.counters_key()).await?.map(Counters::read).transpose() };
-        let (counters, live) = try_join(counters, self.unsettled_of_session(own)).await?;
-        let used = counters.as_ref().unwrap_or(&Counters::default()).used(session, &live, self.0.now_ms());
-        session.limits.reached(&used).map_or(Ok(counters), |reached| Err(reached.into()))
+        let counters = async || self.0.get_raw(&own.counters_key()).await?.map(Counters::read).transpose();
+        let (known, live) = try_join(counters(), self.unsettled_of_session(own)).await?;
+        let now = self.0.now_ms();
+        let used = known.as_ref().unwrap_or(&Counters::default()).used(session, &live, now);
+        if let Some(reached) = session.limits.reached(&used) {
+            return Err(reached.into());
+        }
+        let others = live.iter().filter(|agent| Some(&agent.id) != restarts);
+        let behind: Vec<_> = others.filter(|agent| agent.is_behind(now)).collect();
+        if behind.is_empty() {
+            return Ok(known);
+        }
+        for agent in behind {
+            match self.charge_if(scope, session, &agent.id, |agent, now| agent.is_behind(now)).await {
+                Ok(_) | Err(StoreError::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        counters().await
     }
 
     /// Books what an agent has run since the last time and, where its session has limits that wait for it, claims what
@@ -197,6 +224,17 @@ impl Agents {
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Contended`].
     pub async fn charge(&self, scope: &TenantScope, session: &Session, id: &AgentId) -> Result<Agent, StoreError> {
+        self.charge_if(scope, session, id, |agent, now| agent.is_due(&session.limits, now)).await
+    }
+
+    /// The same, of an agent of which that holds.
+    async fn charge_if(
+        &self,
+        scope: &TenantScope,
+        session: &Session,
+        id: &AgentId,
+        is_due: impl Fn(&Agent, i64) -> bool,
+    ) -> Result<Agent, StoreError> {
         let ahead_ms = if session.limits.meter_use() { CLAIM_MS } else { 0 };
         // How much more than it has claimed already the limits leave it.
         let mut left_ms = i64::MAX;
@@ -204,7 +242,7 @@ impl Agents {
             let mut agent = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
             let now = self.0.now_ms();
             let metered_to = agent.metered_to_ms(now);
-            let Some(claimed_to) = agent.meter.claimed_to_ms().filter(|_| agent.is_due(&session.limits, now)) else {
+            let Some(claimed_to) = agent.meter.claimed_to_ms().filter(|_| is_due(&agent, now)) else {
                 return Ok(agent);
             };
             let claim_to = metered_to.saturating_add(ahead_ms).min(claimed_to.saturating_add(left_ms));

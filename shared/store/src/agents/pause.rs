@@ -261,8 +261,8 @@ impl Agents {
         let max_concurrent = max_concurrent.filter(|_| places > 0);
         let max_agents = session.limits.max_agents.filter(|_| places > 0);
         let limited = Session { limits: Limits { max_agents, ..session.limits.clone() }, ..session.clone() };
-        let counters = self.counters_within(&own, &limited).await?;
-        let mut allowance = metering::allowance(&limited, counters.as_ref(), rate, now, false)?;
+        let counters = self.counters_within(scope, &own, &limited, Some(&agent.id)).await?;
+        let mut allowance = metering::allowance(&limited, counters.as_ref(), &agent.unused(now), rate, now, false)?;
         for _ in 0..metering::CLAIMS {
             let mut after = agent.clone();
             let stopped = after.enter(AgentStatus::Booting, now);
@@ -297,7 +297,7 @@ impl Agents {
                 Committed::Yes => return Ok(after),
                 Committed::Refused { write: 1, row } if counts => {
                     let counters = Counters::read(row.unwrap_or_default())?;
-                    allowance = metering::allowance(&limited, Some(&counters), rate, now, true)?;
+                    allowance = metering::allowance(&limited, Some(&counters), &agent.unused(now), rate, now, true)?;
                 }
                 Committed::Refused { write, .. } if write == place => return Err(places::full(&after, max_concurrent)),
                 Committed::Refused { .. } => {

@@ -158,6 +158,40 @@ async fn twenty_parallel_spends_against_one_limit_are_never_one_too_many() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ran_before_a_limit_was_set_counts_when_twenty_spend_at_once_what_is_left() {
+    let bed = Arc::new(Bed::start().await);
+    for limits in [cents(7, CostPeriod::Day), cents(7, CostPeriod::Month), minutes(7)] {
+        let session = bed.session(Limits::default()).await;
+        // No limit waits for it, so that nothing of its five minutes is booked, nor of its next claimed.
+        let running = bed.run(&session, on("docker")).await;
+        bed.pass(5 * MINUTE);
+        let changes = SessionChanges { limits: Some(limits), ..SessionChanges::default() };
+        let session = bed.sessions().change(&bed.scope, &session.id, &changes).await.unwrap();
+        let spends = (0..20).map(|_| {
+            let (bed, session) = (bed.clone(), session.clone());
+            tokio::spawn(async move { bed.agents().begin_boot(&bed.scope, &session, on("docker")).await })
+        });
+        let mut made = Vec::new();
+        for outcome in join_all(spends).await {
+            match outcome.unwrap() {
+                Ok(agent) => made.push(agent),
+                Err(StoreError::LimitExceeded { used: 7, max: 7, .. }) => {}
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        assert_eq!(made.len(), 1, "five minutes are over, the sixth is the running one's");
+        assert_eq!(made[0].allowed_ms, Some(3 * MINUTE), "its sandbox's own clock knows of it too");
+        // What runs is restarted on what it has left.
+        bed.become_(&made[0], AgentStatus::Failed).await;
+        let running = bed.agents().get(&bed.scope, &running.id).await.unwrap().unwrap();
+        bed.pass(MINUTE + MINUTE / 2);
+        let (agents, intent) = (bed.agents(), Intent::Restarting);
+        let again = agents.begin_again(&bed.scope, &session, &running, intent, Vec::new()).await.unwrap();
+        assert_eq!(again.allowed_ms, Some(2 * MINUTE + MINUTE / 2));
+    }
+}
+
 #[tokio::test]
 async fn what_a_boot_claimed_and_did_not_use_is_given_back() {
     let bed = Bed::start().await;
