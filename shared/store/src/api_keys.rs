@@ -5,7 +5,7 @@
 //! manages test keys only, so that it is no way to the platform's live data; a live key manages both.
 
 use crate::audit::Deed;
-use crate::credentials::{AS_READ, hex_bytes, revocation};
+use crate::credentials::{AS_READ, hex_bytes};
 use crate::page::RowFilter;
 use crate::table::{TTL, number, to_item, ttl_seconds};
 use crate::transaction::{Committed, Expression, Transaction, back_off};
@@ -192,6 +192,9 @@ impl ApiKeys {
         let scope = caller.scope();
         for attempt in 0..ATTEMPTS {
             let mut old = self.find(&scope, id).await?;
+            if !old.is_good(now_ms()) {
+                return Err(StoreError::NotFound);
+            }
             let place = scope.credential_key_of(&old.hash);
             // Only a credential of ours is sealed anew. The other row is not sealed, and may point to somebody else's.
             let credential = self.0.credential(&place).await?;
@@ -235,15 +238,32 @@ impl ApiKeys {
     /// whoever revokes it locks themselves out.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::Conflict`] for the last live key; [`StoreError::Contended`].
+    /// [`StoreError::NotFound`]; [`StoreError::Conflict`] for the last live key; [`StoreError::Corrupt`] where what is shown
+    /// of it leads to another credential; [`StoreError::Contended`].
     pub async fn revoke(&self, scope: &TenantScope, id: &KeyId, force: bool) -> Result<(), StoreError> {
         for attempt in 0..ATTEMPTS {
             let mut key = self.find(scope, id).await?;
+            let now = now_ms();
+            let place = scope.credential_key_of(&key.hash);
+            let Some(credential) = self.0.credential(&place).await?.filter(|found| is_key(found, scope, &key)) else {
+                if !key.is_good(now) {
+                    return Err(StoreError::NotFound);
+                }
+                // Unless both have changed since the first was read, somebody else has written one of them.
+                if attempt > 0 {
+                    return Err(StoreError::Corrupt("what is shown of an API key leads to another credential"));
+                }
+                back_off(attempt).await;
+                continue;
+            };
+            if credential.expires_at_ms.is_some_and(|at| at <= now) {
+                return Err(StoreError::NotFound);
+            }
             let mut transaction = Transaction::default();
             if key.mode == Mode::Live.as_str() && !force {
                 // Another good key, held in place by this very transaction: two callers who revoke the last two keys at
                 // one moment cannot both succeed.
-                let lasts_to = now_ms() + LASTS_MS;
+                let lasts_to = now + LASTS_MS;
                 let left = self.another_that_is_good(scope, id, lasts_to).await?;
                 let left =
                     left.ok_or(StoreError::Conflict("it is the platform's last live key (force=true revokes it)"))?;
@@ -254,16 +274,15 @@ impl ApiKeys {
                 );
             }
             let as_read = unchanged(&key);
-            let now = now_ms();
             key.revoked_at_ms = Some(now);
             // Gone altogether is refused just as well.
             let forgotten = number(ttl_seconds(now.saturating_add(REVOKED_KEPT_MS)));
             let mut item = to_item(&scope.platform_wide()?.api_keys().row(id.as_str()), &key)?;
             item.insert(TTL.into(), forgotten);
-            let end = revocation(now, REVOKED_KEPT_MS);
+            let end = self.0.revoking(&credential, now, REVOKED_KEPT_MS)?;
             let transaction = transaction
                 .put_item(&self.0, item, as_read)
-                .update(&self.0, &scope.credential_key_of(&key.hash), end, "attribute_exists(pk)")
+                .update(&self.0, &place, end, AS_READ)
                 .note_deletion(&self.0, scope, Deleted::Key { key: id.clone() })?
                 .audit(&self.0, scope, Deed::done(AuditAction::KeyRevoke).names([id.as_str()]))?;
             match transaction.commit(&self.0).await? {
@@ -274,12 +293,12 @@ impl ApiKeys {
         Err(StoreError::Contended(ATTEMPTS))
     }
 
-    /// A key that the scope may manage and that is not over.
+    /// A key that the scope may manage and that was not revoked.
     async fn find(&self, scope: &ReadScope, id: &KeyId) -> Result<ApiKey, StoreError> {
         let key: ApiKey =
             self.0.get(&scope.platform_wide()?.api_keys().row(id.as_str())).await?.ok_or(StoreError::NotFound)?;
         let may = scope.mode() == Mode::Live || key.mode == Mode::Test.as_str();
-        if may && key.is_good(now_ms()) { Ok(key) } else { Err(StoreError::NotFound) }
+        if may && key.revoked_at_ms.is_none() { Ok(key) } else { Err(StoreError::NotFound) }
     }
 
     /// Another live key than that, which is good until then, Unix milliseconds, if there is one.

@@ -310,11 +310,16 @@ fn sort_key(row: &Item) -> Option<&str> {
 
 impl Table {
     /// Revokes a key as of that moment, unless it was revoked by then. Whether it was not. On record like any revocation.
+    /// What is shown of a key is not sealed: a credential that is another's, by its own account, is left alone.
     pub(crate) async fn revoke_key(&self, scope: &TenantScope, key: &ApiKey, at_ms: i64) -> Result<bool, StoreError> {
         let end = revocation(at_ms, REVOKED_KEPT_MS);
-        let good = "attribute_exists(pk) AND (attribute_not_exists(revoked_at_ms) OR revoked_at_ms > :at)";
+        let good = "id = :id AND platform = :platform AND (attribute_not_exists(revoked_at_ms) OR revoked_at_ms > :at)";
+        let of_it = end
+            .clone()
+            .value(":id", AttributeValue::S(key.id.to_string()))
+            .value(":platform", AttributeValue::S(scope.platform().to_string()));
         let transaction = Transaction::default()
-            .update(self, &scope.credential_key_of(&key.hash), end.clone(), good)
+            .update(self, &scope.credential_key_of(&key.hash), of_it, good)
             .update(self, &scope.platform_wide()?.api_keys().row(key.id.as_str()), end, "attribute_exists(pk)")
             .audit(self, scope, Deed::done(AuditAction::KeyRevoke).names([key.id.as_str()]))?;
         match transaction.commit(self).await? {

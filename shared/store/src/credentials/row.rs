@@ -126,6 +126,16 @@ impl Table {
             .value(":was", AttributeValue::S(self.credential_mac(record)?)))
     }
 
+    /// The change that revokes a credential of ours as of that moment, to be made [`AS_READ`].
+    pub(crate) fn revoking(
+        &self,
+        record: &CredentialRecord,
+        at_ms: i64,
+        kept_ms: i64,
+    ) -> Result<Expression, StoreError> {
+        Ok(revocation(at_ms, kept_ms).value(":was", AttributeValue::S(self.credential_mac(record)?)))
+    }
+
     /// A credential of ours that was not revoked.
     pub(crate) async fn credential(&self, key: &TableKey) -> Result<Option<CredentialRecord>, StoreError> {
         let row = self.get_raw(key).await?;

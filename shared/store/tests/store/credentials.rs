@@ -191,6 +191,38 @@ async fn rotating_seals_no_row_that_is_not_ours() {
 }
 
 #[tokio::test]
+async fn revoking_a_key_whose_row_was_led_astray_is_never_said_to_be_done_and_takes_nobody_elses() {
+    let world = World::start().await;
+    let (company, other) = (Company::make(&world).await, Company::make(&world).await);
+    let caller = admitted(&world, &company.live).await.unwrap();
+    let keys = ApiKeys::new(world.table.clone());
+    let (shown, key) = keys.create(&caller, &named("app", Mode::Live, None)).await.unwrap();
+    let listed = caller.scope().platform_wide().unwrap().api_keys().row(shown.id.as_str());
+    let list_row = world.row(&listed).await.unwrap();
+    let stays = async |hash: aws_sdk_dynamodb::types::AttributeValue| {
+        world.put(&listed, edited(&list_row, "hash", Some(hash))).await;
+        let outcome = keys.revoke(&caller.scope(), &shown.id, false).await;
+        assert!(matches!(outcome, Err(StoreError::Corrupt(_))), "{outcome:?}");
+        for good in [&key, &company.test, &other.live] {
+            assert!(admitted(&world, good).await.is_some(), "it was revoked in its place");
+        }
+    };
+    for strangers in [&company.test, &other.live] {
+        stays(text(&hex(&strangers.hash))).await;
+    }
+    // A row that says of itself to be that key, where it is not.
+    let planted = make_api_key(&company.id, Mode::Live);
+    let copied = world.row(&place(&key)).await.unwrap();
+    world.put(&place(&planted), edited(&copied, "hash", Some(text(&hex(&planted.hash))))).await;
+    stays(text(&hex(&planted.hash))).await;
+    // One that is listed as over, and is not.
+    world.put(&listed, edited(&list_row, "expires_at_ms", Some(number(now_ms() - HOUR_MS)))).await;
+    keys.revoke(&caller.scope(), &shown.id, false).await.unwrap();
+    assert!(admitted(&world, &key).await.is_none());
+    assert!(matches!(refused(keys.revoke(&caller.scope(), &shown.id, false).await), StoreError::NotFound));
+}
+
+#[tokio::test]
 async fn a_rotated_key_ends_no_later_than_it_would_have_and_its_successor_has_the_same_life() {
     let world = World::start().await;
     let company = Company::make(&world).await;

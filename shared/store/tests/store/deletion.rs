@@ -3,7 +3,7 @@
 
 use crate::agents::new_agent;
 use crate::proxy::Proxy;
-use crate::support::{Item, World, aws, operator, own, refused, secret};
+use crate::support::{Item, World, aws, operator, own, refused, secret, text};
 use std::collections::BTreeMap;
 use theazo_store::{
     AgentStatus, Credentials, DeletionState, NewSession, PageRequest, PlatformDeletion, Platforms, ProviderAccess,
@@ -115,6 +115,22 @@ async fn assert_only_a_tombstone_is_left(world: &World, platform: &PlatformId) {
 async fn values_for_agents(world: &World, platform: &PlatformId) -> usize {
     let rows = world.scan().await.into_iter().filter(|row| is_of(row, platform) && row.contains_key("blob"));
     rows.filter(|row| row["provider"].as_bool() != Ok(&true)).count()
+}
+
+#[tokio::test]
+async fn a_deleted_platform_takes_no_key_of_anothers_with_it_to_which_a_row_of_its_own_was_led() {
+    let world = World::start().await;
+    let (gone, other) = (Furnished::make(&world).await, Furnished::make(&world).await);
+    let shown = format!("{}#keys", gone.id);
+    let mut rows = world.scan().await;
+    for row in rows.iter_mut().filter(|row| *row["pk"].as_s().unwrap() == shown) {
+        row.insert("hash".into(), text(&hex::encode(other.keys[0].hash)));
+    }
+    world.put_back(&rows).await;
+    let deletion = deletion(&world.table);
+    deletion.begin(&gone.id).await.unwrap();
+    deletion.advance(&gone.id, now_ms()).await.unwrap();
+    assert!(is_accepted(&world.table, &other.keys[0]).await);
 }
 
 #[tokio::test]
