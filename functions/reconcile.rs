@@ -13,11 +13,10 @@ use crate::emf;
 use crate::limits::Watch;
 use crate::sessions::{pause, terminate};
 use futures_util::future::join;
-use futures_util::{StreamExt, stream};
 use hosts::Hosts;
 use lanes::in_lanes;
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -38,8 +37,10 @@ const PLATFORMS_AT_ONCE: usize = 16;
 /// After how long one whose providers are slow is in nobody's way any more: then its agents are looked after beside those
 /// sixteen. So a run comes by every platform as long as fewer than some two hundred are as slow as that.
 const PLATFORM_SLICE: Duration = Duration::from_secs(4);
-/// Things of one platform.
+/// Things of one platform, and after how long one is in no other's way: those of another provider do not wait for one that
+/// is silent.
 const ITEMS_AT_ONCE: usize = 4;
+const ITEM_SLICE: Duration = Duration::from_secs(2);
 /// How often the order in which things are looked at changes, milliseconds.
 const TURN_MS: i64 = 60_000;
 /// Spreads consecutive turns, and every second one, over all places (Knuth's multiplicative hashing: 2^64 over the golden
@@ -176,14 +177,18 @@ pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome,
     // An agent is on the list before its sandbox is made, so what was listed before this and is missing here has no owner.
     let items = run.work.list().await?;
     let found = accounts.found();
-    let platforms = by_platform(items.clone(), turn);
+    let platforms = by_platform(&items, turn);
     let seen = (&found, accounts.hosts(), listed_at_ms);
     // On the heap: unoptimised, what is nested in this is more than a thread's stack.
-    let visits = platforms.into_iter().map(|items| Box::pin(run.platform_items(items, seen)));
+    let mut visits = Vec::with_capacity(platforms.len());
+    for items in platforms {
+        visits.push(Box::pin(run.platform_items(items, seen)));
+    }
     let visits = in_lanes(visits, PLATFORMS_AT_ONCE, PLATFORM_SLICE);
     let grace_ms = i64::try_from(deployment.config().orphan_grace.as_millis()).unwrap_or(i64::MAX);
     // Side by side: accounts that do not let go of orphans take no time of anybody's agents.
-    let removals = Box::pin(accounts.remove_orphans(&orphans, &items, turn, grace_ms, run.until));
+    let known: HashSet<&str> = items.iter().filter_map(agent_of).collect();
+    let removals = Box::pin(accounts.remove_orphans(&orphans, known, turn, grace_ms, run.until));
     let (mut outcome, visited) = join(removals, Box::pin(visits)).await;
     visited.into_iter().for_each(|visited| outcome += visited);
     if outcome.skipped > 0 {
@@ -193,17 +198,12 @@ pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome,
     Ok(outcome)
 }
 
-async fn sum(mut all: Outcome, more: Outcome) -> Outcome {
-    all += more;
-    all
-}
-
 /// The list by platform, so that none waits for another's. Whose turn is first changes from run to run, among the
 /// platforms and within each: what one run did not come to, a later one begins with.
-fn by_platform(items: Vec<WorkItem>, turn: usize) -> Vec<Vec<WorkItem>> {
-    let mut platforms: BTreeMap<PlatformId, Vec<WorkItem>> = BTreeMap::new();
+fn by_platform(items: &[WorkItem], turn: usize) -> Vec<Vec<&WorkItem>> {
+    let mut platforms: BTreeMap<&PlatformId, Vec<&WorkItem>> = BTreeMap::new();
     for item in items {
-        platforms.entry(platform_of(&item).clone()).or_default().push(item);
+        platforms.entry(platform_of(item)).or_default().push(item);
     }
     let mut platforms: Vec<_> = platforms.into_values().collect();
     platforms.iter_mut().for_each(|items| in_turn(items, turn));
@@ -214,7 +214,14 @@ fn by_platform(items: Vec<WorkItem>, turn: usize) -> Vec<Vec<WorkItem>> {
 fn platform_of(item: &WorkItem) -> &PlatformId {
     match item {
         WorkItem::Agent(work) => &work.platform,
-        WorkItem::Session(platform, ..) | WorkItem::Provider(platform, ..) | WorkItem::Platform(platform) => platform,
+        WorkItem::Session(platform, ..) | WorkItem::Platform(platform) => platform,
+    }
+}
+
+fn agent_of(item: &WorkItem) -> Option<&str> {
+    match item {
+        WorkItem::Agent(work) => Some(work.agent.as_str()),
+        WorkItem::Session(..) | WorkItem::Platform(_) => None,
     }
 }
 
@@ -292,34 +299,38 @@ impl Run {
     /// What is to be done for one platform, a few things side by side.
     async fn platform_items(
         &self,
-        items: Vec<WorkItem>,
+        items: Vec<&WorkItem>,
         (found, hosts, listed_at_ms): (&Found, &Hosts, i64),
     ) -> Outcome {
-        let Some(platform) = items.first().map(platform_of).cloned() else { return Outcome::default() };
-        let suspended = self.suspension.is_suspended(&platform).await;
+        let Some(platform) = items.first().map(|item| platform_of(item)) else { return Outcome::default() };
+        let suspended = self.suspension.is_suspended(platform).await;
         let suspended = suspended.unwrap_or_else(|error| {
             tracing::warn!(%error, "whether a platform is suspended is not known");
             false
         });
         let deleted = items.iter().any(|item| matches!(item, WorkItem::Platform(_)));
         let look = Look { found, hosts, listed_at_ms, suspended, deleted, active: Default::default() };
-        let visits = stream::iter(items).map(|item| Box::pin(self.item(item, &look)));
-        let outcome = visits.buffer_unordered(ITEMS_AT_ONCE).fold(Outcome::default(), sum).await;
+        let mut visits = Vec::with_capacity(items.len());
+        for item in items {
+            visits.push(Box::pin(self.item(item, &look)));
+        }
+        let mut outcome = Outcome::default();
+        in_lanes(visits, ITEMS_AT_ONCE, ITEM_SLICE).await.into_iter().for_each(|visited| outcome += visited);
         // Who was not come by is not counted, and half a figure is none.
         if outcome.skipped == 0 {
-            self.note_active(&platform, &look).await;
+            self.note_active(platform, &look).await;
         }
         outcome
     }
 
     /// One thing of the list, which takes no longer than [`ITEM_TIME`], whatever its provider does.
-    async fn item(&self, item: WorkItem, look: &Look<'_>) -> Outcome {
+    async fn item(&self, item: &WorkItem, look: &Look<'_>) -> Outcome {
         if Instant::now() >= self.until {
             return Outcome { skipped: 1, ..Outcome::default() };
         }
         let mut outcome = Outcome::default();
         let visit = async {
-            match &item {
+            match item {
                 WorkItem::Agent(work) => self.agent(work, look, &mut outcome).await,
                 WorkItem::Session(platform, mode, session) => {
                     let scope = self.work.operator().tenant(platform, *mode);
@@ -328,8 +339,6 @@ impl Run {
                     done
                 }
                 WorkItem::Platform(platform) => self.platform(platform, &mut outcome).await,
-                // Looked at already.
-                WorkItem::Provider(..) => Ok(()),
             }
         };
         let done = tokio::time::timeout(ITEM_TIME, visit).await;

@@ -3,13 +3,13 @@
 
 use super::accounts::{Account, Accounts};
 use super::lanes::in_lanes;
-use super::{ITEM_TIME, Outcome, in_turn, sum};
+use super::{ITEM_TIME, Outcome, in_turn};
 use futures_util::{StreamExt, stream};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_providers::{AgentRef, Provider};
-use theazo_store::{AccountName, OrphanNotes, Ownerless, WorkItem, now_ms};
+use theazo_store::{AccountName, OrphanNotes, Ownerless, now_ms};
 use theazo_tenancy::PlatformId;
 use tokio::time::Instant;
 
@@ -105,7 +105,7 @@ impl Accounts {
     pub(super) async fn remove_orphans(
         &self,
         notes: &OrphanNotes,
-        items: &[WorkItem],
+        known: HashSet<&str>,
         turn: usize,
         grace_ms: i64,
         until: Instant,
@@ -119,7 +119,6 @@ impl Accounts {
                 return outcome;
             }
         };
-        let known: HashSet<&str> = items.iter().filter_map(agent_of).collect();
         let (times, nothing) = ((turn, grace_ms, now_ms()), Ownerless::new());
         let mut work = Vec::new();
         for ((platform, provider), accounts) in self.by_owner() {
@@ -167,7 +166,11 @@ async fn clear(
     for (provider, agent) in due {
         removals.push(remove(provider, agent, until));
     }
-    stream::iter(removals).buffer_unordered(REMOVALS_AT_ONCE).fold(outcome, sum).await
+    let mut removals = stream::iter(removals).buffer_unordered(REMOVALS_AT_ONCE);
+    while let Some(removed) = removals.next().await {
+        outcome += removed;
+    }
+    outcome
 }
 
 /// Removes what nobody owns.
@@ -182,13 +185,6 @@ async fn remove(provider: Arc<dyn Provider>, agent: String, until: Instant) -> O
         Err(_) => tracing::warn!(agent = orphan.agent, "an orphan could not be removed in time"),
     }
     Outcome { postponed: 1, ..Outcome::default() }
-}
-
-fn agent_of(item: &WorkItem) -> Option<&str> {
-    match item {
-        WorkItem::Agent(work) => Some(work.agent.as_str()),
-        WorkItem::Session(..) | WorkItem::Provider(..) | WorkItem::Platform(_) => None,
-    }
 }
 
 #[cfg(test)]

@@ -18,8 +18,6 @@ pub enum WorkItem {
     Agent(WorkRef),
     /// A terminated session whose secrets or agents may not be gone yet.
     Session(PlatformId, Mode, SessionId),
-    /// A configured provider, whose account may have what no agent owns.
-    Provider(PlatformId, Mode, String),
     /// A deleted platform of which more than its tombstone may be left.
     Platform(PlatformId),
 }
@@ -51,7 +49,7 @@ impl Work {
         self.table.delete(&scope.provider_work_key(provider)).await
     }
 
-    /// The configured providers alone.
+    /// The configured providers, whose accounts may have what no agent owns.
     ///
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
@@ -62,7 +60,7 @@ impl Work {
         Ok(rows.filter_map(|row| self.operator.parse_provider_work(row.get("sk")?.as_s().ok()?)).collect())
     }
 
-    /// Everything on the list.
+    /// Everything on the list but the providers.
     ///
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
@@ -76,14 +74,7 @@ impl Work {
                 let (platform, mode, session) = self.operator.parse_session_work(sk)?;
                 Some(WorkItem::Session(platform, mode, session))
             };
-            let provider = || {
-                let (platform, mode, provider) = self.operator.parse_provider_work(sk)?;
-                Some(WorkItem::Provider(platform, mode, provider))
-            };
-            agent
-                .or_else(session)
-                .or_else(provider)
-                .or_else(|| self.operator.parse_platform_work(sk).map(WorkItem::Platform))
+            agent.or_else(session).or_else(|| self.operator.parse_platform_work(sk).map(WorkItem::Platform))
         });
         Ok(items.collect())
     }

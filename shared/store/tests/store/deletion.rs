@@ -175,8 +175,9 @@ async fn a_deleted_platforms_keys_are_refused_and_its_secrets_gone_at_once() {
     deletion.begin(&gone.id).await.unwrap();
     assert_eq!(deletion.advance(&gone.id, later()).await.unwrap(), DeletionState::Gone);
     // What is left on the list is the other's configured provider.
-    let left = world.work().list().await.unwrap();
-    let is_others = |item: &WorkItem| matches!(item, WorkItem::Provider(platform, ..) if *platform == other.id);
+    assert_eq!(world.work().list().await.unwrap(), []);
+    let left = world.work().providers().await.unwrap();
+    let is_others = |(platform, ..): &(PlatformId, Mode, String)| *platform == other.id;
     assert!(!left.is_empty() && left.iter().all(is_others), "{left:?}");
     assert_only_a_tombstone_is_left(&world, &gone.id).await;
 }
