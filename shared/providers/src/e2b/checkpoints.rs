@@ -49,21 +49,26 @@ impl E2bProvider {
         Ok(named.collect())
     }
 
+    /// Those of one agent's: all, or those of one checkpoint. Of that there should be one; that there is none is believed to
+    /// a second list, as of sandboxes.
+    async fn snapshots_of(&self, agent: &str, checkpoint: Option<&str>) -> Result<Vec<Named>, ProviderError> {
+        let meant = async || {
+            let mut named = self.named_snapshots().await?;
+            let is_it = |named: &Named, checkpoint| named.checkpoint.as_deref() == Some(checkpoint);
+            named.retain(|named| named.agent == agent && checkpoint.is_none_or(|checkpoint| is_it(named, checkpoint)));
+            Ok(named)
+        };
+        let found = meant().await?;
+        if !found.is_empty() || checkpoint.is_none() {
+            return Ok(found);
+        }
+        tokio::time::sleep(LIST_PAUSE).await;
+        meant().await
+    }
+
     /// Removes an agent's named snapshots: all, or those of one checkpoint.
     pub(super) async fn remove_snapshots(&self, agent: &str, checkpoint: Option<&str>) -> Result<(), ProviderError> {
-        let is_meant = |named: &Named| {
-            let is_it = |checkpoint| named.checkpoint.as_deref() == Some(checkpoint);
-            named.agent == agent && checkpoint.is_none_or(is_it)
-        };
-        let mut meant = self.named_snapshots().await?;
-        meant.retain(is_meant);
-        // Of one checkpoint there should be one; that there is none is believed to a second list, as of sandboxes.
-        if meant.is_empty() && checkpoint.is_some() {
-            tokio::time::sleep(LIST_PAUSE).await;
-            meant = self.named_snapshots().await?;
-            meant.retain(is_meant);
-        }
-        for named in meant {
+        for named in self.snapshots_of(agent, checkpoint).await? {
             self.account.delete_snapshot(&named.id).await?;
         }
         Ok(())
@@ -100,17 +105,12 @@ impl E2bProvider {
     }
 
     pub(super) async fn make_checkpoint(&self, agent: &AgentRef, checkpoint: &str) -> Result<Kept, ProviderError> {
-        let sandboxes = self.sandboxes(&agent.agent).await?;
+        let running = self.running(&agent.agent).await?;
         // What is only in the memory of its file system is not kept.
         let bytes = self.farewell(agent).await;
         let name = name_of(&self.service().deployment, &agent.agent, checkpoint);
-        for running in sandboxes.iter().filter(|listed| listed.state == "running") {
-            match self.account.snapshot(&running.id, &name).await {
-                Err(ProviderError::SandboxGone) => {}
-                other => return other.map(|()| Kept { bytes }),
-            }
-        }
-        Err(ProviderError::SandboxGone)
+        self.account.snapshot(&running.id, &name).await?;
+        Ok(Kept { bytes })
     }
 
     /// Makes a sandbox of a checkpoint in place of the agent's own.
@@ -121,8 +121,8 @@ impl E2bProvider {
         checkpoint: &str,
     ) -> Result<Sandbox, ProviderError> {
         let frame = Frame::deliver(KIND, environment)?;
-        let is_it = |named: &Named| named.agent == spec.agent && named.checkpoint.as_deref() == Some(checkpoint);
-        let kept = self.named_snapshots().await?.into_iter().find(is_it).ok_or(ProviderError::SandboxGone)?;
+        let kept = self.snapshots_of(&spec.agent, Some(checkpoint)).await?;
+        let kept = kept.into_iter().next().ok_or(ProviderError::SandboxGone)?;
         self.service().known.forget(self.fingerprint, &spec.agent);
         self.remove_sandboxes(&spec.agent).await?;
         // Another key each time: what was made of the checkpoint before is gone.

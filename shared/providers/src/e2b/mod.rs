@@ -180,12 +180,13 @@ impl E2bProvider {
                 Created::TooLong(_) => {
                     return Err(failed("create sandbox", Some(400), false, "E2B does not allow the sandbox its time"));
                 }
-                Created::Look => match self.sandboxes(&spec.agent).await?.first() {
-                    Some(listed) => self.account.connect(&listed.id, seconds).await?.0,
-                    None => {
+                Created::Look => match self.connect_to(&self.sandboxes(&spec.agent).await?, seconds).await {
+                    Ok((handle, _)) => handle,
+                    Err(ProviderError::SandboxGone) => {
                         tokio::time::sleep(CREATE_PAUSE).await;
                         continue;
                     }
+                    Err(error) => return Err(error),
                 },
             };
             match self.install(&handle).await {
@@ -214,10 +215,16 @@ impl E2bProvider {
         if let Some(handle) = self.service().known.get(self.fingerprint, agent) {
             return Ok(handle);
         }
-        for listed in self.sandboxes(agent).await?.into_iter().filter(|listed| listed.state == "running") {
+        let handle = self.running(agent).await?;
+        Ok(self.service().known.keep(self.fingerprint, agent, handle))
+    }
+
+    /// The same as E2B has it now. What a list says of a sandbox, its state included, may not be so any more, or not yet.
+    async fn running(&self, agent: &str) -> Result<Handle, ProviderError> {
+        for listed in self.sandboxes(agent).await? {
             match self.account.open(&listed.id).await {
-                Ok((handle, _)) => return Ok(self.service().known.keep(self.fingerprint, agent, handle)),
-                Err(ProviderError::SandboxGone) => {}
+                Ok((handle, detail)) if detail.state == "running" => return Ok(handle),
+                Ok(_) | Err(ProviderError::SandboxGone) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -43,8 +43,7 @@ impl E2bProvider {
                 Err(error) => return Err(error),
             }
         }
-        let running = self.sandboxes(agent).await?.into_iter().find(|listed| listed.state == "running");
-        let id = running.ok_or(ProviderError::SandboxGone)?.id;
+        let id = self.running(agent).await?.id;
         // A look does not tell the token; connecting does.
         let (handle, booted) = self.account.connect(&id, CONNECT_SECONDS).await?;
         if booted {

@@ -50,8 +50,12 @@ async fn a_service_that_keeps_no_files_without_memory_is_told_apart_and_the_sand
 
 /// The next list of sandboxes is this one.
 fn lists_once(bed: &Bed, content: serde_json::Value) {
+    answers_once(bed, "/v2/sandboxes", content);
+}
+
+fn answers_once(bed: &Bed, path: &str, content: serde_json::Value) {
     let kind = FaultKind::Instead { content };
-    bed.emulator().controls.fault(Fault { method: "GET".into(), path: "/v2/sandboxes".into(), times: 1, kind });
+    bed.emulator().controls.fault(Fault { method: "GET".into(), path: path.into(), times: 1, kind });
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,6 +80,7 @@ async fn a_list_that_lags_loses_no_sandbox_and_leaves_none_behind() {
     lags();
     bed.provider.checkpoint(&agent, &checkpoint).await.unwrap();
     lags();
+    answers_once(&bed, "/snapshots", serde_json::json!([]));
     bed.provider.restore(&spec, &environment(&[("A", "d")]), &checkpoint).await.unwrap();
     assert_eq!(
         bed.emulator().controls.left().len(),
@@ -104,12 +109,17 @@ async fn a_list_that_names_what_is_gone_or_in_another_state_neither_loses_an_age
         lists_once(&bed, rows.into());
     };
     let state = async || listed().await[0]["state"].clone();
-    stale("running").await;
-    let other = bed.emulator().provider(&bed.emulator().deployment);
-    assert_eq!(other.exec(&agent, request(Language::Bash, "printf $A")).await.unwrap().stdout, "b");
-    let checkpoint = theazo_tenancy::CheckpointId::make().to_string();
-    stale("running").await;
-    bed.provider.checkpoint(&agent, &checkpoint).await.unwrap();
+    for told in ["running", "paused"] {
+        stale(told).await;
+        let other = bed.emulator().provider(&bed.emulator().deployment);
+        assert_eq!(other.exec(&agent, request(Language::Bash, "printf $A")).await.unwrap().stdout, "b", "{told}");
+        let checkpoint = theazo_tenancy::CheckpointId::make().to_string();
+        stale(told).await;
+        bed.provider.checkpoint(&agent, &checkpoint).await.unwrap();
+        stale(told).await;
+        let other = bed.emulator().provider(&bed.emulator().deployment);
+        other.open_port(&agent, 8080).await.unwrap();
+    }
     stale("paused").await;
     bed.provider.stop(&agent).await.unwrap();
     assert_eq!(state().await, "paused");
