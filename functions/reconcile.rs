@@ -391,7 +391,6 @@ impl Run {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashSet;
     use theazo_tenancy::{AgentId, WorkRef};
 
     #[test]
@@ -407,19 +406,19 @@ mod tests {
             .collect();
         let (mut first, mut first_of_last) = (HashSet::new(), HashSet::new());
         for turn in 0..30 {
-            let by_platform = by_platform(items.clone(), turn);
+            let by_platform = by_platform(&items, turn);
             assert_eq!(by_platform.len(), platforms.len());
             for items in &by_platform {
-                assert!(items.iter().all(|item| platform_of(item) == platform_of(&items[0])), "one platform's only");
+                assert!(items.iter().all(|item| platform_of(item) == platform_of(items[0])), "one platform's only");
             }
-            let all: Vec<_> = by_platform.iter().flatten().collect();
+            let all: Vec<_> = by_platform.iter().flatten().copied().collect();
             assert!(all.len() == items.len() && items.iter().all(|item| all.contains(&item)));
-            first.insert(platform_of(&by_platform[0][0]).clone());
-            let last = by_platform.iter().find(|items| *platform_of(&items[0]) == platforms[4]).unwrap();
+            first.insert(platform_of(by_platform[0][0]).clone());
+            let last = by_platform.iter().find(|items| *platform_of(items[0]) == platforms[4]).unwrap();
             first_of_last.insert(format!("{:?}", last[0]));
         }
         assert_eq!((first.len(), first_of_last.len()), (5, 5));
-        assert!(by_platform(Vec::new(), 3).is_empty());
+        assert!(by_platform(&[], 3).is_empty());
     }
 
     #[test]

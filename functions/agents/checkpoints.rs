@@ -85,8 +85,8 @@ pub(super) async fn make(
     };
     let made = tokio::time::timeout(MAKE_TIMEOUT, provider.checkpoint(&sandbox, id.as_str())).await;
     let made = made.unwrap_or(Err(ProviderError::TimedOut));
-    // What was given up on may still come about.
-    let comes_late = matches!(made, Err(ProviderError::TimedOut | ProviderError::Failed { .. }));
+    // What nobody waits for any more may still come about.
+    let may_come = matches!(made, Err(ProviderError::TimedOut | ProviderError::Failed { .. }));
     let failure = match made {
         Ok(kept) => match agents.finish_checkpoint(&scope, &agent.id, &id, kept.bytes).await {
             Ok(now) => {
@@ -106,25 +106,24 @@ pub(super) async fn make(
             told
         }
     };
-    if let Err(error) = agents.give_up_checkpoint(&scope, &agent.id, &id).await {
+    if let Err(error) = agents.give_up_checkpoint(&scope, &agent.id, &id, may_come).await {
         tracing::warn!(agent = %agent.id, %error, "a checkpoint that failed is not given up yet");
         return Err(failure);
     }
-    take_back(&scope, &agent, (&id, comes_late), agents, sandboxes).await;
+    take_back(&scope, &agent, &id, agents, sandboxes).await;
     Err(failure)
 }
 
-/// Removes what was made of a checkpoint that came to nothing, and what its agent, if it is over by now, kept for it. Of
-/// one that may come late it is noted until it cannot any more.
+/// Removes what was made of a checkpoint that came to nothing, and what its agent, if it is over by now, kept for it.
 async fn take_back(
     scope: &TenantScope,
     agent: &Agent,
-    (checkpoint, comes_late): (&CheckpointId, bool),
+    checkpoint: &CheckpointId,
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) {
     let taken = async {
-        remove(scope, agent, (checkpoint, !comes_late), agents, sandboxes).await?;
+        remove(scope, agent, checkpoint, agents, sandboxes).await?;
         match agents.get(scope, &agent.id).await? {
             Some(now) if now.status.is_over() && !now.sandbox_gone => {
                 lifecycle::clear(scope, &now, agents, sandboxes).await.map(|_| ())
@@ -138,7 +137,7 @@ async fn take_back(
 }
 
 /// Removes what no process makes and no agent keeps any more: with `grace_ms`, also what was begun so long ago and never
-/// finished. Gives how many were removed, and how many could not be.
+/// finished. Gives how many are gone for good, and how many could not be removed.
 pub(crate) async fn remove_left_over(
     scope: &TenantScope,
     agent: &Agent,
@@ -150,9 +149,9 @@ pub(crate) async fn remove_left_over(
     let left = agent.checkpoints.iter().filter(|checkpoint| checkpoint.is_left_over(now, grace_ms.unwrap_or(i64::MAX)));
     let removals = left.map(|checkpoint| async move {
         let given_up = async {
-            agents.give_up_checkpoint(scope, &agent.id, &checkpoint.id).await?;
-            let cannot_come = now.saturating_sub(checkpoint.created_at_ms) >= grace_ms.unwrap_or(0);
-            remove(scope, agent, (&checkpoint.id, cannot_come), agents, sandboxes).await
+            let may_come = checkpoint.may_come_late(now);
+            agents.give_up_checkpoint(scope, &agent.id, &checkpoint.id, may_come).await?;
+            remove(scope, agent, &checkpoint.id, agents, sandboxes).await
         };
         in_time(given_up).await
     });
@@ -160,32 +159,31 @@ pub(crate) async fn remove_left_over(
     for error in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
         tracing::warn!(agent = %agent.id, ?error, "a checkpoint is not removed yet");
     }
-    let removed = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
-    (removed, outcomes.len() - removed)
+    let gone = outcomes.iter().filter(|outcome| matches!(outcome, Ok(true))).count();
+    (gone, outcomes.iter().filter(|outcome| outcome.is_err()).count())
 }
 
-async fn in_time(removal: impl Future<Output = Result<(), ApiError>>) -> Result<(), ApiError> {
+async fn in_time<T>(removal: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
     let late = |_| ApiError::new(ErrorCode::Timeout, "the compute provider is busy");
     tokio::time::timeout(REMOVE_TIMEOUT, removal).await.map_err(late)?
 }
 
-/// Removes a checkpoint that was given up, at its provider and then, if that is all there will be of it, in the row.
+/// Removes a checkpoint that was given up, at its provider and then, unless it may come about yet, in the row. Whether it is
+/// gone from there.
 async fn remove(
     scope: &TenantScope,
     agent: &Agent,
-    (checkpoint, is_all): (&CheckpointId, bool),
+    checkpoint: &CheckpointId,
     agents: &Agents,
     sandboxes: &Sandboxes,
-) -> Result<(), ApiError> {
+) -> Result<bool, ApiError> {
     if let Some(provider) = sandboxes.removing(scope, agent).await? {
         let sandbox = AgentRef { agent: agent.id.to_string() };
         let removed = provider.remove_checkpoint(&sandbox, checkpoint.as_str()).await;
         removed.map_err(|error| super::failure::to_api(&agent.provider, &error))?;
     }
-    if is_all {
-        agents.forget_checkpoint(scope, &agent.id, checkpoint).await?;
-    }
-    Ok(())
+    let left = agents.forget_checkpoint(scope, &agent.id, checkpoint).await?;
+    Ok(left.checkpoints.iter().all(|there| there.id != *checkpoint))
 }
 
 #[cfg(test)]

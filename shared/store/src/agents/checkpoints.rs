@@ -30,6 +30,8 @@ pub enum CheckpointState {
     Kept,
     /// Its provider may have something of it, which is to be removed.
     Removing,
+    /// The same, of one that nobody waits for any more and that may still come about.
+    GivenUp,
 }
 
 /// A checkpoint.
@@ -89,9 +91,14 @@ impl Checkpoint {
     pub fn is_left_over(&self, now_ms: i64, grace_ms: i64) -> bool {
         match self.state {
             CheckpointState::Making => now_ms.saturating_sub(self.created_at_ms) >= grace_ms,
-            CheckpointState::Removing => true,
+            CheckpointState::Removing | CheckpointState::GivenUp => true,
             CheckpointState::Kept => false,
         }
+    }
+
+    /// Whether its provider may make it yet if nobody waits for it any more.
+    pub fn may_come_late(&self, now_ms: i64) -> bool {
+        now_ms.saturating_sub(self.created_at_ms) < CHECKPOINT_GRACE_MS
     }
 }
 
@@ -226,7 +233,8 @@ impl Agents {
         self.apply(scope, id, step).await
     }
 
-    /// Notes that a checkpoint that was not finished is to be removed. One that is there, or removed already, stays so.
+    /// Notes that a checkpoint that was not finished is to be removed, now and, if it `may_come` about yet, later once more.
+    /// One that is there, or removed already, stays so.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Contended`].
@@ -235,11 +243,13 @@ impl Agents {
         scope: &TenantScope,
         id: &AgentId,
         checkpoint: &CheckpointId,
+        may_come: bool,
     ) -> Result<Agent, StoreError> {
+        let next = if may_come { CheckpointState::GivenUp } else { CheckpointState::Removing };
         let step = |before: &Agent| {
             let mut after = before.clone();
             match entry(&mut after, checkpoint) {
-                Some(making) if making.state == CheckpointState::Making => making.state = CheckpointState::Removing,
+                Some(making) if making.state == CheckpointState::Making => making.state = next,
                 _ => return Ok(None),
             }
             Ok(change(after, Some(AuditOutcome::Failed), None))
@@ -247,7 +257,7 @@ impl Agents {
         self.apply(scope, id, step).await
     }
 
-    /// Forgets a checkpoint of which its provider has nothing any more.
+    /// Forgets a checkpoint of which its provider has nothing any more, unless that may still come.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Contended`].
@@ -259,7 +269,12 @@ impl Agents {
     ) -> Result<Agent, StoreError> {
         let step = |before: &Agent| {
             let mut after = before.clone();
-            let is_removed = |there: &Checkpoint| there.id == *checkpoint && there.state == CheckpointState::Removing;
+            let now = self.0.now_ms();
+            let is_removed = |there: &Checkpoint| match there.state {
+                CheckpointState::Removing => there.id == *checkpoint,
+                CheckpointState::GivenUp => there.id == *checkpoint && !there.may_come_late(now),
+                CheckpointState::Making | CheckpointState::Kept => false,
+            };
             after.checkpoints.retain(|there| !is_removed(there));
             Ok(if after.checkpoints.len() == before.checkpoints.len() { None } else { change(after, None, None) })
         };

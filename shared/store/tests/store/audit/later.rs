@@ -101,7 +101,7 @@ async fn no_checkpoint_no_retry_and_no_last_end_happens_without_its_entry() {
 
     let begin = async || agents.begin_checkpoint(&scope, &id, NewCheckpoint::default()).await;
     let (_, given_up) = steps.only_on_record(&[(AgentCheckpoint, Started)], begin).await;
-    let give_up = async || agents.give_up_checkpoint(&scope, &id, &given_up).await;
+    let give_up = async || agents.give_up_checkpoint(&scope, &id, &given_up, false).await;
     steps.only_on_record(&[(AgentCheckpoint, Failed)], give_up).await;
     let (_, kept) = steps.only_on_record(&[(AgentCheckpoint, Started)], begin).await;
     let finish = async || agents.finish_checkpoint(&scope, &id, &kept, Some(7)).await;
