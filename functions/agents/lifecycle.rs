@@ -266,8 +266,8 @@ pub async fn finish_pause(
     }
 }
 
-/// Stops what runs of an agent that is paused. Nobody resumes it meanwhile. Whether its files are there: one that has lost
-/// them has failed.
+/// Stops what runs of an agent that is paused. Nobody resumes it meanwhile. Gives the agent as it is then: one that has lost
+/// its files has failed, and one that a limit has paused and that cannot be stopped without losing them is completed.
 ///
 /// # Errors
 /// As those of the table and of the provider; the next run tries again.
@@ -276,28 +276,28 @@ pub(crate) async fn stop_stray(
     agent: &Agent,
     agents: &Agents,
     sandboxes: &Sandboxes,
-) -> Result<bool, ApiError> {
+) -> Result<Agent, ApiError> {
     let held = agents.hold_paused(scope, &agent.id, true).await?;
-    let stopped = match stop(scope, &held, sandboxes).await? {
+    match stop(scope, &held, sandboxes).await? {
         Stopped::Kept(_) => {
             tracing::warn!(agent = %agent.id, "what ran of a paused agent was stopped");
-            Ok(true)
+            Ok(agents.hold_paused(scope, &agent.id, false).await?)
         }
         Stopped::Gone => {
             let holds = |now: &Agent| (now.status, now.intent) == (AgentStatus::Paused, Some(Intent::Pausing));
             // What does not come of it is for the next run: the agent is still held.
             let _ = Box::pin(without_files(scope, &held, AgentStatus::Failed, holds, agents, sandboxes)).await;
-            return Ok(false);
+            agents.get(scope, &agent.id).await?.ok_or_else(ApiError::not_found)
         }
-        Stopped::CannotPause if held.paused_by.is_some_and(PausedBy::must_not_run) => {
-            Box::pin(end(scope, &held, AgentStatus::Completed, agents, sandboxes)).await?;
-            return Ok(false);
+        Stopped::CannotPause if held.paused_by == Some(PausedBy::Limit) => {
+            Box::pin(end(scope, &held, AgentStatus::Completed, agents, sandboxes)).await
         }
         // It runs on until its time at the provider is over, or somebody resumes it.
-        Stopped::CannotPause => Err(failure::to_api(&agent.provider, &ProviderError::CannotPause)),
-    };
-    agents.hold_paused(scope, &agent.id, false).await?;
-    stopped
+        Stopped::CannotPause => {
+            agents.hold_paused(scope, &agent.id, false).await?;
+            Err(failure::to_api(&agent.provider, &ProviderError::CannotPause))
+        }
+    }
 }
 
 /// Takes a boot back that did not come to its end: what was made goes, files that were there before stay. Its row may be

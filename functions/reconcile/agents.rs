@@ -142,13 +142,20 @@ impl Run {
                 // runs then, or stops it. What was listed before it was paused says nothing.
                 let runs = found_at(look.found, &agent, &work.platform)
                     .is_some_and(|found| found.get(agent.id.as_str()) == Some(&true));
-                if agent.intent.is_some() || (runs && agent.since_ms < look.listed_at_ms) {
-                    if !Box::pin(lifecycle::stop_stray(scope, &agent, &self.agents, &self.sandboxes)).await? {
-                        outcome.lost += 1;
-                        return Ok(());
-                    }
-                    outcome.pauses += 1;
-                }
+                let agent = if agent.intent.is_some() || (runs && agent.since_ms < look.listed_at_ms) {
+                    let stopped = lifecycle::stop_stray(scope, &agent, &self.agents, &self.sandboxes);
+                    let now = Box::pin(stopped).await?;
+                    let count = match now.status {
+                        AgentStatus::Paused if now.intent.is_some() => &mut outcome.postponed,
+                        AgentStatus::Paused => &mut outcome.pauses,
+                        AgentStatus::Completed => &mut outcome.over_limit,
+                        _ => &mut outcome.lost,
+                    };
+                    *count += 1;
+                    now
+                } else {
+                    agent
+                };
                 Box::pin(self.agents.charge_storage(scope, agent)).await?;
                 return Ok(());
             }

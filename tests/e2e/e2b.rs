@@ -250,7 +250,7 @@ async fn what_runs_of_a_paused_agent_and_cannot_be_stopped_is_tried_again_and_wi
     manage("POST", format!("/v2/sandboxes/{sandbox}/connect"), json!({ "timeout": 600 })).await;
     let run = async || {
         let outcome = own.reconcile().await;
-        (outcome.pauses, outcome.postponed, outcome.lost)
+        (outcome.pauses, outcome.postponed, outcome.lost + outcome.over_limit)
     };
     let status = async || client.get(&format!("/v1/agents/{agent}")).await.expect(200)["status"].clone();
     let fault = |kind: FaultKind| {
@@ -268,13 +268,20 @@ async fn what_runs_of_a_paused_agent_and_cannot_be_stopped_is_tried_again_and_wi
     act("resume").await.expect_error(409, "conflict");
     // Nor one of its session, which does not say that all is well.
     let whole = async |what: &str| client.call("POST", &format!("/v1/sessions/{session}/{what}"), None).await;
-    edit_rows(&own, &client, &session, &agent, "SET paused_by = :by", json!({ ":by": { "S": "suspension" } })).await;
+    let paused_by = async |agent: &str, by: &str| {
+        edit_rows(&own, &client, &session, agent, "SET paused_by = :by", json!({ ":by": { "S": by } })).await;
+    };
+    paused_by(&agent, "suspension").await;
     whole("pause").await.expect(200);
     whole("resume").await.expect_error(409, "conflict");
-    edit_rows(&own, &client, &session, &agent, "SET paused_by = :by", json!({ ":by": { "S": "platform" } })).await;
-    // It cannot be stopped: then whoever resumes it takes it over, and it is metered.
-    fault(refusal(409, Some("snapshot_filesystem_only_unsupported_node")));
-    assert_eq!((run().await, status().await), ((0, 1, 0), json!("paused")));
+    // It cannot be stopped: then whoever resumes it takes it over, and it is metered. Nobody's files are lost for that, not
+    // where the operator has paused it either.
+    let cannot = || refusal(409, Some("snapshot_filesystem_only_unsupported_node"));
+    for by in ["operator", "platform"] {
+        paused_by(&agent, by).await;
+        fault(cannot());
+        assert_eq!((run().await, status().await), ((0, 1, 0), json!("paused")), "{by}");
+    }
     act("resume").await.expect(200);
     act("pause").await.expect(200);
 
@@ -282,6 +289,17 @@ async fn what_runs_of_a_paused_agent_and_cannot_be_stopped_is_tried_again_and_wi
     fault(refusal(404, None));
     assert_eq!((run().await, status().await), ((0, 0, 1), json!("failed")));
     assert_eq!(run().await, (0, 0, 0));
+    assert_eq!(emulator.controls.left(), [""; 0]);
+
+    // What a limit has paused does not run on.
+    let agent = client.boot(&session, on_e2b()).await;
+    client.call("POST", &format!("/v1/agents/{agent}/pause"), None).await.expect(200);
+    paused_by(&agent, "limit").await;
+    let sandbox = manage("GET", "/v2/sandboxes".into(), json!({})).await[0]["sandboxID"].as_str().unwrap().to_owned();
+    manage("POST", format!("/v2/sandboxes/{sandbox}/connect"), json!({ "timeout": 600 })).await;
+    fault(cannot());
+    assert_eq!(run().await, (0, 0, 1));
+    assert_eq!(client.get(&format!("/v1/agents/{agent}")).await.expect(200)["status"], "completed");
     assert_eq!(emulator.controls.left(), [""; 0]);
     client.terminate(&session).await;
     own.stop().await;

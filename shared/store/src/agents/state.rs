@@ -108,11 +108,6 @@ pub enum PausedBy {
 }
 
 impl PausedBy {
-    /// Whether the agent may not run on for want of a way to keep its files: a limit has paused it, or the operator.
-    pub const fn must_not_run(self) -> bool {
-        matches!(self, Self::Limit | Self::Operator)
-    }
-
     /// Whether the holder of the session's token cannot undo it. What a limit has paused they may resume as soon as the
     /// limit allows it; until then the boot itself is refused.
     pub const fn binds_session(self) -> bool {
