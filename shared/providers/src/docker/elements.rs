@@ -1,7 +1,5 @@
 //! The elements of an array in a JSON text that comes piece by piece, one at a time: a list is never in memory as a whole.
 
-use std::mem;
-
 /// The longest element that is taken, bytes. What an engine says of a container in a list is some kilobytes.
 const LONGEST: usize = 64 * 1024;
 
@@ -88,9 +86,10 @@ impl Elements {
     }
 
     fn end<E: From<Odd>>(&mut self, found: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        let element = mem::take(&mut self.element);
-        let element = element.trim_ascii();
-        if element.is_empty() { Ok(()) } else { found(element) }
+        let element = self.element.trim_ascii();
+        let outcome = if element.is_empty() { Ok(()) } else { found(element) };
+        self.element.clear();
+        outcome
     }
 
     /// The text is over. One without an array, like `null`, has no elements.

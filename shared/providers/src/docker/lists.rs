@@ -84,16 +84,6 @@ struct IpamConfig {
     subnet: Option<Text>,
 }
 
-/// A network of an agent's.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct AgentNetwork {
-    #[serde(default)]
-    id: Text,
-    #[serde(default)]
-    labels: Option<Labels>,
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Volume {
@@ -103,8 +93,11 @@ pub(super) struct Volume {
     labels: Option<Labels>,
 }
 
-/// Something with labels.
-pub(super) trait Labelled {
+/// Something with labels, of which the engine has a list.
+pub(super) trait Labelled: DeserializeOwned {
+    /// Where, up to the filter.
+    const LIST: &'static str;
+
     /// What the engine knows it by; empty where it does not say so.
     fn id(&self) -> &str;
 
@@ -123,8 +116,10 @@ pub(super) trait Labelled {
 }
 
 macro_rules! labelled {
-    ($($kind:ty: $id:ident),*) => {
+    ($($kind:ty: $id:ident in $list:literal),*) => {
         $(impl Labelled for $kind {
+            const LIST: &'static str = $list;
+
             fn id(&self) -> &str {
                 &self.$id.0
             }
@@ -136,7 +131,7 @@ macro_rules! labelled {
     };
 }
 
-labelled!(Container: id, Network: id, AgentNetwork: id, Volume: name);
+labelled!(Container: id in "/containers/json?all=true&", Network: id in "/networks?", Volume: name in "/volumes?");
 
 impl Container {
     /// Whether it runs, or stands still.
@@ -173,34 +168,14 @@ impl Lists {
         Self(transport)
     }
 
-    /// Hands on containers with the deployment's labels, or an agent's of it, ended ones too.
-    pub(super) async fn containers(
+    /// Hands on what of a kind has the deployment's labels, or an agent's of it; containers that have ended too.
+    pub(super) async fn of<T: Labelled>(
         &self,
         deployment: &str,
         agent: Option<&str>,
-        take: impl FnMut(Container) -> Result<(), NotListed>,
+        take: impl FnMut(T) -> Result<(), NotListed>,
     ) -> Result<(), EngineError> {
-        self.each(&format!("/containers/json?all=true&{}", filter(deployment, agent)), take).await
-    }
-
-    /// Networks with those labels.
-    pub(super) async fn networks(
-        &self,
-        deployment: &str,
-        agent: Option<&str>,
-        take: impl FnMut(AgentNetwork) -> Result<(), NotListed>,
-    ) -> Result<(), EngineError> {
-        self.each(&format!("/networks?{}", filter(deployment, agent)), take).await
-    }
-
-    /// Volumes with those labels.
-    pub(super) async fn volumes(
-        &self,
-        deployment: &str,
-        agent: Option<&str>,
-        take: impl FnMut(Volume) -> Result<(), NotListed>,
-    ) -> Result<(), EngineError> {
-        self.each(&format!("/volumes?{}", filter(deployment, agent)), take).await
+        self.each(&format!("{}{}", T::LIST, filter(deployment, agent)), take).await
     }
 
     /// All networks of the engine.

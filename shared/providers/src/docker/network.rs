@@ -30,8 +30,7 @@ impl DockerProvider {
     pub(super) async fn ensure_network(&self, spec: &SandboxSpec, name: &str) -> Result<AgentNetwork, ProviderError> {
         let mut refused: Vec<Subnet> = Vec::new();
         for _ in 0..ATTEMPTS {
-            let networks = timed(CALL_LIMIT, self.lists.all_networks()).await;
-            let networks = networks.map_err(|error| from_engine("list networks", error))?;
+            let networks = self.networks(CALL_LIMIT).await?;
             if let Some(network) = networks.iter().find(|network| self.is_agents_network(network, spec, name)) {
                 return adopt(network, spec);
             }
@@ -53,10 +52,15 @@ impl DockerProvider {
         Err(failed("create network", true, "lost the race for a subnet too often"))
     }
 
+    /// All of the engine's.
+    async fn networks(&self, limit: Duration) -> Result<Vec<Network>, ProviderError> {
+        let listed = timed(limit, self.lists.all_networks()).await;
+        listed.map_err(|error| from_engine("list networks", error))
+    }
+
     /// How many agents have room beside those that are there, and how many have in all.
     pub(super) async fn room(&self, limit: Duration) -> Result<Capacity, ProviderError> {
-        let networks = timed(limit, self.lists.all_networks()).await;
-        let networks = networks.map_err(|error| from_engine("list networks", error))?;
+        let networks = self.networks(limit).await?;
         let used: Vec<Subnet> = networks.iter().flat_map(subnets_of).collect();
         let pool = &self.config.subnet_pool;
         Ok(Capacity { free: pool.free(&used), places: pool.places() })
@@ -65,8 +69,7 @@ impl DockerProvider {
     /// Which engine this is: the id of a network that each has made for itself. The engine's own id is a file's that may have
     /// come with its machine's image, and so many have; this network is made anew when an engine starts.
     pub(super) async fn engine_id(&self, limit: Duration) -> Result<String, ProviderError> {
-        let networks = timed(limit, self.lists.all_networks()).await;
-        let networks = networks.map_err(|error| from_engine("list networks", error))?;
+        let networks = self.networks(limit).await?;
         let named = |name: &str| Some(networks.iter().find(|network| network.name() == name)?.id().to_owned());
         let id = named("bridge").or_else(|| named("none")).filter(|id| !id.is_empty());
         id.ok_or_else(|| failed("list networks", false, "the engine has no network of its own"))

@@ -1,15 +1,13 @@
 //! Finding and removing what belongs to agents: containers, networks and volumes with our labels.
 
 use super::failure::{from_engine, status, timed};
-use super::lists::{AgentNetwork, Container, Few, Labelled, NotListed, Volume as ListedVolume};
+use super::lists::{Container, Few, Labelled, Network, NotListed, Volume as ListedVolume};
 use super::{CALL_LIMIT, DockerProvider, names};
 use crate::{OwnedSandbox, ProviderError};
 use bollard::models::{NetworkInspect, Volume};
 use bollard::query_parameters::{InspectNetworkOptions, RemoveContainerOptionsBuilder, RemoveVolumeOptions};
 use futures_util::future::join_all;
 use std::collections::BTreeMap;
-use std::mem;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -53,11 +51,8 @@ impl DockerProvider {
     pub(super) async fn remove_all(&self, agent: &str, files: Files) -> Result<(), ProviderError> {
         let name = names::resource_name(agent)?;
         let until = Instant::now() + REMOVE_WITHIN;
-        for round in 0.. {
-            // It is usually all gone after the first.
-            if round > 1 {
-                tokio::time::sleep(REMOVE_PAUSE).await;
-            }
+        let mut is_first = true;
+        loop {
             let mut parts = self.find(agent, &name).await?;
             match files {
                 Files::Go => {}
@@ -71,11 +66,12 @@ impl DockerProvider {
             if Instant::now() >= until {
                 return Err(conflict.unwrap_or(ProviderError::TimedOut));
             }
-            if conflict.is_some() {
+            // It is usually all gone after the first.
+            if conflict.is_some() || !is_first {
                 tokio::time::sleep(REMOVE_PAUSE).await;
             }
+            is_first = false;
         }
-        Err(ProviderError::TimedOut)
     }
 
     /// One pass over the parts. A conflict is answered as a value: the engine is still busy with a removal or a
@@ -157,31 +153,33 @@ impl DockerProvider {
 
     /// Every agent of this deployment of which the engine has a container, a network or a volume.
     pub(super) async fn list_owned(&self) -> Result<Vec<OwnedSandbox>, ProviderError> {
-        let (containers, leftovers) = (Mutex::new(Agents::default()), Mutex::new(Agents::default()));
+        let [mut containers, mut networks, mut volumes] = [(); 3].map(|()| Agents::default());
         let deployment = &self.config.deployment;
         // What leads to an agent is none.
         let of_container = |container: Container| {
             let runs = container.is_running() && !container.is_forwarder();
-            lock(&containers).add(container.agent_of(deployment), runs)
+            containers.add(container.agent_of(deployment), runs)
         };
-        // A host has a volume of each agent that is paused, and of each checkpoint: any number, of which none runs.
-        let of_rest = |agent: Option<&str>| {
-            let _ = lock(&leftovers).add(agent, false);
+        let of_network = |network: Network| {
+            networks.add_rest(network.agent_of(deployment));
             Ok(())
         };
-        let (listed, networks, volumes) = tokio::join!(
-            timed(CALL_LIMIT, self.lists.containers(deployment, None, of_container)),
-            timed(CALL_LIMIT, self.lists.networks(deployment, None, |network| of_rest(network.agent_of(deployment)))),
-            timed(CALL_LIMIT, self.lists.volumes(deployment, None, |volume| of_rest(volume.agent_of(deployment)))),
+        let of_volume = |volume: ListedVolume| {
+            volumes.add_rest(volume.agent_of(deployment));
+            Ok(())
+        };
+        let (of_containers, of_networks, of_volumes) = tokio::join!(
+            timed(CALL_LIMIT, self.lists.of(deployment, None, of_container)),
+            timed(CALL_LIMIT, self.lists.of(deployment, None, of_network)),
+            timed(CALL_LIMIT, self.lists.of(deployment, None, of_volume)),
         );
-        listed.map_err(|error| from_engine("list containers", error))?;
-        networks.map_err(|error| from_engine("list networks", error))?;
-        volumes.map_err(|error| from_engine("list volumes", error))?;
-        let mut agents = mem::take(&mut lock(&leftovers).0);
-        for (agent, running) in mem::take(&mut lock(&containers).0) {
-            *agents.entry(agent).or_default() |= running;
+        of_containers.map_err(|error| from_engine("list containers", error))?;
+        of_networks.map_err(|error| from_engine("list networks", error))?;
+        of_volumes.map_err(|error| from_engine("list volumes", error))?;
+        for agent in networks.0.keys().chain(volumes.0.keys()) {
+            containers.add_rest(Some(agent));
         }
-        Ok(agents.into_iter().map(|(agent, running)| OwnedSandbox { agent, running }).collect())
+        Ok(containers.0.into_iter().map(|(agent, running)| OwnedSandbox { agent, running }).collect())
     }
 
     /// How many ports of an agent are open, or about to be.
@@ -191,13 +189,13 @@ impl DockerProvider {
     }
 
     /// An agent's containers, networks and volumes.
-    async fn list(&self, agent: &str) -> Result<(Vec<Container>, Vec<AgentNetwork>, Vec<ListedVolume>), ProviderError> {
+    async fn list(&self, agent: &str) -> Result<(Vec<Container>, Vec<Network>, Vec<ListedVolume>), ProviderError> {
         let deployment = &self.config.deployment;
         let (mut containers, mut networks, mut volumes) = (Few::default(), Few::default(), Few::default());
         let (of_containers, of_networks, of_volumes) = tokio::join!(
-            timed(CALL_LIMIT, self.lists.containers(deployment, Some(agent), |container| containers.add(container))),
-            timed(CALL_LIMIT, self.lists.networks(deployment, Some(agent), |network| networks.add(network))),
-            timed(CALL_LIMIT, self.lists.volumes(deployment, Some(agent), |volume| volumes.add(volume))),
+            timed(CALL_LIMIT, self.lists.of(deployment, Some(agent), |container: Container| containers.add(container))),
+            timed(CALL_LIMIT, self.lists.of(deployment, Some(agent), |network: Network| networks.add(network))),
+            timed(CALL_LIMIT, self.lists.of(deployment, Some(agent), |volume: ListedVolume| volumes.add(volume))),
         );
         of_containers.map_err(|error| from_engine("list containers", error))?;
         of_networks.map_err(|error| from_engine("list networks", error))?;
@@ -230,10 +228,12 @@ impl Agents {
         }
         Ok(())
     }
-}
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    /// One of which there is something that does not run. A host has a volume of each agent that is paused, and of each
+    /// checkpoint, which may be any number: those that are too many are told of when others are gone.
+    fn add_rest(&mut self, agent: Option<&str>) {
+        let _ = self.add(agent, false);
+    }
 }
 
 /// Sorts a removal's result: done or gone already, in conflict with something that passes, or failed.
