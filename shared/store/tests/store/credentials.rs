@@ -264,6 +264,29 @@ async fn a_key_that_is_rotated_while_it_is_revoked_loses_neither() {
     assert!(both > 0, "no revocation came second");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_who_revoke_one_key_at_once_one_does_and_to_the_others_it_is_gone() {
+    let world = World::start().await;
+    let company = Company::make(&world).await;
+    let caller = admitted(&world, &company.live).await.unwrap();
+    let (keys, scope) = (ApiKeys::new(world.table.clone()), caller.scope());
+    for _ in 0..10 {
+        let (shown, _) = keys.create(&caller, &named("app", Mode::Test, None)).await.unwrap();
+        let outcomes = (0..12).map(|_| {
+            let (keys, scope, id) = (keys.clone(), scope.clone(), shown.id.clone());
+            tokio::spawn(async move { keys.revoke(&scope, &id, false).await })
+        });
+        let mut done = 0;
+        for outcome in join_all(outcomes).await {
+            match outcome.unwrap() {
+                Ok(()) => done += 1,
+                Err(error) => assert!(matches!(error, StoreError::NotFound), "{error:?}"),
+            }
+        }
+        assert_eq!(done, 1);
+    }
+}
+
 #[tokio::test]
 async fn of_the_last_two_live_keys_one_stays_however_they_are_revoked() {
     let world = World::start().await;
