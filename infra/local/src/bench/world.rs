@@ -32,6 +32,7 @@ pub(super) struct World {
     kms_key_arn: String,
     kms_calls: Arc<AtomicUsize>,
     pub(super) scope: TenantScope,
+    live_key: String,
     test_key: String,
     credential_key: Arc<CredentialKey>,
     /// Holds the emulator's file.
@@ -57,8 +58,9 @@ impl World {
         table.ensure_exists().await?;
         let made = Platforms::new(table.clone(), operator()).create("bench").await?;
         let scope = operator().tenant(&made.platform.id, Mode::Live);
-        let test_key = made.test.text.to_string();
-        let world = Self { aws, table, kms_key_arn, kms_calls, scope, test_key, credential_key, _folder: folder };
+        let (live_key, test_key) = (made.live.text.to_string(), made.test.text.to_string());
+        let world =
+            Self { aws, table, kms_key_arn, kms_calls, scope, live_key, test_key, credential_key, _folder: folder };
         world.cold_keys().ensure_root_key().await?;
         Ok(world)
     }
@@ -97,6 +99,11 @@ impl World {
             cors_origin: None,
         };
         Ok(Deployment::new(&self.aws, config))
+    }
+
+    /// The platform's live key.
+    pub(super) fn live_key(&self) -> String {
+        self.live_key.clone()
     }
 
     /// The platform's test key.
