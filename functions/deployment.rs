@@ -5,8 +5,8 @@ mod variables;
 
 pub use config::{ConfigError, DeploymentConfig, DockerEngine, ORPHAN_GRACE};
 pub use variables::{
-    CREDENTIAL_KEY, VARIABLES, audit_days_from_env, cors_origin_from_env, dead_host_after_from_env, e2b_from_env,
-    fly_from_env, key_cache_from_env, log_retention_from_env, prices_from_env, rate_limits_from_env,
+    CREDENTIAL_KEY, OF_PROVIDERS, VARIABLES, audit_days_from_env, cors_origin_from_env, dead_host_after_from_env,
+    e2b_from_env, fly_from_env, key_cache_from_env, log_retention_from_env, prices_from_env, rate_limits_from_env,
     stream_limits_from_env,
 };
 

@@ -61,6 +61,10 @@ pub const VARIABLES: [&str; 18] = [
     STREAM_CHECK,
 ];
 
+/// Those of them by which a deployment's providers are found, and what they cost: who acts for it from elsewhere would
+/// otherwise send its credentials to where providers usually are.
+pub const OF_PROVIDERS: [&str; 4] = [DOCKER_RANGES, E2B_API, E2B_SANDBOX, PRICES];
+
 /// Ten years; of log entries as well.
 const MAX_DAYS: u32 = 3653;
 /// Seconds: hosts are looked at once a minute.

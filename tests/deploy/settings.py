@@ -30,6 +30,20 @@ CONDITIONS = {
     "HasCors": unless({"Ref": "CorsOrigin"}, "none"),
 }
 GATEWAY = "https://${Api}.execute-api.${AWS::Region}.${AWS::URLSuffix}/live"
+# What the operator's tool must know of what functions are told.
+OPERATOR = {
+    "THEAZO_DEPLOYMENT": "Deployment",
+    "THEAZO_LEDGER": "Ledger",
+    "THEAZO_KMS_KEY_ARN": "RootWrappingKey.Arn",
+    "THEAZO_KEY_CACHE_SECONDS": "KeyCacheSeconds",
+    "THEAZO_AUDIT_RETENTION_DAYS": "AuditDays",
+    "THEAZO_LOG_RETENTION_DAYS": "LogEntryDays",
+    "THEAZO_DEAD_HOST_AFTER_SECONDS": "DeadHostSeconds",
+    "THEAZO_DOCKER_PRIVATE_RANGES": "DockerPrivateRanges",
+    "THEAZO_E2B_API_URL": "E2bApiUrl",
+    "THEAZO_E2B_SANDBOX_URL": "E2bSandboxUrl",
+    "THEAZO_PRICES": "PricesJson",
+}
 OUTPUTS = {
     "ApiUrl": {"Fn::If": ["HasDomain", {"Fn::Sub": "https://${DomainName}"}, {"Fn::Sub": GATEWAY}]},
     "DomainTarget": {"Fn::GetAtt": ["Domain", "RegionalDomainName"]},
@@ -38,6 +52,12 @@ OUTPUTS = {
     "KmsKeyArn": {"Fn::GetAtt": ["RootWrappingKey", "Arn"]},
     "CredentialKeySecret": {"Ref": "CredentialKey"},
     "OperatorRoleArn": {"Fn::GetAtt": ["OperatorRole", "Arn"]},
+    "OperatorEnvironment": {
+        "Fn::Sub": [
+            "\n".join(f"export {name}='${{{value}}}'" for name, value in OPERATOR.items()),
+            {"Ledger": OTHER_LEDGER},
+        ]
+    },
 }
 # What is deployed where nothing is said, and the bounds of what may be said. A day, a second or a request more than functions
 # take would make functions that do not start. Where anything may be said, there are no bounds; texts have patterns.

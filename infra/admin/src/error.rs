@@ -27,6 +27,12 @@ pub(crate) enum AdminError {
     /// The deployment's variables are incomplete.
     #[error("{0}: say it as the functions have it, or name a local stack's data folder with --data-dir")]
     Config(#[from] ConfigError),
+    /// Where a deployment's providers are, or what they cost, is not said.
+    #[error(
+        "{0} is not set: with --aws say where providers are and what they cost as the functions have it, which the stack's \
+         output OperatorEnvironment tells (empty: as it usually is)"
+    )]
+    Unsaid(&'static str),
     /// Something is not as it should be.
     #[error("{0} of what was looked at is not as it should be")]
     Unwell(usize),

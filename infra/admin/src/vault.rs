@@ -6,7 +6,7 @@ use crate::error::AdminError;
 use crate::target::{LEDGER, Target, endpoint};
 use clap::Args;
 use std::time::Duration;
-use theazo_functions::deployment::{Deployment, DeploymentConfig};
+use theazo_functions::deployment::{Deployment, DeploymentConfig, OF_PROVIDERS};
 use theazo_store::{Aws, AwsEndpoints, KeyRing, KeyRingConfig, Table, is_kms_key_arn};
 use theazo_tenancy::Operator;
 
@@ -71,8 +71,14 @@ impl VaultArgs {
 
 impl VaultArgs {
     /// The whole deployment, as its functions have it: what is not said here or in the environment is as the local stack
-    /// has it, or as it usually is.
+    /// has it, or as it usually is. Where the providers of one on AWS are must be said, if only that it is where it usually is.
     pub(crate) async fn deployment(&self, target: &Target) -> Result<Deployment, AdminError> {
+        let is_said = |name: &&str| std::env::var_os(name).is_some();
+        if target.is_aws()
+            && let Some(name) = OF_PROVIDERS.iter().find(|name| !is_said(name))
+        {
+            return Err(AdminError::Unsaid(name));
+        }
         let found = target.of_stack();
         let given = |name: &str| match name {
             "THEAZO_TABLE" => Some(target.table_name().to_owned()),
@@ -80,7 +86,7 @@ impl VaultArgs {
             "THEAZO_DEPLOYMENT" => self.deployment.clone(),
             "THEAZO_KMS_KEY_ARN" => self.kms_key.clone(),
             "THEAZO_KEY_CACHE_SECONDS" => self.cache_seconds.map(|seconds| seconds.to_string()),
-            _ => std::env::var(name).ok(),
+            _ => std::env::var(name).ok().filter(|value| !value.is_empty()),
         };
         let config = DeploymentConfig::read(&|name| given(name).or_else(|| found.get(name).cloned()))?;
         let aws = if target.is_aws() {

@@ -279,6 +279,13 @@ async fn aws_is_reached_as_the_usual_variables_say_and_only_when_asked() {
     let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(listed[0]["name"], "local");
 
+    // Nor does a credential go anywhere as long as nobody has said where providers are.
+    for command in [&["doctor"][..], &["provider", "list"], &["reconcile", "now"]] {
+        let output = admin(&[command, &["--aws"]].concat(), &variables).await;
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains("THEAZO_DOCKER_PRIVATE_RANGES is not set"), "{}", stderr(&output));
+    }
+
     let output = admin(&["platform", "list", "--aws"], &variables[..2]).await;
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("AWS cannot be reached"), "{}", stderr(&output));

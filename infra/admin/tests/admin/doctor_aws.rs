@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, Response};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
+use theazo_functions::deployment::OF_PROVIDERS;
 use theazo_http::format_time;
 
 /// A table's figures that `doctor` judges, as a deployment's have them.
@@ -99,6 +100,7 @@ impl DynamoDb {
         let variables = std::fs::read_to_string(local.folder.join("lambda.env")).unwrap();
         command.envs(variables.lines().map(|line| line.split_once('=').unwrap()));
         command.env("AWS_ENDPOINT_URL_DYNAMODB", &self.url);
+        command.envs(OF_PROVIDERS.iter().filter(|name| !variables.contains(*name)).map(|name| (name, "")));
         let output = output(command).await;
         let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
         let text = |value: &Value| value.as_str().unwrap().to_owned();
