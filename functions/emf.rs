@@ -79,7 +79,7 @@ pub(crate) fn reconciled(deployment: &Deployment, outcome: &Outcome, ms: u64) {
     let [orphans, postponed, skipped, lag, duration] = RECONCILE_FIGURES;
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     let figures = [
-        (orphans, Unit::Count, count(outcome.ownerless)),
+        (orphans, Unit::Count, count(outcome.lingering)),
         (postponed, Unit::Count, count(outcome.postponed)),
         (skipped, Unit::Count, count(outcome.skipped)),
         (lag, Unit::Milliseconds, outcome.lag_ms),

@@ -83,6 +83,8 @@ pub struct Outcome {
     pub platforms: usize,
     /// Sandboxes that no agent owns, of which some may still have time.
     pub ownerless: usize,
+    /// Most of them that one owner has at one provider and an earlier run had found as well.
+    pub lingering: usize,
     /// Those of them that were removed.
     pub orphans: usize,
     /// Things that could not be done now and stay on the list.
@@ -110,6 +112,7 @@ impl AddAssign for Outcome {
             sessions,
             platforms,
             ownerless,
+            lingering,
             orphans,
             postponed,
             skipped,
@@ -129,6 +132,7 @@ impl AddAssign for Outcome {
         self.sessions += sessions;
         self.platforms += platforms;
         self.ownerless += ownerless;
+        self.lingering = self.lingering.max(lingering);
         self.orphans += orphans;
         self.postponed += postponed;
         self.skipped += skipped;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use theazo_providers::{AgentRef, Provider};
-use theazo_store::{AccountName, OrphanNotes, Ownerless, now_ms};
+use theazo_store::{OWNERLESS_MS, OrphanNotes, OwnerName, Ownerless, now_ms};
 use theazo_tenancy::PlatformId;
 use tokio::time::Instant;
 
@@ -21,8 +21,6 @@ const MAX_ORPHANS: usize = 20;
 const MAX_NOTED: usize = 200;
 /// Longest name of an agent that is noted. Ours are shorter; what is called otherwise is for whoever looks at the log.
 const MAX_NAME: usize = 128;
-/// How long it is remembered of a host that is not heard of any more what it had, milliseconds.
-const UNHEARD_MS: i64 = 24 * 60 * 60 * 1000;
 /// Owners whose orphans are removed side by side, how many of one's, and after how long it is in nobody's way any more.
 const OWNERS_AT_ONCE: usize = 16;
 const REMOVALS_AT_ONCE: usize = 4;
@@ -34,6 +32,8 @@ type Owner = (Option<PlatformId>, &'static str);
 /// What an owner's accounts have that no agent owns, and what is to be done about it.
 struct Orphans<'a> {
     found: usize,
+    /// How many of it an earlier run had found as well: what is only being removed at this moment is not there a run later.
+    lingering: usize,
     /// What is noted from now on. What has an owner again, or is gone, is not in it: should it be without one later, its time
     /// begins anew.
     noted: Ownerless,
@@ -59,28 +59,31 @@ fn orphans_in<'a>(
         .filter(|(_, agent)| !known.contains(agent))
         .map(|(account, agent)| (note_of(account.host.as_deref(), agent), (account, agent)))
         .collect();
+    let found = all.len();
     if grace_ms <= 0 {
         let due = first_due(all.values().copied(), turn);
-        return Orphans { found: all.len(), noted: Ownerless::new(), due };
+        return Orphans { found, lingering: found, noted: Ownerless::new(), due };
     }
     // Of a host that has not said what it has, what it had is still to be remembered.
     let listed: HashSet<&str> = accounts.iter().map(|account| account.host.as_deref().unwrap_or_default()).collect();
     let is_unheard = |note: &str| note.split_once('/').is_some_and(|(host, _)| !listed.contains(host));
-    let unheard = before.iter().filter(|(note, since_ms)| is_unheard(note) && now_ms - **since_ms < UNHEARD_MS);
+    let unheard = before.iter().filter(|(note, since_ms)| is_unheard(note) && now_ms - **since_ms < OWNERLESS_MS);
     // Those that are noted come first: whoever lists ever more names makes none of them younger.
     let (old, new): (Vec<_>, Vec<_>) = all.iter().partition(|(note, _)| before.contains_key(*note));
     let new = new.into_iter().filter(|(_, (_, agent))| (1..=MAX_NAME).contains(&agent.len()));
     let since = |note: &String| before.get(note).copied().unwrap_or(now_ms);
+    let lingering = old.len();
     let noted: Ownerless = old
         .into_iter()
-        .chain(new)
-        .map(|(note, _)| (note.clone(), since(note)))
-        .chain(unheard.map(|(note, since_ms)| (note.clone(), *since_ms)))
+        .map(|(note, _)| (note, since(note)))
+        .chain(unheard.map(|(note, since_ms)| (note, *since_ms)))
+        .chain(new.map(|(note, _)| (note, now_ms)))
         .take(MAX_NOTED)
+        .map(|(note, since_ms)| (note.clone(), since_ms))
         .collect();
     let is_due = |note: &String| noted.get(note).is_some_and(|since_ms| now_ms - since_ms >= grace_ms);
     let due = all.iter().filter(|(note, _)| is_due(note)).map(|(_, place)| *place);
-    Orphans { found: all.len(), due: first_due(due, turn), noted }
+    Orphans { found, lingering, due: first_due(due, turn), noted }
 }
 
 /// Those that a run removes. Those that cannot be removed are not for ever the first that are tried.
@@ -122,10 +125,10 @@ impl Accounts {
         let (times, nothing) = ((turn, grace_ms, now_ms()), Ownerless::new());
         let mut work = Vec::new();
         for ((platform, provider), accounts) in self.by_owner() {
-            let name = AccountName::of(platform.as_ref(), provider);
+            let name = OwnerName::of(platform.as_ref(), provider);
             let before = before.get(&name).unwrap_or(&nothing);
-            let Orphans { found, noted, due } = orphans_in(&accounts, &known, before, times);
-            outcome.ownerless += found;
+            let Orphans { found, lingering, noted, due } = orphans_in(&accounts, &known, before, times);
+            outcome += Outcome { ownerless: found, lingering, ..Outcome::default() };
             if found > 0 {
                 let platform = platform.as_ref().map(PlatformId::as_str);
                 tracing::warn!(platform, provider, found, due = due.len(), "there are sandboxes that no agent owns");
@@ -151,7 +154,7 @@ impl Accounts {
 /// Notes what there is in an owner's accounts from now on, and removes what is due.
 async fn clear(
     notes: &OrphanNotes,
-    noted: Option<(AccountName, Ownerless)>,
+    noted: Option<(OwnerName, Ownerless)>,
     due: Vec<(Arc<dyn Provider>, String)>,
     until: Instant,
 ) -> Outcome {
@@ -217,7 +220,7 @@ mod tests {
         let (accounts, known) = ([&account], HashSet::from(["owned"]));
         let before = notes([("/old", 1_000), ("/owned", 1_000), ("/not listed", 1_000)]);
         let found = orphans_in(&accounts, &known, &before, (0, 600, 1_599));
-        assert_eq!((found.found, due(&found)), (3, Vec::new()));
+        assert_eq!((found.found, found.lingering, due(&found)), (3, 1, Vec::new()));
         let noted = notes([("/gone by now, and back", 1_599), ("/old", 1_000), ("/young", 1_599)]);
         assert_eq!(found.noted, noted);
         assert_eq!(due(&orphans_in(&accounts, &known, &noted, (0, 600, 1_600))), ["old"]);
@@ -234,8 +237,14 @@ mod tests {
         let (long, longest) = ("n".repeat(MAX_NAME + 1), "n".repeat(MAX_NAME));
         names.extend(["zzz", long.as_str(), longest.as_str(), ""]);
         let (account, nobody) = (with(None, &names), HashSet::new());
-        let found = orphans_in(&[&account], &nobody, &notes([("/zzz", 0)]), (0, 600, 600));
+        let before = notes([("/zzz", 0), ("silent:2376/b", 0)]);
+        let found = orphans_in(&[&account], &nobody, &before, (0, 600, 600));
         assert_eq!((found.found, found.noted.len(), due(&found)), (names.len(), MAX_NOTED, vec!["zzz"]));
+        assert_eq!(
+            (found.lingering, found.noted.get("silent:2376/b")),
+            (1, Some(&0)),
+            "of a silent host it is still known"
+        );
         let odd = with(None, &[&long, &longest, ""]);
         let found = orphans_in(&[&odd], &nobody, &Ownerless::new(), (0, 600, 600));
         assert_eq!((found.found, found.noted.into_keys().collect::<Vec<_>>()), (3, vec![format!("/{longest}")]));
@@ -253,7 +262,7 @@ mod tests {
     #[test]
     fn hosts_of_one_owner_are_told_apart_and_share_what_is_noted_and_removed() {
         let (one, two) = (with(Some(HOST), &["same", "a"]), with(Some("two:2376"), &["same"]));
-        let before = notes([("one:2376/same", 0), ("three:2376/silent", 0), ("three:2376/long ago", -UNHEARD_MS)]);
+        let before = notes([("one:2376/same", 0), ("three:2376/silent", 0), ("three:2376/long ago", -OWNERLESS_MS)]);
         let found = orphans_in(&[&one, &two], &HashSet::new(), &before, (0, 600, 600));
         assert_eq!((found.found, found.due.len()), (3, 1));
         assert!(std::ptr::eq(found.due[0].0, &one) && found.due[0].1 == "same");
@@ -270,7 +279,7 @@ mod tests {
     fn no_two_owners_have_one_name() {
         let (one, two) = (PlatformId::make(), PlatformId::make());
         let owners = [None, Some(one), Some(two)];
-        let names = owners.iter().flat_map(|owner| ["docker", "e2b"].map(|name| AccountName::of(owner.as_ref(), name)));
+        let names = owners.iter().flat_map(|owner| ["docker", "e2b"].map(|name| OwnerName::of(owner.as_ref(), name)));
         assert_eq!(names.collect::<HashSet<_>>().len(), 6);
     }
 }

@@ -81,11 +81,14 @@ def expected(known):
     """Every alarm, but for its name, its description and whom it tells."""
     api = {"ApiName": {"Ref": "Deployment"}}
     reconcile, upkeep = of_function("Errors", "reconcile")[1], of_function("Errors", "upkeep")[1]
-    slow = ["create", "pause", "resume", "restart", "terminate"]
-    waiting = {name: of_function("Duration", "agents-" + name) for name in slow}
-    # Every function that has a concurrency of its own: those that stream, and those that the clock starts.
+    # Every answer that waits for a provider to change something and comes as a whole: as many as one alarm may look at.
+    slow = {name: "agents-" + name for name in ["create", "pause", "resume", "restart", "terminate", "retry"]}
+    slow["checkpoint"] = "agents-checkpoints-create"
+    slow.update({name + "All": "sessions-" + name for name in ["pause", "resume", "terminate"]})
+    waiting = {name: of_function("Duration", function) for name, function in slow.items()}
+    # Functions whose concurrency is the deployment's to choose. A scheduled run that finds others before it is told of by
+    # their lag.
     reserved = {"execs": "agents-exec", "logs": "logs-stream", "agents": "agents-logs-stream"}
-    reserved.update({name: name for name in known["scheduled"]})
     reserved = {name: of_function("Throttles", function) for name, function in reserved.items()}
     throttled = {
         "reads": ("ReadThrottleEvents", {"TableName": OTHER_TABLE}),

@@ -126,6 +126,12 @@ mod tests {
         }
     }
 
+    #[test]
+    fn no_entry_of_a_log_is_lost_without_being_counted() {
+        let writer = include_str!("../../../shared/store/src/logs/writer.rs");
+        assert_eq!(writer.matches("tracing::error!").count(), 1, "all say what is counted");
+    }
+
     /// The metrics of our own namespace that alarms read: the name, and the dimension if there is one.
     fn alarmed() -> BTreeSet<(String, Option<(String, String)>)> {
         let mut found = BTreeSet::new();

@@ -66,7 +66,7 @@ pub use logs::{
     MAX_METADATA_BYTES, NewLog, SETTLE_MS, Tailed,
 };
 pub use metrics::{HOUR_MS, METRICS_KEPT_DAYS, Measure, Measured, Measurement, Measurements, Metrics, Quantiles};
-pub use orphans::{AccountName, OrphanNotes, Ownerless};
+pub use orphans::{OWNERLESS_MS, OrphanNotes, OwnerName, Ownerless};
 pub use page::{Page, PageRequest, Position};
 pub use platforms::{NewPlatform, Platform, Platforms};
 pub use provider_configs::{ProviderAccess, ProviderConfig, ProviderConfigs, ProviderCredentials, ProviderSettings};

@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use theazo_tenancy::{Operator, PlatformId};
 
-/// How long it is remembered of accounts that are not heard of any more, milliseconds.
-const KEPT_MS: i64 = 24 * 60 * 60 * 1000;
+/// How long it is known of what is not heard of any more, since it was found first, milliseconds.
+pub const OWNERLESS_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// Whose accounts at a provider: what their row is called.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct AccountName(String);
+pub struct OwnerName(String);
 
-impl AccountName {
+impl OwnerName {
     /// That platform's accounts, or the deployment's own, at a provider.
     pub fn of(platform: Option<&PlatformId>, provider: &str) -> Self {
         Self(format!("{}#{provider}", platform.map_or("-", PlatformId::as_str)))
@@ -46,11 +46,11 @@ impl OrphanNotes {
     ///
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
-    pub async fn load(&self) -> Result<HashMap<AccountName, Ownerless>, StoreError> {
+    pub async fn load(&self) -> Result<HashMap<OwnerName, Ownerless>, StoreError> {
         let rows = self.table.query_all(&self.operator.orphans()).await?;
         let notes = rows.into_iter().map(|row| {
             let name = row.get("sk").and_then(|sk| sk.as_s().ok()).cloned().unwrap_or_default();
-            Ok((AccountName(name), from_item::<Row>(row)?.found))
+            Ok((OwnerName(name), from_item::<Row>(row)?.found))
         });
         notes.collect()
     }
@@ -59,13 +59,13 @@ impl OrphanNotes {
     ///
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
-    pub async fn keep(&self, account: &AccountName, found: &Ownerless) -> Result<(), StoreError> {
-        let key = self.operator.orphans().row(&account.0);
+    pub async fn keep(&self, owner: &OwnerName, found: &Ownerless) -> Result<(), StoreError> {
+        let key = self.operator.orphans().row(&owner.0);
         if found.is_empty() {
             return self.table.delete(&key).await;
         }
         let mut row = to_item(&key, &Row { found: found.clone() })?;
-        row.insert(TTL.into(), number(ttl_seconds(self.table.now_ms().saturating_add(KEPT_MS))));
+        row.insert(TTL.into(), number(ttl_seconds(self.table.now_ms().saturating_add(OWNERLESS_MS))));
         self.table.put_all(std::iter::once(row)).await
     }
 }

@@ -91,7 +91,7 @@ impl LogWriter {
     /// to nobody else.
     pub async fn note(&self, scope: &TenantScope, entries: Vec<NewLog>) {
         if let Err(error) = self.append(scope, entries).await {
-            tracing::error!(%error, "log entries are lost");
+            lost(&error);
         }
     }
 
@@ -100,7 +100,7 @@ impl LogWriter {
     pub fn later(&self, scope: &TenantScope, entries: Vec<NewLog>) {
         let rows = match self.rows(scope, entries) {
             Ok(rows) => rows,
-            Err(error) => return tracing::error!(%error, "log entries are lost"),
+            Err(error) => return lost(&error),
         };
         if rows.is_empty() {
             return;
@@ -108,7 +108,7 @@ impl LogWriter {
         let table = self.table.clone();
         self.queue.run(async move {
             if let Err(error) = put(&table, rows).await {
-                tracing::error!(%error, "log entries are lost");
+                lost(&error);
             }
         });
     }
@@ -117,12 +117,12 @@ impl LogWriter {
     pub fn later_as_change(&self, scope: &TenantScope, entry: NewLog) {
         let written = match Transaction::default().log(&self.table, scope, [entry]) {
             Ok(written) => written,
-            Err(error) => return tracing::error!(%error, "a log entry is lost"),
+            Err(error) => return lost(&error),
         };
         let table = self.table.clone();
         self.queue.run(async move {
             if let Err(error) = written.commit(&table).await {
-                tracing::error!(%error, "a log entry is lost");
+                lost(&error);
             }
         });
     }
@@ -138,6 +138,11 @@ impl LogWriter {
         }
         Ok(rows)
     }
+}
+
+/// An alarm counts these.
+fn lost(error: &StoreError) {
+    tracing::error!(%error, "log entries are lost");
 }
 
 async fn put(table: &Table, rows: Vec<Item>) -> Result<(), StoreError> {
