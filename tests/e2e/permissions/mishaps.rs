@@ -3,8 +3,10 @@
 
 use super::Recorder;
 use super::scenario::id;
-use crate::harness::{Break, provider_of};
+use crate::harness::{Break, container_name, docker, provider_of};
+use futures_util::future::join;
 use serde_json::{Value, json};
+use std::time::Duration;
 use theazo_functions::deployment::DockerEngine;
 use theazo_functions::routes::ROUTES;
 use theazo_http::Repeats;
@@ -32,6 +34,8 @@ pub(super) async fn of_every_kind(recorder: &mut Recorder) {
     recorder.key = recorder.live_key.clone();
     lost(recorder).await;
     failing_boots(recorder).await;
+    ended_while_booting(recorder).await;
+    behind(recorder).await;
     interrupted_pauses(recorder).await;
     recorder.key = recorder.test_key.clone();
     large_answer(recorder).await;
@@ -67,8 +71,20 @@ async fn destroy(recorder: &Recorder, agent: &str) {
     provider_of(&recorder.config.name).destroy(&AgentRef { agent: agent.to_owned() }).await.unwrap();
 }
 
-/// What is asked of agents whose sandboxes are gone. The stack looks for those now and then as well, and may come first.
+/// How an agent loses its sandbox.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Loss {
+    /// It is gone with its files.
+    Young,
+    /// The same, of one that has booted more than once: what it was given lies where its row does not say.
+    Old,
+    /// Its own clock has stopped it on account of a limit that does not hold any more: its files are there.
+    ByItsClock,
+}
+
+/// What is asked of agents whose sandboxes are gone.
 async fn lost(recorder: &mut Recorder) {
+    let platform = recorder.ok("whoami", &[], Value::Null).await["platformId"].as_str().unwrap().to_owned();
     let session = session_of(recorder, "lost").await;
     let more: [AgentCall; 4] = [
         ("agents-pause", &[], "", Value::Null),
@@ -77,21 +93,37 @@ async fn lost(recorder: &mut Recorder) {
         ("agents-resume", &[], "", Value::Null),
     ];
     for (name, rest, query, body) in calls().into_iter().chain(more) {
-        let mut answer = (0, Value::Null);
-        for _ in 0..3 {
+        for loss in [Loss::Young, Loss::Old, Loss::ByItsClock] {
+            let is_paused = name == "agents-resume";
+            let expected = if loss == Loss::ByItsClock { 409 } else { 502 };
+            // A pause or a restart of one that has stopped is one of its files.
+            if loss == Loss::ByItsClock && (is_paused || ["agents-pause", "agents-restart"].contains(&name)) {
+                continue;
+            }
             let agent = boot(recorder, &session).await;
-            if name == "agents-resume" {
+            if loss == Loss::Old {
+                recorder.ok("agents-restart", &[&agent], json!({})).await;
+            }
+            if is_paused {
                 recorder.ok("agents-pause", &[&agent], Value::Null).await;
             }
-            destroy(recorder, &agent).await;
-            let params: Vec<&str> = [agent.as_str()].into_iter().chain(rest.iter().copied()).collect();
-            answer = recorder.call(name, &params, query, body.clone()).await;
-            if answer.0 == 502 {
-                break;
+            if loss == Loss::ByItsClock {
+                let rows = format!("{platform}#live#agents");
+                recorder.edit(&rows, &agent, "SET allowed_ms = :t", json!({ ":t": { "N": "1" } })).await;
+                docker().await.kill_container(&container_name(&agent), None).await.unwrap();
+            } else {
+                destroy(recorder, &agent).await;
             }
+            let params: Vec<&str> = [agent.as_str()].into_iter().chain(rest.iter().copied()).collect();
+            let (status, answer) = recorder.call(name, &params, query, body.clone()).await;
+            recorder.expect(status == expected, || format!("{name} of one that is lost ({loss:?}): {status} {answer}"));
         }
-        recorder.expect(answer.0 == 502, || format!("{name} of a lost one: {} {}", answer.0, answer.1));
     }
+    let over = super::scenario::over(recorder, &session, json!({})).await;
+    destroy(recorder, &over).await;
+    let (status, answer) = recorder.call("agents-retry", &[&over], "", json!({})).await;
+    recorder.expect(status >= 400, || format!("agents-retry of one without files: {status} {answer}"));
+    recorder.ok("sessions-terminate", &[&session], Value::Null).await;
     for name in ["sessions-pause", "sessions-resume", "sessions-terminate"] {
         let session = session_of(recorder, "lost-too").await;
         let agent = boot(recorder, &session).await;
@@ -133,6 +165,79 @@ async fn failing_boots(recorder: &mut Recorder) {
     for session in [session, other] {
         recorder.ok("sessions-terminate", &[&session], Value::Null).await;
     }
+}
+
+/// Boots in the middle of which somebody ends the agent.
+async fn ended_while_booting(recorder: &mut Recorder) {
+    for name in ["agents-create", "agents-resume", "agents-restart", "agents-retry", "sessions-resume"] {
+        let mut is_seen = false;
+        for _ in 0..5 {
+            let session = session_of(recorder, "ended").await;
+            let mut param = session.clone();
+            let agent = match name {
+                "agents-create" => None,
+                "agents-retry" => Some(super::scenario::over(recorder, &session, json!({})).await),
+                _ => Some(boot(recorder, &session).await),
+            };
+            if let Some(agent) = &agent {
+                match name {
+                    "agents-resume" => drop(recorder.ok("agents-pause", &[agent], Value::Null).await),
+                    "sessions-resume" => drop(recorder.ok("sessions-pause", &[&session], Value::Null).await),
+                    _ => {}
+                }
+                if name != "sessions-resume" {
+                    param.clone_from(agent);
+                }
+            }
+            let client = recorder.client.clone();
+            let agents = format!("/v1/sessions/{session}/agents?status=booting");
+            let end = async move {
+                for _ in 0..200 {
+                    let listed = client.get(&agents).await.expect(200);
+                    if let Some(booting) = listed["data"].as_array().unwrap().first() {
+                        let path = format!("/v1/agents/{}/terminate", booting["id"].as_str().unwrap());
+                        return client.call("POST", &path, None).await.status == 200;
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                false
+            };
+            let (ended, (status, _)) = join(end, recorder.call(name, &[&param], "", json!({}))).await;
+            recorder.ok("sessions-terminate", &[&session], Value::Null).await;
+            is_seen = ended && (status >= 400 || name == "sessions-resume");
+            if is_seen {
+                break;
+            }
+        }
+        recorder.expect(is_seen, || format!("{name} was never too late for an agent's end"));
+    }
+}
+
+/// Boots in a session of which another agent has run beyond what it claimed of the session's limits.
+async fn behind(recorder: &mut Recorder) {
+    let platform = recorder.ok("whoami", &[], Value::Null).await["platformId"].as_str().unwrap().to_owned();
+    let session = session_of(recorder, "behind").await;
+    let over = super::scenario::over(recorder, &session, json!({})).await;
+    let [behind, running, paused] =
+        [boot(recorder, &session).await, boot(recorder, &session).await, boot(recorder, &session).await];
+    recorder.ok("agents-pause", &[&paused], Value::Null).await;
+    recorder.ok("sessions-limits-set", &[&session], json!({ "maxComputeMinutes": 1_000_000 })).await;
+    for (name, param) in [
+        ("agents-create", session.as_str()),
+        ("agents-resume", &paused),
+        ("agents-restart", &running),
+        ("agents-retry", &over),
+    ] {
+        let ago = |ms: i64| json!({ "N": (theazo_store::now_ms() - ms).to_string() });
+        let times = json!({ ":at": ago(300_000), ":claimed": ago(240_000) });
+        let update = "SET meter.run.started_ms = :at, meter.run.booked_to_ms = :at, meter.run.claimed_to_ms = :claimed";
+        for partition in ["agents", &format!("{session}#live-agents")] {
+            recorder.edit(&format!("{platform}#live#{partition}"), &behind, update, times.clone()).await;
+        }
+        let (status, answer) = recorder.call(name, &[param], "", json!({})).await;
+        recorder.expect(status < 300, || format!("{name} beside one that is behind: {status} {answer}"));
+    }
+    recorder.ok("sessions-terminate", &[&session], Value::Null).await;
 }
 
 /// Pauses that the engine did not carry out. Whoever pauses or resumes the session next finishes them, with the sandbox
@@ -263,7 +368,14 @@ async fn contended(recorder: &mut Recorder) {
 /// What functions do only then. It was missing from their roles once.
 fn expected(recorder: &mut Recorder) {
     for (name, ..) in calls() {
-        for grant in ["Data UpdateItem *#agents", "Data PutItem *#audit#*"] {
+        for grant in
+            ["Data UpdateItem *#agents", "Data PutItem *#audit#*", "Data Query *#copies", "Data Query *#token-copies"]
+        {
+            recorder.expect_recorded(name, grant);
+        }
+    }
+    for name in ["agents-create", "agents-resume", "agents-restart", "agents-retry"] {
+        for grant in ["Data DeleteItem *#live-agents", "Data GetItem *#agents", "Data PutItem *#live-agents"] {
             recorder.expect_recorded(name, grant);
         }
     }
