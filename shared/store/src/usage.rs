@@ -14,7 +14,7 @@ use crate::table::{Item, number};
 use crate::transaction::{Expression, Transaction};
 use crate::{Agent, ReportedModels, StoreError, Table};
 use futures_util::future::try_join_all;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::AddAssign;
 use theazo_metering::{Day, Part};
 use theazo_tenancy::{Mode, Partition, ReadScope, SessionScope, TableKey};
@@ -224,20 +224,17 @@ impl Usage {
             let row = format!("{kind}#{}#{key}", of_month(day));
             wide.usage(&day.month().to_string(), &key).row(&row)
         };
-        let keys = days.each().flat_map(|day| [own(day, USER_DAY), own(day, MODELS)]);
-        let rows = self.0.get_many(keys).await?;
-        let at = |key: TableKey| {
-            let place = |row: &Item, name: &str| Some(row.get(name)?.as_s().ok()?.clone());
-            rows.iter().find(|row| {
-                place(row, "pk").as_deref() == Some(key.pk()) && place(row, "sk").as_deref() == Some(key.sk())
-            })
-        };
+        let of_day = |day: Day| [USER_DAY, MODELS].map(|kind| (day, kind, own(day, kind)));
+        let keys: Vec<_> = days.each().flat_map(of_day).collect();
+        let rows = self.0.get_many(keys.iter().map(|(.., key)| key.clone())).await?;
+        let place = |row: &Item| Some((row.get("pk")?.as_s().ok()?.clone(), row.get("sk")?.as_s().ok()?.clone()));
+        let rows: HashMap<_, _> = rows.into_iter().filter_map(|row| Some((place(&row)?, row))).collect();
         let mut found = OfPayer::default();
-        for day in days.each() {
-            if let Some(row) = at(own(day, USER_DAY)) {
+        for (day, kind, key) in keys {
+            let Some(row) = rows.get(&(key.pk().to_owned(), key.sk().to_owned())) else { continue };
+            if kind == USER_DAY {
                 found.sums.insert(day, sum(row)?);
-            }
-            if let Some(row) = at(own(day, MODELS)) {
+            } else {
                 found.claimed.insert(day, models(row)?);
             }
         }

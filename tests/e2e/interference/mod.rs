@@ -7,16 +7,17 @@
 
 mod calls;
 
-use crate::e2b::configure;
-use crate::harness::{Answer, Client, E2B_KEY, Platform, stack};
+use crate::e2b::{configure, sandboxes_of};
+use crate::harness::{Answer, Client, E2B_KEY, Platform, e2b_emulator, stack};
 use crate::matrix::agent_token;
-use calls::{AGENT_TOKEN, ALL_CALLS, CALLS, Reporter, Request, Step, Things, request};
+use calls::{AGENT_TOKEN, ALL_CALLS, CALLS, FIRST_PAGE, Reporter, Request, Step, Things, request};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
+use theazo_e2b_emulator::{Fault, FaultKind};
 use theazo_tenancy::{AgentId, Mode, SessionId, make_agent_token, make_api_key, make_session_token};
 
 /// Scripts in one mode, and the time after which no new one is begun.
@@ -109,16 +110,62 @@ impl Side {
         if answer.status == 201
             && let Some(id) = answer.json()["id"].as_str()
         {
-            let made = match request.path.as_str() {
-                "/v1/api-keys" => &mut self.things.keys,
-                "/v1/sessions" => &mut self.things.sessions,
-                _ => &mut self.things.agents,
+            let made = match id.split_once('_').map(|(kind, _)| kind) {
+                Some("key") => &mut self.things.keys,
+                Some("ses") => &mut self.things.sessions,
+                Some("agt") => &mut self.things.agents,
+                _ => return answer,
             };
             if !made.iter().any(|known| known == id) {
                 made.push(id.to_owned());
             }
         }
+        // A list goes on from where its first page ended.
+        if request.path == FIRST_PAGE
+            && answer.status == 200
+            && let Some(cursor) = answer.json()["nextCursor"].as_str()
+        {
+            return client.get(&format!("{FIRST_PAGE}&cursor={cursor}")).await;
+        }
         answer
+    }
+
+    /// What it has run is what its own sessions have, and nobody's else. Everything of it is booked.
+    async fn is_billed_for_its_own(&self) {
+        let listed = self.client.get("/v1/sessions?limit=100").await.expect(200);
+        let mut minutes = 0.0;
+        let sessions = listed["data"].as_array().unwrap();
+        for session in sessions {
+            let path = format!("/v1/sessions/{}/usage", session["id"].as_str().unwrap());
+            minutes += self.client.get(&path).await.expect(200)["computeMinutes"].as_f64().unwrap();
+        }
+        let exported = self.client.get("/v1/usage/export?format=json").await.expect(200);
+        let rows = exported["data"].as_array().unwrap();
+        let booked: f64 = rows.iter().map(|row| row["computeMs"].as_f64().unwrap() / 60_000.0).sum();
+        // The sessions' figures are rounded.
+        let slack = 0.01 * (sessions.len() + 1) as f64;
+        assert!(
+            minutes > 0.0 && (minutes - booked).abs() < slack,
+            "{minutes} min ran, {booked} min are billed: {exported}"
+        );
+    }
+
+    /// Its provider answers late, wrongly or not at all about its agents from now on.
+    async fn at_a_hostile_provider(self) -> Self {
+        let answers = [
+            ("/pause", FaultKind::Delay { millis: 2_000 }),
+            ("/connect", FaultKind::Refuse { status: 500, code: Some("x".repeat(10_000)), headers: Vec::new() }),
+            ("/snapshots", FaultKind::Instead { content: json!([[{ "sandboxID": self.things.agents }]]) }),
+        ];
+        for agent in &self.things.agents {
+            for sandbox in sandboxes_of(agent).await {
+                for (call, kind) in answers.clone() {
+                    let path = format!("/sandboxes/{sandbox}{call}");
+                    e2b_emulator().controls.fault(Fault { method: "POST".into(), path, times: 10_000, kind });
+                }
+            }
+        }
+        self
     }
 
     /// Makes a call beside the first platform's.
@@ -340,6 +387,7 @@ async fn run(script: &[(Step, Vec<Beside>)], mode: Mode, other: Option<&Side>) -
         for session in &side.things.sessions {
             side.client.terminate(session).await;
         }
+        side.is_billed_for_its_own().await;
     }
     seen.seen
 }
@@ -413,7 +461,10 @@ fn compare(mode: Mode) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     // One other platform for all scripts: what it left behind must not matter either.
     let other = async { Side::make(Platform::make("other").await, mode).await.with_reporter().await };
-    let other = runtime.block_on(other);
+    let mut other = runtime.block_on(other);
+    if mode == Mode::Live {
+        other = runtime.block_on(other.at_a_hostile_provider());
+    }
     let (started, ran) = (Instant::now(), Cell::new(0));
     let seconds = std::env::var(SECONDS).ok().map(|seconds| seconds.parse().expect("a number of seconds"));
     let (time, scripts_at_most) = match seconds {

@@ -41,7 +41,7 @@ pub enum Caller {
     LiveOnTest,
     /// The token of the target agent itself.
     Agent,
-    /// The token of another session's agent, of the same platform.
+    /// The token of another session's agent: of the same platform, for a live target of another one.
     OtherAgent,
 }
 

@@ -25,13 +25,15 @@ pub struct World {
     http: reqwest::Client,
     test: Others,
     live: Others,
-    other_agent: String,
+    /// The session of another platform's live agent.
+    strangers_live: String,
 }
 
-/// Tokens of sessions that are in a target's mode, and not its own.
+/// Tokens of sessions, and of an agent, that are in a target's mode, and not its own.
 struct Others {
     sibling: String,
     strangers_session: String,
+    other_agent: String,
 }
 
 /// A target with the credentials that belong to it.
@@ -47,20 +49,32 @@ impl World {
     pub async fn make(name: &str) -> Self {
         let stranger = format!("stranger to {name}");
         let (platform, stranger) = tokio::join!(Platform::make(name), Platform::make(&stranger));
-        let others = async |mode| {
+        // Of agents, another of its own platform's for test targets, and one of another platform's for live ones.
+        let own = by_key(&platform, Mode::Test);
+        let session = own.session("another agent's").await;
+        let agent = own.boot(&session, json!({})).await;
+        let sibling_agent = agent_token(&platform.id, &session, &agent).await;
+        let strangers_live = stranger.client.session("another agent's").await;
+        let agent = stranger.client.boot(&strangers_live, json!({})).await;
+        let strangers_agent = stranger.client.steal_token(&agent).await;
+        let others = async |mode, other_agent| {
             let own = by_key(&platform, mode);
             let theirs = by_key(&stranger, mode);
             let sibling = mint(&own, &own.session("sibling").await, json!({})).await;
             let strangers_session = mint(&theirs, &theirs.session("sibling").await, json!({})).await;
-            Others { sibling, strangers_session }
+            Others { sibling, strangers_session, other_agent }
         };
-        let (test, live) = (others(Mode::Test).await, others(Mode::Live).await);
-        let own = by_key(&platform, Mode::Test);
-        let session = own.session("another agent's").await;
-        let other_agent = own.boot(&session, json!({})).await;
-        let other_agent = agent_token(&platform.id, &session, &other_agent).await;
+        let (test, live) = (others(Mode::Test, sibling_agent).await, others(Mode::Live, strangers_agent).await);
         let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
-        Self { platform, stranger, http, test, live, other_agent }
+        Self { platform, stranger, http, test, live, strangers_live }
+    }
+
+    /// Ends what runs.
+    pub async fn end(&self, live: Option<&Target>) {
+        self.stranger.client.terminate(&self.strangers_live).await;
+        if let Some(target) = live {
+            self.platform.client.terminate(&target.session).await;
+        }
     }
 
     /// The platform by its test key.
@@ -126,7 +140,7 @@ impl World {
             Caller::Sibling => &others.sibling,
             Caller::StrangersSession => &others.strangers_session,
             Caller::Agent => &owned.agent,
-            Caller::OtherAgent => &self.other_agent,
+            Caller::OtherAgent => &others.other_agent,
         }
     }
 
