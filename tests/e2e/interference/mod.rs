@@ -140,7 +140,7 @@ impl Side {
             minutes += self.client.get(&path).await.expect(200)["computeMinutes"].as_f64().unwrap();
         }
         let exported = self.client.get("/v1/usage/export?format=json").await.expect(200);
-        let rows = exported["data"].as_array().unwrap();
+        let rows = exported.as_array().unwrap();
         let booked: f64 = rows.iter().map(|row| row["computeMs"].as_f64().unwrap() / 60_000.0).sum();
         // The sessions' figures are rounded.
         let slack = 0.01 * (sessions.len() + 1) as f64;
