@@ -22,6 +22,8 @@ RESPONSES = {
     "REQUEST_TOO_LARGE": ("invalid_request", "400"),
     "THROTTLED": ("rate_limited", "429"),
 }
+# The firewall has no ids for what it refuses.
+NO_ID = "00000000-0000-0000-0000-000000000000"
 ORIGIN = {"Fn::Sub": "'${CorsOrigin}'"}
 API = {"Ref": "Api"}
 # What a page of the parameter's origin may do: all that the API has, with the headers that it reads.
@@ -90,6 +92,10 @@ def gateway(resources, faults):
         later = answer["responseParameters"].get("gatewayresponse.header.Retry-After")
         if later != ("'1'" if name == "THROTTLED" else None):
             faults.append(f"the gateway's {name} says to ask again after {later} seconds")
+        ids = [told.get("requestId"), error.get("requestId")]
+        ids.append("$" + answer["responseParameters"].get("gatewayresponse.header.X-Request-Id", ""))
+        if ids != ["$context.requestId"] * 3:
+            faults.append(f"the gateway's {name} tells of the ids {ids}")
         if answer["responseParameters"].get("gatewayresponse.header.Access-Control-Allow-Origin") != ORIGIN:
             faults.append(f"pages cannot read the gateway's {name}")
     for path, methods in body["paths"].items():
@@ -129,7 +135,7 @@ def firewall(resources, faults):
     wall = found.get("Properties", {})
     [rule], [answer] = wall.get("Rules", [{}]), wall.get("CustomResponseBodies", {"": {}}).values()
     block = {"ResponseCode": 429, "CustomResponseBodyKey": "too-many"}
-    block["ResponseHeaders"] = [{"Name": "Retry-After", "Value": "60"}]
+    block["ResponseHeaders"] = [{"Name": "Retry-After", "Value": "60"}, {"Name": "x-request-id", "Value": NO_ID}]
     wanted = {
         "Name": "per-address",
         "Priority": 0,
@@ -137,7 +143,7 @@ def firewall(resources, faults):
         "VisibilityConfig": {**seen, "MetricName": {"Fn::Sub": "${Deployment}-per-address"}},
         "Statement": {"RateBasedStatement": {"AggregateKeyType": "IP", "Limit": {"Ref": "RequestsPerAddress"}}},
     }
-    error = {"code": "rate_limited", "message": "Too many requests.", "details": {"retryAfter": 60}, "requestId": None}
+    error = {"code": "rate_limited", "message": "Too many requests.", "details": {"retryAfter": 60}, "requestId": NO_ID}
     for what, holds in [
         ("is there only where it is asked for", found.get("Condition") == "HasFirewall"),
         ("is one of APIs", wall.get("Scope") == "REGIONAL"),
@@ -145,7 +151,7 @@ def firewall(resources, faults):
         ("has one rule, and blocks by address", rule == wanted),
         ("keeps no samples", wall.get("VisibilityConfig") == {**seen, "MetricName": {"Ref": "Deployment"}}),
         ("answers in JSON", answer.get("ContentType") == "APPLICATION_JSON"),
-        ("answers with our error", json.loads(answer.get("Content", "0")) == {"error": error, "requestId": None}),
+        ("answers with our error", json.loads(answer.get("Content", "0")) == {"error": error, "requestId": NO_ID}),
         ("has an answer of the name", list(wall.get("CustomResponseBodies", {})) == ["too-many"]),
     ]:
         if not holds:

@@ -50,7 +50,7 @@ pub fn document() -> Value {
             } },
             "headers": { "RequestId": {
                 "description": "The request's id. Every error repeats it.",
-                "schema": shape::id("req"),
+                "schema": shape::request_id(),
             } },
             "securitySchemes": {
                 "platformKey": {

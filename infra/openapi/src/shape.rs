@@ -97,6 +97,13 @@ pub fn id(prefix: &str) -> Value {
     pattern(&format!("^{prefix}_{ID}$"))
 }
 
+/// The id of a request. What the gateway answers by itself has its own.
+pub fn request_id() -> Value {
+    let of_gateway = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}";
+    let told = "Of what the gateway refuses by itself, the gateway's own.";
+    about(pattern(&format!("^(req_{ID}|{of_gateway})$")), told)
+}
+
 /// One of these texts.
 pub fn one_of(names: &[&str]) -> Value {
     json!({ "type": "string", "enum": names })

@@ -412,6 +412,11 @@ fn a_gateway_or_a_firewall_that_answers_or_stands_otherwise_is_found() {
             "the gateway's THROTTLED says to ask again after '60' seconds",
         ),
         (
+            "X-Request-Id: context.requestId",
+            "X-Request-Id: context.extendedRequestId",
+            "the gateway's DEFAULT_4XX tells of the ids",
+        ),
+        (
             "EndpointConfiguration: {Type: REGIONAL}",
             "EndpointConfiguration: {Type: EDGE}",
             "the API is at {'Types': ['EDGE']}",

@@ -8,7 +8,7 @@ mod sessions;
 pub(crate) use agents::{computes, providers, statuses};
 pub(crate) use reports::{LEVELS, METRICS};
 
-use crate::shape::{about, answer, component, count, example, id, one_of, page, pattern, text, text_to};
+use crate::shape::{about, answer, component, count, example, id, one_of, page, pattern, request_id, text, text_to};
 use serde_json::{Value, json};
 use theazo_http::ErrorCode;
 
@@ -49,10 +49,10 @@ fn common() -> Vec<(&'static str, Value)> {
                         ("code", one_of(&codes)),
                         ("message", text()),
                         ("details", details),
-                        ("requestId", id("req")),
+                        ("requestId", request_id()),
                     ]),
                 ),
-                ("requestId", id("req")),
+                ("requestId", request_id()),
             ]),
         ),
         (
