@@ -104,7 +104,7 @@ pub fn request(step: Step, things: &Things) -> Request {
         26 => ("POST", format!("/v1/sessions/by-user/user-{user}"), None),
         // In some, the second agent is one too many.
         27 => {
-            let limits = if variant % 2 == 0 { json!({}) } else { json!({ "maxAgents": 1 }) };
+            let limits = if variant.is_multiple_of(2) { json!({}) } else { json!({ "maxAgents": 1 }) };
             ("POST", "/v1/sessions".into(), Some(json!({ "userId": format!("user-{user}"), "limits": limits })))
         }
         28 => ("GET", "/v1/sessions".into(), None),

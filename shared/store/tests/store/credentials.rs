@@ -2,6 +2,7 @@
 
 use crate::support::{Item, World, number, operator, refused, text};
 use futures_util::future::{join, join_all};
+use std::sync::Arc;
 use theazo_store::{
     ApiKeys, Credentials, NewApiKey, PageRequest, Platforms, RateLimits, SessionTokens, StoreError, now_ms,
 };
@@ -284,6 +285,33 @@ async fn of_many_who_revoke_one_key_at_once_one_does_and_to_the_others_it_is_gon
             }
         }
         assert_eq!(done, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_ends_sooner_than_its_overlap_is_rotated_once_by_many_at_once() {
+    let world = World::start().await;
+    let company = Company::make(&world).await;
+    let caller = Arc::new(admitted(&world, &company.live).await.unwrap());
+    let keys = ApiKeys::new(world.table.clone());
+    for _ in 0..10 {
+        // Its credential stays as it is: it ends when it would have.
+        let (shown, _) = keys.create(&caller, &named("app", Mode::Test, Some(now_ms() + HOUR_MS))).await.unwrap();
+        let outcomes = (0..8).map(|_| {
+            let (keys, caller, id) = (keys.clone(), caller.clone(), shown.id.clone());
+            tokio::spawn(async move { keys.rotate(&caller, &id, 24 * HOUR_MS).await })
+        });
+        let mut made = 0;
+        for outcome in join_all(outcomes).await {
+            match outcome.unwrap() {
+                Ok((successor, _)) => {
+                    made += 1;
+                    keys.revoke(&caller.scope(), &successor.id, false).await.unwrap();
+                }
+                Err(error) => assert!(matches!(error, StoreError::Conflict(_)), "{error:?}"),
+            }
+        }
+        assert_eq!(made, 1);
     }
 }
 
