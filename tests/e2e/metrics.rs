@@ -1,11 +1,11 @@
 //! How a platform's agents do, over HTTP: what is measured, how it is asked for, and who sees it.
 
-use crate::harness::{CapturedLog, Client, Platform, own_deployment, stack};
+use crate::harness::{CapturedLog, Client, Platform, incoming, own_deployment, stack};
 use serde_json::{Value, json};
 use theazo_functions::emf::{RECONCILE_FIGURES, REQUEST_FIGURES, REQUEST_KINDS};
 use theazo_functions::reconcile::{Boots, reconcile};
 use theazo_functions::routes::ROUTES;
-use theazo_functions::{Incoming, serve};
+use theazo_functions::serve;
 use theazo_http::{LogFormat, format_time};
 use theazo_store::{HOUR_MS, Measurements, Metrics, now_ms};
 use theazo_tenancy::{Mode, Operator, TenantScope};
@@ -205,17 +205,8 @@ async fn every_request_and_every_run_of_reconciling_writes_figures_for_the_opera
     let platform = Platform::make("figures").await;
     let deployment = &own_deployment();
     let ask = async |path: &str, key: &str| {
-        let mut headers = http::HeaderMap::new();
-        headers.insert("authorization", format!("Bearer {key}").parse().unwrap());
-        let incoming = Incoming {
-            method: http::Method::GET,
-            source_ip: None,
-            raw_path: path.to_owned(),
-            raw_query: "search=private".into(),
-            headers,
-            body: bytes::Bytes::new(),
-        };
-        serve(deployment, ROUTES, incoming).await
+        let path = format!("{path}?search=private");
+        serve(deployment, ROUTES, incoming("GET", &path, Some(key), &Value::Null)).await
     };
     for (path, route, kind, trips) in [
         ("/v1/logs", "logs-list", "read", 1),
@@ -240,4 +231,33 @@ async fn every_request_and_every_run_of_reconciling_writes_figures_for_the_opera
     // A terminal is not told.
     let lines = figures_of(LogFormat::Text, async || ask("/v1/logs", &platform.live_key).await).await;
     assert!(lines.is_empty(), "{lines:?}");
+}
+
+/// What Lambda writes around an invocation (START, END, REPORT), and the gateway to its access log, bytes: these are as long
+/// for all.
+const AROUND: f64 = 520.0;
+
+#[tokio::test]
+async fn a_request_calls_and_logs_as_much_as_the_guide_reckons() {
+    let platform = Platform::make("guide").await;
+    let path = format!("/v1/sessions/{}", platform.client.session("u").await);
+    let (deployment, mut calls, mut logged) = (own_deployment(), Vec::new(), 0);
+    // A line can be lost, as above.
+    for _ in 0..5 {
+        let captured = CapturedLog::default();
+        let asked = incoming("GET", &path, Some(&platform.live_key), &Value::Null);
+        let (answer, trips) =
+            serve(&deployment, ROUTES, asked).with_subscriber(captured.subscriber(LogFormat::Json, "info")).await;
+        assert_eq!(answer.status(), 200);
+        calls.push(trips.total);
+        logged = logged.max(captured.bytes().len());
+    }
+    // One update, and two reads; of an instance that knows the second that others count in. The first call of a second may
+    // take an update more.
+    assert_eq!(calls.iter().min(), Some(&3), "{calls:?}");
+    let guide = include_str!("../../infra/README.md");
+    let reckoned = guide.split("| logs | 1 M x ").nth(1).and_then(|rest| rest.split_once(" KB")).unwrap().0;
+    let reckoned = reckoned.parse::<f64>().unwrap() * 1000.0;
+    let found = logged as f64 + AROUND;
+    assert!((found * 0.85..found * 1.15).contains(&reckoned), "{found} bytes, and the guide says {reckoned}");
 }

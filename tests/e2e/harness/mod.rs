@@ -10,6 +10,7 @@ mod encodings;
 mod engine;
 mod events;
 mod fail;
+mod incoming;
 mod lines;
 mod own;
 mod process;
@@ -28,9 +29,10 @@ pub use encodings::Canary;
 pub use engine::{CommandLines, Events, commit_and_search, container_name, docker, engine_records, run_as_root};
 pub use events::{EventStream, serve_deployment};
 pub use fail::{end_agent, fail_agent};
+pub use incoming::{incoming, incoming_bytes, incoming_once};
 pub use lines::{Lines, own_deployment, own_machine_is_no_host, with_streams};
 pub use own::OwnStack;
-pub use process::{DevCommand, Process, collect, provider_of};
+pub use process::{DevCommand, Process, collect, provider_of, temporary, wait_until};
 pub use raw::send_raw;
 pub use shared::{
     E2B_KEY, E2bEmulator, FLY_ORGANIZATION, FLY_TOKEN, FlyEmulator, Platform, docker_engine, e2b_emulator,

@@ -243,3 +243,21 @@ pub fn collect(mut from: impl std::io::Read + Send + 'static, into: Arc<Mutex<St
         }
     })
 }
+
+/// A name of a folder that is not there. Not one of the harness's own names: those are looked through by other test
+/// processes.
+pub fn temporary(label: &str) -> PathBuf {
+    let random = hex::encode(theazo_tenancy::make_random_bytes::<6>());
+    std::env::temp_dir().join(format!("theazo-test-{label}-{random}"))
+}
+
+/// Waits for a minute at most, then fails.
+pub async fn wait_until(what: &str, holds: impl AsyncFn() -> bool) {
+    for _ in 0..6000 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{what}: not in time");
+}
