@@ -1,17 +1,14 @@
 //! `cargo dev` commands that come to an end: the quickstart, emulators by themselves, measuring agents.
 
-use crate::harness::{DevCommand, provider_of};
-use crate::process::wait_until;
+use crate::harness::{DevCommand, provider_of, temporary, wait_until};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use theazo_providers::Provider;
 use theazo_providers::docker::DockerProvider;
 
-fn temporary(label: &str) -> PathBuf {
-    // Not one of the harness's own names: those are looked through by other test processes.
-    let random = hex::encode(theazo_tenancy::make_random_bytes::<6>());
-    let folder = std::env::temp_dir().join(format!("theazo-dev-test-{label}-{random}"));
+fn folder(label: &str) -> PathBuf {
+    let folder = temporary(label);
     std::fs::create_dir(&folder).unwrap();
     folder
 }
@@ -29,7 +26,7 @@ fn assert_all_held((code, told): (Option<i32>, String)) {
 
 #[tokio::test]
 async fn the_quickstart_tells_its_nine_steps_and_leaves_nothing() {
-    let temp = temporary("quickstart");
+    let temp = folder("quickstart");
     let mut running = DevCommand::start(&["quickstart"], &temp);
     let provider = quickstart_provider(&mut running, &temp).await;
     assert_all_held(running.end().await);
@@ -39,22 +36,18 @@ async fn the_quickstart_tells_its_nine_steps_and_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_quickstart_on_e2b_and_on_fly_tells_the_same_steps_and_leaves_nothing() {
     for provider in ["e2b", "fly"] {
-        let temp = temporary(provider);
+        let temp = folder(provider);
         assert_all_held(DevCommand::start(&["quickstart", "--provider", provider], &temp).end().await);
         assert_empty(&temp);
     }
 }
 
-/// What it printed last that begins so, once it has.
+/// What it printed first after that word, once it has.
 async fn said(running: &DevCommand, word: &str) -> String {
-    for _ in 0..600 {
-        let output = running.output();
-        if let Some((_, rest)) = output.split_once(word) {
-            return rest.split_whitespace().next().unwrap_or_default().to_owned();
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    panic!("it does not say {word}: {}", running.output());
+    wait_until(word, async || running.output().contains(word)).await;
+    let output = running.output();
+    let (_, rest) = output.split_once(word).unwrap();
+    rest.split_whitespace().next().unwrap_or_default().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,7 +57,7 @@ async fn an_emulator_by_itself_serves_whoever_calls_it_until_it_is_interrupted()
         ("e2b", "E2B_API_URL=", "/v2/sandboxes", ("x-api-key", "e2b_anything")),
         ("fly", "THEAZO_FLY_API_URL=", "/v1/apps?org_slug=anybodys", ("authorization", "Bearer anything")),
     ] {
-        let temp = temporary(provider);
+        let temp = folder(provider);
         let running = DevCommand::start(&["emulator", provider, "--listen", "127.0.0.1:0"], &temp);
         let url = said(&running, says).await;
         let call = |path: &str| http.get(format!("{url}{path}")).header(key.0, key.1).send();
@@ -82,7 +75,7 @@ async fn an_emulator_by_itself_serves_whoever_calls_it_until_it_is_interrupted()
 #[tokio::test(flavor = "multi_thread")]
 async fn agents_are_measured_at_every_provider_beside_what_it_takes_by_itself() {
     for provider in ["docker", "e2b", "fly"] {
-        let temp = temporary(provider);
+        let temp = folder(provider);
         let file = temp.join("figures.json");
         let args = ["bench", "agents", "--provider", provider, "--agents", "1", "--json", file.to_str().unwrap()];
         let (code, printed) = DevCommand::start(&args, &temp).end().await;
@@ -101,7 +94,7 @@ async fn agents_are_measured_at_every_provider_beside_what_it_takes_by_itself() 
 
 #[tokio::test]
 async fn an_interrupted_quickstart_says_so_and_leaves_nothing() {
-    let temp = temporary("interrupted");
+    let temp = folder("interrupted");
     let mut running = DevCommand::start(&["quickstart"], &temp);
     let provider = quickstart_provider(&mut running, &temp).await;
     // The worst moment: its first agent is on the engine and not ready yet.

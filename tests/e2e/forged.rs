@@ -1,12 +1,12 @@
 //! Forged credentials with a right checksum: what they cost the platform that they name, on every route.
 
-use crate::harness::{Answer, OwnStack, Platform, Tap, dynamodb, scan_everything};
+use crate::harness::{Answer, OwnStack, Platform, Tap, dynamodb, incoming_once, scan_everything};
 use crate::permissions::wire::requests;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use theazo_functions::deployment::Deployment;
 use theazo_functions::routes::{ROUTES, Route};
-use theazo_functions::{Incoming, serve};
+use theazo_functions::serve;
 use theazo_http::{Caller, Repeats, RouteInfo};
 use theazo_store::{Aws, AwsEndpoints, MAX_UNPROVEN_CALLS};
 use theazo_tenancy::{
@@ -268,22 +268,8 @@ async fn reads(own: &OwnStack, name: &str, path: &str, key: Option<&str>, body: 
     let tap = Tap::tcp(own.stack.dynamodb_url().trim_start_matches("http://").parse().unwrap()).await;
     let aws = Aws::local(&AwsEndpoints { dynamodb: tap.url(), kms: Some(own.stack.kms_url()) });
     let deployment = Deployment::new(&aws, own.stack.deployment().config().clone());
-    let mut headers = http::HeaderMap::new();
-    if let Some(key) = key {
-        headers.insert("authorization", format!("Bearer {key}").parse().unwrap());
-    }
-    if route.info.repeats == Repeats::Once {
-        headers.insert("idempotency-key", "once".parse().unwrap());
-    }
-    let (raw_path, raw_query) = path.split_once('?').unwrap_or((path, ""));
-    let incoming = Incoming {
-        method: route.info.method.parse().unwrap(),
-        source_ip: None,
-        raw_path: raw_path.to_owned(),
-        raw_query: raw_query.to_owned(),
-        headers,
-        body: body.map(|body| body.to_string().into()).unwrap_or_default(),
-    };
+    let once = (route.info.repeats == Repeats::Once).then_some("once");
+    let incoming = incoming_once(route.info.method, path, key, once, body.unwrap_or(&Value::Null));
     let (response, _) = serve(&deployment, &[route], incoming).await;
     assert_eq!(response.status(), 401, "{path}");
     deployment.log_queue().flushed().await;

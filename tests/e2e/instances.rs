@@ -1,14 +1,14 @@
 //! Two instances of the same functions over one table: nothing that one of them remembers lets in what the other has ended,
 //! and what they count they count together.
 
-use crate::harness::{Client, Platform, Process, check_query, stack};
+use crate::harness::{Client, Platform, Process, check_query, incoming, stack};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::time::Duration;
 use theazo_functions::deployment::{Deployment, DeploymentConfig};
 use theazo_functions::routes::ROUTES;
-use theazo_functions::{Incoming, serve};
+use theazo_functions::serve;
 use theazo_http::format_time;
 use theazo_store::{Aws, AwsEndpoints, RateLimits, now_ms};
 
@@ -28,21 +28,10 @@ impl Instance {
     }
 
     async fn call(&self, method: &str, path: &str, key: &str, body: Value) -> http::Response<Bytes> {
-        let whole = path;
-        let (path, query) = path.split_once('?').unwrap_or((path, ""));
-        let mut headers = http::HeaderMap::new();
-        headers.insert("authorization", format!("Bearer {key}").parse().unwrap());
-        let incoming = Incoming {
-            method: method.parse().unwrap(),
-            source_ip: None,
-            raw_path: path.to_owned(),
-            raw_query: query.to_owned(),
-            headers,
-            body: if body.is_null() { Bytes::new() } else { body.to_string().into() },
-        };
+        let incoming = incoming(method, path, Some(key), &body);
         let (parts, body) = serve(&self.0, ROUTES, incoming).await.0.into_parts();
         let body = body.collect().await;
-        check_query(method, whole, parts.status.as_u16(), &String::from_utf8_lossy(&body));
+        check_query(method, path, parts.status.as_u16(), &String::from_utf8_lossy(&body));
         http::Response::from_parts(parts, body)
     }
 

@@ -1,14 +1,13 @@
 //! Limits of money, minutes and age, and what agents cost: on the simulated provider, at prices of the test's own.
 
-use crate::harness::{Platform, check_query, container_name, docker, dynamodb, stack};
-use bytes::Bytes;
+use crate::harness::{Platform, check_query, container_name, docker, dynamodb, incoming, stack};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use theazo_functions::deployment::{Deployment, DeploymentConfig};
 use theazo_functions::reconcile::{Boots, Outcome, reconcile};
 use theazo_functions::routes::ROUTES;
-use theazo_functions::{Incoming, serve};
+use theazo_functions::serve;
 use theazo_local::Stack;
 use theazo_store::{Aws, AwsEndpoints, now_ms};
 
@@ -70,17 +69,7 @@ impl Priced {
     }
 
     pub async fn call(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
-        let mut headers = http::HeaderMap::new();
-        headers.insert("authorization", format!("Bearer {}", self.key).parse().unwrap());
-        let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
-        let incoming = Incoming {
-            method: method.parse().unwrap(),
-            source_ip: None,
-            raw_path: path.split('?').next().unwrap().to_owned(),
-            raw_query: path.split_once('?').map_or(String::new(), |(_, query)| query.to_owned()),
-            headers,
-            body,
-        };
+        let incoming = incoming(method, path, Some(&self.key), &body);
         let (response, _) = serve(&self.deployment, ROUTES, incoming).await;
         let status = response.status().as_u16();
         let text = String::from_utf8(response.into_body().collect().await.to_vec()).unwrap();

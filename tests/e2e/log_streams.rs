@@ -3,7 +3,7 @@
 //! a test may take.
 
 use crate::harness::{
-    CapturedLog, Client, EventStream, Lines, OwnStack, Platform, serve_deployment, stack, with_streams,
+    CapturedLog, Client, EventStream, Lines, OwnStack, Platform, incoming, serve_deployment, stack, with_streams,
 };
 use crate::logs::{entries, token};
 use serde_json::{Value, json};
@@ -89,16 +89,9 @@ async fn a_browser_may_name_a_sessions_token_in_a_streams_address_and_nothing_el
     let observe = async || {
         let captured = CapturedLog::default();
         let subscriber = captured.subscriber(LogFormat::Json, "trace");
-        let mut headers = http::HeaderMap::new();
-        headers.insert("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().unwrap());
-        let incoming = theazo_functions::Incoming {
-            method: http::Method::GET,
-            source_ip: None,
-            raw_path: "/v1/logs/stream".into(),
-            raw_query: format!("token={token}"),
-            headers,
-            body: bytes::Bytes::new(),
-        };
+        let traced = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let mut incoming = incoming("GET", &format!("/v1/logs/stream?token={token}"), None, &Value::Null);
+        incoming.headers.insert("traceparent", traced.parse().unwrap());
         let serving = theazo_functions::serve(&deployment, theazo_functions::routes::ROUTES, incoming);
         let (answer, _) = serving.with_subscriber(subscriber).await;
         assert_eq!(answer.status(), 200);
@@ -232,16 +225,7 @@ async fn a_reader_that_takes_too_long_is_told_to_come_back_and_others_are_not_he
     };
     // From now on all of it is found at once, which is more than a piece.
     read().await;
-    let mut headers = http::HeaderMap::new();
-    headers.insert("authorization", format!("Bearer {}", platform.live_key).parse().unwrap());
-    let incoming = theazo_functions::Incoming {
-        method: http::Method::GET,
-        source_ip: None,
-        raw_path: "/v1/logs/stream".into(),
-        raw_query: String::new(),
-        headers,
-        body: bytes::Bytes::new(),
-    };
+    let incoming = incoming("GET", "/v1/logs/stream", Some(&platform.live_key), &Value::Null);
     let (answer, _) = theazo_functions::serve(&deployment, theazo_functions::routes::ROUTES, incoming).await;
     let mut slow = answer.into_body().into_pieces();
     let mut text = String::new();

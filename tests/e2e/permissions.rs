@@ -9,8 +9,7 @@ mod mishaps;
 mod scenario;
 pub(crate) mod wire;
 
-use crate::harness::{Break, Client, OwnStack, Tap, check_query, docker_engine, dynamodb};
-use bytes::Bytes;
+use crate::harness::{Break, Client, OwnStack, Tap, check_query, docker_engine, dynamodb, incoming_once};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,7 +18,7 @@ use theazo_deploy::{Permissions, repository};
 use theazo_functions::deployment::{Deployment, DeploymentConfig};
 use theazo_functions::routes::{ROUTES, Route};
 use theazo_functions::schedule::{SCHEDULED, Scheduled};
-use theazo_functions::{Incoming, serve};
+use theazo_functions::serve;
 use theazo_http::{Repeats, StreamLimits};
 use theazo_metering::Prices;
 use theazo_store::{Aws, AwsEndpoints};
@@ -151,25 +150,14 @@ impl Recorder {
         let once = (route.info.repeats == Repeats::Once).then(|| format!("call-{}", self.calls));
         let mut answer = (0, Value::Null);
         for _ in 0..if once.is_some() { 2 } else { 1 } {
-            let mut headers = http::HeaderMap::new();
-            headers.insert("authorization", format!("Bearer {}", self.key).parse().unwrap());
-            if let Some(once) = &once {
-                headers.insert("idempotency-key", once.parse().unwrap());
-            }
-            let incoming = Incoming {
-                method: route.info.method.parse().unwrap(),
-                source_ip: None,
-                raw_path: path.clone(),
-                raw_query: query.to_owned(),
-                headers,
-                body: if body.is_null() { Bytes::new() } else { body.to_string().into() },
-            };
+            let whole = format!("{path}?{query}");
+            let incoming = incoming_once(route.info.method, &whole, Some(&self.key), once.as_deref(), &body);
             // On the heap: the scenario is one long future, and must not be as large as all of its calls.
             let again = Box::pin(self.record(name, async |deployment| {
                 let (response, _) = serve(deployment, &[route], incoming).await;
                 let status = response.status().as_u16();
                 let body = response.into_body().collect().await;
-                check_query(route.info.method, &format!("{path}?{query}"), status, &String::from_utf8_lossy(&body));
+                check_query(route.info.method, &whole, status, &String::from_utf8_lossy(&body));
                 (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
             }));
             let again = again.await;

@@ -1,20 +1,14 @@
 //! `theazo-dev` as somebody at a terminal meets it: what it writes and prints, how it ends, and how it refuses.
 
-use crate::harness::{DevCommand, Process};
+use crate::harness::{DevCommand, Process, temporary, wait_until};
 use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
 const KEYS: [&str; 2] = ["api-key", "test-api-key"];
-
-fn temporary(label: &str) -> PathBuf {
-    // Not one of the harness's own names: those are looked through by other test processes.
-    let random = hex::encode(theazo_tenancy::make_random_bytes::<6>());
-    std::env::temp_dir().join(format!("theazo-process-test-{label}-{random}"))
-}
 
 fn keys(folder: &Path) -> [String; 2] {
     KEYS.map(|name| std::fs::read_to_string(folder.join(name)).unwrap())
@@ -98,16 +92,6 @@ async fn ctrl_c_lets_running_requests_finish() {
         let shown = process.client().get(&format!("/v1/agents/{agent}")).await.expect(200);
         assert_eq!(shown["status"], "ready", "{shown}");
     }
-}
-
-pub async fn wait_until(what: &str, holds: impl AsyncFn() -> bool) {
-    for _ in 0..6000 {
-        if holds().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("{what}: not in time");
 }
 
 #[tokio::test]

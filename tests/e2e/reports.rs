@@ -1,14 +1,15 @@
 //! What agents report of themselves, from inside their sandboxes with the plain client, and what a stolen token or hostile
 //! code can do with it.
 
-use crate::harness::{Answer, CapturedLog, Client, Platform, has_firewall, own_deployment, scan_everything, stack};
-use bytes::Bytes;
+use crate::harness::{
+    Answer, CapturedLog, Client, Platform, has_firewall, incoming_bytes, own_deployment, scan_everything, stack,
+};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::time::Duration;
 use theazo_functions::deployment::Capability;
 use theazo_functions::routes::{ROUTES, Route};
-use theazo_functions::{Incoming, serve};
+use theazo_functions::serve;
 use theazo_http::{Caller, LogFormat};
 use theazo_store::{AgentReports, ReportedModels, Reports};
 use theazo_tenancy::{AgentId, Mode, Operator, PlatformId, SessionId, make_agent_token};
@@ -376,14 +377,7 @@ async fn an_agents_token_in_a_path_is_in_no_log_at_the_finest_level_and_in_no_an
         (format!("/a/{token}/v1/whoami"), good.clone()),
         (format!("/a/{unknown}/v1/sandbox/log"), good),
     ] {
-        let incoming = Incoming {
-            method: http::Method::POST,
-            source_ip: None,
-            raw_path: path,
-            raw_query: String::new(),
-            headers: http::HeaderMap::new(),
-            body: Bytes::from(body),
-        };
+        let incoming = incoming_bytes("POST", &path, body.into());
         let subscriber = log.subscriber(LogFormat::Json, "trace");
         let (response, _) = serve(&own_deployment(), ROUTES, incoming).with_subscriber(subscriber).await;
         statuses.push(response.status().as_u16());

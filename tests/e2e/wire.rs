@@ -9,7 +9,8 @@ mod intents;
 mod life;
 
 use crate::harness::{
-    Canary, CapturedLog, Client, Platform, Tap, Wire, check_query, container_name, docker, docker_engine, sha256, stack,
+    Canary, CapturedLog, Client, Platform, Tap, Wire, check_query, container_name, docker, docker_engine,
+    incoming_once, sha256, stack,
 };
 use bytes::Bytes;
 use memchr::memmem;
@@ -18,7 +19,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use theazo_functions::deployment::{Deployment, DeploymentConfig, DockerEngine};
 use theazo_functions::routes::ROUTES;
-use theazo_functions::{Incoming, serve};
+use theazo_functions::serve;
 use theazo_http::{LogFormat, StreamLimits};
 use theazo_providers::docker::Endpoint;
 use theazo_store::{Aws, AwsEndpoints};
@@ -104,26 +105,11 @@ impl Tapped {
 
     async fn ask_unsearched(&self, request: Request<'_>) -> (u16, Bytes) {
         let Request { key, once, method, path, body } = request;
-        let whole = path;
-        let (path, query) = path.split_once('?').unwrap_or((path, ""));
-        let mut headers = http::HeaderMap::new();
-        headers.insert("authorization", format!("Bearer {key}").parse().unwrap());
-        if let Some(once) = once {
-            headers.insert("idempotency-key", once.parse().unwrap());
-        }
-        let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
-        let incoming = Incoming {
-            method: method.parse().unwrap(),
-            source_ip: None,
-            raw_path: path.to_owned(),
-            raw_query: query.to_owned(),
-            headers,
-            body,
-        };
+        let incoming = incoming_once(method, path, Some(key), once, &body);
         let subscriber = self.log.subscriber(LogFormat::Json, "trace");
         let (response, _) = serve(&self.deployment, ROUTES, incoming).with_subscriber(subscriber).await;
         let (status, body) = (response.status().as_u16(), response.into_body().collect().await);
-        check_query(method, whole, status, &String::from_utf8_lossy(&body));
+        check_query(method, path, status, &String::from_utf8_lossy(&body));
         (status, body)
     }
 
