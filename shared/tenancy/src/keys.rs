@@ -81,6 +81,11 @@ impl Partition {
         Self(pk)
     }
 
+    /// One that holds a platform's rows of one mode, and nobody else's.
+    pub(crate) fn of_platform(platform: &PlatformId, mode: Mode, suffix: &str) -> Self {
+        Self(format!("{platform}#{}#{suffix}", mode.as_str()))
+    }
+
     /// The partition key.
     pub fn pk(&self) -> &str {
         &self.0

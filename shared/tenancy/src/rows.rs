@@ -34,7 +34,7 @@ impl PlatformScope {
     }
 
     fn partition(&self, suffix: &str) -> Partition {
-        Partition::new(format!("{}#{}#{suffix}", self.platform, self.mode.as_str()))
+        Partition::of_platform(&self.platform, self.mode, suffix)
     }
 
     /// The platform.
@@ -113,11 +113,11 @@ impl SessionScope {
     }
 
     fn partition(&self, suffix: &str) -> Partition {
-        Partition::new(format!("{}#{}#{}#{suffix}", self.platform, self.mode.as_str(), self.session))
+        Partition::of_platform(&self.platform, self.mode, &format!("{}#{suffix}", self.session))
     }
 
     fn of_platform(&self, suffix: &str, row: &str) -> TableKey {
-        Partition::new(format!("{}#{}#{suffix}", self.platform, self.mode.as_str())).row(row)
+        Partition::of_platform(&self.platform, self.mode, suffix).row(row)
     }
 
     /// Whose it is.

@@ -155,7 +155,7 @@ impl ReadScope {
     }
 
     fn partition(&self, suffix: &str) -> Partition {
-        Partition::new(format!("{}#{}#{suffix}", self.platform, self.mode.as_str()))
+        Partition::of_platform(&self.platform, self.mode, suffix)
     }
 
     /// The platform.
