@@ -39,7 +39,7 @@ pub struct Bed {
     pub engine: Option<Engine>,
     /// The Docker host that it is, where it is one.
     pub host: Option<Host>,
-    /// Whether rules of this machine keep agents from it.
+    /// Whether rules of its machine keep agents from it.
     is_shielded: bool,
 }
 
@@ -93,13 +93,14 @@ impl Bed {
         Self { engine: Some(engine), is_shielded, ..Self::of("docker", Arc::new(provider)) }
     }
 
-    /// An engine on another machine, as far as it can be told.
+    /// An engine on another machine, as far as it can be told, with the firewall that enrolling a host puts there.
     pub async fn docker_host() -> Self {
         let (engine, image) = engine_and_image().await;
         let host = Host::start(&image, &engine).await;
+        theazo_host_guard::put_firewall(&host.engine(), &image).await.unwrap();
         let provider = hosts(&[(&host, 100)], &image).on(&host.name()).unwrap();
         let engine = Engine::new(host.engine(), &image);
-        Self { engine: Some(engine), host: Some(host), ..Self::of("docker host", provider) }
+        Self { engine: Some(engine), host: Some(host), is_shielded: true, ..Self::of("docker host", provider) }
     }
 
     pub async fn e2b(name: &str) -> Self {

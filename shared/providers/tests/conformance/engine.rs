@@ -104,6 +104,29 @@ impl Engine {
         [shown.into_bytes(), saved].concat()
     }
 
+    /// Has something listen on those ports of the host itself, at all of its addresses, for as long as the engine runs.
+    pub async fn listen_on_host(&self, ports: &[u16]) {
+        let code = format!(
+            "import socket, time
+kept = [socket.create_server(('', port)) for port in {ports:?}]
+print('listening', flush=True)
+time.sleep(3600)"
+        );
+        let body = ContainerCreateBody {
+            image: Some(self.image.clone()),
+            entrypoint: Some(vec!["python3".into(), "-c".into(), code]),
+            user: Some("0:0".into()),
+            host_config: Some(HostConfig { network_mode: Some("host".into()), ..HostConfig::default() }),
+            ..ContainerCreateBody::default()
+        };
+        let options = CreateContainerOptionsBuilder::default().name("listener").build();
+        let id = self.docker.create_container(Some(options), body).await.unwrap().id;
+        self.docker.start_container(&id, None).await.unwrap();
+        let logs = LogsOptionsBuilder::default().stdout(true).stderr(true).follow(true).build();
+        let said = Box::pin(self.docker.logs(&id, Some(logs))).next().await.unwrap().unwrap().to_string();
+        assert!(said.starts_with("listening"), "{said}");
+    }
+
     /// All that has happened on it since the test began.
     pub async fn events(&self) -> String {
         let (since, until) = (self.since.to_string(), (now() + 1).to_string());

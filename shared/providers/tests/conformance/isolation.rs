@@ -80,19 +80,41 @@ async fn no_agent_reaches_a_port_of_another_of_its_session_its_platform_or_a_for
     }
 }
 
+/// Where a cloud tells machines about themselves.
+const METADATA: &str = "169.254.169.254";
+
 async fn no_agent_reaches_its_host_the_engine_or_the_metadata_address(bed: Arc<Bed>) {
+    let engine = bed.engine.as_ref().unwrap();
     let service = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
     let port = service.local_addr().unwrap().port();
+    if let Some(host) = &bed.host {
+        host.run("ip", &["address", "add", &format!("{METADATA}/32"), "dev", "lo"]).await;
+        // Its engine listens on the last itself.
+        engine.listen_on_host(&[port, 22, 80, 2375]).await;
+    }
     for internet in [false, true] {
         let spec = SandboxSpec { internet, ..spec() };
         bed.provider.create(&spec, &Environment::default()).await.unwrap();
         let agent = agent(&spec);
-        let gateway = bed.engine.as_ref().unwrap().gateway(&agent).await;
-        let reachable = format!("{gateway}:{port}").parse().unwrap();
-        TcpStream::connect_timeout(&reachable, Duration::from_secs(2))
-            .unwrap_or_else(|error| panic!("it serves: {error}"));
+        let gateway = engine.gateway(&agent).await;
+        // What is tried is there: the host itself reaches it.
+        match &bed.host {
+            Some(host) => {
+                for (address, port) in
+                    [gateway.as_str(), METADATA].into_iter().flat_map(|at| [port, 22, 80].map(|port| (at, port)))
+                {
+                    let connect = format!("timeout 2 bash -c 'exec 3<>/dev/tcp/{address}/{port}'");
+                    host.run("bash", &["-c", &connect]).await;
+                }
+            }
+            None => {
+                let reachable = format!("{gateway}:{port}").parse().unwrap();
+                TcpStream::connect_timeout(&reachable, Duration::from_secs(2))
+                    .unwrap_or_else(|error| panic!("it serves: {error}"));
+            }
+        }
         let mut targets = Vec::new();
-        for host in [gateway.as_str(), "169.254.169.254", "172.17.0.1"] {
+        for host in [gateway.as_str(), METADATA, "172.17.0.1"] {
             targets.extend([port, 22, 80, 2375, 2376].map(|port| (host.to_owned(), port)));
         }
         assert_eq!(bed.bash(&agent, &connecting(&targets)).await, "", "internet: {internet}");
