@@ -36,6 +36,7 @@ mod description;
 mod dev_commands;
 mod e2b;
 mod enforcement;
+mod engine_faults;
 mod exec;
 mod fairness;
 mod files;

@@ -1,0 +1,155 @@
+//! An engine that fails in the middle of things: a call that it never hears of, an answer that is lost or cut, one that is
+//! nonsense, and one that is a failure of its own; at every call that it is asked, one after the other.
+
+use crate::harness::{Break, Client, OwnStack, Tap, docker_engine, left_on_engine};
+use serde_json::json;
+use theazo_functions::deployment::DockerEngine;
+use theazo_providers::docker::Endpoint;
+
+/// An engine is asked fewer calls than that for anything.
+const MOST_CALLS: usize = 40;
+
+fn faults() -> [Break; 5] {
+    [
+        Break::AtOnce,
+        Break::AfterBytes(0),
+        Break::AfterBytes(40),
+        Break::Nonsense,
+        Break::Answer(500, json!({ "message": "the words of an engine" }).to_string()),
+    ]
+}
+
+/// A still stack whose engine is reached through a tap.
+struct Bed {
+    own: OwnStack,
+    client: Client,
+    tap: Tap,
+    session: String,
+}
+
+impl Bed {
+    async fn start(name: &str) -> Self {
+        let engine = tokio::task::spawn_blocking(docker_engine).await.unwrap();
+        let Endpoint::Unix(socket) = &engine.endpoint else { panic!("the engine is this machine's") };
+        let ours = std::env::temp_dir().join(format!("theazo-e2e-faults-{}-{name}.sock", std::process::id()));
+        let tap = Tap::unix(socket, ours.clone()).await;
+        let docker = DockerEngine { endpoint: Endpoint::Unix(ours), image: engine.image.clone() };
+        let (own, client) = OwnStack::start_still(Some(docker), |_| {}).await;
+        let session = client.session("u").await;
+        client.set_secrets(&session, json!({ "TOKEN": "the value" })).await;
+        Self { own, client, tap, session }
+    }
+
+    /// Does something while one call to the engine fails, after so many that do not. Whether there was such a call.
+    async fn failing<T>(&self, spared: usize, how: &Break, work: impl Future<Output = T>) -> (T, bool) {
+        self.tap.fail_some("", spared, 1, how.clone());
+        let done = work.await;
+        let came = self.tap.requests() > spared;
+        self.tap.mend();
+        (done, came)
+    }
+
+    async fn act(&self, agent: &str, what: &str) -> crate::harness::Answer {
+        self.client.call("POST", &format!("/v1/agents/{agent}/{what}"), None).await
+    }
+
+    async fn has_its_file_and_secret(&self, agent: &str, context: &str) {
+        assert_eq!(
+            self.client.run(agent, "bash", "printf %s \"$TOKEN\"; cat /data/kept").await,
+            "[secret:TOKEN]kept\n",
+            "{context}"
+        );
+    }
+
+    async fn end(self) {
+        self.client.terminate(&self.session).await;
+        assert_eq!(left_on_engine(&self.own.stack).await, [""; 0]);
+        self.own.stop().await;
+    }
+}
+
+/// Panics unless a refusal is the provider's, in our words.
+fn assert_is_providers(answer: &crate::harness::Answer, context: &str) {
+    assert_eq!(answer.status, 502, "{context}: {answer:?}");
+    let error = &answer.json()["error"];
+    assert_eq!(error["code"], "provider_error", "{context}: {answer:?}");
+    assert!(!answer.text.contains("words of an engine"), "{context}: {answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_boot_whose_engine_fails_at_any_call_ends_in_one_sandbox_or_in_none() {
+    let bed = Bed::start("boot").await;
+    let (faults, create) = (faults(), format!("/v1/sessions/{}/agents", bed.session));
+    let (mut made, mut refused) = (0, 0);
+    for spared in 0..MOST_CALLS {
+        let mut came = false;
+        for turn in 0..2 {
+            let how = &faults[(2 * spared + turn) % faults.len()];
+            let context = format!("call {spared}, {how:?}");
+            let (answer, is_there) = bed.failing(spared, how, bed.client.call("POST", &create, None)).await;
+            came |= is_there;
+            if answer.status == 201 {
+                let agent = answer.json()["id"].as_str().unwrap().to_owned();
+                assert_eq!(left_on_engine(&bed.own.stack).await, [agent.clone()], "{context}");
+                bed.client.run(&agent, "bash", "echo kept > /data/kept").await;
+                bed.has_its_file_and_secret(&agent, &context).await;
+                bed.act(&agent, "terminate").await.expect(200);
+                made += 1;
+            } else {
+                assert_is_providers(&answer, &context);
+                refused += 1;
+            }
+            assert_eq!(left_on_engine(&bed.own.stack).await, [""; 0], "{context}: {answer:?}");
+        }
+        if !came {
+            break;
+        }
+    }
+    assert!(made >= 2 && refused >= 8, "{made} made, {refused} refused");
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_a_resume_or_an_end_whose_engine_fails_at_any_call_is_finished_by_asking_again() {
+    let bed = Bed::start("life").await;
+    let faults = faults();
+    let agent = bed.client.boot(&bed.session, json!({})).await;
+    bed.client.run(&agent, "bash", "echo kept > /data/kept").await;
+    let mut again = 0;
+    for spared in 0..MOST_CALLS {
+        let mut came = false;
+        for (turn, (what, status)) in [("pause", "paused"), ("resume", "ready")].into_iter().enumerate() {
+            let how = &faults[(spared + 2 * turn) % faults.len()];
+            let context = format!("{what}, call {spared}, {how:?}");
+            let (answer, is_there) = bed.failing(spared, how, bed.act(&agent, what)).await;
+            came |= is_there;
+            if answer.status != 200 {
+                assert_is_providers(&answer, &context);
+                bed.act(&agent, what).await.expect(200);
+                again += 1;
+            }
+            let shown = bed.client.get(&format!("/v1/agents/{agent}/status")).await.expect(200);
+            assert_eq!(shown["status"], status, "{context}");
+        }
+        bed.has_its_file_and_secret(&agent, &format!("call {spared}")).await;
+        if !came {
+            break;
+        }
+    }
+    assert!(again >= 4, "{again} had to be asked for again");
+    bed.act(&agent, "terminate").await.expect(200);
+    for spared in 0..MOST_CALLS {
+        let agent = bed.client.boot(&bed.session, json!({})).await;
+        let how = &faults[spared % faults.len()];
+        let (answer, came) = bed.failing(spared, how, bed.act(&agent, "terminate")).await;
+        if answer.status != 200 {
+            assert_is_providers(&answer, &format!("terminate, call {spared}, {how:?}"));
+            bed.act(&agent, "terminate").await.expect(200);
+        }
+        assert_eq!(left_on_engine(&bed.own.stack).await, [""; 0], "call {spared}, {how:?}");
+        if !came {
+            break;
+        }
+    }
+    bed.end().await;
+}
