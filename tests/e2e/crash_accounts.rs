@@ -138,18 +138,28 @@ async fn agents_of(client: &Client, session: &str) -> Vec<Standing> {
     agents
 }
 
+async fn status_of(client: &Client, session: &str) -> String {
+    let shown = client.get(&format!("/v1/sessions/{session}")).await.expect(200);
+    shown["status"].as_str().unwrap().to_owned()
+}
+
 fn is_alive(status: &str) -> bool {
     ["ready", "paused"].contains(&status)
 }
 
 /// The call of a random step from where things stand, and what is made of it in the list of those that were seen.
-fn step(place: &Place, session: &str, agents: &[Standing]) -> (&'static str, String, Value) {
+fn step(place: &Place, session: &str, is_paused: bool, agents: &[Standing]) -> (&'static str, String, Value) {
+    let whole = |what: &'static str, path: &str| (what, format!("/v1/sessions/{session}/{path}"), json!({}));
+    if is_paused {
+        return whole("resume of all", "resume");
+    }
     let create = || ("create", format!("/v1/sessions/{session}/agents"), json!({ "provider": place.name() }));
     let alive: Vec<_> = agents.iter().filter(|(_, status, _)| is_alive(status)).collect();
     let Some((agent, status, kept)) = alive.get(random(alive.len().max(1) as u64) as usize) else { return create() };
     let with = |what: &'static str, path: &str, body: Value| (what, format!("/v1/agents/{agent}/{path}"), body);
-    match (random(8), status.as_str(), kept.first()) {
+    match (random(10), status.as_str(), kept.first()) {
         (0, ..) if alive.len() < 3 => create(),
+        (8, ..) => whole("pause of all", "pause"),
         (1, ..) => with("terminate", "terminate", json!({})),
         (2..=4, "paused", Some(kept)) => with("resume on a checkpoint", "resume", json!({ "checkpoint": kept })),
         (_, "paused", _) => with("resume", "resume", json!({})),
@@ -188,9 +198,12 @@ async fn kill_often(place: Place) -> BTreeMap<String, usize> {
     process.client().set_secrets(&session, json!({ "KEY": make_canary("crash") })).await;
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let mut unmade: BTreeSet<String> = BTreeSet::new();
+    // What a pause of all has paused, and its resuming resumes.
+    let mut suspended: BTreeSet<String> = BTreeSet::new();
     for _ in 0..trials() {
         let before = agents_of(&process.client(), &session).await;
-        let (what, path, body) = step(&place, &session, &before);
+        let is_paused = status_of(&process.client(), &session).await == "paused";
+        let (what, path, body) = step(&place, &session, is_paused, &before);
         let acting = tokio::spawn({
             let (client, path, body) = (process.client(), path.clone(), body.to_string().into_bytes());
             async move { client.try_call("POST", &path, Some(body)).await }
@@ -245,7 +258,10 @@ async fn kill_often(place: Place) -> BTreeMap<String, usize> {
             let told: Value = serde_json::from_str(&answer.text).unwrap();
             let its = |agent: &str| expected.get(agent).copied();
             let of = path.split('/').nth(3).unwrap();
+            let status = status_of(&client, &session).await;
             let holds = match what {
+                "pause of all" => status == "paused" && expected.values().all(|running| !running),
+                "resume of all" => status == "active" && suspended.iter().all(|agent| its(agent) == Some(true)),
                 "create" => its(told["id"].as_str().unwrap()) == Some(true),
                 "terminate" => its(of).is_none(),
                 "pause" => its(of) == Some(false),
@@ -256,6 +272,13 @@ async fn kill_often(place: Place) -> BTreeMap<String, usize> {
                 _ => its(of) == Some(true),
             };
             assert!(holds, "{context}: {}", process.output());
+        }
+        if status_of(&client, &session).await != "paused" {
+            suspended.clear();
+        } else if what == "pause of all" {
+            // A session that is paused has nothing that runs, whoever had to finish that.
+            assert!(expected.values().all(|running| !running), "{context}: {}", process.output());
+            suspended = before.iter().filter(|(_, status, _)| status == "ready").map(|(id, ..)| id.clone()).collect();
         }
         for (agent, _) in expected.iter().filter(|(_, running)| **running) {
             let told = client.run(agent, "bash", "[ -n \"$KEY\" ] && echo delivered").await;
