@@ -354,8 +354,8 @@ impl Run {
         outcome
     }
 
-    /// Notes how many of a platform's agents were active, for the minute in which this run began: runs begin a minute apart, and
-    /// come by sooner or later. Minutes without a note count as none.
+    /// Notes how many of a platform's agents were active, for the minute in which this run began: runs begin a minute
+    /// apart, and come by sooner or later. Minutes without a note count as none.
     async fn note_active(&self, platform: &PlatformId, look: &Look<'_>) {
         for mode in [Mode::Live, Mode::Test] {
             let agents = look.active(mode).load(Ordering::Relaxed);

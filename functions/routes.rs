@@ -1,8 +1,8 @@
 //! The one route table. What is not in it does not exist.
 //!
 //! A line says everything about an endpoint: its name (also its function's and its binary's), method and path, who may
-//! call it, which capabilities it is handed, whether its answer is a stream (`streams true`), which parameters of a query it takes, and
-//! its handler. The local server and the Lambda binaries come from it.
+//! call it, which capabilities it is handed, whether its answer is a stream (`streams true`), which parameters of a
+//! query it takes, and its handler. The local server and the Lambda binaries come from it.
 
 use crate::deployment::{Capability, CapabilityName, Deployment};
 use crate::{account, agents, audit, keys, logs, metrics, providers, sandbox, secrets, sessions, usage};

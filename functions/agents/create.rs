@@ -41,8 +41,9 @@ struct Wanted {
     providers: Vec<ProviderKind>,
 }
 
-/// Boots an agent with the session's secrets in its environment. Where a provider fails, or has no room, the next of those
-/// that the caller has named, or that the platform has, is tried, as a new agent: of the one before nothing is left at its provider.
+/// Boots an agent with the session's secrets in its environment. Where a provider fails, or has no room, the next of
+/// those that the caller has named, or that the platform has, is tried, as a new agent: of the one before nothing is
+/// left at its provider.
 #[expect(clippy::too_many_arguments, reason = "each is a capability that the route table names")]
 pub async fn handle(
     call: Call,
@@ -96,7 +97,8 @@ pub async fn handle(
             };
             match Box::pin(attempt).await {
                 Ok(agent) => return Answer::json(201, &show(&agent)),
-                // Another create has taken the last place of that host meanwhile. The provider's places are the same on any host.
+                // Another create has taken the last place of that host meanwhile. The provider's places are the same on
+                // any host.
                 Err(error)
                     if error.code() == ErrorCode::NoProvidersAvailable
                         && placed

@@ -1,6 +1,7 @@
 //! Ending and pausing agents: one way for callers, failed boots, sessions and the scheduled clean-up.
 //!
-//! What calls a provider is boxed: unoptimised, the futures of a failed boot, one within the other, overflow a thread's stack.
+//! What calls a provider is boxed: unoptimised, the futures of a failed boot, one within the other, overflow a thread's
+//! stack.
 
 use super::removal::{Stopped, destroy, discard, remove, stop};
 use super::{PROVIDER_WAIT, Sandboxes, failure, moving, not_usable};

@@ -100,8 +100,8 @@ impl Run {
                 }
                 return Ok(());
             }
-            // Whoever has ended it may still be stopping what ran. Once it is known to be stopped the agent can be retried, and
-            // what runs then must not be what is stopped.
+            // Whoever has ended it may still be stopping what ran. Once it is known to be stopped the agent can be
+            // retried, and what runs then must not be what is stopped.
             status if status.is_over() && agent.keeps_own_files() && !agent.only_kept && !is_interrupted => {
                 return Ok(());
             }

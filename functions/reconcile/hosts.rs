@@ -10,8 +10,8 @@ use theazo_http::ApiError;
 use theazo_store::{Agent, AgentStatus, BOOT_GRACE_MS, Intent, StoreError, Unreachable, now_ms};
 use theazo_tenancy::{PlatformId, TenantScope};
 
-/// How long after an agent's end the copies beside it are looked for again, milliseconds: the first time may have failed, and a
-/// boot that the end has overtaken may have written some since.
+/// How long after an agent's end the copies beside it are looked for again, milliseconds: the first time may have
+/// failed, and a boot that the end has overtaken may have written some since.
 const COPIES_FOR_MS: i64 = 5 * 60_000;
 
 /// What a host has answered that was asked what it has.
@@ -77,9 +77,9 @@ impl Hosts {
     }
 }
 
-/// Whether it is waited no longer for a host of which this was heard, and where an agent that is over has something that it
-/// does not keep: `over` is for how long it is, and whether it can still be read. What is there is removed as an orphan, should
-/// the host ever answer again while its platform names it.
+/// Whether it is waited no longer for a host of which this was heard, and where an agent that is over has something
+/// that it does not keep: `over` is for how long it is, and whether it can still be read. What is there is removed as
+/// an orphan, should the host ever answer again while its platform names it.
 fn is_given_up(heard: Heard, over: (i64, bool), is_deleted: bool, dead_after_ms: i64) -> bool {
     let (over_for_ms, is_readable) = over;
     match heard {

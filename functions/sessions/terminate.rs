@@ -23,7 +23,8 @@ pub async fn handle(
     Answer::json(200, &show(&session))
 }
 
-/// Removes what a terminated session still has, as far as its agents' providers answer in time. Also the scheduled clean-up's way.
+/// Removes what a terminated session still has, as far as its agents' providers answer in time. Also the scheduled
+/// clean-up's way.
 ///
 /// # Errors
 /// `provider_error` when a sandbox could not be removed; its agent stays on the work list.

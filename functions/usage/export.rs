@@ -139,9 +139,9 @@ fn open_since(silent_since_ms: impl Iterator<Item = i64>, now_ms: i64) -> Day {
 }
 
 /// Meter events (<https://docs.stripe.com/api/billing/meter-event/create>), one for each user and day of which nothing
-/// changes any more, so that an event never has to be corrected. The same event has the same identifier at every export, but Stripe refuses
-/// one that it has seen for about a day only, and adds up what comes later: each day is to be sent once. The user id stands
-/// where Stripe expects its customer's.
+/// changes any more, so that an event never has to be corrected. The same event has the same identifier at every
+/// export, but Stripe refuses one that it has seen for about a day only, and adds up what comes later: each day is to
+/// be sent once. The user id stands where Stripe expects its customer's.
 fn stripe(platform: &PlatformId, rows: &Rows, open_since: Day) -> Vec<Value> {
     let over = rows.iter().filter(|((day, _), sum)| *day < open_since && sum.cost > 0);
     let event = |((day, payer), sum): (&(Day, Payer), &Sum)| {

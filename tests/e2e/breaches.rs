@@ -1,6 +1,7 @@
-//! Breach drills: an attacker holds something, and learns what the README's table says and no more. One test each, named
-//! for what is held: here a key service or a credential. `breaches_table` is about the table, `breaches_paths` about cursors and
-//! paths, `breaches_host` about the host that agents run on, `breaches_hostile` about agents and end users that mean harm.
+//! Breach drills: an attacker holds something, and learns what the README's table says and no more. One test each,
+//! named for what is held: here a key service or a credential. `breaches_table` is about the table, `breaches_paths`
+//! about cursors and paths, `breaches_host` about the host that agents run on, `breaches_hostile` about agents and end
+//! users that mean harm.
 
 use crate::breaches_table::row;
 use crate::harness::{Canary, Client, Platform, stack};

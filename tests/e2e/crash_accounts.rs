@@ -84,9 +84,10 @@ impl Place {
         listed.unwrap().into_iter().map(|sandbox| (sandbox.agent, sandbox.running)).collect()
     }
 
-    /// Panics unless there is exactly what those agents, running or paused, with so many checkpoints, must have there. At a
-    /// service that is all there is in it; on an engine, which is everybody's, what has the agents' labels. Of `unmade` ones a
-    /// boot from a checkpoint was interrupted: their sandboxes are made anew by the next boot, and may be gone until then.
+    /// Panics unless there is exactly what those agents, running or paused, with so many checkpoints, must have there.
+    /// At a service that is all there is in it; on an engine, which is everybody's, what has the agents' labels. Of
+    /// `unmade` ones a boot from a checkpoint was interrupted: their sandboxes are made anew by the next boot, and may
+    /// be gone until then.
     async fn has_exactly(
         &self,
         agents: &BTreeMap<String, (bool, usize)>,

@@ -1,6 +1,6 @@
-//! Streams of log entries: what they give and to whom, how they end, and how much goes through them: many readers that go and
-//! are cut off, and one that has a thousand a second. `THEAZO_LOG_ENTRIES` says how many entries, where there is more time than
-//! a test may take.
+//! Streams of log entries: what they give and to whom, how they end, and how much goes through them: many readers that
+//! go and are cut off, and one that has a thousand a second. `THEAZO_LOG_ENTRIES` says how many entries, where there is
+//! more time than a test may take.
 
 use crate::harness::{
     CapturedLog, Client, EventStream, Lines, OwnStack, Platform, incoming, serve_deployment, stack, with_streams,
@@ -99,8 +99,8 @@ async fn a_browser_may_name_a_sessions_token_in_a_streams_address_and_nothing_el
         assert!(!log.contains(token) && !log.contains("token="), "{log}");
         (answer, log)
     };
-    // A line, or the span around it, can be lost when another test's subscriber comes or goes at the same moment: tracing keeps one note per place
-    // in the code of who wants to know.
+    // A line, or the span around it, can be lost when another test's subscriber comes or goes at the same moment:
+    // tracing keeps one note per place in the code of who wants to know.
     let mut observed = observe().await;
     for _ in 0..4 {
         let is_whole = |line: &str| line.contains("\"answered\"") && line.contains("\"route\":");

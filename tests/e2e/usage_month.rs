@@ -38,7 +38,8 @@ struct Costs {
     days_of_user_7: u32,
 }
 
-/// Books the runs of a month until a moment of it, or its end, as the transactions that end runs do, and tells what they cost.
+/// Books the runs of a month until a moment of it, or its end, as the transactions that end runs do, and tells what
+/// they cost.
 #[expect(clippy::disallowed_methods, reason = "a test writes for a tenant without a caller")]
 async fn book(stack: &Stack, platform: &Platform, first: Day, now: i64) -> Costs {
     let scope = Operator::assume().tenant(&platform.id, Mode::Live);

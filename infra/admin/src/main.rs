@@ -1,7 +1,8 @@
 //! `cargo admin`: the operator's command line, over the table itself. It needs no API key, because it makes them.
 //!
-//! A file per noun; `target` says which table is meant, `vault` which key service and key, `output` writes answers, `error` says what went wrong. The
-//! exit status is 0 when it was done, 1 when it failed, and 2 when the command line cannot be understood.
+//! A file per noun; `target` says which table is meant, `vault` which key service and key, `output` writes answers,
+//! `error` says what went wrong. The exit status is 0 when it was done, 1 when it failed, and 2 when the command line
+//! cannot be understood.
 
 mod doctor;
 mod error;

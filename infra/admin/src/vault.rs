@@ -70,8 +70,9 @@ impl VaultArgs {
 }
 
 impl VaultArgs {
-    /// The whole deployment, as its functions have it: what is not said here or in the environment is as the local stack
-    /// has it, or as it usually is. Where the providers of one on AWS are must be said, if only that it is where it usually is.
+    /// The whole deployment, as its functions have it: what is not said here or in the environment is as the local
+    /// stack has it, or as it usually is. Where the providers of one on AWS are must be said, if only that it is where
+    /// it usually is.
     pub(crate) async fn deployment(&self, target: &Target) -> Result<Deployment, AdminError> {
         let is_said = |name: &&str| std::env::var_os(name).is_some();
         if target.is_aws()

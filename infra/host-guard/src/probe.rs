@@ -37,8 +37,8 @@ else:
 /// Where the program of [`CONNECT`] listens itself.
 const OWN: &str = "127.0.0.1:";
 
-/// Prints which of the targets take a connection, and the first always: it is one that this program listens on itself, so that
-/// a program which cannot connect at all is not taken for one that is kept from it.
+/// Prints which of the targets take a connection, and the first always: it is one that this program listens on itself,
+/// so that a program which cannot connect at all is not taken for one that is kept from it.
 const CONNECT: &str = "import socket, threading
 own = socket.create_server(('127.0.0.1', 0))
 targets = '127.0.0.1:%d %s' % (own.getsockname()[1], targets)

@@ -96,7 +96,8 @@ impl Request {
         AgentId::parse(self.param("id")?).map_err(|_| ApiError::not_found())
     }
 
-    /// The query's parameters, whatever the route. Handlers are given those of their route, by [`Call::query`](crate::Call::query).
+    /// The query's parameters, whatever the route. Handlers are given those of their route, by
+    /// [`Call::query`](crate::Call::query).
     pub(crate) fn query(&self) -> Result<QueryParams, ApiError> {
         QueryParams::parse(&self.raw_query)
     }

@@ -109,8 +109,8 @@ impl AgentReports {
         Self(table)
     }
 
-    /// Adds a call of a model: to what the agent has claimed, and, unless it is a test agent, to its user's of the day, both or
-    /// neither, and once, also where the answer is lost on the way.
+    /// Adds a call of a model: to what the agent has claimed, and, unless it is a test agent, to its user's of the day,
+    /// both or neither, and once, also where the answer is lost on the way.
     ///
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.

@@ -234,8 +234,8 @@ impl ApiKeys {
         Err(StoreError::Contended(ATTEMPTS))
     }
 
-    /// Revokes a key, at once and everywhere. The last live key that is good for another hour stays, unless that is asked for:
-    /// whoever revokes it locks themselves out.
+    /// Revokes a key, at once and everywhere. The last live key that is good for another hour stays, unless that is
+    /// asked for: whoever revokes it locks themselves out.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Conflict`] for the last live key; [`StoreError::Corrupt`] where what is shown

@@ -291,8 +291,8 @@ impl Measurements {
     }
 }
 
-/// Reading what was measured. Every report asks all partitions at once, those beyond [`MAX_UNPROVEN_CALLS`](crate::MAX_UNPROVEN_CALLS) after
-/// its caller's proof: two round trips.
+/// Reading what was measured. Every report asks all partitions at once, those beyond
+/// [`MAX_UNPROVEN_CALLS`](crate::MAX_UNPROVEN_CALLS) after its caller's proof: two round trips.
 #[derive(Clone)]
 pub struct Metrics(Table);
 

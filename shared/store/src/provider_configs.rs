@@ -59,7 +59,8 @@ pub struct ProviderConfig {
     /// Which of its hosts take no new agents.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub draining: Vec<String>,
-    /// What its hosts are known by that were found to keep agents from what they must not reach. Only the operator changes it.
+    /// What its hosts are known by that were found to keep agents from what they must not reach. Only the operator
+    /// changes it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub enrolled: BTreeMap<String, String>,
     /// Unix milliseconds of the last change.

@@ -1,5 +1,6 @@
 //! The operator's work list: every agent that may have something at its provider, every terminated session that may
-//! have secrets left, and every platform whose deletion is not finished. Written in the transactions that begin such work, removed when it is done.
+//! have secrets left, and every platform whose deletion is not finished. Written in the transactions that begin such
+//! work, removed when it is done.
 
 use crate::{StoreError, Table};
 use futures_util::future::try_join_all;

@@ -1,5 +1,5 @@
-//! A platform, sessions and agents that have been there for a while. Ids tell when what they name was made, and nobody looks for
-//! log entries of before: what is to have a history must have the id of something older.
+//! A platform, sessions and agents that have been there for a while. Ids tell when what they name was made, and nobody
+//! looks for log entries of before: what is to have a history must have the id of something older.
 
 use super::{Client, Platform, dynamodb, own_deployment, stack};
 use serde_json::{Value, json};

@@ -1,4 +1,5 @@
-//! What is asked of an agent and its session in its life at a provider: each step, and how they come to where it can be asked.
+//! What is asked of an agent and its session in its life at a provider: each step, and how they come to where it can be
+//! asked.
 
 use super::Tapped;
 use crate::harness::fail_agent;

@@ -39,8 +39,8 @@ impl Way {
         socket.map_or(true, |socket| rustix::net::netdevice::name_to_index(&socket, &self.bridge).is_ok())
     }
 
-    /// A connection. It is bound to the interface, which Linux allows everybody since 5.7: when the address belongs to another
-    /// network by then, it leads nowhere.
+    /// A connection. It is bound to the interface, which Linux allows everybody since 5.7: when the address belongs to
+    /// another network by then, it leads nowhere.
     ///
     /// # Errors
     /// What the system says; it takes at most 5 s.

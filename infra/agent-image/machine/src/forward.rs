@@ -1,4 +1,5 @@
-//! The forwarder: takes requests to the agent's ports from the provider's proxy, and hands on those that carry a port's token.
+//! The forwarder: takes requests to the agent's ports from the provider's proxy, and hands on those that carry a port's
+//! token.
 //!
 //! Its standard input is the socket that it takes connections from, and its standard output one to the main process. A line
 //! on that has all open ports, each as `PORT=DIGEST`, and is answered by a byte once it holds. It ends with that connection.

@@ -1,6 +1,6 @@
-//! The agent's ports that are open to callers outside. What reads their requests is the [forwarder](crate::forward), a process
-//! of its own as a user of its own: it has no right here, and strangers in any number take neither files nor memory of the
-//! main process. What is open is known here, and the forwarder is told all of it at each change.
+//! The agent's ports that are open to callers outside. What reads their requests is the [forwarder](crate::forward), a
+//! process of its own as a user of its own: it has no right here, and strangers in any number take neither files nor
+//! memory of the main process. What is open is known here, and the forwarder is told all of it at each change.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};

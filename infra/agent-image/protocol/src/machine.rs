@@ -15,8 +15,8 @@ pub const MACHINE_PATH: &str = "/usr/local/bin/theazo-machine";
 pub const UNDELIVERED: u8 = 3;
 /// The port that it listens on inside the machine.
 pub const MACHINE_PORT: u16 = 7443;
-/// The port inside the machine on which it takes requests to the agent's ports, in HTTP: the provider's proxy ends TLS before it.
-/// Agents may not listen on such a one, even where nobody else does.
+/// The port inside the machine on which it takes requests to the agent's ports, in HTTP: the provider's proxy ends TLS
+/// before it. Agents may not listen on such a one, even where nobody else does.
 pub const INGRESS_PORT: u16 = 80;
 /// Most open ports of one agent.
 pub const MOST_PORTS: usize = 8;

@@ -1,5 +1,5 @@
-//! The operations guide: that it has what an operator looks for. Its alarms, its pictures of the dashboard, its outputs and its
-//! costs are held against the template in `tests/deploy`, its commands in `infra/admin`.
+//! The operations guide: that it has what an operator looks for. Its alarms, its pictures of the dashboard, its outputs
+//! and its costs are held against the template in `tests/deploy`, its commands in `infra/admin`.
 
 use crate::{assert_found, check, tool, with_faults};
 use theazo_deploy::repository;

@@ -1,14 +1,15 @@
 //! An emulator of the Fly Machines API, for the local stack and for tests, with real processes behind it.
 //!
-//! Apps with their networks, addresses and network policies, volumes and forks of them, and machines with what they go through: `wait` and
-//! its 408, starts that come later than their answer, stops by signal, `exec` with its 60 seconds and 15 KB, capacity
-//! errors on demand. A machine has one address for each of its app's, a loopback address of this machine, and what
-//! connects to a service's port there is handed on as it is, as Fly's proxy does it without handlers. With the handler
-//! `http` requests are, one by one; with `tls` beside it they come in plain HTTP here, as there are no certificates.
+//! Apps with their networks, addresses and network policies, volumes and forks of them, and machines with what they go
+//! through: `wait` and its 408, starts that come later than their answer, stops by signal, `exec` with its 60 seconds
+//! and 15 KB, capacity errors on demand. A machine has one address for each of its app's, a loopback address of this
+//! machine, and what connects to a service's port there is handed on as it is, as Fly's proxy does it without handlers.
+//! With the handler `http` requests are, one by one; with `tls` beside it they come in plain HTTP here, as there are no
+//! certificates.
 //!
 //! It keeps what whoever operates the service could see ([`Record`]): every call and its answer, and every byte that
-//! passed the proxy, of requests their heads. It holds both against Fly's own description of the API ([`Controls::violations`]), and does to calls
-//! what networks do ([`Fault`]).
+//! passed the proxy, of requests their heads. It holds both against Fly's own description of the API
+//! ([`Controls::violations`]), and does to calls what networks do ([`Fault`]).
 //!
 //! A machine is a directory and processes of this machine, in mount, process-id and network namespaces of their own, with
 //! programs of this machine (`bash`, `python3`, `node`) in the place of an image's. Its network has nothing but itself,
@@ -16,7 +17,8 @@
 //! are no limits on memory and processors. For code that is trusted. It must run as root.
 //!
 //! Not emulated: images, checks, metadata, leases, secrets, certificates, snapshots of volumes, several processes or
-//! containers in a machine, replays by the proxy, restart policies and schedules, logs, and rate limits unless a fault asks for them.
+//! containers in a machine, replays by the proxy, restart policies and schedules, logs, and rate limits unless a fault
+//! asks for them.
 
 mod api;
 mod apps;

@@ -1,8 +1,8 @@
 //! Finding or starting the machine's Docker engine.
 //!
 //! Owns the order: what `DOCKER_HOST` names, then the usual socket; and only when nothing answers there, and
-//! `DOCKER_HOST` names nothing, and this is Debian or Ubuntu, and we are root, an engine installed and started from here. What is
-//! started stays: it belongs to the machine afterwards.
+//! `DOCKER_HOST` names nothing, and this is Debian or Ubuntu, and we are root, an engine installed and started from
+//! here. What is started stays: it belongs to the machine afterwards.
 
 use crate::cache::Cache;
 use crate::command::{exists, is_debian, is_root, last_words, output, quiet};

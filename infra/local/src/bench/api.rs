@@ -347,7 +347,8 @@ mod tests {
         for row in &report.rows {
             assert!(row.ours.p50 > 0.0 && row.baseline.is_some() && row.ratio.is_some(), "{}", row.name);
         }
-        // Reads are one round trip, reports three (what is booked lies between two looks at what runs), and what the description says of other routes holds here too.
+        // Reads are one round trip, reports three (what is booked lies between two looks at what runs), and what the
+        // description says of other routes holds here too.
         for (name, trips) in [
             ("sessions-get", 1),
             ("secrets-list", 1),

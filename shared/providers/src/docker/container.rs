@@ -130,7 +130,8 @@ impl DockerProvider {
         Ok(asked.await?.then(|| GVISOR.to_owned()))
     }
 
-    /// The hardening; each part was measured to hold on Docker 20.10. No binds, devices, published ports, capabilities or swap.
+    /// The hardening; each part was measured to hold on Docker 20.10. No binds, devices, published ports, capabilities
+    /// or swap.
     fn host_config(&self, spec: &SandboxSpec, name: &str, network: &AgentNetwork) -> HostConfig {
         let limit =
             |name: &str, value| ResourcesUlimits { name: Some(name.into()), soft: Some(value), hard: Some(value) };

@@ -1,6 +1,6 @@
-//! What an engine lists, read by ourselves, a row at a time: a host is somebody else's machine, and whoever takes its word for
-//! how much there is runs out of memory. Of each row only what is needed here is kept, and of a list no more rows than a host
-//! can have.
+//! What an engine lists, read by ourselves, a row at a time: a host is somebody else's machine, and whoever takes its
+//! word for how much there is runs out of memory. Of each row only what is needed here is kept, and of a list no more
+//! rows than a host can have.
 
 use super::elements::{Elements, Odd};
 use super::names;

@@ -243,8 +243,8 @@ async fn hear_out(
     Ok(heard.said)
 }
 
-/// The receiver has got as many bytes as it was sent. That its program ended well does not say so: `tar` takes an archive that
-/// ends between two files for whole.
+/// The receiver has got as many bytes as it was sent. That its program ended well does not say so: `tar` takes an
+/// archive that ends between two files for whole.
 fn expect_taken(said: &[u8], sent: u64) -> Result<(), ProviderError> {
     let said = String::from_utf8_lossy(said);
     match said.lines().last().and_then(|line| line.trim().parse::<u64>().ok()) {

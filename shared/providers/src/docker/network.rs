@@ -1,6 +1,7 @@
 //! An agent's own network: a bridge with a name and a subnet of its own, found again by name and labels.
 //!
-//! Network names are not unique at an engine (<https://github.com/moby/moby/issues/33037>), so after creation only ids are used.
+//! Network names are not unique at an engine (<https://github.com/moby/moby/issues/33037>), so after creation only ids
+//! are used.
 
 use super::failure::{failed, from_engine, says, timed};
 use super::lists::{Labelled, Network};

@@ -2,10 +2,10 @@
 //! the host. Engines keep an agent's bridge closed to every other container, and ours has its own rules besides; what
 //! the host itself begins is answered.
 //!
-//! Nothing is published: the forwarder listens on a port that the host's kernel picks, and forwards what carries the token
-//! of that agent, run and port. It has no right in its container, connects through the agent's bridge alone, and ends by
-//! itself when that bridge goes or the agent's time is over. The token is derived ([`PortKey`](super::PortKey)); the forwarder's
-//! arguments have its digest.
+//! Nothing is published: the forwarder listens on a port that the host's kernel picks, and forwards what carries the
+//! token of that agent, run and port. It has no right in its container, connects through the agent's bridge alone, and
+//! ends by itself when that bridge goes or the agent's time is over. The token is derived
+//! ([`PortKey`](super::PortKey)); the forwarder's arguments have its digest.
 
 use super::failure::{failed, from_engine, says, status, timed};
 use super::transport::Endpoint;
@@ -237,8 +237,8 @@ impl DockerProvider {
         labels.insert(names::PORT_LABEL.into(), port.to_string());
         let host_config = HostConfig {
             network_mode: Some("host".into()),
-            // Where an engine maps users, the host's network is given only to containers without that; in this one the user is
-            // nobody on the host either.
+            // Where an engine maps users, the host's network is given only to containers without that; in this one the
+            // user is nobody on the host either.
             userns_mode: Some("host".into()),
             // What has ended by itself leaves nothing.
             auto_remove: Some(true),

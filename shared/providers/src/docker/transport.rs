@@ -1,9 +1,9 @@
 //! How requests reach a Docker engine: one pooled HTTP client per engine, behind bollard's custom transport.
 //!
 //! bollard 0.21 drops the API version from every path and puts names into paths unescaped
-//! (<https://github.com/fussybeaver/bollard/issues/736>), so both are dealt with here, in one place that every request passes. Bodies are
-//! never looked at. bollard itself logs bodies at debug level: whoever installs a log subscriber must cap the
-//! `bollard` and `hyper` targets at info.
+//! (<https://github.com/fussybeaver/bollard/issues/736>), so both are dealt with here, in one place that every request
+//! passes. Bodies are never looked at. bollard itself logs bodies at debug level: whoever installs a log subscriber
+//! must cap the `bollard` and `hyper` targets at info.
 
 use super::lists::Lists;
 use super::tls::{Allowance, Bounded, TlsEndpoint};

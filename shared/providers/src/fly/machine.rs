@@ -47,8 +47,8 @@ impl Machine {
         self.config["mounts"][0]["volume"].as_str()
     }
 
-    /// Whether it was made without a service for the agent's ports, as machines once were. One whose host does not answer does
-    /// not say.
+    /// Whether it was made without a service for the agent's ports, as machines once were. One whose host does not
+    /// answer does not say.
     pub(super) fn lacks_ingress(&self) -> bool {
         let services = self.config["services"].as_array();
         services.is_some_and(|services| services.iter().all(|service| service["internal_port"] != INGRESS_PORT))
@@ -110,7 +110,8 @@ impl FlyProvider {
             }
             settle(attempt).await;
             match self.account.call(CREATE, Method::POST, &path, Some(&body), Twice::Makes).await {
-                // An app that does not show everywhere yet; or a volume that another create, quicker with its machine, removed.
+                // An app that does not show everywhere yet; or a volume that another create, quicker with its machine,
+                // removed.
                 Ok(answer) if answer.status == 404 && Instant::now() < until => {
                     tokio::time::sleep(SETTLE_PAUSE).await;
                     continue;

@@ -1,11 +1,12 @@
 //! The Fly adapter: for each agent an app with a network of its own ([`parts`]), and in it a machine with a volume
 //! ([`machine`]).
 //!
-//! Fly's own exec is too small for what agents do, so the image's main process, `theazo-machine`, takes requests over TLS
-//! ([`channel`], [`reach`]). It makes its key in memory at each boot. Through the exec call, which only the account's token opens, the
-//! adapter tells it the digest of the token that it shall admit, and learns the key's fingerprint; only to that key is
-//! anything sent. So nothing secret is in a machine's configuration, Fly's own secrets, an exec's command, or metadata.
-//! The environment lies in memory and goes when the machine stops. Machines are never suspended, which would keep it.
+//! Fly's own exec is too small for what agents do, so the image's main process, `theazo-machine`, takes requests over
+//! TLS ([`channel`], [`reach`]). It makes its key in memory at each boot. Through the exec call, which only the
+//! account's token opens, the adapter tells it the digest of the token that it shall admit, and learns the key's
+//! fingerprint; only to that key is anything sent. So nothing secret is in a machine's configuration, Fly's own
+//! secrets, an exec's command, or metadata. The environment lies in memory and goes when the machine stops. Machines
+//! are never suspended, which would keep it.
 //!
 //! Requests to an agent's ports come another way ([`ports`]).
 //!

@@ -202,9 +202,9 @@ impl FlyProvider {
         }
     }
 
-    /// What the agent may connect to outside. Before the machine: it holds from its next boot on. A policy only ever allows
-    /// ports, and what one without any means Fly does not say, so TCP port 1 stays open, to any address: whoever listens there
-    /// can be connected to.
+    /// What the agent may connect to outside. Before the machine: it holds from its next boot on. A policy only ever
+    /// allows ports, and what one without any means Fly does not say, so TCP port 1 stays open, to any address: whoever
+    /// listens there can be connected to.
     pub(super) async fn ensure_policy(&self, app: &str, internet: bool) -> Result<(), ProviderError> {
         const POLICY: &str = "set network policy";
         if internet {

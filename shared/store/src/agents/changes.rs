@@ -1,4 +1,5 @@
-//! Changes of agents' rows. Each is one transaction with what it moves in the session's counters and its audit and log entries.
+//! Changes of agents' rows. Each is one transaction with what it moves in the session's counters and its audit and log
+//! entries.
 
 use super::moves::moved;
 use super::{Agent, AgentStatus, Agents, Intent, RETENTION_MS};
@@ -278,9 +279,9 @@ impl Agents {
         self.count(transaction, scope, after, update, metered, &stored)
     }
 
-    /// Removes the copies of what an agent booted with. The row of one that has booted again names only what its last boot
-    /// was to get: what an earlier one got may still lie there. Which functions may look for that is recorded; where one may not,
-    /// the scheduled clean-up does it.
+    /// Removes the copies of what an agent booted with. The row of one that has booted again names only what its last
+    /// boot was to get: what an earlier one got may still lie there. Which functions may look for that is recorded;
+    /// where one may not, the scheduled clean-up does it.
     pub(super) async fn remove_copies(&self, scope: &TenantScope, agent: &Agent) -> Result<(), StoreError> {
         match agent.boots {
             0 | 1 => self.0.delete_all(copies_of(scope, agent)?.into_iter()).await,

@@ -207,11 +207,11 @@ impl Agents {
         self.apply(scope, id, step).await
     }
 
-    /// Notes that a paused agent is to boot ([`Intent::Resuming`]), a running one to boot again ([`Intent::Restarting`]),
-    /// or one that is over to boot from a checkpoint, or files of its own that it has kept, with all of its running time
-    /// before it ([`Intent::Retrying`]), with
-    /// what `boot` says; a restarted one does not move. All claim what they will run, at the price of now; but for a restarted one they also take a place of
-    /// their session's, and one of the `max_concurrent` that there are at their provider.
+    /// Notes that a paused agent is to boot ([`Intent::Resuming`]), a running one to boot again
+    /// ([`Intent::Restarting`]), or one that is over to boot from a checkpoint, or files of its own that it has kept,
+    /// with all of its running time before it ([`Intent::Retrying`]), with what `boot` says; a restarted one does not
+    /// move. All claim what they will run, at the price of now; but for a restarted one they also take a place of their
+    /// session's, and one of the `max_concurrent` that there are at their provider.
     ///
     /// # Errors
     /// [`StoreError::LimitExceeded`]; [`StoreError::ProviderFull`]; [`StoreError::Conflict`] when the session is not active,
@@ -308,8 +308,9 @@ impl Agents {
         Err(StoreError::Contended(metering::CLAIMS))
     }
 
-    /// Takes a boot back that kept the agent's files and did not come to its end: the agent is paused. What it was to run
-    /// with is removed before that; the caller has stopped its sandbox. `boots` tells which boot, and `cause` is what the log says of it.
+    /// Takes a boot back that kept the agent's files and did not come to its end: the agent is paused. What it was to
+    /// run with is removed before that; the caller has stopped its sandbox. `boots` tells which boot, and `cause` is
+    /// what the log says of it.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Conflict`] when another boot has followed or the agent is over;

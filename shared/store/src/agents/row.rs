@@ -187,8 +187,8 @@ pub struct Agent {
     /// Whether it was ended for good, and cannot be retried.
     #[serde(skip_serializing_if = "is_false", default)]
     pub terminated: bool,
-    /// Whether of an agent that is over the provider is known to hold what it keeps, its checkpoints and any files of its own,
-    /// and nothing else. Rows of before say `only_checkpoints`.
+    /// Whether of an agent that is over the provider is known to hold what it keeps, its checkpoints and any files of
+    /// its own, and nothing else. Rows of before say `only_checkpoints`.
     #[serde(skip_serializing_if = "is_false", default, alias = "only_checkpoints")]
     pub only_kept: bool,
     /// Whether an agent that is over keeps its own files too: its host has failed, or has lost what ran there. They stay with

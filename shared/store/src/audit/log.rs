@@ -10,8 +10,9 @@ use std::fmt;
 use theazo_tenancy::{AuditId, KeyId, PlatformId, ReadScope, SessionId};
 use time::{Date, OffsetDateTime};
 
-/// Queries one page may cost: one for each month that can hold an entry (400 days, the usual retention, touch 15 at most), so that a trail
-/// that fits on a page is one. A sparse filter over a large trail then ends early with a cursor to go on from.
+/// Queries one page may cost: one for each month that can hold an entry (400 days, the usual retention, touch 15 at
+/// most), so that a trail that fits on a page is one. A sparse filter over a large trail then ends early with a cursor
+/// to go on from.
 const MAX_QUERIES: usize = 16;
 
 /// Months that are asked for at once to begin with: shortly after a month has begun, a page has entries of two.
