@@ -90,7 +90,7 @@ async fn a_boot_whose_engine_fails_at_any_call_ends_in_one_sandbox_or_in_none() 
             came |= is_there;
             if answer.status == 201 {
                 let agent = answer.json()["id"].as_str().unwrap().to_owned();
-                assert_eq!(left_on_engine(&bed.own.stack).await, [agent.clone()], "{context}");
+                assert_eq!(left_on_engine(&bed.own.stack).await, std::slice::from_ref(&agent), "{context}");
                 bed.client.run(&agent, "bash", "echo kept > /data/kept").await;
                 bed.has_its_file_and_secret(&agent, &context).await;
                 bed.act(&agent, "terminate").await.expect(200);
