@@ -61,14 +61,39 @@ impl E2bProvider {
         frame: Frame,
         limit: Duration,
     ) -> Result<(Response, Bytes), ProviderError> {
+        let path = self.put(handle, operation, user, frame.into_bytes()).await?;
+        self.answer(handle, operation, user, &path, limit).await
+    }
+
+    /// Puts a request into a sandbox, where nothing comes of it yet. Gives where it lies.
+    pub(super) async fn put(
+        &self,
+        handle: &Handle,
+        operation: &'static str,
+        user: User,
+        request: Bytes,
+    ) -> Result<String, ProviderError> {
         let envd = Envd { service: self.service(), handle };
         let mut name = [0; 16];
         getrandom::fill(&mut name).map_err(|_| failed(operation, None, true, "the system gave no randomness"))?;
         let inbox = if user == User::Root { ROOT_INBOX } else { AGENT_INBOX };
         let path = format!("{inbox}/{}", hex::encode(name));
-        envd.upload(operation, user, &path, frame.into_bytes()).await?;
+        envd.upload(operation, user, &path, request).await?;
+        Ok(path)
+    }
+
+    /// Has a new guest do what was put there, and takes its answer.
+    pub(super) async fn answer(
+        &self,
+        handle: &Handle,
+        operation: &'static str,
+        user: User,
+        path: &str,
+        limit: Duration,
+    ) -> Result<(Response, Bytes), ProviderError> {
+        let envd = Envd { service: self.service(), handle };
         // Isolated: neither the agent's variables nor its files decide what the guest imports.
-        match envd.run(operation, user, &["python3", "-I", "-S", GUEST_PATH, &path], limit).await {
+        match envd.run(operation, user, &["python3", "-I", "-S", GUEST_PATH, path], limit).await {
             Ok(Ended { exit_code: NO_PROGRAM, .. }) => {
                 Err(failed(operation, None, false, "the template has no python3"))
             }

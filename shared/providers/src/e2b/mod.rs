@@ -271,20 +271,48 @@ impl E2bProvider {
 
     /// Does something in an agent's sandbox, and forgets it when it turns out to be gone.
     async fn inside(&self, agent: &AgentRef, call: Call) -> Result<Answered, ProviderError> {
-        let handle = self.handle(&agent.agent).await?;
         let Call { operation, frame, limit } = call;
-        let outcome = self.ask(&handle, operation, User::Agent, frame, limit).await;
-        let refused = matches!(outcome, Err(ProviderError::Failed { status: Some(401 | 403), .. }));
-        if refused || matches!(outcome, Err(ProviderError::SandboxGone)) {
+        let (handle, path) = self.put_inside(&agent.agent, operation, frame.into_bytes()).await?;
+        let outcome = self.answer(&handle, operation, User::Agent, &path, limit).await;
+        if is_over(&outcome) {
             self.service().known.forget(self.fingerprint, &agent.agent);
         }
         outcome
+    }
+
+    /// Puts a request into the sandbox that an agent has now. The one that this process knows may be gone, and another in its
+    /// place since somebody booted the agent from a checkpoint: whoever is told that it is gone takes the agent for lost.
+    async fn put_inside(
+        &self,
+        agent: &str,
+        operation: &'static str,
+        request: Bytes,
+    ) -> Result<(Arc<Handle>, String), ProviderError> {
+        let handle = self.handle(agent).await?;
+        let put = self.put(&handle, operation, User::Agent, request.clone()).await;
+        if !is_over(&put) {
+            return Ok((handle, put?));
+        }
+        self.service().known.forget(self.fingerprint, agent);
+        let now = self.handle(agent).await?;
+        match self.put(&now, operation, User::Agent, request).await {
+            Err(ProviderError::SandboxGone) if now.id == handle.id => {
+                self.service().known.forget(self.fingerprint, agent);
+                Err(failed(operation, None, true, "the sandbox runs, and is not reached"))
+            }
+            put => Ok((now, put?)),
+        }
     }
 
     /// Writes out and measures; a pause does not fail for it.
     async fn farewell(&self, agent: &AgentRef) -> Option<u64> {
         guest_calls::farewell(self, agent, FAREWELL_LIMIT).await
     }
+}
+
+/// Whether a sandbox is not what it was: it is gone, or does not know the token.
+fn is_over<T>(outcome: &Result<T, ProviderError>) -> bool {
+    matches!(outcome, Err(ProviderError::SandboxGone | ProviderError::Failed { status: Some(401 | 403), .. }))
 }
 
 /// A lifetime in whole seconds, never shorter than asked.

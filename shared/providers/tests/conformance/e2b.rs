@@ -94,6 +94,27 @@ async fn a_list_that_lags_loses_no_sandbox_and_leaves_none_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_knew_a_sandbox_finds_the_one_that_another_process_has_made_of_a_checkpoint_since() {
+    let bed = Bed::e2b("replaced").await;
+    let (spec, agent) = bed.create(&[("A", "b")]).await;
+    let other = bed.emulator().provider(&bed.emulator().deployment);
+    let checkpoint = theazo_tenancy::CheckpointId::make().to_string();
+    bed.provider.checkpoint(&agent, &checkpoint).await.unwrap();
+    let shown = async |code: &str| other.exec(&agent, request(Language::Bash, code)).await.map(|output| output.stdout);
+    assert_eq!(shown("printf $A").await.unwrap(), "b");
+    for value in ["c", "d"] {
+        bed.provider.restore(&spec, &environment(&[("A", value)]), &checkpoint).await.unwrap();
+        assert_eq!(shown("printf $A").await.unwrap(), value);
+        bed.provider.restore(&spec, &environment(&[("A", value)]), &checkpoint).await.unwrap();
+        other.list_files(&agent, "/data").await.unwrap();
+    }
+    bed.destroy(&agent).await;
+    assert!(matches!(shown("true").await, Err(ProviderError::SandboxGone)));
+    assert_eq!(bed.emulator().controls.left(), [""; 0]);
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_names_what_is_gone_or_in_another_state_neither_loses_an_agent_nor_lets_it_run_on() {
     let bed = Bed::e2b("stale").await;
     let (spec, agent) = bed.create(&[("A", "b")]).await;
