@@ -1,12 +1,15 @@
 //! Agents that try what they can reach.
 
+use bytes::Bytes;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 use theazo_providers::{
     AgentRef, Environment, ExecRequest, Language, Provider, ProviderError, ProviderKind, SandboxSpec,
 };
 
-/// How long a probe may live that was left.
+/// Where a probe keeps a file.
+const FILE: &str = "/data/probe";
+/// How long one may live that was left.
 const LIFE: Duration = Duration::from_secs(120);
 /// How long one of its programs may take.
 const RUNS_WITHIN: Duration = Duration::from_secs(20);
@@ -61,10 +64,11 @@ pub struct Probe<'a> {
 }
 
 impl<'a> Probe<'a> {
-    /// Makes one of that name.
+    /// Makes one of that name, and has it keep a file, which needs more of a kernel than running programs.
     ///
     /// # Errors
-    /// As [`Provider::create`].
+    /// As [`Provider::create`], [`Provider::write_file`] and [`Provider::read_file`]; [`ProviderError::Failed`] when the file
+    /// is another then.
     pub async fn start(provider: &'a dyn Provider, name: &str) -> Result<Self, ProviderError> {
         let agent = format!("agt_probe_{name}");
         let spec = SandboxSpec {
@@ -76,7 +80,13 @@ impl<'a> Probe<'a> {
             region: None,
         };
         provider.create(&spec, &Environment::default()).await?;
-        Ok(Self { provider, agent: AgentRef { agent } })
+        let agent = AgentRef { agent };
+        provider.write_file(&agent, FILE, None, Bytes::from_static(b"probe")).await?;
+        let kept = provider.read_file(&agent, FILE, 0, 16).await?;
+        if kept.data != b"probe"[..] {
+            return Err(unclear("the probe's file is not what was written"));
+        }
+        Ok(Self { provider, agent })
     }
 
     /// Its own address and its gateway's, which is one of the host's.
