@@ -112,7 +112,7 @@ def functions(resources, known, faults):
         timeout = SCHEDULED_S if route is None else STREAM_S if streams else BUFFERED_S
         if properties["Timeout"] != timeout:
             faults.append(f"{function} is cut off after {properties['Timeout']} s")
-        reserved = 2 if route is None else None
+        reserved = 1 if route is None else None
         if streams:
             reserved = {"Ref": "ExecConcurrency" if function.endswith("exec") else "StreamConcurrency"}
         if properties.get("ReservedConcurrentExecutions") != reserved:

@@ -70,9 +70,8 @@ impl Function {
         match self.route {
             None => {
                 let _ = writeln!(out, "    Timeout: {SCHEDULED_TIMEOUT_S}\n    MemorySize: {SCHEDULED_MEMORY_MB}");
-                // A run that providers hold up takes longer than a minute; the next one begins beside it, or limits would be
-                // held late. Never more, whatever becomes of them.
-                out.push_str("    ReservedConcurrentExecutions: 2\n");
+                // Two runs at once could each stop what the other has seen resumed.
+                out.push_str("    ReservedConcurrentExecutions: 1\n");
                 // The next minute's run does what this one did not.
                 out.push_str("    EventInvokeConfig: {MaximumRetryAttempts: 0, MaximumEventAgeInSeconds: 60}\n");
             }

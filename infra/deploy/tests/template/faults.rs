@@ -75,7 +75,7 @@ fn faults_that_are_put_into_the_template_are_found_each_for_what_it_is() {
             "looks at KeyErrors, which nothing counts so",
         ),
         ("\"${Deployment}_agents-list\"], ", "\"${Deployment}_agents\"], ", "does not show every function's Errors"),
-        ("ReservedConcurrentExecutions: 2", "ReservedConcurrentExecutions: 1", "reconcile has a concurrency of 1"),
+        ("ReservedConcurrentExecutions: 1", "ReservedConcurrentExecutions: 2", "reconcile has a concurrency of 2"),
         ("Timeout: 120", "Timeout: 60", "reconcile is cut off after 60 s"),
         (
             "!If [HasPrices, !Ref PricesJson",
