@@ -241,6 +241,7 @@ impl ApiKeys {
     /// [`StoreError::NotFound`]; [`StoreError::Conflict`] for the last live key; [`StoreError::Corrupt`] where what is shown
     /// of it leads to another credential; [`StoreError::Contended`].
     pub async fn revoke(&self, scope: &TenantScope, id: &KeyId, force: bool) -> Result<(), StoreError> {
+        let mut was_astray = false;
         for attempt in 0..ATTEMPTS {
             let mut key = self.find(scope, id).await?;
             let now = now_ms();
@@ -250,12 +251,14 @@ impl ApiKeys {
                     return Err(StoreError::NotFound);
                 }
                 // Unless both have changed since the first was read, somebody else has written one of them.
-                if attempt > 0 {
+                if was_astray {
                     return Err(StoreError::Corrupt("what is shown of an API key leads to another credential"));
                 }
+                was_astray = true;
                 back_off(attempt).await;
                 continue;
             };
+            was_astray = false;
             if credential.expires_at_ms.is_some_and(|at| at <= now) {
                 return Err(StoreError::NotFound);
             }

@@ -20,6 +20,8 @@ pub const DEAD_HOST_AFTER: Duration = Duration::from_secs(15 * 60);
 const LOOKS: u32 = 3;
 /// Looks that are farther apart are not in a row, milliseconds: nobody knows what the host did in between.
 const APART_MS: i64 = 5 * 60_000;
+/// How late a look may be told of, milliseconds: a run of reconciling takes two minutes at most.
+const LATE_MS: i64 = 2 * 60_000;
 
 /// Why an agent's host cannot be asked about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +80,10 @@ enum Verdict {
 fn judge(before: Option<Silence>, why: Unreachable, at_ms: i64, after_ms: i64) -> Verdict {
     let spread_ms = (after_ms + i64::from(LOOKS) - 1) / i64::from(LOOKS);
     // There may have been looks since the last one that counts. A clock that was put back begins anew, too.
+    // A look that began before the last one and is told of after it says nothing new.
+    if before.is_some_and(|before| (1..=LATE_MS).contains(&(before.last_ms - at_ms))) {
+        return Verdict::Known;
+    }
     let in_a_row = |before: &Silence| (0..=APART_MS + spread_ms).contains(&(at_ms - before.last_ms));
     let Some(before) = before.filter(in_a_row) else {
         return Verdict::Counted(Silence { why, since_ms: at_ms, last_ms: at_ms, looks: 1 });
@@ -234,6 +240,16 @@ mod tests {
         assert_eq!(looks(after_sleep, AFTER).0, Some(60 * MINUTE + AFTER));
         // Nor does a clock that was put back.
         assert_eq!(looks([AFTER, 0, 2 * AFTER, 2 * AFTER + 1], AFTER).0, None);
+    }
+
+    #[test]
+    fn a_look_that_is_told_of_after_a_later_one_changes_nothing() {
+        let known = Silence { why: HostSilent, since_ms: 0, last_ms: 10 * MINUTE, looks: 2 };
+        for late in [1, MINUTE, LATE_MS] {
+            assert_eq!(judge(Some(known), HostSilent, known.last_ms - late, AFTER), Verdict::Known);
+        }
+        let begun_anew = judge(Some(known), HostSilent, known.last_ms - LATE_MS - 1, AFTER);
+        assert!(matches!(begun_anew, Verdict::Counted(Silence { looks: 1, .. })), "{begun_anew:?}");
     }
 
     #[test]
