@@ -75,6 +75,11 @@ pub(super) fn may_resume(principal: &Principal, agent: &Agent) -> Result<(), Api
     if agent.status != AgentStatus::Paused || agent.intent.is_some() {
         return Err(not_usable(agent));
     }
+    may_undo_pause(principal, agent)
+}
+
+/// Whether the caller may have an agent run that was paused last by whom it was, also where it has ended since.
+pub(super) fn may_undo_pause(principal: &Principal, agent: &Agent) -> Result<(), ApiError> {
     let is_platform = matches!(principal.kind(), CredentialKind::ApiKey);
     if !is_platform && agent.paused_by.is_some_and(PausedBy::binds_session) {
         return Err(ApiError::new(ErrorCode::Forbidden, "the platform paused the agent, and only it may resume it"));

@@ -1,6 +1,6 @@
 //! `POST /v1/agents/{id}/retry`
 
-use super::again::boot_from;
+use super::again::{boot_from, may_undo_pause};
 use super::boot::Boot;
 use super::{Sandboxes, authenticate, checkpoints, not_usable, show};
 use theazo_http::{Answer, ApiError, Call, ErrorCode};
@@ -23,7 +23,9 @@ pub async fn handle(
     let parse = || checkpoints::named(&call.request().fields(true)?);
     let (principal, agent, named) = authenticate(&call, &agents, parse).await?;
     let scope = principal.scope();
-    let chosen = |agent: &Agent| choose(agent, named.as_ref());
+    let chosen = |agent: &Agent| {
+        choose(agent, named.as_ref()).and_then(|chosen| may_undo_pause(&principal, agent).map(|()| chosen))
+    };
     let agent = boot_from(&scope, agent, Intent::Retrying, &sessions, &opener, &boot, chosen).await?;
     Answer::json(200, &show(&agent))
 }

@@ -1,12 +1,15 @@
 //! Agents and end users that mean harm. What reads the delivered environment through the file routes is in `isolation`.
 
 use crate::breaches::Victim;
-use crate::harness::{CountedListener, container_name, docker, own_machine_is_no_host, serve_deployment, stack};
+use crate::harness::{
+    CountedListener, container_name, docker, fail_agent, own_machine_is_no_host, serve_deployment, stack,
+};
 use bollard::Docker;
 use bollard::query_parameters::UploadToContainerOptionsBuilder;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use theazo_docker_hosts::Authority;
+use theazo_tenancy::Mode;
 
 /// Has the engine make devices in an agent's `/data`, out of an archive: name, kind of the archive's entry, numbers.
 async fn put_devices(docker: &Docker, name: &str, devices: &[(&str, u8, (u32, u32))]) {
@@ -169,6 +172,7 @@ async fn a_sessions_token_does_not_resume_what_the_platform_paused() {
     let minted = platform.post(&format!("/v1/sessions/{session}/tokens"), json!({})).await.expect(201);
     let user = platform.with_key(minted["token"].as_str());
     let (pause, resume) = (format!("/v1/agents/{agent}/pause"), format!("/v1/agents/{agent}/resume"));
+    platform.post(&format!("/v1/agents/{agent}/checkpoints"), json!({})).await.expect(201);
 
     platform.call("POST", &pause, None).await.expect(200);
     for way in [resume.clone(), format!("/v1/agents/{agent}/restart"), format!("/v1/sessions/{session}/resume")] {
@@ -191,4 +195,12 @@ async fn a_sessions_token_does_not_resume_what_the_platform_paused() {
     // What the user paused, the user resumes.
     user.call("POST", &pause, None).await.expect(200);
     user.call("POST", &resume, None).await.expect(200);
+    // Nor is an agent that has failed while the platform had it paused the user's to retry.
+    platform.call("POST", &pause, None).await.expect(200);
+    fail_agent(&victim.platform.id, Mode::Test, &agent).await;
+    let retry = format!("/v1/agents/{agent}/retry");
+    user.call("POST", &retry, None).await.expect_error(403, "forbidden");
+    platform.call("POST", &retry, None).await.expect(200);
+    fail_agent(&victim.platform.id, Mode::Test, &agent).await;
+    user.call("POST", &retry, None).await.expect(200);
 }
