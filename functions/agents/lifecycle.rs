@@ -7,15 +7,20 @@ use super::removal::{Stopped, destroy, discard, remove, stop};
 use super::{PROVIDER_WAIT, Sandboxes, failure, moving, not_usable};
 use futures_util::future::BoxFuture;
 use serde_json::json;
+use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
 use theazo_providers::{Kept, ProviderError};
 use theazo_store::{
-    Agent, AgentStatus, Agents, Intent, LogLevel, LogSource, NewLog, PauseReason, PausedBy, StoreError, now_ms,
+    Agent, AgentStatus, Agents, Intent, LogLevel, LogSource, NewLog, PauseReason, PausedBy, StopClaim, StoreError,
+    now_ms,
 };
 use theazo_tenancy::TenantScope;
 
 /// A sandbox's own clock starts before the agent is ready, so it ends somewhat before the agent's time is over.
 const CLOCK_SLACK_MS: i64 = 10_000;
+/// How often, and after which pauses, it is looked whether somebody else has stopped an agent: for ten seconds.
+const STOP_LOOKS: u32 = 25;
+const STOP_PAUSE: Duration = Duration::from_millis(400);
 /// How often an agent that is retried under our hands is ended again.
 const ATTEMPTS: u32 = 5;
 
@@ -156,8 +161,9 @@ pub async fn lost(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes
     };
     let now = now_ms() + CLOCK_SLACK_MS;
     if (agent.sandbox_ends_ms()..agent.deadline_ms()).contains(&now) {
-        let pausing = agents.begin_pause_if(scope, &agent.id, PausedBy::Limit, same_run).await;
-        return match go_on_pausing(scope, agent, pausing, agents, sandboxes).await {
+        let claim = StopClaim::make();
+        let pausing = agents.begin_pause_if(scope, &agent.id, PausedBy::Limit, &claim, same_run).await;
+        return match go_on_pausing(scope, agent, pausing, &claim, agents, sandboxes).await {
             Ok(paused) => not_usable(&paused),
             Err(refusal) => refusal,
         };
@@ -199,15 +205,32 @@ pub async fn pause(
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<Agent, ApiError> {
-    let pausing = agents.begin_pause(scope, &agent.id, reason).await;
-    go_on_pausing(scope, agent, pausing, agents, sandboxes).await
+    let claim = StopClaim::make();
+    let pausing = agents.begin_pause_if(scope, &agent.id, reason, &claim, |_| true).await;
+    go_on_pausing(scope, agent, pausing, &claim, agents, sandboxes).await
 }
 
-/// Stops an agent whose row says that it is to be paused, if it does.
+/// Finishes a pause that was begun by somebody else, once they are not at it any more.
+///
+/// # Errors
+/// As [`pause`].
+pub async fn finish_pause(
+    scope: &TenantScope,
+    agent: &Agent,
+    claim: &StopClaim,
+    agents: &Agents,
+    sandboxes: &Sandboxes,
+) -> Result<Agent, ApiError> {
+    let pausing = agents.take_up_stop(scope, &agent.id, claim).await;
+    go_on_pausing(scope, agent, pausing, claim, agents, sandboxes).await
+}
+
+/// Stops an agent whose row says that it is to be paused, if it does. What another attempt is at is waited for.
 async fn go_on_pausing(
     scope: &TenantScope,
     agent: &Agent,
     pausing: Result<Agent, StoreError>,
+    claim: &StopClaim,
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<Agent, ApiError> {
@@ -218,23 +241,32 @@ async fn go_on_pausing(
         }
         other => other?,
     };
-    match pausing.status {
-        AgentStatus::Paused => Ok(pausing),
-        _ => Box::pin(finish_pause(scope, &pausing, agents, sandboxes)).await,
+    let mut now = pausing;
+    for _ in 0..STOP_LOOKS {
+        if now.status == AgentStatus::Paused {
+            return Ok(now);
+        }
+        if now.intent != Some(Intent::Pausing) {
+            break;
+        }
+        if now.is_stopped_by(claim) {
+            return Box::pin(stop_claimed(scope, &now, claim, agents, sandboxes)).await;
+        }
+        tokio::time::sleep(STOP_PAUSE).await;
+        now = agents.take_up_stop(scope, &agent.id, claim).await?;
     }
+    Err(not_usable(&now))
 }
 
-/// Finishes a pause that was begun.
-///
-/// # Errors
-/// As [`pause`].
-pub async fn finish_pause(
+/// The same, of one whose sandbox is this attempt's to stop.
+async fn stop_claimed(
     scope: &TenantScope,
     agent: &Agent,
+    claim: &StopClaim,
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<Agent, ApiError> {
-    let kept = match stop(scope, agent, sandboxes).await? {
+    let kept = match stop_for(scope, agent, claim, agents, sandboxes).await? {
         Stopped::Kept(kept) => kept,
         Stopped::Gone => {
             let holds = |now: &Agent| now.intent == Some(Intent::Pausing) && now.status != AgentStatus::Paused;
@@ -267,6 +299,23 @@ pub async fn finish_pause(
     }
 }
 
+/// Stops a sandbox that is this attempt's to stop. If it is not stopped, whoever comes next may try.
+async fn stop_for(
+    scope: &TenantScope,
+    agent: &Agent,
+    claim: &StopClaim,
+    agents: &Agents,
+    sandboxes: &Sandboxes,
+) -> Result<Stopped, ApiError> {
+    let stopped = stop(scope, agent, sandboxes).await;
+    if stopped.is_err()
+        && let Err(error) = agents.give_up_stop(scope, &agent.id, claim).await
+    {
+        tracing::warn!(agent = %agent.id, %error, "a stop that failed is not given up yet");
+    }
+    stopped
+}
+
 /// Stops what runs of an agent that is paused. Nobody resumes it meanwhile. Gives the agent as it is then: one that has lost
 /// its files has failed, and one that a limit has paused and that cannot be stopped without losing them is completed.
 ///
@@ -275,14 +324,15 @@ pub async fn finish_pause(
 pub(crate) async fn stop_stray(
     scope: &TenantScope,
     agent: &Agent,
+    claim: &StopClaim,
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<Agent, ApiError> {
-    let held = agents.hold_paused(scope, &agent.id, true).await?;
-    match stop(scope, &held, sandboxes).await? {
+    let held = agents.hold_paused(scope, &agent.id, claim).await?;
+    match stop_for(scope, &held, claim, agents, sandboxes).await? {
         Stopped::Kept(_) => {
             tracing::warn!(agent = %agent.id, "what ran of a paused agent was stopped");
-            Ok(agents.hold_paused(scope, &agent.id, false).await?)
+            Ok(agents.release_paused(scope, &agent.id, claim).await?)
         }
         Stopped::Gone => {
             let holds = |now: &Agent| (now.status, now.intent) == (AgentStatus::Paused, Some(Intent::Pausing));
@@ -295,10 +345,30 @@ pub(crate) async fn stop_stray(
         }
         // It runs on until its time at the provider is over, or somebody resumes it.
         Stopped::CannotPause => {
-            agents.hold_paused(scope, &agent.id, false).await?;
+            agents.release_paused(scope, &agent.id, claim).await?;
             Err(failure::to_api(&agent.provider, &ProviderError::CannotPause))
         }
     }
+}
+
+/// Ends what runs of an agent that is over and keeps checkpoints only: a boot that was given up on has come about at its
+/// provider since. Whether there was anything to end; nobody boots it again unseen, and what it is booted from stays.
+///
+/// # Errors
+/// As [`end`].
+pub(crate) async fn discard_late(
+    scope: &TenantScope,
+    agent: &Agent,
+    agents: &Agents,
+    sandboxes: &Sandboxes,
+) -> Result<bool, ApiError> {
+    let now = agents.get(scope, &agent.id).await?.ok_or_else(ApiError::not_found)?;
+    if !now.status.is_over() || now.boots != agent.boots || now.keeps_own_files() {
+        return Ok(false);
+    }
+    tracing::warn!(agent = %agent.id, "what ran of an agent that is over is ended");
+    discard(scope, &now, sandboxes).await?;
+    Ok(true)
 }
 
 /// Takes a boot back that did not come to its end: what was made goes, files that were there before stay. Its row may be

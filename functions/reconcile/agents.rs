@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use theazo_http::ApiError;
-use theazo_store::{Agent, AgentStatus, BOOT_GRACE_MS, CHECKPOINT_GRACE_MS, Intent, PausedBy, now_ms};
+use theazo_store::{Agent, AgentStatus, BOOT_GRACE_MS, CHECKPOINT_GRACE_MS, Intent, PausedBy, StopClaim, now_ms};
 use theazo_tenancy::{PlatformId, TenantScope, WorkRef};
 
 /// How long clearing hosts of what an agent has left there may take in a run.
@@ -55,6 +55,11 @@ impl Run {
         }
     }
 
+    /// An attempt of this run's to stop something.
+    fn claim(&self) -> StopClaim {
+        if self.boots == Boots::Impossible { StopClaim::make_alone() } else { StopClaim::make() }
+    }
+
     /// How long others may be at something that was begun, where they may be, milliseconds.
     pub(super) fn grace(&self, grace_ms: i64) -> i64 {
         if self.boots == Boots::Impossible { 0 } else { grace_ms }
@@ -95,7 +100,8 @@ impl Run {
             }
             AgentStatus::Ready | AgentStatus::Running if agent.intent == Some(Intent::Pausing) => {
                 if is_interrupted {
-                    Box::pin(lifecycle::finish_pause(scope, &agent, &self.agents, &self.sandboxes)).await?;
+                    let claim = self.claim();
+                    Box::pin(lifecycle::finish_pause(scope, &agent, &claim, &self.agents, &self.sandboxes)).await?;
                     outcome.pauses += 1;
                 }
                 return Ok(());
@@ -106,6 +112,14 @@ impl Run {
                 return Ok(());
             }
             status if status.is_over() => {
+                // A boot that was given up may have come about at its provider since.
+                let runs = found_at(look.found, &agent, &work.platform)
+                    .is_some_and(|found| found.get(agent.id.as_str()) == Some(&true));
+                if runs && agent.only_kept && agent.since_ms < look.listed_at_ms {
+                    let discarded = lifecycle::discard_late(scope, &agent, &self.agents, &self.sandboxes);
+                    outcome.settled += usize::from(Box::pin(discarded).await?);
+                    return Ok(());
+                }
                 let mut cleared = Box::pin(lifecycle::clear(scope, &agent, &self.agents, &self.sandboxes)).await?;
                 if !cleared && !agent.keeps_files(now) && self.gives_up_elsewhere(&agent, &work.platform, look) {
                     cleared = self.agents.settle(scope, &agent.id).await?.sandbox_gone;
@@ -143,7 +157,8 @@ impl Run {
                 let runs = found_at(look.found, &agent, &work.platform)
                     .is_some_and(|found| found.get(agent.id.as_str()) == Some(&true));
                 let agent = if agent.intent.is_some() || (runs && agent.since_ms < look.listed_at_ms) {
-                    let stopped = lifecycle::stop_stray(scope, &agent, &self.agents, &self.sandboxes);
+                    let claim = self.claim();
+                    let stopped = lifecycle::stop_stray(scope, &agent, &claim, &self.agents, &self.sandboxes);
                     let now = Box::pin(stopped).await?;
                     let count = match now.status {
                         AgentStatus::Paused if now.intent.is_some() => &mut outcome.postponed,

@@ -8,19 +8,23 @@ const BREACHES: usize = 21;
 const DRILLS: usize = 18;
 
 /// Where a test of that module may be, from the workspace's folder.
-fn sources(module: &str) -> [PathBuf; 3] {
+fn sources(module: &str) -> [PathBuf; 4] {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    ["tests/e2e", "tests/e2e/leak", "shared/providers/tests/docker"]
+    ["tests/e2e", "tests/e2e/leak", "shared/providers/tests/docker", "shared/providers/tests/conformance"]
         .map(|folder| root.join(folder).join(format!("{module}.rs")))
 }
 
-/// The tests of a file, by name.
+/// The tests of a file, by name, and the promises of one, which are tried on every provider.
 fn tests_in(source: &str) -> BTreeSet<String> {
     let is_mark = |line: &&str| line.starts_with("#[tokio::test") || *line == "#[test]";
     let name = |line: &str| line.split_once("fn ")?.1.split_once('(').map(|(name, _)| name.to_owned());
     let lines: Vec<&str> = source.lines().collect();
     let marked = (0..lines.len()).filter(|at| is_mark(&lines[*at]));
-    marked.filter_map(|at| lines[at..].iter().find_map(|line| name(line))).collect()
+    let tests = marked.filter_map(|at| lines[at..].iter().find_map(|line| name(line)));
+    let promises = lines.iter().skip_while(|line| !line.starts_with("crate::promises!")).skip(1);
+    let promises = promises.take_while(|line| **line != "}");
+    let promised = promises.filter_map(|line| line.trim().strip_suffix(';')?.split_once(' '));
+    tests.chain(promised.map(|(_, name)| name.to_owned())).collect()
 }
 
 /// The table's rows, cell by cell.

@@ -305,6 +305,32 @@ async fn what_runs_of_a_paused_agent_and_cannot_be_stopped_is_tried_again_and_wi
     own.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_that_takes_its_time_does_not_stop_what_was_resumed_after_another_had_been_asked_for() {
+    let (own, client, emulator) = with_own_e2b("e2b-two-pauses").await;
+    let session = client.session("u").await;
+    let agent = client.boot(&session, on_e2b()).await;
+    client.run(&agent, "bash", "echo kept > /data/kept").await;
+    for _ in 0..3 {
+        let kind = FaultKind::Delay { millis: 2_500 };
+        emulator.controls.fault(Fault { method: "POST".into(), path: "/pause".into(), times: 1, kind });
+        let first = tokio::spawn({
+            let (client, path) = (client.clone(), format!("/v1/agents/{agent}/pause"));
+            async move { client.call("POST", &path, None).await }
+        });
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let act = async |what: &str| client.call("POST", &format!("/v1/agents/{agent}/{what}"), None).await;
+        // Whoever comes second waits for the first.
+        act("pause").await.expect(200);
+        act("resume").await.expect(200);
+        first.await.unwrap().expect(200);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(client.run(&agent, "bash", "cat /data/kept").await, "kept\n");
+    }
+    client.terminate(&session).await;
+    own.stop().await;
+}
+
 #[tokio::test]
 async fn what_no_agent_owns_is_removed_when_it_has_been_so_for_a_while_and_not_if_it_has_an_owner_again() {
     const GRACE: Duration = Duration::from_secs(2);

@@ -12,6 +12,7 @@ mod places;
 mod row;
 mod silence;
 mod state;
+mod stops;
 
 pub use checkpoints::{
     CHECKPOINT_GRACE_MS, Checkpoint, CheckpointState, LastCheckpoint, MAX_CHECKPOINTS, NewCheckpoint,
@@ -22,6 +23,7 @@ pub use pause::{NextBoot, PauseReason};
 pub use row::{Agent, BootedSecret, NewAgent, SecretOrigin, Snapshot};
 pub use silence::{DEAD_HOST_AFTER, Silence, Unreachable};
 pub use state::{AgentStatus, Intent, PausedBy};
+pub use stops::StopClaim;
 
 use crate::counters::CountersUpdate;
 use crate::page::RowFilter;
@@ -170,6 +172,7 @@ impl Agents {
             has_place: new.max_concurrent.is_some(),
             boots: 1,
             paused_by: None,
+            stopping: None,
             snapshot: None,
             stored_to_ms: None,
             checkpoints: Vec::new(),

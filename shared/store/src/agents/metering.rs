@@ -17,6 +17,8 @@ use theazo_tenancy::{AgentId, Mode, SessionScope, TenantScope};
 
 /// How far ahead an agent claims, milliseconds: until reconciling comes by again, which is every minute.
 pub(super) const CLAIM_MS: i64 = 60_000;
+/// How long two reads may be apart that are made side by side, milliseconds.
+const JUST_MS: i64 = 2_000;
 /// How long after a limit is reached a sandbox ends by itself, should nobody have paused its agent, milliseconds.
 const ENFORCED_WITHIN_MS: i64 = 120_000;
 /// How long running time may stay unbooked where no limit waits for it, milliseconds. Whoever shows usage adds what is
@@ -64,6 +66,11 @@ impl Agent {
     /// Whether it has run beyond what it has claimed.
     fn is_behind(&self, now_ms: i64) -> bool {
         self.unused(now_ms).iter().any(|part| part.ms > 0)
+    }
+
+    /// Whether it has claimed within the last moments.
+    fn has_just_claimed(&self, now_ms: i64) -> bool {
+        self.meter.claimed_to_ms().is_some_and(|to| to > now_ms.saturating_add(CLAIM_MS - JUST_MS))
     }
 
     /// Whether it has cost as much as it may.
@@ -204,9 +211,10 @@ impl Agents {
         if let Some(reached) = session.limits.reached(&used) {
             return Err(reached.into());
         }
-        let others = live.iter().filter(|agent| Some(&agent.id) != restarts);
-        let behind: Vec<_> = others.filter(|agent| agent.is_behind(now)).collect();
-        if behind.is_empty() {
+        let others: Vec<_> = live.iter().filter(|agent| Some(&agent.id) != restarts).collect();
+        let (behind, claimed): (Vec<_>, Vec<_>) = others.into_iter().partition(|agent| agent.is_behind(now));
+        // Of what one has claimed only now nobody knows whether these counters have it.
+        if behind.is_empty() && !claimed.iter().any(|agent| agent.has_just_claimed(now)) {
             return Ok(known);
         }
         for agent in behind {

@@ -2,6 +2,7 @@
 //! asked, and ends with one that says how it went; whoever finds the first without the second knows what to do.
 
 use super::changes::{Change, deed, status_log};
+use super::stops::{self, StopClaim};
 use super::{Agent, AgentStatus, Agents, BootedSecret, Intent, PausedBy, Snapshot, metering, places};
 use crate::counters::CountersUpdate;
 use crate::sessions::unchanged_and_active;
@@ -84,10 +85,11 @@ impl Agents {
         id: &AgentId,
         reason: impl Into<PauseReason>,
     ) -> Result<Agent, StoreError> {
-        self.begin_pause_if(scope, id, reason, |_| true).await
+        self.begin_pause_if(scope, id, reason, &StopClaim::make(), |_| true).await
     }
 
-    /// The same, as long as `holds` says so of an agent that runs.
+    /// The same, as long as `holds` says so of an agent that runs. Unless somebody else is at it, its sandbox is to be stopped
+    /// by that attempt.
     ///
     /// # Errors
     /// As [`Agents::begin_pause`]; [`StoreError::Conflict`] when it does not hold.
@@ -96,12 +98,13 @@ impl Agents {
         scope: &TenantScope,
         id: &AgentId,
         reason: impl Into<PauseReason>,
+        claim: &StopClaim,
         holds: impl Fn(&Agent) -> bool,
     ) -> Result<Agent, StoreError> {
         let reason = reason.into();
         let by = reason.by;
         let step = |before: &Agent| {
-            let mut after = before.clone();
+            let (mut after, now) = (before.clone(), self.0.now_ms());
             match (before.status, before.intent) {
                 (AgentStatus::Ready | AgentStatus::Running, None) if !holds(before) => {
                     Err(StoreError::Conflict("the agent has changed"))
@@ -110,7 +113,8 @@ impl Agents {
                     after.intent = Some(Intent::Pausing);
                     after.paused_by = Some(by);
                     after.snapshot = Some(Snapshot { id: SnapshotId::make(), bytes: None });
-                    after.since_ms = self.0.now_ms();
+                    after.since_ms = now;
+                    after.stopping = Some(claim.from(now));
                     let news = reason.log(&after);
                     Ok(Some(Change {
                         after,
@@ -121,17 +125,18 @@ impl Agents {
                     }))
                 }
                 (AgentStatus::Paused, _) | (_, Some(Intent::Pausing)) => {
-                    if by != PausedBy::Platform || before.paused_by == Some(by) {
-                        return Ok(None);
+                    let takes_up = before.status != AgentStatus::Paused && !before.is_stopped_by_another(claim, now);
+                    if takes_up && !before.is_stopped_by(claim) {
+                        after.stopping = Some(claim.from(now));
                     }
-                    after.paused_by = Some(by);
-                    Ok(Some(Change {
-                        after,
-                        metered: Changes::default(),
-                        deeds: vec![(AuditAction::AgentPause, AuditOutcome::Succeeded)],
-                        token: None,
-                        news: None,
-                    }))
+                    let mut deeds = Vec::new();
+                    if by == PausedBy::Platform && before.paused_by != Some(by) {
+                        after.paused_by = Some(by);
+                        deeds.push((AuditAction::AgentPause, AuditOutcome::Succeeded));
+                    }
+                    let is_same = (&after.stopping, after.paused_by) == (&before.stopping, before.paused_by);
+                    let change = Change { after, metered: Changes::default(), deeds, token: None, news: None };
+                    Ok((!is_same).then_some(change))
                 }
                 _ => Err(StoreError::Conflict("the agent's state does not allow it")),
             }
@@ -150,7 +155,7 @@ impl Agents {
                 return Ok(None);
             }
             let mut after = before.clone();
-            (after.intent, after.paused_by, after.snapshot) = (None, None, None);
+            (after.intent, after.paused_by, after.snapshot, after.stopping) = (None, None, None, None);
             Ok(Some(Change {
                 after,
                 metered: Changes::default(),
@@ -181,6 +186,7 @@ impl Agents {
         }
         let holds = |agent: &Agent| is_pausing(agent) || agent.status == AgentStatus::Paused;
         let count = |agent: &mut Agent| {
+            agent.stopping = None;
             if let Some(snapshot) = &mut agent.snapshot {
                 snapshot.bytes = bytes;
             }
@@ -188,21 +194,41 @@ impl Agents {
         self.transition_if(scope, id, AgentStatus::Paused, holds, count).await
     }
 
-    /// Keeps a paused agent from booting while what runs of it, although it is paused, is stopped; or does not any more.
+    /// Keeps a paused agent from booting while that attempt stops what runs of it, although it is paused.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] for an agent that is not paused; as [`Agents::transition_if`].
-    pub async fn hold_paused(&self, scope: &TenantScope, id: &AgentId, held: bool) -> Result<Agent, StoreError> {
-        let intent = held.then_some(Intent::Pausing);
+    /// [`StoreError::Conflict`] for an agent that is not paused, or while somebody else is at it; as
+    /// [`Agents::transition_if`].
+    pub async fn hold_paused(&self, scope: &TenantScope, id: &AgentId, claim: &StopClaim) -> Result<Agent, StoreError> {
         let step = |before: &Agent| {
+            let now = self.0.now_ms();
             if before.status != AgentStatus::Paused {
                 return Err(StoreError::Conflict("the agent is not paused"));
             }
-            if before.intent == intent {
-                return Ok(None);
+            if before.is_stopped_by_another(claim, now) {
+                return Err(StoreError::Conflict("what runs of the agent is being stopped"));
             }
-            let after = Agent { intent, ..before.clone() };
-            Ok(Some(Change { after, metered: Changes::default(), deeds: Vec::new(), token: None, news: None }))
+            let stopping = Some(claim.from(now));
+            Ok(Some(stops::change(Agent { intent: Some(Intent::Pausing), stopping, ..before.clone() })))
+        };
+        self.apply(scope, id, step).await
+    }
+
+    /// Lets it boot again.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] for an agent that is not paused, or that somebody else holds; as [`Agents::transition_if`].
+    pub async fn release_paused(
+        &self,
+        scope: &TenantScope,
+        id: &AgentId,
+        claim: &StopClaim,
+    ) -> Result<Agent, StoreError> {
+        let step = |before: &Agent| match before.status {
+            AgentStatus::Paused if before.is_stopped_by(claim) => {
+                Ok(Some(stops::change(Agent { intent: None, stopping: None, ..before.clone() })))
+            }
+            _ => Err(StoreError::Conflict("the agent is not held any more")),
         };
         self.apply(scope, id, step).await
     }

@@ -4,6 +4,7 @@ use super::checkpoints::{Checkpoint, LastCheckpoint};
 use super::moves::LeftOn;
 use super::silence::Silence;
 use super::state::{AgentStatus, Intent, PausedBy};
+use super::stops::Stopping;
 use super::{BOOT_GRACE_MS, RETENTION_MS};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -168,6 +169,9 @@ pub struct Agent {
     /// Who paused it, from the beginning of the pause until it runs again.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub paused_by: Option<PausedBy>,
+    /// Who is stopping its sandbox, while somebody is.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) stopping: Option<Stopping>,
     /// What its last pause kept.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub snapshot: Option<Snapshot>,

@@ -12,7 +12,7 @@ use theazo_tenancy::{CheckpointId, TenantScope};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
-fn conflict<T: std::fmt::Debug>(outcome: Result<T, StoreError>) {
+pub fn conflict<T: std::fmt::Debug>(outcome: Result<T, StoreError>) {
     assert!(matches!(refused(outcome), StoreError::Conflict(_)));
 }
 

@@ -1,13 +1,14 @@
 //! Pausing agents and booting them again: counters, copies, who may, and what an interruption leaves.
 
 use crate::agents::new_agent;
+use crate::checkpoints::conflict;
 use crate::support::{World, own, pairs, refused, secret};
 use futures_util::future::join_all;
 use std::sync::Arc;
 use theazo_store::{
     Agent, AgentCopies, AgentStatus, Agents, AuditAction, AuditFilter, AuditLog, AuditOutcome, Clock, Intent, Limits,
-    NewAgent, PageRequest, PausedBy, SecretSelection, Session, SessionChanges, SessionStatus, StoreError, WorkItem,
-    now_ms,
+    NewAgent, PageRequest, PausedBy, SecretSelection, Session, SessionChanges, SessionStatus, StopClaim, StoreError,
+    WorkItem, now_ms,
 };
 use theazo_tenancy::TenantScope;
 
@@ -49,6 +50,40 @@ pub async fn copies_of(world: &World, scope: &TenantScope, agent: &Agent) -> usi
 
 async fn latest(world: &World, scope: &TenantScope, session: &Session) -> Session {
     world.sessions().get(scope, &session.id).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_stop_is_one_attempts_until_it_is_given_up_or_its_time_is_over() {
+    let world = World::start().await;
+    let scope = world.tenant().await;
+    let session = world.session(&scope).await;
+    let agent = running(&world, &scope, &session).await;
+    let agents = world.agents();
+    let late = Agents::new(world.table.clone().with_clock(Clock::new(|| now_ms() + 31_000)));
+    let [first, second, third] = [(); 3].map(|()| StopClaim::make());
+    let any = |_: &Agent| true;
+    let pausing = agents.begin_pause_if(&scope, &agent.id, PausedBy::Session, &first, any).await.unwrap();
+    assert!(pausing.is_stopped_by(&first));
+    // Who comes second has nothing to stop, and changes nothing, whichever way they come.
+    let again = agents.begin_pause_if(&scope, &agent.id, PausedBy::Session, &second, any).await.unwrap();
+    let taken = agents.take_up_stop(&scope, &agent.id, &second).await.unwrap();
+    assert_eq!([again.revision, taken.revision], [pausing.revision; 2]);
+    assert!(!agents.give_up_stop(&scope, &agent.id, &second).await.unwrap().is_stopped_by(&second));
+    assert!(agents.take_up_stop(&scope, &agent.id, &first).await.unwrap().is_stopped_by(&first));
+    // One that was given up is the next one's, and so is one that has taken too long, or whose process is dead.
+    agents.give_up_stop(&scope, &agent.id, &first).await.unwrap();
+    assert!(agents.take_up_stop(&scope, &agent.id, &second).await.unwrap().is_stopped_by(&second));
+    assert!(late.take_up_stop(&scope, &agent.id, &third).await.unwrap().is_stopped_by(&third));
+    let alone = StopClaim::make_alone();
+    assert!(agents.take_up_stop(&scope, &agent.id, &alone).await.unwrap().is_stopped_by(&alone));
+    let paused = agents.finish_pause(&scope, &agent.id, None).await.unwrap();
+    assert!(!paused.is_stopped_by(&alone));
+    // The same of what runs of an agent that is paused.
+    assert!(agents.hold_paused(&scope, &agent.id, &first).await.unwrap().is_stopped_by(&first));
+    conflict(agents.hold_paused(&scope, &agent.id, &second).await);
+    conflict(agents.release_paused(&scope, &agent.id, &second).await);
+    assert_eq!(agents.release_paused(&scope, &agent.id, &first).await.unwrap().intent, None);
+    assert_eq!(agents.take_up_stop(&scope, &agent.id, &second).await.unwrap().intent, None);
 }
 
 #[tokio::test]
