@@ -17,6 +17,7 @@ mod layout;
 mod ports;
 mod serve;
 mod socket;
+mod strangers;
 mod tls;
 
 use std::io::Write;

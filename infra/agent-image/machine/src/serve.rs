@@ -2,6 +2,7 @@
 
 use crate::ports::Ports;
 use crate::socket::Socket;
+use crate::strangers::Strangers;
 use crate::{admission, complain, layout, tls};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{DumpableBehavior, Pid, Signal, kill_process, set_dumpable_behavior};
@@ -22,8 +23,10 @@ use theazo_guest_protocol::{
 };
 use zeroize::Zeroizing;
 
-/// Connections at once. An agent has at most 20 calls at a time; the rest is for strangers who get no further than a token.
-const CONNECTIONS: usize = 128;
+/// Clients at once that were admitted. An agent has at most 20 calls at a time.
+const CLIENTS: usize = 64;
+/// Connections at once of whom nobody knows whether they will be.
+const STRANGERS: usize = 128;
 /// How long a client has until it is admitted, handshake and token together.
 const ADMITTED_WITHIN: Duration = Duration::from_secs(10);
 /// How long an admitted client may be silent that has something to say.
@@ -42,6 +45,29 @@ type Stream = StreamOwned<ServerConnection, Socket>;
 struct Server {
     config: Arc<ServerConfig>,
     ports: Ports,
+    strangers: Strangers,
+    clients: AtomicUsize,
+}
+
+/// A client that was admitted.
+struct Client<'a>(&'a AtomicUsize);
+
+impl Drop for Client<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Server {
+    fn new(config: Arc<ServerConfig>, ports: Ports) -> Self {
+        Self { config, ports, strangers: Strangers::new(STRANGERS), clients: AtomicUsize::new(0) }
+    }
+
+    /// A place for a client; none where there are too many.
+    fn client(&self) -> Option<Client<'_>> {
+        let client = Client(&self.clients);
+        (self.clients.fetch_add(1, Ordering::SeqCst) < CLIENTS).then_some(client)
+    }
 }
 
 /// Serves until told to end, or until the machine's time is over.
@@ -55,7 +81,7 @@ pub fn run() -> io::Result<()> {
     let (config, fingerprint) = tls::make()?;
     // Both before any code of the agent's runs, which could take them otherwise.
     let (listener, ingress) = (bind(MACHINE_PORT)?, bind(INGRESS_PORT)?);
-    let server = Arc::new(Server { config, ports: Ports::new(ingress, MACHINE_PATH) });
+    let server = Arc::new(Server::new(config, Ports::new(ingress, MACHINE_PATH)));
     if let Err(error) = server.ports.keep_up() {
         complain(&format!("theazo-machine: no forwarder can be started: {error}"));
     }
@@ -83,27 +109,22 @@ fn bind(port: u16) -> io::Result<TcpListener> {
 }
 
 fn accept(listener: &TcpListener, server: &Arc<Server>) {
-    let open = Arc::new(AtomicUsize::new(0));
     for connection in listener.incoming() {
         let Ok(connection) = connection else {
             std::thread::sleep(TICK);
             continue;
         };
-        if open.fetch_add(1, Ordering::SeqCst) >= CONNECTIONS {
-            open.fetch_sub(1, Ordering::SeqCst);
-            continue;
-        }
-        let (server, open) = (server.clone(), open.clone());
+        let server = server.clone();
         std::thread::spawn(move || {
             // A connection that fails is its client's to notice.
             let _ = attend(connection, &server, ADMITTED_WITHIN);
-            open.fetch_sub(1, Ordering::SeqCst);
         });
     }
 }
 
 /// One connection: a token, a request, an answer.
 fn attend(connection: TcpStream, server: &Server, admitted_within: Duration) -> io::Result<()> {
+    let stranger = server.strangers.enter(&connection)?;
     let socket = Socket::new(connection, admitted_within)?;
     let tls = ServerConnection::new(server.config.clone()).map_err(io::Error::other)?;
     let mut stream = StreamOwned::new(tls, socket);
@@ -112,6 +133,10 @@ fn attend(connection: TcpStream, server: &Server, admitted_within: Duration) -> 
     if !admission::admits(&token) {
         stream.write_all(&[REFUSED])?;
         return farewell(stream);
+    }
+    let client = server.client();
+    if !stranger.admit() || client.is_none() {
+        return Err(io::Error::other("there are too many"));
     }
     stream.sock.admit(PATIENCE)?;
     stream.write_all(&[ADMITTED])?;
@@ -228,7 +253,7 @@ mod tests {
 
     fn server() -> Server {
         let ingress = TcpListener::bind("127.0.0.1:0").unwrap();
-        Server { config: tls::make().unwrap().0, ports: Ports::new(ingress, MACHINE_PATH) }
+        Server::new(tls::make().unwrap().0, Ports::new(ingress, MACHINE_PATH))
     }
 
     /// What becomes of a connection on which a stranger says these bytes, one every 50 ms.
