@@ -11,7 +11,7 @@ use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
 use theazo_providers::{Kept, ProviderError};
 use theazo_store::{
-    Agent, AgentStatus, Agents, Intent, LogLevel, LogSource, NewLog, PauseReason, PausedBy, StopClaim, StoreError,
+    Agent, AgentStatus, Agents, Intent, LogLevel, LogSource, NewLog, PauseReason, PausedBy, StopAttempt, StoreError,
     now_ms,
 };
 use theazo_tenancy::TenantScope;
@@ -161,9 +161,9 @@ pub async fn lost(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes
     };
     let now = now_ms() + CLOCK_SLACK_MS;
     if (agent.sandbox_ends_ms()..agent.deadline_ms()).contains(&now) {
-        let claim = StopClaim::make();
-        let pausing = agents.begin_pause_if(scope, &agent.id, PausedBy::Limit, &claim, same_run).await;
-        return match go_on_pausing(scope, agent, pausing, &claim, agents, sandboxes).await {
+        let attempt = StopAttempt::make();
+        let pausing = agents.begin_pause_if(scope, &agent.id, PausedBy::Limit, &attempt, same_run).await;
+        return match go_on_pausing(scope, agent, pausing, &attempt, agents, sandboxes).await {
             Ok(paused) => not_usable(&paused),
             Err(refusal) => refusal,
         };
@@ -205,9 +205,9 @@ pub async fn pause(
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<Agent, ApiError> {
-    let claim = StopClaim::make();
-    let pausing = agents.begin_pause_if(scope, &agent.id, reason, &claim, |_| true).await;
-    go_on_pausing(scope, agent, pausing, &claim, agents, sandboxes).await
+    let attempt = StopAttempt::make();
+    let pausing = agents.begin_pause_if(scope, &agent.id, reason, &attempt, |_| true).await;
+    go_on_pausing(scope, agent, pausing, &attempt, agents, sandboxes).await
 }
 
 /// Finishes a pause that was begun by somebody else, once they are not at it any more.
@@ -217,12 +217,12 @@ pub async fn pause(
 pub async fn finish_pause(
     scope: &TenantScope,
     agent: &Agent,
-    claim: &StopClaim,
+    attempt: &StopAttempt,
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<Agent, ApiError> {
-    let pausing = agents.take_up_stop(scope, &agent.id, claim).await;
-    go_on_pausing(scope, agent, pausing, claim, agents, sandboxes).await
+    let pausing = agents.take_up_stop(scope, &agent.id, attempt).await;
+    go_on_pausing(scope, agent, pausing, attempt, agents, sandboxes).await
 }
 
 /// Stops an agent whose row says that it is to be paused, if it does. What another attempt is at is waited for.
@@ -230,7 +230,7 @@ async fn go_on_pausing(
     scope: &TenantScope,
     agent: &Agent,
     pausing: Result<Agent, StoreError>,
-    claim: &StopClaim,
+    attempt: &StopAttempt,
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<Agent, ApiError> {
@@ -249,24 +249,24 @@ async fn go_on_pausing(
         if now.intent != Some(Intent::Pausing) {
             break;
         }
-        if now.is_stopped_by(claim) {
-            return Box::pin(stop_claimed(scope, &now, claim, agents, sandboxes)).await;
+        if now.is_stopped_by(attempt) {
+            return Box::pin(stop_as_attempt(scope, &now, attempt, agents, sandboxes)).await;
         }
         tokio::time::sleep(STOP_PAUSE).await;
-        now = agents.take_up_stop(scope, &agent.id, claim).await?;
+        now = agents.take_up_stop(scope, &agent.id, attempt).await?;
     }
     Err(not_usable(&now))
 }
 
 /// The same, of one whose sandbox is this attempt's to stop.
-async fn stop_claimed(
+async fn stop_as_attempt(
     scope: &TenantScope,
     agent: &Agent,
-    claim: &StopClaim,
+    attempt: &StopAttempt,
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<Agent, ApiError> {
-    let kept = match stop_for(scope, agent, claim, agents, sandboxes).await? {
+    let kept = match stop_for(scope, agent, attempt, agents, sandboxes).await? {
         Stopped::Kept(kept) => kept,
         Stopped::Gone => {
             let holds = |now: &Agent| now.intent == Some(Intent::Pausing) && now.status != AgentStatus::Paused;
@@ -303,13 +303,13 @@ async fn stop_claimed(
 async fn stop_for(
     scope: &TenantScope,
     agent: &Agent,
-    claim: &StopClaim,
+    attempt: &StopAttempt,
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<Stopped, ApiError> {
     let stopped = stop(scope, agent, sandboxes).await;
     if stopped.is_err()
-        && let Err(error) = agents.give_up_stop(scope, &agent.id, claim).await
+        && let Err(error) = agents.give_up_stop(scope, &agent.id, attempt).await
     {
         tracing::warn!(agent = %agent.id, %error, "a stop that failed is not given up yet");
     }
@@ -324,15 +324,15 @@ async fn stop_for(
 pub(crate) async fn stop_stray(
     scope: &TenantScope,
     agent: &Agent,
-    claim: &StopClaim,
+    attempt: &StopAttempt,
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<Agent, ApiError> {
-    let held = agents.hold_paused(scope, &agent.id, claim).await?;
-    match stop_for(scope, &held, claim, agents, sandboxes).await? {
+    let held = agents.hold_paused(scope, &agent.id, attempt).await?;
+    match stop_for(scope, &held, attempt, agents, sandboxes).await? {
         Stopped::Kept(_) => {
             tracing::warn!(agent = %agent.id, "what ran of a paused agent was stopped");
-            Ok(agents.release_paused(scope, &agent.id, claim).await?)
+            Ok(agents.release_paused(scope, &agent.id, attempt).await?)
         }
         Stopped::Gone => {
             let holds = |now: &Agent| (now.status, now.intent) == (AgentStatus::Paused, Some(Intent::Pausing));
@@ -345,7 +345,7 @@ pub(crate) async fn stop_stray(
         }
         // It runs on until its time at the provider is over, or somebody resumes it.
         Stopped::CannotPause => {
-            agents.release_paused(scope, &agent.id, claim).await?;
+            agents.release_paused(scope, &agent.id, attempt).await?;
             Err(failure::to_api(&agent.provider, &ProviderError::CannotPause))
         }
     }

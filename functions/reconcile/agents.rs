@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use theazo_http::ApiError;
-use theazo_store::{Agent, AgentStatus, BOOT_GRACE_MS, CHECKPOINT_GRACE_MS, Intent, PausedBy, StopClaim, now_ms};
+use theazo_store::{Agent, AgentStatus, BOOT_GRACE_MS, CHECKPOINT_GRACE_MS, Intent, PausedBy, StopAttempt, now_ms};
 use theazo_tenancy::{PlatformId, TenantScope, WorkRef};
 
 /// How long clearing hosts of what an agent has left there may take in a run.
@@ -56,8 +56,8 @@ impl Run {
     }
 
     /// An attempt of this run's to stop something.
-    fn claim(&self) -> StopClaim {
-        if self.boots == Boots::Impossible { StopClaim::make_alone() } else { StopClaim::make() }
+    fn attempt(&self) -> StopAttempt {
+        if self.boots == Boots::Impossible { StopAttempt::make_alone() } else { StopAttempt::make() }
     }
 
     /// How long others may be at something that was begun, where they may be, milliseconds.
@@ -100,8 +100,8 @@ impl Run {
             }
             AgentStatus::Ready | AgentStatus::Running if agent.intent == Some(Intent::Pausing) => {
                 if is_interrupted {
-                    let claim = self.claim();
-                    Box::pin(lifecycle::finish_pause(scope, &agent, &claim, &self.agents, &self.sandboxes)).await?;
+                    let attempt = self.attempt();
+                    Box::pin(lifecycle::finish_pause(scope, &agent, &attempt, &self.agents, &self.sandboxes)).await?;
                     outcome.pauses += 1;
                 }
                 return Ok(());
@@ -157,8 +157,8 @@ impl Run {
                 let runs = found_at(look.found, &agent, &work.platform)
                     .is_some_and(|found| found.get(agent.id.as_str()) == Some(&true));
                 let agent = if agent.intent.is_some() || (runs && agent.since_ms < look.listed_at_ms) {
-                    let claim = self.claim();
-                    let stopped = lifecycle::stop_stray(scope, &agent, &claim, &self.agents, &self.sandboxes);
+                    let attempt = self.attempt();
+                    let stopped = lifecycle::stop_stray(scope, &agent, &attempt, &self.agents, &self.sandboxes);
                     let now = Box::pin(stopped).await?;
                     let count = match now.status {
                         AgentStatus::Paused if now.intent.is_some() => &mut outcome.postponed,

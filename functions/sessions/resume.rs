@@ -5,7 +5,7 @@ use crate::agents::{Boot, Sandboxes, boot_again, lifecycle};
 use futures_util::{StreamExt, stream};
 use theazo_http::{Answer, ApiError, Call, ErrorCode};
 use theazo_store::{
-    Agent, AgentCopies, AgentStatus, AgentTokens, Agents, Intent, PausedBy, SecretOpener, Sessions, StopClaim,
+    Agent, AgentCopies, AgentStatus, AgentTokens, Agents, Intent, PausedBy, SecretOpener, Sessions, StopAttempt,
 };
 use theazo_tenancy::{AgentId, TenantScope};
 
@@ -79,7 +79,7 @@ async fn paused(
     let agent = agents.get(scope, id).await?;
     Ok(match agent {
         Some(agent) if is_being_suspended(&agent) => {
-            Some(lifecycle::finish_pause(scope, &agent, &StopClaim::make(), agents, sandboxes).await?)
+            Some(lifecycle::finish_pause(scope, &agent, &StopAttempt::make(), agents, sandboxes).await?)
         }
         Some(agent) if is_suspended(&agent) => Some(agent),
         _ => None,

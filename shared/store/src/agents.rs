@@ -23,7 +23,7 @@ pub use pause::{NextBoot, PauseReason};
 pub use row::{Agent, BootedSecret, NewAgent, SecretOrigin, Snapshot};
 pub use silence::{DEAD_HOST_AFTER, Silence, Unreachable};
 pub use state::{AgentStatus, Intent, PausedBy};
-pub use stops::StopClaim;
+pub use stops::StopAttempt;
 
 use crate::counters::CountersUpdate;
 use crate::page::RowFilter;

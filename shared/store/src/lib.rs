@@ -48,7 +48,7 @@ pub use agent_tokens::{AgentToken, AgentTokens, ENDPOINT_VARIABLE, TokenSealing}
 pub use agents::{
     Agent, AgentFilter, AgentStatus, Agents, BOOT_GRACE_MS, BootedSecret, CHECKPOINT_GRACE_MS, Checkpoint,
     CheckpointState, DEAD_HOST_AFTER, Intent, LastCheckpoint, LeftOn, MAX_CHECKPOINTS, NewAgent, NewCheckpoint,
-    NextBoot, PauseReason, PausedBy, SecretOrigin, Silence, Snapshot, StopClaim, Unreachable, Unsettled,
+    NextBoot, PauseReason, PausedBy, SecretOrigin, Silence, Snapshot, StopAttempt, Unreachable, Unsettled,
 };
 pub use ahead::{Ahead, MAX_UNPROVEN_CALLS};
 pub use api_keys::{ApiKey, ApiKeys, NewApiKey};

@@ -2,7 +2,7 @@
 //! asked, and ends with one that says how it went; whoever finds the first without the second knows what to do.
 
 use super::changes::{Change, deed, status_log};
-use super::stops::{self, StopClaim};
+use super::stops::{self, StopAttempt};
 use super::{Agent, AgentStatus, Agents, BootedSecret, Intent, PausedBy, Snapshot, metering, places};
 use crate::counters::CountersUpdate;
 use crate::sessions::unchanged_and_active;
@@ -85,7 +85,7 @@ impl Agents {
         id: &AgentId,
         reason: impl Into<PauseReason>,
     ) -> Result<Agent, StoreError> {
-        self.begin_pause_if(scope, id, reason, &StopClaim::make(), |_| true).await
+        self.begin_pause_if(scope, id, reason, &StopAttempt::make(), |_| true).await
     }
 
     /// The same, as long as `holds` says so of an agent that runs. Unless somebody else is at it, its sandbox is to be stopped
@@ -98,7 +98,7 @@ impl Agents {
         scope: &TenantScope,
         id: &AgentId,
         reason: impl Into<PauseReason>,
-        claim: &StopClaim,
+        attempt: &StopAttempt,
         holds: impl Fn(&Agent) -> bool,
     ) -> Result<Agent, StoreError> {
         let reason = reason.into();
@@ -114,7 +114,7 @@ impl Agents {
                     after.paused_by = Some(by);
                     after.snapshot = Some(Snapshot { id: SnapshotId::make(), bytes: None });
                     after.since_ms = now;
-                    after.stopping = Some(claim.from(now));
+                    after.stopping = Some(attempt.from(now));
                     let news = reason.log(&after);
                     Ok(Some(Change {
                         after,
@@ -125,9 +125,9 @@ impl Agents {
                     }))
                 }
                 (AgentStatus::Paused, _) | (_, Some(Intent::Pausing)) => {
-                    let takes_up = before.status != AgentStatus::Paused && !before.is_stopped_by_another(claim, now);
-                    if takes_up && !before.is_stopped_by(claim) {
-                        after.stopping = Some(claim.from(now));
+                    let takes_up = before.status != AgentStatus::Paused && !before.is_stopped_by_another(attempt, now);
+                    if takes_up && !before.is_stopped_by(attempt) {
+                        after.stopping = Some(attempt.from(now));
                     }
                     let mut deeds = Vec::new();
                     if by == PausedBy::Platform && before.paused_by != Some(by) {
@@ -199,16 +199,21 @@ impl Agents {
     /// # Errors
     /// [`StoreError::Conflict`] for an agent that is not paused, or while somebody else is at it; as
     /// [`Agents::transition_if`].
-    pub async fn hold_paused(&self, scope: &TenantScope, id: &AgentId, claim: &StopClaim) -> Result<Agent, StoreError> {
+    pub async fn hold_paused(
+        &self,
+        scope: &TenantScope,
+        id: &AgentId,
+        attempt: &StopAttempt,
+    ) -> Result<Agent, StoreError> {
         let step = |before: &Agent| {
             let now = self.0.now_ms();
             if before.status != AgentStatus::Paused {
                 return Err(StoreError::Conflict("the agent is not paused"));
             }
-            if before.is_stopped_by_another(claim, now) {
+            if before.is_stopped_by_another(attempt, now) {
                 return Err(StoreError::Conflict("what runs of the agent is being stopped"));
             }
-            let stopping = Some(claim.from(now));
+            let stopping = Some(attempt.from(now));
             Ok(Some(stops::change(Agent { intent: Some(Intent::Pausing), stopping, ..before.clone() })))
         };
         self.apply(scope, id, step).await
@@ -222,10 +227,10 @@ impl Agents {
         &self,
         scope: &TenantScope,
         id: &AgentId,
-        claim: &StopClaim,
+        attempt: &StopAttempt,
     ) -> Result<Agent, StoreError> {
         let step = |before: &Agent| match before.status {
-            AgentStatus::Paused if before.is_stopped_by(claim) => {
+            AgentStatus::Paused if before.is_stopped_by(attempt) => {
                 Ok(Some(stops::change(Agent { intent: None, stopping: None, ..before.clone() })))
             }
             _ => Err(StoreError::Conflict("the agent is not held any more")),

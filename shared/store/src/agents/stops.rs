@@ -1,6 +1,6 @@
 //! Who is stopping an agent's sandbox. A provider is told which agent, and takes its time: one that was told by two of us
-//! would, for the slower, stop what was resumed since. So a stop is claimed in the agent's row first, for as long as it may
-//! take; whoever comes meanwhile waits, and whoever comes later takes it up.
+//! would, for the slower, stop what was resumed since. So who stops it says so in the agent's row first, for as long as that
+//! may take; whoever comes meanwhile waits, and whoever comes later takes it up.
 
 use super::changes::Change;
 use super::{Agent, AgentStatus, Agents, Intent};
@@ -9,18 +9,18 @@ use serde::{Deserialize, Serialize};
 use theazo_metering::Changes;
 use theazo_tenancy::{AgentId, TenantScope, make_random_bytes};
 
-/// How long a claim holds, milliseconds: longer than any stop is waited for.
-pub const STOP_CLAIM_MS: i64 = 30_000;
+/// How long an attempt keeps others from it, milliseconds: longer than any stop is waited for.
+pub const STOP_ATTEMPT_MS: i64 = 30_000;
 
 /// One attempt to stop a sandbox.
 #[derive(Clone, Debug)]
-pub struct StopClaim {
+pub struct StopAttempt {
     id: String,
     /// Whether every other attempt is known to be dead.
     is_alone: bool,
 }
 
-impl StopClaim {
+impl StopAttempt {
     /// Nobody else's.
     pub fn make() -> Self {
         Self { id: hex::encode(make_random_bytes::<8>()), is_alone: false }
@@ -32,7 +32,7 @@ impl StopClaim {
     }
 
     pub(super) fn from(&self, now_ms: i64) -> Stopping {
-        Stopping { by: self.id.clone(), until_ms: now_ms.saturating_add(STOP_CLAIM_MS) }
+        Stopping { by: self.id.clone(), until_ms: now_ms.saturating_add(STOP_ATTEMPT_MS) }
     }
 }
 
@@ -46,14 +46,14 @@ pub struct Stopping {
 
 impl Agent {
     /// Whether its sandbox is that attempt's to stop.
-    pub fn is_stopped_by(&self, claim: &StopClaim) -> bool {
-        self.stopping.as_ref().is_some_and(|stopping| stopping.by == claim.id)
+    pub fn is_stopped_by(&self, attempt: &StopAttempt) -> bool {
+        self.stopping.as_ref().is_some_and(|stopping| stopping.by == attempt.id)
     }
 
     /// Whether somebody else is stopping its sandbox at this moment.
-    pub(super) fn is_stopped_by_another(&self, claim: &StopClaim, now_ms: i64) -> bool {
-        let is_other = |stopping: &Stopping| stopping.by != claim.id && stopping.until_ms > now_ms;
-        !claim.is_alone && self.stopping.as_ref().is_some_and(is_other)
+    pub(super) fn is_stopped_by_another(&self, attempt: &StopAttempt, now_ms: i64) -> bool {
+        let is_other = |stopping: &Stopping| stopping.by != attempt.id && stopping.until_ms > now_ms;
+        !attempt.is_alone && self.stopping.as_ref().is_some_and(is_other)
     }
 }
 
@@ -71,15 +71,15 @@ impl Agents {
         &self,
         scope: &TenantScope,
         id: &AgentId,
-        claim: &StopClaim,
+        attempt: &StopAttempt,
     ) -> Result<Agent, StoreError> {
         let step = |before: &Agent| {
             let now = self.0.now_ms();
             let is_pausing = before.intent == Some(Intent::Pausing) && before.status != AgentStatus::Paused;
-            if !is_pausing || before.is_stopped_by(claim) || before.is_stopped_by_another(claim, now) {
+            if !is_pausing || before.is_stopped_by(attempt) || before.is_stopped_by_another(attempt, now) {
                 return Ok(None);
             }
-            Ok(Some(change(Agent { stopping: Some(claim.from(now)), ..before.clone() })))
+            Ok(Some(change(Agent { stopping: Some(attempt.from(now)), ..before.clone() })))
         };
         self.apply(scope, id, step).await
     }
@@ -92,10 +92,10 @@ impl Agents {
         &self,
         scope: &TenantScope,
         id: &AgentId,
-        claim: &StopClaim,
+        attempt: &StopAttempt,
     ) -> Result<Agent, StoreError> {
         let step = |before: &Agent| {
-            Ok(before.is_stopped_by(claim).then(|| change(Agent { stopping: None, ..before.clone() })))
+            Ok(before.is_stopped_by(attempt).then(|| change(Agent { stopping: None, ..before.clone() })))
         };
         self.apply(scope, id, step).await
     }

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use std::sync::Arc;
 use theazo_store::{
     Agent, AgentCopies, AgentStatus, Agents, AuditAction, AuditFilter, AuditLog, AuditOutcome, Clock, Intent, Limits,
-    NewAgent, PageRequest, PausedBy, SecretSelection, Session, SessionChanges, SessionStatus, StopClaim, StoreError,
+    NewAgent, PageRequest, PausedBy, SecretSelection, Session, SessionChanges, SessionStatus, StopAttempt, StoreError,
     WorkItem, now_ms,
 };
 use theazo_tenancy::TenantScope;
@@ -60,7 +60,7 @@ async fn a_stop_is_one_attempts_until_it_is_given_up_or_its_time_is_over() {
     let agent = running(&world, &scope, &session).await;
     let agents = world.agents();
     let late = Agents::new(world.table.clone().with_clock(Clock::new(|| now_ms() + 31_000)));
-    let [first, second, third] = [(); 3].map(|()| StopClaim::make());
+    let [first, second, third] = [(); 3].map(|()| StopAttempt::make());
     let any = |_: &Agent| true;
     let pausing = agents.begin_pause_if(&scope, &agent.id, PausedBy::Session, &first, any).await.unwrap();
     assert!(pausing.is_stopped_by(&first));
@@ -74,7 +74,7 @@ async fn a_stop_is_one_attempts_until_it_is_given_up_or_its_time_is_over() {
     agents.give_up_stop(&scope, &agent.id, &first).await.unwrap();
     assert!(agents.take_up_stop(&scope, &agent.id, &second).await.unwrap().is_stopped_by(&second));
     assert!(late.take_up_stop(&scope, &agent.id, &third).await.unwrap().is_stopped_by(&third));
-    let alone = StopClaim::make_alone();
+    let alone = StopAttempt::make_alone();
     assert!(agents.take_up_stop(&scope, &agent.id, &alone).await.unwrap().is_stopped_by(&alone));
     let paused = agents.finish_pause(&scope, &agent.id, None).await.unwrap();
     assert!(!paused.is_stopped_by(&alone));
