@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use serde::Serialize;
 use std::net::Ipv4Addr;
+use std::pin::pin;
 use std::time::{SystemTime, UNIX_EPOCH};
 use theazo_providers::AgentRef;
 
@@ -33,10 +34,19 @@ pub fn name(id: &str) -> String {
     id.replace('_', "-")
 }
 
+/// All of an archive, a piece at a time: a file system's hundreds of megabytes take half a minute a byte at a time.
+async fn gather(pieces: impl Stream<Item = Result<Bytes, bollard::errors::Error>>) -> Vec<u8> {
+    let mut pieces = pin!(pieces);
+    let mut gathered = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        gathered.extend_from_slice(&piece.unwrap());
+    }
+    gathered
+}
+
 /// All of an archive of a file system.
 async fn whole(pieces: impl Stream<Item = Result<Bytes, bollard::errors::Error>>) -> Vec<u8> {
-    let pieces: Vec<_> = pieces.collect().await;
-    let whole: Vec<u8> = pieces.into_iter().flat_map(|piece| piece.unwrap()).collect();
+    let whole = gather(pieces).await;
     assert!(whole.len() > 1024 * 1024, "{} bytes are no file system", whole.len());
     whole
 }
@@ -86,8 +96,8 @@ impl Engine {
         let logs = LogsOptionsBuilder::default().stdout(true).stderr(true).build();
         let logs: Vec<_> = self.docker.logs(&name, Some(logs)).collect().await;
         shown.extend(logs.into_iter().flat_map(|line| line.unwrap().into_bytes()));
-        shown.extend(whole(self.docker.export_container(&name)).await);
-        shown.extend(self.committed(&name).await);
+        shown.extend_from_slice(&whole(self.docker.export_container(&name)).await);
+        shown.extend_from_slice(&self.committed(&name).await);
         shown
     }
 
@@ -153,10 +163,10 @@ time.sleep(3600)"
         let options = CreateContainerOptionsBuilder::default().name(&reader).build();
         self.docker.create_container(Some(options), body).await.unwrap();
         let path = DownloadFromContainerOptionsBuilder::default().path("/kept").build();
-        let archive: Vec<_> = self.docker.download_from_container(&reader, Some(path)).collect().await;
+        let archive = gather(self.docker.download_from_container(&reader, Some(path))).await;
         self.docker.remove_container(&reader, None).await.unwrap();
         let mut kept = text(&self.docker.inspect_volume(&volume).await.unwrap()).into_bytes();
-        kept.extend(archive.into_iter().flat_map(|piece| piece.unwrap()));
+        kept.extend_from_slice(&archive);
         kept
     }
 }

@@ -68,8 +68,8 @@ macro_rules! promises {
 
 /// How many promises are tried at once.
 const AT_ONCE: usize = 6;
-/// How long one may take; those that wait for a time limit take seconds.
-const WITHIN: Duration = Duration::from_secs(90);
+/// How long one may take; those that wait for a time limit take seconds, and the one that reads whole file systems takes most.
+const WITHIN: Duration = Duration::from_secs(180);
 
 /// Tries all promises of which the subject has what they need. Panics with the broken ones.
 async fn keeps_every_promise(bed: Arc<Bed>) {
