@@ -90,8 +90,27 @@ const PLACE_WITHIN: Duration = Duration::from_secs(8);
 /// How long two hosts may take to say whether they are one. A host that is silent must not take the time of clearing another.
 const TELL_APART_WITHIN: Duration = Duration::from_millis(1500);
 
-/// A provider, and how many agents the platform lets run there at a time.
-type Reached = (Arc<dyn Provider>, Option<u32>);
+/// A provider, and what its platform has said of it.
+pub(super) struct Reached {
+    provider: Arc<dyn Provider>,
+    /// How many agents the platform lets run there at a time.
+    max_concurrent: Option<u32>,
+    /// Whether it takes no new agents, since it may be about to be removed.
+    is_closed: bool,
+}
+
+impl Reached {
+    /// One that the platform has configured.
+    fn configured(provider: impl Provider + 'static, config: &ProviderConfig) -> Self {
+        Self { provider: Arc::new(provider), max_concurrent: config.max_concurrent, is_closed: config.is_closed() }
+    }
+}
+
+impl From<Arc<dyn Provider>> for Reached {
+    fn from(provider: Arc<dyn Provider>) -> Self {
+        Self { provider, max_concurrent: None, is_closed: false }
+    }
+}
 
 /// Where a new agent goes at a provider.
 pub(super) struct Place {
@@ -166,42 +185,38 @@ impl Sandboxes {
     /// `no_providers_available` when neither the deployment nor the platform has one of that name; as
     /// [`ProviderAccess::open`].
     pub async fn provider(&self, scope: &TenantScope, name: &str) -> Result<Arc<dyn Provider>, ApiError> {
-        Ok(self.provider_and_places(scope, name).await?.0)
+        Ok(self.reach_by_name(scope, name).await?.provider)
     }
 
-    /// The same, with how many agents the platform lets run there at a time.
+    /// The same, with what the platform has said of it.
     ///
     /// # Errors
     /// As [`Sandboxes::provider`].
-    pub(super) fn provider_and_places<'a>(
-        &'a self,
-        scope: &'a TenantScope,
-        name: &'a str,
-    ) -> BoxFuture<'a, Result<Reached, ApiError>> {
+    fn reach_by_name<'a>(&'a self, scope: &'a TenantScope, name: &'a str) -> BoxFuture<'a, Result<Reached, ApiError>> {
         Box::pin(async move {
             match (scope.mode(), ProviderKind::parse(name)) {
-                (Mode::Test, _) => Ok((self.simulated(scope), None)),
+                (Mode::Test, _) => Ok(self.simulated(scope).into()),
                 (Mode::Live, Some(ProviderKind::Docker)) => {
-                    Ok((self.docker.own()?.ok_or_else(|| not_configured(name))?, None))
+                    Ok(self.docker.own()?.ok_or_else(|| not_configured(name))?.into())
                 }
                 (Mode::Live, Some(ProviderKind::E2b)) => {
                     let configured = self.access.open(scope, name).await?;
                     let (config, credential) = configured.ok_or_else(|| not_configured(name))?;
                     let provider = E2bProvider::new(self.e2b.service()?, &credential, config.template.as_deref());
                     let provider = provider.map_err(|error| super::failure::to_api(name, &error))?;
-                    Ok((Arc::new(provider) as Arc<dyn Provider>, config.max_concurrent))
+                    Ok(Reached::configured(provider, &config))
                 }
                 (Mode::Live, Some(ProviderKind::Fly)) => {
                     let configured = self.access.open(scope, name).await?;
                     let (config, credential) = configured.ok_or_else(|| not_configured(name))?;
                     // Configurations of earlier versions only shield the credential.
-                    let (Some(organization), Some(image)) = (config.organization, config.image) else {
+                    let (Some(organization), Some(image)) = (config.organization.clone(), config.image.clone()) else {
                         return Err(not_configured(name));
                     };
-                    let settings = FlySettings { organization, image, region: config.region };
+                    let settings = FlySettings { organization, image, region: config.region.clone() };
                     let provider = FlyProvider::new(self.fly.service()?, &credential, settings);
                     let provider = provider.map_err(|error| super::failure::to_api(name, &error))?;
-                    Ok((Arc::new(provider) as Arc<dyn Provider>, config.max_concurrent))
+                    Ok(Reached::configured(provider, &config))
                 }
                 (Mode::Live, _) => Err(not_configured(name)),
             }
@@ -213,7 +228,7 @@ impl Sandboxes {
     /// # Errors
     /// As [`Sandboxes::provider`]; `provider_error` when its host is none of the platform's any more.
     pub async fn of_agent(&self, scope: &TenantScope, agent: &Agent) -> Result<Arc<dyn Provider>, ApiError> {
-        Ok(self.reach(scope, agent).await?.0)
+        Ok(self.reach(scope, agent).await?.provider)
     }
 
     /// Where an agent boots again, by what its row does not say yet.
@@ -228,7 +243,7 @@ impl Sandboxes {
         intent: Intent,
     ) -> Result<PlaceAgain, ApiError> {
         let Some((config, hosts, host)) = self.hosts_of(scope, agent).await? else {
-            let (_, max_concurrent) = self.reach(scope, agent).await?;
+            let Reached { max_concurrent, .. } = self.reach(scope, agent).await?;
             return Ok(PlaceAgain { moving_to: None, max_concurrent });
         };
         may_boot(&hosts, host, &config)?;
@@ -249,15 +264,24 @@ impl Sandboxes {
     /// The provider that an agent boots at whose row says that it boots, and what moves it there, if it moves.
     ///
     /// # Errors
-    /// As [`Sandboxes::of_agent`]; `no_providers_available` when its host is not enrolled, or not any more.
+    /// As [`Sandboxes::of_agent`]; `no_providers_available` when its host is not enrolled, or not any more, or for a new
+    /// agent when the platform is about to remove the provider.
     pub(super) async fn to_boot(
         &self,
         scope: &TenantScope,
         agent: &Agent,
     ) -> Result<(Arc<dyn Provider>, Option<Mover>), ApiError> {
         let Some((config, hosts, host)) = self.hosts_of(scope, agent).await? else {
-            return Ok((self.reach(scope, agent).await?.0, None));
+            let Reached { provider, is_closed, .. } = self.reach(scope, agent).await?;
+            return if is_closed && agent.is_new() {
+                Err(not_configured(&agent.provider))
+            } else {
+                Ok((provider, None))
+            };
         };
+        if config.is_closed() && agent.is_new() {
+            return Err(not_configured(&agent.provider));
+        }
         let provider = may_boot(&hosts, agent.moving_to.as_deref().unwrap_or(host), &config)?;
         let mover = agent.moving_to.clone().map(|to| Mover::new(hosts, host.to_owned(), to));
         Ok((provider, mover))
@@ -279,12 +303,13 @@ impl Sandboxes {
             (Mode::Live, Some(host)) => {
                 self.on_host(scope, &agent.provider, host).await?.ok_or_else(not_among_the_hosts)
             }
-            _ => self.provider_and_places(scope, &agent.provider).await,
+            _ => self.reach_by_name(scope, &agent.provider).await,
         }
     }
 
     /// The provider of an agent that is to be removed. Nothing of one whose host the platform has taken out of its
-    /// credential: what is still there is removed as an orphan, should the host ever come back.
+    /// credential: what is still there is removed as an orphan, should the host ever come back. Nor of one whose provider the
+    /// platform has removed, which it may as long as no agent has anything there: it was never asked for this one.
     ///
     /// # Errors
     /// As [`Sandboxes::provider`].
@@ -294,13 +319,24 @@ impl Sandboxes {
         agent: &'a Agent,
     ) -> BoxFuture<'a, Result<Option<Arc<dyn Provider>>, ApiError>> {
         Box::pin(async move {
-            match (scope.mode(), agent.host.as_deref()) {
-                (Mode::Live, Some(host)) => {
-                    Ok(self.on_host(scope, &agent.provider, host).await?.map(|reached| reached.0))
+            let found = match (scope.mode(), agent.host.as_deref()) {
+                (Mode::Live, Some(host)) => self.on_host(scope, &agent.provider, host).await,
+                _ => self.reach_by_name(scope, &agent.provider).await.map(Some),
+            };
+            match found {
+                Err(error) if !self.has_provider_of(scope, agent).await? => {
+                    tracing::info!(agent = %agent.id, ?error, "nothing is left of an agent at a provider that was removed");
+                    Ok(None)
                 }
-                _ => self.provider(scope, &agent.provider).await.map(Some),
+                found => Ok(found?.map(|reached| reached.provider)),
             }
         })
+    }
+
+    /// Whether an agent's provider is the deployment's, or still one that its platform has configured.
+    async fn has_provider_of(&self, scope: &TenantScope, agent: &Agent) -> Result<bool, ApiError> {
+        let is_deployments = agent.host.is_none() && agent.provider == ProviderKind::Docker.as_str();
+        Ok(scope.mode() == Mode::Test || is_deployments || self.access.is_configured(scope, &agent.provider).await?)
     }
 
     /// The provider of a host that an agent does not live on and may have something on. Nothing when the platform has taken
@@ -347,7 +383,12 @@ impl Sandboxes {
         }
         let hosts = self.docker.hosts(scope, &self.access).await?;
         let (config, hosts) = hosts.ok_or_else(|| not_configured(name))?;
-        Ok(hosts.on(host).map(|provider| (provider, config.max_concurrent)))
+        let reached = |provider| Reached {
+            max_concurrent: config.max_concurrent,
+            is_closed: config.is_closed(),
+            ..Reached::from(provider)
+        };
+        Ok(hosts.on(host).map(reached))
     }
 
     /// Where a new agent goes at a provider. Hosts of the platform's own come before an engine of the deployment's.
@@ -372,7 +413,7 @@ impl Sandboxes {
                 let host = host.map_err(|error| super::failure::to_api(kind.as_str(), &error))?;
                 return Ok(Place { host: Some(host), max_concurrent: config.max_concurrent });
             }
-            let (_, max_concurrent) = self.provider_and_places(scope, kind.as_str()).await?;
+            let Reached { max_concurrent, .. } = self.reach_by_name(scope, kind.as_str()).await?;
             Ok(Place { host: None, max_concurrent })
         })
     }

@@ -1,6 +1,6 @@
 //! `DELETE /v1/providers/{provider}`
 
-use super::{configurable, refuse_while_used};
+use super::{configurable, in_use, refuse_while_used, remove_unused};
 use theazo_http::{Answer, ApiError, Call};
 use theazo_store::{Agents, ProviderConfigs};
 use theazo_tenancy::ReadScope;
@@ -17,6 +17,8 @@ pub async fn handle(call: Call, configs: ProviderConfigs, agents: Agents) -> Res
         }
     };
     let (principal, kind) = call.authenticate_with(read).await?;
-    configs.remove(&principal.scope(), kind.as_str()).await?;
-    Ok(Answer::no_content())
+    match remove_unused(kind, &principal.scope(), &configs, &agents).await? {
+        0 => Ok(Answer::no_content()),
+        there => Err(in_use(there)),
+    }
 }

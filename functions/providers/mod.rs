@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use theazo_http::{ApiError, Call, ErrorCode, format_time};
 use theazo_providers::e2b::DEFAULT_TEMPLATE;
 use theazo_providers::{Health, ProviderKind};
-use theazo_store::{Agent, Agents, ProviderConfig};
-use theazo_tenancy::ReadScope;
+use theazo_store::{Agent, Agents, ProviderConfig, ProviderConfigs, StoreError};
+use theazo_tenancy::{ReadScope, TenantScope};
 
 /// The provider that the path names, if a platform can configure it.
 fn configurable(call: &Call) -> Result<ProviderKind, ApiError> {
@@ -19,18 +19,60 @@ fn configurable(call: &Call) -> Result<ProviderKind, ApiError> {
     }
 }
 
-/// Refuses as long as agents have something at the provider: nobody could reach or end them any more.
-async fn refuse_while_used(kind: ProviderKind, scope: &ReadScope, agents: &Agents) -> Result<(), ApiError> {
+/// How many agents have something at a provider of the platform's: nobody could reach or end them without it.
+async fn agents_at(kind: ProviderKind, scope: &ReadScope, agents: &Agents) -> Result<usize, StoreError> {
     let unsettled = agents.unsettled_of_platform(scope).await?;
     // Those on an engine of the deployment's are none of the platform's own hosts' business.
     let own =
         |agent: &&Agent| agent.provider == kind.as_str() && (kind != ProviderKind::Docker || agent.host.is_some());
-    let there = unsettled.iter().filter(own).count();
-    if there == 0 {
-        return Ok(());
+    Ok(unsettled.iter().filter(own).count())
+}
+
+fn in_use(agents: usize) -> ApiError {
+    let why = format!("{agents} agents have something there still; terminate them first");
+    ApiError::new(ErrorCode::Conflict, why).detail("agents", agents)
+}
+
+async fn refuse_while_used(kind: ProviderKind, scope: &ReadScope, agents: &Agents) -> Result<(), ApiError> {
+    match agents_at(kind, scope, agents).await? {
+        0 => Ok(()),
+        there => Err(in_use(there)),
     }
-    let why = format!("{there} agents have something there still; terminate them first");
-    Err(ApiError::new(ErrorCode::Conflict, why).detail("agents", there))
+}
+
+/// How many agents have something at a provider.
+struct InUse(usize);
+
+/// Has a provider take no new agents for the moment, if no agent has anything there, not one either that is about to boot.
+async fn close_unused(
+    kind: ProviderKind,
+    scope: &TenantScope,
+    configs: &ProviderConfigs,
+    agents: &Agents,
+) -> Result<Result<ProviderConfig, InUse>, StoreError> {
+    let closed = configs.close(scope, kind.as_str()).await?;
+    let there = agents_at(kind, scope, agents).await?;
+    if there == 0 {
+        return Ok(Ok(closed));
+    }
+    configs.reopen(scope, closed).await?;
+    Ok(Err(InUse(there)))
+}
+
+/// Removes a provider's configuration, unless agents have something there. Gives how many.
+///
+/// # Errors
+/// [`StoreError::NotFound`] when it is not configured; [`StoreError::Conflict`] when it was changed meanwhile.
+pub async fn remove_unused(
+    kind: ProviderKind,
+    scope: &TenantScope,
+    configs: &ProviderConfigs,
+    agents: &Agents,
+) -> Result<usize, StoreError> {
+    match close_unused(kind, scope, configs, agents).await? {
+        Ok(closed) => configs.remove(scope, &closed).await.map(|()| 0),
+        Err(InUse(there)) => Ok(there),
+    }
 }
 
 /// Longest code of a region.

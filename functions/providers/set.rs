@@ -1,6 +1,6 @@
 //! `PUT /v1/providers/{provider}`
 
-use super::{configurable, refuse_while_used, show};
+use super::{InUse, close_unused, configurable, in_use, refuse_while_used, show};
 use theazo_http::{Answer, ApiError, Call, Fields};
 use theazo_providers::ProviderKind;
 use theazo_providers::docker::{DockerHosts, HostRanges};
@@ -34,22 +34,35 @@ pub async fn handle(
         let (call, configs, agents) = (&call, &configs, &agents);
         async move {
             let (kind, credential, settings) = parse(call)?;
+            let mut moves = false;
             if settings.organization.is_some() {
                 let configured = configs.list(&scope).await?;
                 let before = configured.iter().find(|config| config.provider == kind.as_str());
-                if before.is_some_and(|before| before.organization != settings.organization) {
+                moves = before.is_some_and(|before| before.organization != settings.organization);
+                if moves {
                     refuse_while_used(kind, &scope, agents).await?;
                 }
             }
-            Ok((kind, credential, settings))
+            Ok((kind, credential, settings, moves))
         }
     };
-    let (principal, (kind, credential, settings)) = call.authenticate_with(read).await?;
+    let (principal, (kind, credential, settings, moves)) = call.authenticate_with(read).await?;
+    let scope = principal.scope();
+    let mut closed = None;
+    if moves {
+        match close_unused(kind, &scope, &configs, &agents).await? {
+            Ok(config) => closed = Some(config),
+            Err(InUse(there)) => return Err(in_use(there)),
+        }
+    }
     let is_hosts = move |credential: &SecretValue| -> Result<(), String> {
         DockerHosts::check(credential, &ranges).map_err(|fault| fault.to_string())
     };
     let expect: Option<&ExpectCredential> = if kind == ProviderKind::Docker { Some(&is_hosts) } else { None };
-    let config = credentials.configure_with(&principal.scope(), kind.as_str(), &credential, settings, expect).await;
+    let config = credentials.configure_with(&scope, kind.as_str(), &credential, settings, expect).await;
+    if let (Err(_), Some(closed)) = (&config, closed) {
+        configs.reopen(&scope, closed).await?;
+    }
     let config = config.map_err(|error| match error {
         theazo_store::StoreError::UnknownSecret(_) => {
             ApiError::invalid("credentialRef", "names no secret of the platform")

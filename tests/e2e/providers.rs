@@ -1,8 +1,17 @@
 //! Providers: their configuration, and the credential that no agent may ever see.
 
-use crate::e2b::{configure, on_e2b};
+use crate::e2b::{configure, on_e2b, with_own_e2b};
 use crate::harness::{E2B_KEY, Platform, make_canary, sha256};
 use serde_json::{Value, json};
+use std::time::Duration;
+use theazo_functions::reconcile::Outcome;
+use theazo_store::ProviderConfigs;
+use theazo_tenancy::{Mode, Operator, PlatformId};
+
+#[expect(clippy::disallowed_methods, reason = "a test stops in the middle of what a function does")]
+fn operator() -> Operator {
+    Operator::assume()
+}
 
 /// A JSON object with the fields of another.
 fn with(object: &Value, more: Value) -> Value {
@@ -180,4 +189,66 @@ async fn a_platforms_priorities_and_limits_decide_where_agents_run() {
     assert_eq!(set(json!({ "limits": { "maxConcurrent": null } })).await["limits"], json!({}));
     assert_eq!(boot(on_e2b()).await["provider"], "e2b");
     client.terminate(&session).await;
+}
+
+#[tokio::test]
+async fn a_provider_is_removed_or_an_agent_boots_there_but_never_both() {
+    let (own, client, emulator) = with_own_e2b("e2b-removed").await;
+    let session = client.session("u").await;
+    let agents = format!("/v1/sessions/{session}/agents");
+    let (mut removals, mut boots) = (0, 0);
+    for round in 0..30 {
+        configure(&client, E2B_KEY).await;
+        let remove = async {
+            tokio::time::sleep(Duration::from_millis(3 * round)).await;
+            client.delete("/v1/providers/e2b").await
+        };
+        let (created, removed) = tokio::join!(client.post(&agents, on_e2b()), remove);
+        match removed.status {
+            204 => {
+                removals += 1;
+                created.expect_error(503, "no_providers_available");
+            }
+            _ => {
+                removed.expect_error(409, "conflict");
+                // Where each has seen the other, neither comes about.
+                if created.status == 503 {
+                    created.expect_error(503, "no_providers_available");
+                } else {
+                    boots += 1;
+                    let agent = created.expect(201)["id"].as_str().unwrap().to_owned();
+                    client.run(&agent, "bash", "true").await;
+                    client.call("POST", &format!("/v1/agents/{agent}/terminate"), None).await.expect(200);
+                }
+                client.delete("/v1/providers/e2b").await.expect(204);
+            }
+        }
+        assert_eq!(emulator.controls.left(), [""; 0], "round {round}");
+    }
+    assert!(removals > 0 && boots > 0, "{removals} removals, {boots} boots");
+    // Nor is anything left to do of those that came too late.
+    let Outcome { settled, failed_boots, skipped, .. } = own.reconcile().await;
+    assert_eq!((settled, failed_boots, skipped), (0, 0, 0));
+    own.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_is_recorded_while_its_provider_is_being_removed_asks_it_for_nothing() {
+    let (own, client, emulator) = with_own_e2b("e2b-closed").await;
+    let session = client.session("u").await;
+    let agents = format!("/v1/sessions/{session}/agents");
+    let platform = client.get("/v1/whoami").await.expect(200)["platformId"].as_str().unwrap().to_owned();
+    let scope = operator().tenant(&PlatformId::parse(&platform).unwrap(), Mode::Live);
+    let configs = ProviderConfigs::new(own.stack.deployment().table().clone());
+    let closed = configs.close(&scope, "e2b").await.unwrap();
+    let refused = client.post(&agents, on_e2b()).await.expect_error(503, "no_providers_available");
+    assert_eq!(refused["details"]["provider"], "e2b");
+    let calls = serde_json::to_string(&emulator.controls.records()).unwrap();
+    assert!(!calls.contains("POST /v2/sandboxes"), "{calls}");
+    configs.reopen(&scope, closed).await.unwrap();
+    client.boot(&session, on_e2b()).await;
+    let calls = serde_json::to_string(&emulator.controls.records()).unwrap();
+    assert!(calls.contains("POST /v2/sandboxes"), "this is how a sandbox is made: {calls}");
+    client.terminate(&session).await;
+    own.stop().await;
 }

@@ -11,8 +11,9 @@ use serde::Serialize;
 use std::time::Duration;
 use theazo_functions::agents::Sandboxes;
 use theazo_functions::deployment::{Capability, Deployment};
+use theazo_functions::providers::remove_unused;
 use theazo_providers::{Health, ProviderKind};
-use theazo_store::{Agent, Agents, ProviderConfigs, StoreError, Work};
+use theazo_store::{Agents, ProviderConfigs, StoreError, Work};
 use theazo_tenancy::{Mode, PlatformId, TenantScope};
 
 /// Accounts asked side by side.
@@ -44,8 +45,8 @@ enum Verb {
         #[arg(value_parser = key::platform_id)]
         platform: PlatformId,
         /// The provider's name
-        #[arg(value_parser = provider_name)]
-        provider: &'static str,
+        #[arg(value_parser = provider_kind)]
+        provider: ProviderKind,
         /// Which of its two configurations
         #[arg(long, default_value = "live")]
         environment: Environment,
@@ -55,8 +56,8 @@ enum Verb {
     },
 }
 
-fn provider_name(name: &str) -> Result<&'static str, String> {
-    ProviderKind::parse(name).map(ProviderKind::as_str).ok_or_else(|| "there is no provider of that name".to_owned())
+fn provider_kind(name: &str) -> Result<ProviderKind, String> {
+    ProviderKind::parse(name).ok_or_else(|| "there is no provider of that name".to_owned())
 }
 
 /// What `list` answers.
@@ -92,11 +93,11 @@ impl Provider {
         match &self.verb {
             Verb::List { platform } => output.show(&list(&deployment, platform.as_ref()).await?)?,
             Verb::Remove { platform, provider, yes: false, .. } => {
-                return Err(AdminError::Unconfirmed(format!("removes {provider} from {platform}")));
+                return Err(AdminError::Unconfirmed(format!("removes {} from {platform}", provider.as_str())));
             }
             Verb::Remove { platform, provider, environment, yes: true } => {
                 let scope = operator().tenant(platform, (*environment).into());
-                output.show(&remove(&deployment, &scope, provider).await?)?;
+                output.show(&remove(&deployment, &scope, *provider).await?)?;
             }
         }
         Ok(())
@@ -159,19 +160,16 @@ async fn ask(sandboxes: &Sandboxes, platform: PlatformId, mode: Mode, name: Stri
     }
 }
 
-async fn remove(deployment: &Deployment, scope: &TenantScope, provider: &'static str) -> Result<Removed, AdminError> {
-    let agents = Agents::of(deployment).unsettled_of_platform(scope).await?;
-    // Those on an engine of the deployment's are not what the platform has configured.
-    let own = |agent: &&Agent| agent.provider == provider && (provider != "docker" || agent.host.is_some());
-    let there = agents.iter().filter(own).count();
-    if there > 0 {
-        return Err(AdminError::ProviderInUse(there));
-    }
-    let removed = ProviderConfigs::new(deployment.table().clone()).remove(scope, provider).await;
-    removed.map_err(|error| match error {
+async fn remove(deployment: &Deployment, scope: &TenantScope, kind: ProviderKind) -> Result<Removed, AdminError> {
+    let provider = kind.as_str();
+    let (configs, agents) = (ProviderConfigs::of(deployment), Agents::of(deployment));
+    let there = remove_unused(kind, scope, &configs, &agents).await.map_err(|error| match error {
         StoreError::NotFound => AdminError::NotConfigured { platform: scope.platform().clone(), provider },
         other => other.into(),
     })?;
+    if there > 0 {
+        return Err(AdminError::ProviderInUse(there));
+    }
     Ok(Removed { platform: scope.platform().to_string(), provider, status: "removed" })
 }
 

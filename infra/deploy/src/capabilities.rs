@@ -84,7 +84,7 @@ fn stands_for(capability: CapabilityName) -> &'static [Grant] {
             ("Ledger", "*#deleted", &["PutItem"]),
         ],
         CapabilityName::ProviderConfigs => {
-            &[("Data", "*#audit#*", &["PutItem"]), ("Data", "*#providers", &["DeleteItem", "Query"])]
+            &[("Data", "*#audit#*", &["PutItem"]), ("Data", "*#providers", &["DeleteItem", "PutItem", "Query"])]
         }
         CapabilityName::ProviderCredentials => &[
             ("Data", "*#audit#*", &["PutItem"]),

@@ -12,6 +12,12 @@ use theazo_vault::SecretValue;
 
 const ATTEMPTS: u32 = 30;
 
+/// How long a provider takes no new agents while it is looked whether it has any, milliseconds: longer than a request may
+/// take, so that it is over by itself when nobody has opened the provider again.
+const CLOSED_MS: i64 = 60_000;
+/// How much of that must be left for what was looked at to count.
+const CLOSED_LEFT_MS: i64 = 20_000;
+
 /// Reading a platform's provider configuration, and removing it.
 #[derive(Clone)]
 pub struct ProviderConfigs(Table);
@@ -65,6 +71,21 @@ pub struct ProviderConfig {
     pub enrolled: BTreeMap<String, String>,
     /// Unix milliseconds of the last change.
     pub updated_at_ms: i64,
+    /// Until when it takes no new agents, since it may be about to be removed, Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    closed_until_ms: Option<i64>,
+}
+
+impl ProviderConfig {
+    /// Makes it another than it was read.
+    fn touch(&mut self) {
+        self.updated_at_ms = crate::now_ms().max(self.updated_at_ms + 1);
+    }
+
+    /// Whether it may be removed at this moment, and takes no new agents meanwhile.
+    pub fn is_closed(&self) -> bool {
+        self.closed_until_ms.is_some_and(|until| until > crate::now_ms())
+    }
 }
 
 /// How a provider is to be used, each where it has such a thing and the platform has said so.
@@ -147,7 +168,7 @@ impl ProviderConfigs {
             let mut config = self.0.get::<ProviderConfig>(&key).await?.ok_or(StoreError::NotFound)?;
             let unchanged = as_read(Some(&config));
             change(&mut config);
-            config.updated_at_ms = crate::now_ms().max(config.updated_at_ms + 1);
+            config.touch();
             let transaction = Transaction::default().put(&self.0, &key, &config, unchanged)?.audit(
                 &self.0,
                 scope,
@@ -161,19 +182,60 @@ impl ProviderConfigs {
         Err(StoreError::Contended(ATTEMPTS))
     }
 
-    /// Removes a provider's configuration. Its credential stays in the vault and stays a credential.
+    /// Has a provider take no new agents for a while. Who makes one looks for that between recording it and asking the
+    /// provider; so whoever looks for agents from now on finds every one that may come to have something there.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] when it is not configured.
-    pub async fn remove(&self, scope: &TenantScope, provider: &str) -> Result<(), StoreError> {
-        let there = Expression::new("attribute_exists(pk)");
+    /// [`StoreError::NotFound`] when it is not configured; [`StoreError::Contended`].
+    pub async fn close(&self, scope: &TenantScope, provider: &str) -> Result<ProviderConfig, StoreError> {
+        let key = scope.providers()?.row(provider);
+        for attempt in 0..ATTEMPTS {
+            let configured = self.list(scope).await?;
+            let mut config =
+                configured.into_iter().find(|config| config.provider == provider).ok_or(StoreError::NotFound)?;
+            let unchanged = as_read(Some(&config));
+            config.touch();
+            config.closed_until_ms = Some(crate::now_ms() + CLOSED_MS);
+            match Transaction::default().put(&self.0, &key, &config, unchanged)?.commit(&self.0).await? {
+                Committed::Yes => return Ok(config),
+                Committed::Refused { .. } => back_off(attempt).await,
+            }
+        }
+        Err(StoreError::Contended(ATTEMPTS))
+    }
+
+    /// Has a provider that was closed take new agents again, unless somebody has changed it since.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn reopen(&self, scope: &TenantScope, closed: ProviderConfig) -> Result<(), StoreError> {
+        let unchanged = as_read(Some(&closed));
+        let key = scope.providers()?.row(&closed.provider);
+        let mut open = ProviderConfig { closed_until_ms: None, ..closed };
+        open.touch();
+        Transaction::default().put(&self.0, &key, &open, unchanged)?.commit(&self.0).await.map(|_| ())
+    }
+
+    /// Removes the configuration of a provider that was closed, and found without agents since. Its credential stays in the
+    /// vault and stays a credential.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when it is not there any more; [`StoreError::Conflict`] when it has changed, or was closed
+    /// too long ago.
+    pub async fn remove(&self, scope: &TenantScope, closed: &ProviderConfig) -> Result<(), StoreError> {
+        let changed = StoreError::Conflict("the provider's configuration was changed at the same time");
+        if closed.closed_until_ms.is_none_or(|until| until < crate::now_ms() + CLOSED_LEFT_MS) {
+            return Err(changed);
+        }
+        let key = scope.providers()?.row(&closed.provider);
         let transaction = Transaction::default()
-            .delete(&self.0, &scope.providers()?.row(provider), there)
-            .delete(&self.0, &scope.provider_work_key(provider), Expression::default())
-            .audit(&self.0, scope, Deed::done(AuditAction::ProviderDelete).names([provider]))?;
+            .delete(&self.0, &key, as_read(Some(closed)))
+            .delete(&self.0, &scope.provider_work_key(&closed.provider), Expression::default())
+            .audit(&self.0, scope, Deed::done(AuditAction::ProviderDelete).names([closed.provider.as_str()]))?;
         match transaction.commit(&self.0).await? {
             Committed::Yes => Ok(()),
-            Committed::Refused { .. } => Err(StoreError::NotFound),
+            Committed::Refused { row: Some(_), .. } => Err(changed),
+            Committed::Refused { row: None, .. } => Err(StoreError::NotFound),
         }
     }
 }
@@ -204,6 +266,14 @@ impl ProviderAccess {
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn list(&self, scope: &ReadScope) -> Result<Vec<ProviderConfig>, StoreError> {
         list(&self.table, scope).await
+    }
+
+    /// Whether a tenant has configured a provider.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] when the table does not answer.
+    pub async fn is_configured(&self, scope: &TenantScope, provider: &str) -> Result<bool, StoreError> {
+        Ok(self.table.get_raw(&scope.providers()?.row(provider)).await?.is_some())
     }
 
     /// A configured provider with its credential, if it is configured.
@@ -272,6 +342,7 @@ impl ProviderCredentials {
             draining: draining.clone().unwrap_or_default(),
             enrolled: BTreeMap::new(),
             updated_at_ms: crate::now_ms(),
+            closed_until_ms: None,
         };
         let shield = ProviderShield { table: &self.table, keys: &self.keys, expect };
         for attempt in 0..ATTEMPTS {

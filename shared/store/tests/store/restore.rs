@@ -6,9 +6,9 @@ use crate::support::{Item, World, aws, credential_key, name, operator, own, pair
 use aws_sdk_dynamodb::types::AttributeValue;
 use std::collections::{BTreeMap, BTreeSet};
 use theazo_store::{
-    ApiKeys, Credentials, DeletionState, KeyRing, Platforms, ProviderConfigs, ProviderCredentials, RateLimits, Replay,
-    ReplayMode, Restore, SecretOpener, SecretSealer, SecretSelection, SecretTarget, SessionStatus, SessionTokens,
-    Sessions, StoreError, Table, Tally, Work, WorkItem, now_ms,
+    ApiKeys, Credentials, DeletionState, KeyRing, Platforms, ProviderCredentials, RateLimits, Replay, ReplayMode,
+    Restore, SecretOpener, SecretSealer, SecretSelection, SecretTarget, SessionStatus, SessionTokens, Sessions,
+    StoreError, Table, Tally, Work, WorkItem, now_ms,
 };
 use theazo_tenancy::{Claim, IssuedKey, KeyId, Mode, Permissions, Principal, SessionId, TenantScope};
 
@@ -115,7 +115,7 @@ impl Drill {
         world.delete(&scope, &own(&kept), "C").await.unwrap();
         world.set(&scope, &own(&kept), &[secret("C", "C after the backup")]).await.unwrap();
         world.delete(&scope, &SecretTarget::Platform, "P").await.unwrap();
-        ProviderConfigs::new(world.table.clone()).remove(&scope, "e2b").await.unwrap();
+        world.remove_provider(&scope, "e2b").await;
         world.delete(&scope, &SecretTarget::Platform, "E2B").await.unwrap();
         world.sessions().terminate(&scope, &over.id).await.unwrap();
         world.sealer().remove_all(&scope, &over.id).await.unwrap();

@@ -284,7 +284,7 @@ async fn a_providers_credential_is_never_delivered_from_that_moment_on() {
     assert!(matches!(refused(world.delete(&scope, &platform, "E2B_KEY").await), StoreError::Conflict(_)));
     world.set(&scope, &platform, &[secret("e2b_key", "rotated")]).await.unwrap();
     check().await;
-    ProviderConfigs::new(world.table.clone()).remove(&scope, "e2b").await.unwrap();
+    world.remove_provider(&scope, "e2b").await;
     check().await;
     world.delete(&scope, &platform, "E2B_KEY").await.unwrap();
     check().await;
@@ -368,7 +368,7 @@ async fn a_credential_that_is_deleted_while_a_provider_is_configured_is_never_le
         let scope = world.tenant().await;
         world.set(&scope, &target, &[secret("KEY", "v")]).await.unwrap();
         credentials.configure(&scope, "e2b", &name("KEY")).await.unwrap();
-        configs.remove(&scope, "e2b").await.unwrap();
+        world.remove_provider(&scope, "e2b").await;
         let key = name("KEY");
         let (deleted, configured) =
             tokio::join!(world.delete(&scope, &target, "KEY"), credentials.configure(&scope, "e2b", &key));

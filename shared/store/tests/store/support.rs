@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use theazo_kms_emulator::Emulator;
 use theazo_store::{
-    Agents, Aws, AwsEndpoints, KeyRing, KeyRingConfig, NewSecret, NewSession, Platforms, SecretName, SecretNames,
-    SecretOpener, SecretSealer, SecretSelection, SecretTarget, Session, Sessions, StoreError, Table, Work, now_ms,
+    Agents, Aws, AwsEndpoints, KeyRing, KeyRingConfig, NewSecret, NewSession, Platforms, ProviderConfigs, SecretName,
+    SecretNames, SecretOpener, SecretSealer, SecretSelection, SecretTarget, Session, Sessions, StoreError, Table, Work,
+    now_ms,
 };
 use theazo_tenancy::{CredentialKey, Mode, Operator, PlatformId, SessionId, TableKey, TenantScope};
 use theazo_vault::SecretValue;
@@ -129,6 +130,13 @@ impl World {
         let sealer = self.sealer();
         let read = sealer.load(scope, target).await?;
         sealer.set(scope, target, read, secrets).await
+    }
+
+    /// Removes a provider's configuration, as it is done when no agent has anything there.
+    pub async fn remove_provider(&self, scope: &TenantScope, provider: &str) {
+        let configs = ProviderConfigs::new(self.table.clone());
+        let closed = configs.close(scope, provider).await.unwrap();
+        configs.remove(scope, &closed).await.unwrap();
     }
 
     pub async fn delete(&self, scope: &TenantScope, target: &SecretTarget, name: &str) -> Result<(), StoreError> {

@@ -111,7 +111,7 @@ async fn each_change_leaves_exactly_its_entry_and_no_value_in_it() {
     let credentials = ProviderCredentials::new(steps.world.table.clone(), steps.world.keys.clone());
     credentials.configure(&scope, "e2b", &name("key")).await.unwrap();
     steps.expect(ProviderSet, Succeeded, &["e2b", "KEY"]).await;
-    ProviderConfigs::new(steps.world.table.clone()).remove(&scope, "e2b").await.unwrap();
+    steps.world.remove_provider(&scope, "e2b").await;
     steps.expect(ProviderDelete, Succeeded, &["e2b"]).await;
 
     let session = sessions.get(&scope, &session.id).await.unwrap().unwrap();
@@ -237,7 +237,7 @@ async fn a_refused_change_leaves_no_entry() {
     ];
     let credentials = ProviderCredentials::new(world.table.clone(), world.keys.clone());
     errors.push(refused(credentials.configure(&scope, "e2b", &name("ABSENT")).await));
-    errors.push(refused(ProviderConfigs::new(world.table.clone()).remove(&scope, "e2b").await));
+    errors.push(refused(ProviderConfigs::new(world.table.clone()).close(&scope, "e2b").await));
     assert!(errors.iter().all(|error| !matches!(error, StoreError::Table { .. } | StoreError::Kms { .. })));
     steps.expect_none("refusals").await;
     assert_eq!(steps.world.scan().await, before);
@@ -284,6 +284,7 @@ async fn what_cannot_be_put_on_record_does_not_happen() {
     let rotation = PlatformRotation::new(world.table.clone(), world.keys.clone(), operator());
     let deletion = PlatformDeletion::new(world.table.clone(), operator());
 
+    let closed = configs.close(scope, "fly").await.unwrap();
     let all = async || {
         vec![
             sessions.create(scope, &NewSession::default()).await.map(drop),
@@ -294,7 +295,7 @@ async fn what_cannot_be_put_on_record_does_not_happen() {
             world.set(scope, &platform, &[secret("KEY", "another")]).await,
             world.delete(scope, &platform, "GONE").await,
             credentials.configure(scope, "e2b", &name("KEY")).await.map(drop),
-            configs.remove(scope, "fly").await,
+            configs.remove(scope, &closed).await,
             agents.transition(scope, &booting.id, AgentStatus::Ready, |_| {}).await.map(drop),
             agents.transition(scope, &ready.id, AgentStatus::Completed, |_| {}).await.map(drop),
             keys.create(&caller, &new_key).await.map(drop),
