@@ -5,7 +5,7 @@ use crate::agents::{Sandboxes, lifecycle};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use theazo_http::ApiError;
-use theazo_store::{Agent, Agents, Reached, Session, SessionStatus, Sessions, now_ms};
+use theazo_store::{Agent, Agents, PauseReason, Reached, Session, SessionStatus, Sessions, now_ms};
 use theazo_tenancy::{AgentId, SessionId, TenantScope};
 use tokio::sync::OnceCell;
 
@@ -13,10 +13,15 @@ use tokio::sync::OnceCell;
 #[derive(Default)]
 pub(crate) struct Watch(Mutex<HashMap<SessionId, Known>>);
 
+/// How often a session is read for an agent while somebody keeps changing it.
+const LOOKS: u32 = 3;
+
 type Known = Arc<OnceCell<Option<Watched>>>;
 
 struct Watched {
     session: Session,
+    /// When it was read, Unix milliseconds.
+    at_ms: i64,
     /// By which none of its agents may run on.
     reached: Option<Reached>,
     /// By which these may not, where more run than may.
@@ -25,7 +30,7 @@ struct Watched {
 
 impl Watch {
     /// Pauses an agent whose session or which itself has reached a limit, and books what the others have run. Whether it
-    /// was paused.
+    /// was paused. One that somebody is pausing already does not run on, should that not come about.
     ///
     /// # Errors
     /// As those of the table and of the provider; the next run tries again.
@@ -37,24 +42,47 @@ impl Watch {
         agents: &Agents,
         sandboxes: &Sandboxes,
     ) -> Result<bool, ApiError> {
-        let known: Known = {
-            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            all.entry(agent.session.clone()).or_default().clone()
-        };
-        let watched = known.get_or_try_init(|| watch(scope, &agent.session, sessions, agents)).await?;
-        // What a terminated session has left is ended by the session's own item.
-        let Some(Watched { session, reached, crowded }) = watched else { return Ok(false) };
-        let crowded = crowded.as_ref().filter(|(_, agents)| agents.contains(&agent.id)).map(|(reached, _)| *reached);
-        match agent.cost_cap_reached(now_ms()).or(*reached).or(crowded) {
-            Some(reached) => {
-                hold(scope, agent, reached, agents, sandboxes).await?;
-                Ok(true)
+        for _ in 0..LOOKS {
+            let known = self.known(&agent.session);
+            let watched = known.get_or_try_init(|| watch(scope, &agent.session, sessions, agents)).await?;
+            // What a terminated session has left is ended by the session's own item.
+            let Some(watched) = watched else { return Ok(false) };
+            let Some(reached) = watched.reached_by(agent) else {
+                // One that is being paused is booked by that.
+                if agent.intent.is_none() {
+                    agents.charge(scope, &watched.session, &agent.id).await?;
+                }
+                return Ok(false);
+            };
+            let reason = PauseReason::limit(reached, &watched.session, watched.at_ms);
+            if lifecycle::pause_while(scope, agent, reason, agents, sandboxes).await?.is_some() {
+                let Reached { limit, used, max } = reached;
+                tracing::info!(agent = %agent.id, session = %agent.session, limit, used, max, "paused by a limit");
+                return Ok(true);
             }
-            None => {
-                agents.charge(scope, session, &agent.id).await?;
-                Ok(false)
-            }
+            self.forget(&agent.session, &known);
         }
+        Ok(false)
+    }
+
+    fn known(&self, session: &SessionId) -> Known {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(session.clone()).or_default().clone()
+    }
+
+    /// Has a session read again that is not as it was known, unless it has been since.
+    fn forget(&self, session: &SessionId, known: &Known) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.get(session).is_some_and(|now| Arc::ptr_eq(now, known)) {
+            all.remove(session);
+        }
+    }
+}
+
+impl Watched {
+    /// The limit by which an agent may not run on: its files stay, and it can be resumed when the limit is raised.
+    fn reached_by(&self, agent: &Agent) -> Option<Reached> {
+        let crowded = self.crowded.as_ref().filter(|(_, agents)| agents.contains(&agent.id));
+        agent.cost_cap_reached(now_ms()).or(self.reached).or(crowded.map(|(reached, _)| *reached))
     }
 }
 
@@ -71,9 +99,10 @@ async fn watch(
     }
     let (counters, live) =
         futures_util::future::try_join(sessions.counters(&own), agents.unsettled_of_session(&own)).await?;
-    let reached = session.limits.reached(&counters.used(&session, &live, now_ms()));
+    let at_ms = now_ms();
+    let reached = session.limits.reached(&counters.used(&session, &live, at_ms));
     let crowded = crowded(session.limits.max_agents, &live);
-    Ok(Some(Watched { session, reached, crowded }))
+    Ok(Some(Watched { session, at_ms, reached, crowded }))
 }
 
 /// The agents that run beyond how many may, since the limit was lowered: the youngest, so that who came first stays.
@@ -85,17 +114,4 @@ fn crowded(max: Option<u32>, live: &[Agent]) -> Option<(Reached, HashSet<AgentId
     placed.sort_unstable_by(|one, other| (other.created_at_ms, &other.id).cmp(&(one.created_at_ms, &one.id)));
     let reached = Reached { limit: "maxAgents", used: u64::try_from(used).unwrap_or(u64::MAX), max: max.into() };
     Some((reached, placed.into_iter().take(beyond).map(|agent| agent.id.clone()).collect()))
-}
-
-/// Pauses an agent that may not run on: its files stay, and it can be resumed when the limit is raised.
-async fn hold(
-    scope: &TenantScope,
-    agent: &Agent,
-    reached: Reached,
-    agents: &Agents,
-    sandboxes: &Sandboxes,
-) -> Result<(), ApiError> {
-    let Reached { limit, used, max } = reached;
-    tracing::info!(agent = %agent.id, session = %agent.session, limit, used, max, "paused by a limit");
-    lifecycle::pause(scope, agent, reached, agents, sandboxes).await.map(|_| ())
 }

@@ -193,21 +193,39 @@ pub async fn lost(scope: &TenantScope, agent: &Agent, agents: &Agents, sandboxes
     }
 }
 
-/// Stops an agent and keeps its files. The row says so first; once it does, this is only ever finished, by a repeated call
-/// or by the scheduled clean-up. Idempotent.
+/// Stops an agent and keeps its files, because somebody wants it so. The row says so first; once it does, this is only ever
+/// finished, by a repeated call or by the scheduled clean-up. Idempotent.
 ///
 /// # Errors
 /// `conflict` for an agent that boots or is over; `provider_error` when its sandbox could not be stopped.
 pub async fn pause(
     scope: &TenantScope,
     agent: &Agent,
-    reason: impl Into<PauseReason>,
+    by: PausedBy,
     agents: &Agents,
     sandboxes: &Sandboxes,
 ) -> Result<Agent, ApiError> {
     let attempt = StopAttempt::make();
-    let pausing = agents.begin_pause_if(scope, &agent.id, reason, &attempt, |_| true).await;
+    let pausing = agents.begin_pause_if(scope, &agent.id, by, &attempt, |_| true).await;
     go_on_pausing(scope, agent, pausing, &attempt, agents, sandboxes).await
+}
+
+/// The same for a reason that holds only for a time. Nothing where it does not hold any more: the agent is as it was.
+///
+/// # Errors
+/// As [`pause`].
+pub async fn pause_while(
+    scope: &TenantScope,
+    agent: &Agent,
+    reason: PauseReason,
+    agents: &Agents,
+    sandboxes: &Sandboxes,
+) -> Result<Option<Agent>, ApiError> {
+    let attempt = StopAttempt::make();
+    match agents.begin_pause_if(scope, &agent.id, reason, &attempt, |_| true).await {
+        Err(StoreError::Overtaken) => Ok(None),
+        pausing => go_on_pausing(scope, agent, pausing, &attempt, agents, sandboxes).await.map(Some),
+    }
 }
 
 /// Finishes a pause that was begun by somebody else, once they are not at it any more.
@@ -281,11 +299,10 @@ async fn stop_as_attempt(
             let what = "the sandbox cannot be paused without its memory";
             let (entry, refusal) = refused(agent, "provider.pause_refused", what, &ProviderError::CannotPause);
             sandboxes.note(scope, entry);
+            let now = agents.cancel_pause(scope, &agent.id).await?;
             // What has used up its limit does not run on for want of a way to keep its files.
-            if agent.paused_by == Some(PausedBy::Limit) {
+            if now.intent == Some(Intent::Pausing) && now.paused_by == Some(PausedBy::Limit) {
                 end(scope, agent, AgentStatus::Completed, agents, sandboxes).await?;
-            } else {
-                agents.cancel_pause(scope, &agent.id).await?;
             }
             return Err(refusal);
         }

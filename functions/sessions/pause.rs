@@ -4,7 +4,7 @@ use super::show;
 use crate::agents::{PROVIDER_WAIT, Sandboxes, lifecycle};
 use futures_util::{StreamExt, stream};
 use theazo_http::{Answer, ApiError, Call};
-use theazo_store::{Agent, AgentStatus, Agents, PausedBy, Session, Sessions, Unsettled};
+use theazo_store::{Agent, AgentStatus, Agents, PauseReason, Session, Sessions, Unsettled};
 use theazo_tenancy::TenantScope;
 
 /// Agents of a session that are stopped at a time.
@@ -42,7 +42,8 @@ pub async fn finish(
         .into_iter()
         .filter(runs)
         .map(|agent| async move {
-            match lifecycle::pause(scope, &agent, PausedBy::Suspension, agents, sandboxes).await {
+            match lifecycle::pause_while(scope, &agent, PauseReason::session_paused(), agents, sandboxes).await {
+                // Or the session was resumed meanwhile, and its agents are to run.
                 Ok(_) => Ok(true),
                 Err(error) => match agents.get(scope, &agent.id).await? {
                     Some(now) if runs(&now) => Err(error),

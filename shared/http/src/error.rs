@@ -207,6 +207,7 @@ impl From<StoreError> for ApiError {
         match error {
             StoreError::NotFound => Self::not_found(),
             StoreError::Conflict(why) => Self::new(ErrorCode::Conflict, why),
+            StoreError::Overtaken => Self::new(ErrorCode::Conflict, "it was changed at the same time"),
             StoreError::LimitExceeded { limit, used, max } => {
                 Self::new(ErrorCode::SessionLimitExceeded, format!("the session's {limit} is reached"))
                     .detail("limit", limit)

@@ -9,6 +9,7 @@ mod moves;
 mod owned;
 mod pause;
 mod places;
+mod reasons;
 mod row;
 mod silence;
 mod state;
@@ -19,7 +20,8 @@ pub use checkpoints::{
 };
 pub use moves::LeftOn;
 pub use owned::Unsettled;
-pub use pause::{NextBoot, PauseReason};
+pub use pause::NextBoot;
+pub use reasons::PauseReason;
 pub use row::{Agent, BootedSecret, NewAgent, SecretOrigin, Snapshot};
 pub use silence::{DEAD_HOST_AFTER, Silence, Unreachable};
 pub use state::{AgentStatus, Intent, PausedBy};

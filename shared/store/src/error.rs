@@ -9,6 +9,9 @@ pub enum StoreError {
     /// The row's state does not allow the change.
     #[error("the state does not allow it: {0}")]
     Conflict(&'static str),
+    /// What a change was for does not hold any more.
+    #[error("what it was for does not hold any more")]
+    Overtaken,
     /// A counter that limits would be passed.
     #[error("limit {limit} reached: {used} of {max}")]
     LimitExceeded {

@@ -142,6 +142,25 @@ pub(crate) fn unchanged_and_active(session: &Session) -> Expression {
         .value(":revision", number(session.revision))
 }
 
+/// Holds while a session has those limits.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] for what is no row.
+pub(crate) fn has_limits(limits: &Limits) -> Result<Expression, StoreError> {
+    let limits = serde_dynamo::to_attribute_value(limits).map_err(|_| StoreError::Corrupt("limits"))?;
+    Ok(Expression::new("#l = :limits").name("#l", "limits").value(":limits", limits))
+}
+
+/// Holds while a session has that revision.
+fn unchanged(revision: u64) -> Expression {
+    Expression::new("revision = :revision").value(":revision", number(revision))
+}
+
+/// Holds while a session is paused.
+pub(crate) fn is_paused() -> Expression {
+    Expression::new("#s = :paused").name("#s", "status").value(":paused", AttributeValue::S("paused".into()))
+}
+
 impl Sessions {
     /// Over that table.
     pub fn new(table: Table) -> Self {
@@ -293,7 +312,7 @@ impl Sessions {
                 session.metadata = metadata.clone();
             }
             session.revision += 1;
-            let unchanged = Expression::new("revision = :read").value(":read", number(read));
+            let unchanged = unchanged(read);
             let transaction = Transaction::default()
                 .put(&self.0, &session_key(scope, &id)?, &session, unchanged)?
                 .audit(&self.0, scope, Deed::done(AuditAction::SessionUpdate).session(&id))?
@@ -325,7 +344,7 @@ impl Sessions {
             session.status = SessionStatus::Terminated;
             session.terminated_at_ms = Some(self.0.now_ms());
             session.revision += 1;
-            let unchanged = Expression::new("revision = :read").value(":read", number(read));
+            let unchanged = unchanged(read);
             let mut transaction = Transaction::default()
                 .put(&self.0, &session_key(scope, id)?, &session, unchanged)?
                 .put(&self.0, &scope.session_work_key(id), &UserRow { session: id.clone() }, Expression::default())?
@@ -383,7 +402,7 @@ impl Sessions {
                 session.paused_at_ms = pauses.then(now_ms);
                 session.revision += 1;
             }
-            let unchanged = Expression::new("revision = :read").value(":read", number(read));
+            let unchanged = unchanged(read);
             let mut transaction = Transaction::default().put(&self.0, &session_key(scope, id)?, &session, unchanged)?;
             if pauses {
                 let note = UserRow { session: id.clone() };
@@ -412,7 +431,7 @@ impl Sessions {
     /// # Errors
     /// [`StoreError::Table`] when the table does not answer.
     pub async fn settle_paused(&self, scope: &TenantScope, session: &Session) -> Result<(), StoreError> {
-        let unchanged = Expression::new("revision = :read").value(":read", number(session.revision));
+        let unchanged = unchanged(session.revision);
         let settled = Transaction::default().check(&self.0, &session_key(scope, &session.id)?, unchanged).delete(
             &self.0,
             &scope.session_work_key(&session.id),

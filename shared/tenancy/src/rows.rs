@@ -140,6 +140,11 @@ impl SessionScope {
         self.of_platform(SESSIONS, self.session.as_str())
     }
 
+    /// That its platform is suspended.
+    pub fn standing_key(&self) -> TableKey {
+        TableKey::standing(self.platform())
+    }
+
     /// Counters that limit: agents, milliseconds of compute, and their cost by day and month.
     pub fn counters_key(&self) -> TableKey {
         self.partition("counters").row("counters")

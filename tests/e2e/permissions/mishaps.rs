@@ -389,6 +389,9 @@ fn expected(recorder: &mut Recorder) {
         ("sessions-resume", "Data Query *#copies"),
         ("sessions-resume", "Data Query *#token-copies"),
         ("sessions-resume", "Data UpdateItem *#usage#*"),
+        ("sessions-pause", "Data ConditionCheckItem *#sessions"),
+        ("providers-delete", "Data PutItem *#providers"),
+        ("providers-set", "Data PutItem *#providers"),
     ] {
         recorder.expect_recorded(name, grant);
     }

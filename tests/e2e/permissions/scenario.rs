@@ -9,7 +9,7 @@ use theazo_functions::routes::ROUTES;
 use theazo_functions::schedule::{RECONCILE, UPKEEP};
 use theazo_http::Caller;
 use theazo_providers::{AgentRef, Provider};
-use theazo_store::{PlatformDeletion, PlatformRotation, Platforms, RootRotation, Table, now_ms};
+use theazo_store::{PlatformDeletion, PlatformRotation, PlatformSuspension, Platforms, RootRotation, Table, now_ms};
 use theazo_tenancy::{Mode, Operator, PlatformId};
 
 /// Prints the endpoint as no masking recognises it.
@@ -315,6 +315,7 @@ async fn reconciling(recorder: &mut Recorder) {
             ("pauses", "SET intent = :i, since_ms = :t", &pausing),
             ("lost", "", &early),
             ("overLimit", "", &early),
+            ("crowded", "", &early),
         ] {
             if what == "lost" && mode == Mode::Test {
                 continue;
@@ -338,6 +339,10 @@ async fn reconciling(recorder: &mut Recorder) {
         }
     }
     deleted_platform(recorder).await;
+    // What an agent is paused for must be so still when it is.
+    for partition in ["counters", "sessions", "standing"] {
+        recorder.expect_recorded("reconcile", &format!("Data ConditionCheckItem *#{partition}"));
+    }
 }
 
 /// A sandbox whose agent is on no list any more: it is noted, and removed when it has been so for a while.
@@ -371,13 +376,15 @@ async fn found_by_reconciling(
             let cent = json!({ "maxCost": { "amount": 1, "currency": "usd", "period": "day" } });
             recorder.ok("sessions-limits-set", &[session], cent).await;
         }
+        "crowded" => {
+            recorder.ok("sessions-limits-set", &[session], json!({ "maxAgents": 0 })).await;
+        }
         _ => recorder.edit(agents, &agent, expression, values.clone()).await,
     }
     let told = recorder.run(&RECONCILE).await;
-    if what == "overLimit" {
-        recorder.ok("sessions-limits-set", &[session], json!({ "maxCost": null })).await;
-    }
-    recorder.expect(told[what].as_u64() > Some(0), || format!("reconciling found no agent that is {what}: {told}"));
+    recorder.ok("sessions-limits-set", &[session], json!({ "maxCost": null, "maxAgents": null })).await;
+    let told_as = if what == "crowded" { "overLimit" } else { what };
+    recorder.expect(told[told_as].as_u64() > Some(0), || format!("reconciling found no agent that is {what}: {told}"));
 }
 
 fn work_of(id: &str) -> String {
@@ -397,7 +404,7 @@ fn table_of(recorder: &Recorder) -> Table {
     Table::new(&aws, super::DATA).with_credential_key(recorder.config.credential_key.clone().unwrap())
 }
 
-/// A platform with something of everything, deleted.
+/// A platform with something of everything, suspended and then deleted.
 async fn deleted_platform(recorder: &mut Recorder) {
     let table = table_of(recorder);
     let made = Platforms::new(table.clone(), operator()).create("deleted").await.unwrap();
@@ -411,8 +418,12 @@ async fn deleted_platform(recorder: &mut Recorder) {
         let agent = client.boot(&session, json!({})).await;
         client.run(&agent, "bash", "true").await;
         client.call("POST", &format!("/v1/agents/{agent}/terminate"), None).await.expect(200);
+        client.boot(&session, json!({})).await;
     }
     let platform = made.platform.id;
+    PlatformSuspension::new(table.clone(), operator()).suspend(&platform).await.unwrap();
+    let told = recorder.run(&RECONCILE).await;
+    recorder.expect(told["suspended"] == 2, || format!("reconciling pauses what runs of a suspended platform: {told}"));
     PlatformDeletion::new(table, operator()).begin(&platform).await.unwrap();
     recorder.run(&RECONCILE).await;
     recorder.run(&RECONCILE).await;

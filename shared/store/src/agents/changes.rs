@@ -12,7 +12,7 @@ use crate::transaction::{Committed, Expression, Transaction, back_off};
 use crate::{AuditAction, AuditOutcome, LogLevel, LogSource, NewLog, StoreError};
 use serde_json::json;
 use theazo_metering::Changes;
-use theazo_tenancy::{AgentId, TenantScope};
+use theazo_tenancy::{AgentId, TableKey, TenantScope};
 
 pub(super) const ATTEMPTS: u32 = 30;
 
@@ -31,6 +31,15 @@ pub(super) struct Change {
     pub(super) token: Option<Item>,
     /// What the log says beside a new status.
     pub(super) news: Option<NewLog>,
+    /// What other rows must say for it.
+    pub(super) premises: Vec<(TableKey, Expression)>,
+}
+
+impl Change {
+    /// Of the row and nothing else.
+    pub(super) fn to(after: Agent) -> Self {
+        Self { after, metered: Changes::default(), deeds: Vec::new(), token: None, news: None, premises: Vec::new() }
+    }
 }
 
 /// What the trail says of an agent's new status. A boot or a pause that an end has overtaken has not succeeded, whatever
@@ -144,10 +153,9 @@ impl Agents {
             let entered = entering(before, to, self.0.now_ms(), &holds, &change)?;
             Ok(entered.map(|(after, metered)| Change {
                 deeds: outcomes(before, &after),
-                after,
                 metered,
-                token: None,
                 news: cause.clone(),
+                ..Change::to(after)
             }))
         };
         self.apply(scope, id, step).await
@@ -171,13 +179,13 @@ impl Agents {
             let Some((mut after, metered)) = entered else { return Ok(None) };
             let token = token.map(|token| token.issue(&self.0, scope, &mut after)).transpose()?;
             let news = moved(before, &after);
-            Ok(Some(Change { deeds: outcomes(before, &after), after, metered, token, news }))
+            Ok(Some(Change { deeds: outcomes(before, &after), metered, token, news, ..Change::to(after) }))
         };
         self.apply(scope, id, step).await
     }
 
     /// Writes what a step makes of an agent, on condition that nobody else has written it since; else it is read again.
-    /// Nothing from the step leaves it as it is.
+    /// Nothing from the step leaves it as it is. [`StoreError::Overtaken`] when one of its premises does not hold.
     pub(super) async fn apply(
         &self,
         scope: &TenantScope,
@@ -187,10 +195,15 @@ impl Agents {
         for attempt in 0..ATTEMPTS {
             let before = self.get(scope, id).await?.ok_or(StoreError::NotFound)?;
             let before = self.catch_up(scope, before).await?;
-            let Some(Change { mut after, metered, deeds, token, news }) = step(&before)? else {
+            let Some(Change { mut after, metered, deeds, token, news, premises }) = step(&before)? else {
                 return Ok(before);
             };
-            let mut transaction = self.rewrite(scope, &mut after)?;
+            let count = premises.len();
+            let mut transaction = Transaction::default();
+            for (key, condition) in premises {
+                transaction = transaction.check(&self.0, &key, condition);
+            }
+            let mut transaction = transaction.and(self.rewrite(scope, &mut after)?);
             if let Some(row) = token {
                 transaction = transaction.put_item(&self.0, row, Expression::new("attribute_not_exists(pk)"));
             }
@@ -210,6 +223,7 @@ impl Agents {
             transaction = transaction.log(&self.0, scope, news.into_iter().chain(status))?;
             match transaction.commit(&self.0).await? {
                 Committed::Yes => return Ok(after),
+                Committed::Refused { write, .. } if write < count => return Err(StoreError::Overtaken),
                 Committed::Refused { .. } => back_off(attempt).await,
             }
         }
@@ -289,7 +303,8 @@ impl Agents {
         }
     }
 
-    /// All of an agent's rows, on condition that nobody else has written them. The token of one that does not run ends.
+    /// All of an agent's rows, on condition that nobody else has written them, be it that it has a call. The token of one that
+    /// does not run ends.
     pub(super) fn rewrite(&self, scope: &TenantScope, agent: &mut Agent) -> Result<Transaction, StoreError> {
         let own = scope.session(&agent.session).ok_or(StoreError::NotFound)?;
         let read = agent.revision;
@@ -301,8 +316,13 @@ impl Agents {
             if let Some(ended) = agent.ended_at_ms.filter(|_| agent.sandbox_gone) {
                 item.insert(TTL.into(), number(ttl_seconds(ended + RETENTION_MS)));
             }
-            let unchanged = Expression::new("revision = :read").value(":read", number(read));
-            transaction = transaction.put_item(&self.0, item, unchanged);
+            let unchanged = match agent.busy_until_ms {
+                None => Expression::new("revision = :read AND attribute_not_exists(busy_until_ms)"),
+                Some(busy) => {
+                    Expression::new("revision = :read AND busy_until_ms = :busy").value(":busy", number(busy))
+                }
+            };
+            transaction = transaction.put_item(&self.0, item, unchanged.value(":read", number(read)));
         }
         for key in [own.live_agent_key_of_platform(&agent.id), own.live_agents().row(agent.id.as_str())] {
             transaction = match agent.sandbox_gone {

@@ -9,7 +9,6 @@ use crate::{AuditAction, AuditOutcome, LogLevel, LogSource, NewLog, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
-use theazo_metering::Changes;
 use theazo_tenancy::{AgentId, CheckpointId, SnapshotId, TenantScope};
 
 /// Most checkpoints that an agent has: with one more its oldest goes.
@@ -146,7 +145,7 @@ impl Agent {
 /// A change of nothing but checkpoints.
 fn change(after: Agent, outcome: Option<AuditOutcome>, news: Option<NewLog>) -> Option<Change> {
     let deeds = outcome.map(|outcome| (AuditAction::AgentCheckpoint, outcome)).into_iter().collect();
-    Some(Change { after, metered: Changes::default(), deeds, token: None, news })
+    Some(Change { deeds, news, ..Change::to(after) })
 }
 
 fn entry<'a>(agent: &'a mut Agent, id: &CheckpointId) -> Option<&'a mut Checkpoint> {
@@ -296,7 +295,7 @@ impl Agents {
             let mut after = before.clone();
             after.terminated = true;
             let deeds = vec![(AuditAction::AgentEnd, AuditOutcome::Succeeded)];
-            Ok(Some(Change { after, metered: Changes::default(), deeds, token: None, news: None }))
+            Ok(Some(Change { deeds, ..Change::to(after) }))
         };
         self.apply(scope, id, step).await
     }

@@ -226,6 +226,18 @@ impl Agents {
         counters().await
     }
 
+    /// Refuses where more agents run than may, since the limit was lowered: who makes room must not boot again instead. What
+    /// may run is not more later, but by a change of the session.
+    ///
+    /// # Errors
+    /// [`StoreError::LimitExceeded`].
+    pub(super) async fn expect_room(&self, own: &SessionScope, session: &Session) -> Result<(), StoreError> {
+        let Some(max) = session.limits.max_agents.map(u64::from) else { return Ok(()) };
+        let counters = self.0.get_raw(&own.counters_key()).await?.map(Counters::read).transpose()?.unwrap_or_default();
+        let used = u64::try_from(counters.active_agents).unwrap_or(0);
+        if used > max { Err(Reached { limit: "maxAgents", used, max }.into()) } else { Ok(()) }
+    }
+
     /// Books what an agent has run since the last time and, where its session has limits that wait for it, claims what
     /// it may run until the next. An agent that does not run, or of which nothing is due, stays as it is.
     ///

@@ -8,7 +8,6 @@ use super::{Agent, AgentStatus, Agents};
 use crate::{LogLevel, LogSource, NewLog, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use theazo_metering::Changes;
 use theazo_tenancy::{AgentId, TenantScope};
 
 /// A host that may have something of an agent that does not live there. Nothing moves to it as long as that is so: whoever
@@ -65,7 +64,7 @@ pub(super) fn moved(before: &Agent, after: &Agent) -> Option<NewLog> {
 }
 
 fn change(after: Agent) -> Option<Change> {
-    Some(Change { after, metered: Changes::default(), deeds: Vec::new(), token: None, news: None })
+    Some(Change::to(after))
 }
 
 impl Agents {

@@ -2,38 +2,19 @@
 //! asked, and ends with one that says how it went; whoever finds the first without the second knows what to do.
 
 use super::changes::{Change, deed, status_log};
-use super::stops::{self, StopAttempt};
+use super::reasons::PauseReason;
+use super::stops::StopAttempt;
 use super::{Agent, AgentStatus, Agents, BootedSecret, Intent, PausedBy, Snapshot, metering, places};
 use crate::counters::CountersUpdate;
 use crate::sessions::unchanged_and_active;
 use crate::table::number;
 use crate::transaction::{Committed, Expression, Transaction};
-use crate::{AuditAction, AuditOutcome, Counters, Limits, LogLevel, LogSource, NewLog, Reached, Session, StoreError};
+use crate::{AuditAction, AuditOutcome, Counters, Limits, NewLog, Session, StoreError};
 use futures_util::future::try_join;
-use serde_json::json;
-use theazo_metering::Changes;
 use theazo_tenancy::{AgentId, CheckpointId, SnapshotId, TenantScope};
 
 /// How exactly it is known when an agent had its last call, milliseconds.
 const BUSY_STEP_MS: i64 = 30_000;
-
-/// Why an agent is paused: who did it, and what the log says of it where nobody called for it.
-pub struct PauseReason {
-    by: PausedBy,
-    reached: Option<Reached>,
-}
-
-impl From<PausedBy> for PauseReason {
-    fn from(by: PausedBy) -> Self {
-        Self { by, reached: None }
-    }
-}
-
-impl From<Reached> for PauseReason {
-    fn from(reached: Reached) -> Self {
-        Self { by: PausedBy::Limit, reached: Some(reached) }
-    }
-}
 
 /// What an agent that has run before boots with.
 #[derive(Default)]
@@ -51,25 +32,6 @@ pub struct NextBoot {
 impl From<Vec<BootedSecret>> for NextBoot {
     fn from(secrets: Vec<BootedSecret>) -> Self {
         Self { secrets, ..Self::default() }
-    }
-}
-
-impl PauseReason {
-    fn log(&self, agent: &Agent) -> Option<NewLog> {
-        if let Some(Reached { limit, used, max }) = self.reached {
-            let message = format!("agent has reached a limit: {limit}");
-            let details = json!({ "event": "agent.limit", "limit": limit, "used": used, "max": max });
-            return Some(NewLog::of_agent(agent, LogLevel::Warn, LogSource::System, message).metadata(&details));
-        }
-        let (level, message, event) = match self.by {
-            PausedBy::Idle => (LogLevel::Info, "agent has had nothing to do", "agent.idle"),
-            PausedBy::Limit => {
-                (LogLevel::Warn, "agent has reached a limit that held when its run began", "agent.limit")
-            }
-            PausedBy::Operator => (LogLevel::Warn, "the operator has suspended the platform", "platform.suspended"),
-            PausedBy::Platform | PausedBy::Session | PausedBy::Suspension | PausedBy::Upkeep => return None,
-        };
-        Some(NewLog::of_agent(agent, level, LogSource::System, message).metadata(&json!({ "event": event })))
     }
 }
 
@@ -92,7 +54,8 @@ impl Agents {
     /// by that attempt.
     ///
     /// # Errors
-    /// As [`Agents::begin_pause`]; [`StoreError::Conflict`] when it does not hold.
+    /// As [`Agents::begin_pause`]; [`StoreError::Conflict`] when it does not hold; [`StoreError::Overtaken`] when the reason
+    /// does not.
     pub async fn begin_pause_if(
         &self,
         scope: &TenantScope,
@@ -102,12 +65,15 @@ impl Agents {
         holds: impl Fn(&Agent) -> bool,
     ) -> Result<Agent, StoreError> {
         let reason = reason.into();
-        let by = reason.by;
+        let by = reason.by();
         let step = |before: &Agent| {
             let (mut after, now) = (before.clone(), self.0.now_ms());
             match (before.status, before.intent) {
                 (AgentStatus::Ready | AgentStatus::Running, None) if !holds(before) => {
                     Err(StoreError::Conflict("the agent has changed"))
+                }
+                (AgentStatus::Ready | AgentStatus::Running, None) if !reason.holds_of(before, now) => {
+                    Err(StoreError::Overtaken)
                 }
                 (AgentStatus::Ready | AgentStatus::Running, None) => {
                     after.intent = Some(Intent::Pausing);
@@ -116,13 +82,10 @@ impl Agents {
                     after.since_ms = now;
                     after.stopping = Some(attempt.from(now));
                     let news = reason.log(&after);
-                    Ok(Some(Change {
-                        after,
-                        metered: Changes::default(),
-                        deeds: vec![(AuditAction::AgentPause, AuditOutcome::Started)],
-                        token: None,
-                        news,
-                    }))
+                    let deeds = vec![(AuditAction::AgentPause, AuditOutcome::Started)];
+                    let own = scope.session(&after.session).ok_or(StoreError::NotFound)?;
+                    let premises = reason.premises(&own)?;
+                    Ok(Some(Change { deeds, news, premises, ..Change::to(after) }))
                 }
                 (AgentStatus::Paused, _) | (_, Some(Intent::Pausing)) => {
                     let takes_up = before.status != AgentStatus::Paused && !before.is_stopped_by_another(attempt, now);
@@ -134,9 +97,15 @@ impl Agents {
                         after.paused_by = Some(by);
                         deeds.push((AuditAction::AgentPause, AuditOutcome::Succeeded));
                     }
+                    // One whose pause does not come about must not run on for that.
+                    let is_another = !matches!(before.paused_by, Some(PausedBy::Platform | PausedBy::Limit));
+                    let mut news = None;
+                    if by == PausedBy::Limit && before.status != AgentStatus::Paused && is_another {
+                        after.paused_by = Some(by);
+                        news = reason.log(&after);
+                    }
                     let is_same = (&after.stopping, after.paused_by) == (&before.stopping, before.paused_by);
-                    let change = Change { after, metered: Changes::default(), deeds, token: None, news: None };
-                    Ok((!is_same).then_some(change))
+                    Ok((!is_same).then(|| Change { deeds, news, ..Change::to(after) }))
                 }
                 _ => Err(StoreError::Conflict("the agent's state does not allow it")),
             }
@@ -144,25 +113,22 @@ impl Agents {
         self.apply(scope, id, step).await
     }
 
-    /// Notes that an agent that was to be paused cannot be, and runs on as before.
+    /// Notes that an agent that was to be paused cannot be, and runs on as before; but not one that has reached a limit, if
+    /// only since: it stays as it is.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Contended`].
     pub async fn cancel_pause(&self, scope: &TenantScope, id: &AgentId) -> Result<Agent, StoreError> {
         let step = |before: &Agent| {
             // One that is paused already is held for another reason.
-            if before.intent != Some(Intent::Pausing) || before.status == AgentStatus::Paused {
+            let is_held = before.status == AgentStatus::Paused || before.paused_by == Some(PausedBy::Limit);
+            if before.intent != Some(Intent::Pausing) || is_held {
                 return Ok(None);
             }
             let mut after = before.clone();
             (after.intent, after.paused_by, after.snapshot, after.stopping) = (None, None, None, None);
-            Ok(Some(Change {
-                after,
-                metered: Changes::default(),
-                deeds: vec![(AuditAction::AgentPause, AuditOutcome::Failed)],
-                token: None,
-                news: None,
-            }))
+            let deeds = vec![(AuditAction::AgentPause, AuditOutcome::Failed)];
+            Ok(Some(Change { deeds, ..Change::to(after) }))
         };
         self.apply(scope, id, step).await
     }
@@ -214,7 +180,7 @@ impl Agents {
                 return Err(StoreError::Conflict("what runs of the agent is being stopped"));
             }
             let stopping = Some(attempt.from(now));
-            Ok(Some(stops::change(Agent { intent: Some(Intent::Pausing), stopping, ..before.clone() })))
+            Ok(Some(Change::to(Agent { intent: Some(Intent::Pausing), stopping, ..before.clone() })))
         };
         self.apply(scope, id, step).await
     }
@@ -231,7 +197,7 @@ impl Agents {
     ) -> Result<Agent, StoreError> {
         let step = |before: &Agent| match before.status {
             AgentStatus::Paused if before.is_stopped_by(attempt) => {
-                Ok(Some(stops::change(Agent { intent: None, stopping: None, ..before.clone() })))
+                Ok(Some(Change::to(Agent { intent: None, stopping: None, ..before.clone() })))
             }
             _ => Err(StoreError::Conflict("the agent is not held any more")),
         };
@@ -292,7 +258,9 @@ impl Agents {
         let max_concurrent = max_concurrent.filter(|_| places > 0);
         let max_agents = session.limits.max_agents.filter(|_| places > 0);
         let limited = Session { limits: Limits { max_agents, ..session.limits.clone() }, ..session.clone() };
-        let counters = self.counters_within(scope, &own, &limited, Some(&agent.id)).await?;
+        let room = async { if places == 0 { self.expect_room(&own, session).await } else { Ok(()) } };
+        let within = self.counters_within(scope, &own, &limited, Some(&agent.id));
+        let (counters, ()) = try_join(within, room).await?;
         let mut allowance = metering::allowance(&limited, counters.as_ref(), &agent.unused(now), rate, now, false)?;
         for _ in 0..metering::CLAIMS {
             let mut after = agent.clone();
@@ -381,9 +349,10 @@ impl Agents {
         let mut transaction = Transaction::default();
         for key in [own.agent_key_of_platform(&agent.id), own.agents().row(agent.id.as_str())] {
             let busy = Expression::new("SET busy_until_ms = :until").value(":until", number(until_ms));
-            transaction = transaction.update(&self.0, &key, busy, "attribute_exists(pk)");
+            let longer = "attribute_exists(pk) AND (attribute_not_exists(busy_until_ms) OR busy_until_ms < :until)";
+            transaction = transaction.update(&self.0, &key, busy, longer);
         }
-        // An agent that is not there any more has no call.
+        // An agent that is not there any more has no call, and one whose other call takes longer is busy.
         transaction.commit(&self.0).await.map(|_| ())
     }
 

@@ -252,6 +252,11 @@ impl Agent {
         self.status.takes_calls() && self.intent.is_none()
     }
 
+    /// Whether it boots for the first time: nothing was ever asked of its provider.
+    pub fn is_new(&self) -> bool {
+        self.status == AgentStatus::Booting && self.boots == 1
+    }
+
     /// Whether it has had nothing to do for as long as its creator said.
     pub fn is_idle(&self, now_ms: i64) -> bool {
         let Some((allowed, started)) = self.auto_pause_ms.zip(self.run_started_ms) else { return false };

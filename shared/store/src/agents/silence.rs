@@ -11,7 +11,6 @@ use crate::{LogLevel, LogSource, NewLog, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::time::Duration;
-use theazo_metering::Changes;
 use theazo_tenancy::{AgentId, TenantScope};
 
 /// How long a host may be silent before its agents have failed, unless configured otherwise.
@@ -148,13 +147,13 @@ impl Agents {
                 Verdict::Known => Ok(None),
                 Verdict::Counted(silence) => {
                     after.silence = Some(silence);
-                    Ok(Some(Change { after, metered: Changes::default(), deeds: Vec::new(), token: None, news: None }))
+                    Ok(Some(Change::to(after)))
                 }
                 Verdict::Dead(silence) => {
                     let metered = after.enter(AgentStatus::Failed, self.0.now_ms());
                     (after.silence, after.own_files) = (Some(silence), before.has_own_files());
                     let news = Some(dead(&after, silence));
-                    Ok(Some(Change { deeds: outcomes(before, &after), after, metered, token: None, news }))
+                    Ok(Some(Change { deeds: outcomes(before, &after), metered, news, ..Change::to(after) }))
                 }
             }
         };
@@ -171,7 +170,7 @@ impl Agents {
                 return Ok(None);
             }
             let after = Agent { silence: None, ..before.clone() };
-            Ok(Some(Change { after, metered: Changes::default(), deeds: Vec::new(), token: None, news: None }))
+            Ok(Some(Change::to(after)))
         };
         self.apply(scope, id, step).await
     }
@@ -186,7 +185,7 @@ impl Agents {
                 return Ok(None);
             }
             let after = Agent { own_files: false, ..before.clone() };
-            Ok(Some(Change { after, metered: Changes::default(), deeds: Vec::new(), token: None, news: None }))
+            Ok(Some(Change::to(after)))
         };
         self.apply(scope, id, step).await
     }

@@ -6,7 +6,6 @@ use super::changes::Change;
 use super::{Agent, AgentStatus, Agents, Intent};
 use crate::StoreError;
 use serde::{Deserialize, Serialize};
-use theazo_metering::Changes;
 use theazo_tenancy::{AgentId, TenantScope, make_random_bytes};
 
 /// How long an attempt keeps others from it, milliseconds: longer than any stop is waited for.
@@ -57,11 +56,6 @@ impl Agent {
     }
 }
 
-/// A change of nothing but that.
-pub(super) fn change(after: Agent) -> Change {
-    Change { after, metered: Changes::default(), deeds: Vec::new(), token: None, news: None }
-}
-
 impl Agents {
     /// Takes up the stop of an agent that is to be paused, unless somebody else is at it. Whose it is then, the agent says.
     ///
@@ -79,7 +73,7 @@ impl Agents {
             if !is_pausing || before.is_stopped_by(attempt) || before.is_stopped_by_another(attempt, now) {
                 return Ok(None);
             }
-            Ok(Some(change(Agent { stopping: Some(attempt.from(now)), ..before.clone() })))
+            Ok(Some(Change::to(Agent { stopping: Some(attempt.from(now)), ..before.clone() })))
         };
         self.apply(scope, id, step).await
     }
@@ -95,7 +89,7 @@ impl Agents {
         attempt: &StopAttempt,
     ) -> Result<Agent, StoreError> {
         let step = |before: &Agent| {
-            Ok(before.is_stopped_by(attempt).then(|| change(Agent { stopping: None, ..before.clone() })))
+            Ok(before.is_stopped_by(attempt).then(|| Change::to(Agent { stopping: None, ..before.clone() })))
         };
         self.apply(scope, id, step).await
     }

@@ -408,7 +408,7 @@ async fn an_agent_is_idle_when_its_last_call_is_over_for_as_long_as_its_creator_
         agents.note_call(&scope, &read, ready + until * MINUTE_MS).await.unwrap();
         let read = agents.get(&scope, &agent.id).await.unwrap().unwrap();
         assert!(idle_from(&read, ready + (noted + 5) * MINUTE_MS), "{until}");
-        assert_eq!(read.revision, agent.revision, "nobody who changes the agent has to try again");
+        assert_eq!(read.revision, agent.revision, "it is no change of the agent");
     }
     let read = agents.get(&scope, &agent.id).await.unwrap().unwrap();
     agents.note_call(&scope, &read, ready + 11 * MINUTE_MS + 29_000).await.unwrap();
