@@ -21,6 +21,7 @@ use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
+use theazo_providers::Presence;
 use theazo_store::{
     Agents, DeletionState, Measurements, OrphanNotes, PlatformDeletion, PlatformSuspension, SecretSealer,
     SessionStatus, Sessions, Table, Work, WorkItem, now_ms,
@@ -47,9 +48,9 @@ const TURN_MS: i64 = 60_000;
 /// ratio).
 const TURN_SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The agents that have something in an account, and whether that runs, by account: a provider's name, the platform whose
+/// The agents that have something in an account, and how much, by account: a provider's name, the platform whose
 /// account it is, and which of its hosts.
-type Found = HashMap<(String, Option<PlatformId>, Option<String>), HashMap<String, bool>>;
+type Found = HashMap<(String, Option<PlatformId>, Option<String>), HashMap<String, Presence>>;
 
 /// What a run did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

@@ -133,7 +133,7 @@ impl Accounts {
         let of = |account: &Account| {
             let kind = account.provider.kind().as_str().to_owned();
             let name = (kind, account.platform.clone(), account.host.clone());
-            let found = account.sandboxes.iter().map(|sandbox| (sandbox.agent.clone(), sandbox.running));
+            let found = account.sandboxes.iter().map(|sandbox| (sandbox.agent.clone(), sandbox.presence));
             (name, found.collect())
         };
         self.listed.iter().map(of).collect()

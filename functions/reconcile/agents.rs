@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use theazo_http::ApiError;
-use theazo_store::{Agent, AgentStatus, BOOT_GRACE_MS, CHECKPOINT_GRACE_MS, Intent, PausedBy, StopAttempt, now_ms};
+use theazo_providers::Presence;
+use theazo_store::{Agent, AgentStatus, BOOT_GRACE_MS, CHECKPOINT_GRACE_MS, Intent, PauseReason, StopAttempt, now_ms};
 use theazo_tenancy::{PlatformId, TenantScope, WorkRef};
 
 /// How long clearing hosts of what an agent has left there may take in a run.
@@ -83,7 +84,7 @@ impl Run {
         let was_ready = agent.run_started_ms.is_some_and(|started| started < look.listed_at_ms);
         let is_lost = was_ready
             && found_at(look.found, &agent, &work.platform)
-                .is_some_and(|found| found.get(agent.id.as_str()) != Some(&true));
+                .is_some_and(|found| found.get(agent.id.as_str()) != Some(&Presence::Running));
         let heard = look.hosts.heard(agent.host.as_deref(), &work.platform);
         if Box::pin(self.out_of_reach(scope, &agent, heard, look, outcome)).await? {
             return Ok(());
@@ -103,6 +104,10 @@ impl Run {
                     let attempt = self.attempt();
                     Box::pin(lifecycle::finish_pause(scope, &agent, &attempt, &self.agents, &self.sandboxes)).await?;
                     outcome.pauses += 1;
+                } else {
+                    let Self { sessions, agents, sandboxes, watch, .. } = self;
+                    let held = Box::pin(watch.visit(scope, &agent, sessions, agents, sandboxes)).await?;
+                    outcome.over_limit += usize::from(held);
                 }
                 return Ok(());
             }
@@ -113,9 +118,8 @@ impl Run {
             }
             status if status.is_over() => {
                 // A boot that was given up may have come about at its provider since.
-                let runs = found_at(look.found, &agent, &work.platform)
-                    .is_some_and(|found| found.get(agent.id.as_str()) == Some(&true));
-                if runs && agent.only_kept && agent.since_ms < look.listed_at_ms {
+                if remains(look.found, &agent, &work.platform) && agent.only_kept && agent.since_ms < look.listed_at_ms
+                {
                     let discarded = lifecycle::discard_late(scope, &agent, &self.agents, &self.sandboxes);
                     outcome.settled += usize::from(Box::pin(discarded).await?);
                     return Ok(());
@@ -141,22 +145,21 @@ impl Run {
                 let stopped = Box::pin(watch.visit(scope, &agent, sessions, agents, sandboxes)).await?;
                 outcome.over_limit += usize::from(stopped);
                 // Limits first: they also end what cannot be paused.
-                let pause = async |by| Box::pin(lifecycle::pause(scope, &agent, by, agents, sandboxes)).await;
-                if !stopped && look.suspended {
-                    pause(PausedBy::Operator).await?;
-                    outcome.suspended += 1;
-                } else if !stopped && agent.is_idle(now) {
-                    pause(PausedBy::Idle).await?;
-                    outcome.idle += 1;
-                }
+                let (reason, count) = match () {
+                    () if stopped => return Ok(()),
+                    () if look.suspended => (PauseReason::platform_suspended(), &mut outcome.suspended),
+                    () if agent.is_idle(now) => (PauseReason::idle(), &mut outcome.idle),
+                    () => return Ok(()),
+                };
+                let paused = lifecycle::pause_while(scope, &agent, reason, agents, sandboxes);
+                *count += usize::from(Box::pin(paused).await?.is_some());
                 return Ok(());
             }
             AgentStatus::Paused => {
                 // A resume that was given up may land at the provider when nobody waits for it any more: nobody meters what
-                // runs then, or stops it. What was listed before it was paused says nothing.
-                let runs = found_at(look.found, &agent, &work.platform)
-                    .is_some_and(|found| found.get(agent.id.as_str()) == Some(&true));
-                let agent = if agent.intent.is_some() || (runs && agent.since_ms < look.listed_at_ms) {
+                // runs then, or stops it, or removes what was made for it. What was listed before it was paused says nothing.
+                let remains = remains(look.found, &agent, &work.platform);
+                let agent = if agent.intent.is_some() || (remains && agent.since_ms < look.listed_at_ms) {
                     let attempt = self.attempt();
                     let stopped = lifecycle::stop_stray(scope, &agent, &attempt, &self.agents, &self.sandboxes);
                     let now = Box::pin(stopped).await?;
@@ -184,10 +187,16 @@ impl Run {
 
 /// What is in the account that an agent of a platform is in, where it was listed.
 /// A host of the platform's is asked for the agents that are on it and for no others.
-fn found_at<'a>(found: &'a Found, agent: &Agent, platform: &PlatformId) -> Option<&'a HashMap<String, bool>> {
+fn found_at<'a>(found: &'a Found, agent: &Agent, platform: &PlatformId) -> Option<&'a HashMap<String, Presence>> {
     let at = |platform, host: &Option<String>| found.get(&(agent.provider.clone(), platform, host.clone()));
     let of_deployment = if agent.host.is_none() { at(None, &None) } else { None };
     of_deployment.or_else(|| at(Some(platform.clone()), &agent.host))
+}
+
+/// Whether more of an agent was found than what a pause or a checkpoint keeps.
+fn remains(found: &Found, agent: &Agent, platform: &PlatformId) -> bool {
+    let found = found_at(found, agent, platform).and_then(|found| found.get(agent.id.as_str()));
+    found.is_some_and(|presence| *presence > Presence::Kept)
 }
 
 /// The hosts of its platform's that were listed, and whether they have something of an agent that is on one of them.

@@ -193,8 +193,8 @@ async fn remove(provider: Arc<dyn Provider>, agent: String, until: Instant) -> O
 #[cfg(test)]
 mod tests {
     use super::*;
-    use theazo_providers::OwnedSandbox;
     use theazo_providers::docker::{DockerConfig, DockerProvider, Endpoint};
+    use theazo_providers::{OwnedSandbox, Presence};
 
     const HOST: &str = "one:2376";
 
@@ -202,7 +202,10 @@ mod tests {
         // An engine that nobody listens for.
         let endpoint = Endpoint::parse("unix:///theazo/no/such.sock").unwrap();
         let provider = Arc::new(DockerProvider::new(DockerConfig::new(endpoint, "image", "deployment")).unwrap());
-        let sandboxes = agents.iter().map(|agent| OwnedSandbox { agent: (*agent).to_owned(), running: true }).collect();
+        let sandboxes = agents
+            .iter()
+            .map(|agent| OwnedSandbox { agent: (*agent).to_owned(), presence: Presence::Running })
+            .collect();
         Account { platform: None, host: host.map(str::to_owned), provider, sandboxes }
     }
 

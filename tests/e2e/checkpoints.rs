@@ -212,7 +212,7 @@ async fn a_retry_takes_a_place_and_has_its_whole_time_again() {
 async fn an_agent_on_the_engine_is_resumed_and_retried_from_its_checkpoints_and_none_is_left_of_it() {
     let platform = Platform::make("checkpoints docker").await;
     let agent = circle(&platform, &platform.client, Mode::Live, json!({}), true).await;
-    assert_eq!(on_engine(&agent).await, (0, 0));
+    assert_eq!(on_engine(&agent).await, (0, 0, 0));
 }
 
 #[tokio::test]

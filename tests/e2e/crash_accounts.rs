@@ -10,9 +10,9 @@ use crate::harness::{
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use theazo_providers::Provider;
 use theazo_providers::e2b::{E2bProvider, E2bService};
 use theazo_providers::fly::{FlyProvider, FlyService, FlySettings};
+use theazo_providers::{Presence, Provider};
 use theazo_vault::SecretValue;
 
 fn trials() -> usize {
@@ -81,7 +81,7 @@ impl Place {
             }
             Self::Docker => process.provider().list_mine().await,
         };
-        listed.unwrap().into_iter().map(|sandbox| (sandbox.agent, sandbox.running)).collect()
+        listed.unwrap().into_iter().map(|sandbox| (sandbox.agent, sandbox.presence == Presence::Running)).collect()
     }
 
     /// Panics unless there is exactly what those agents, running or paused, with so many checkpoints, must have there.
@@ -104,13 +104,14 @@ impl Place {
             Self::Docker => {
                 for (agent, (running, kept)) in agents {
                     // A paused one has its files and nothing else.
-                    let (containers, volumes) = on_engine(agent).await;
+                    let (containers, networks, volumes) = on_engine(agent).await;
                     let own = if unmade.contains(agent) { volumes - kept } else { 1 };
                     assert!(own <= 1, "{agent}: {volumes} volumes: {context}");
-                    assert_eq!((containers, volumes), (usize::from(*running), own + kept), "{agent}: {context}");
+                    let runs = usize::from(*running);
+                    assert_eq!((containers, networks, volumes), (runs, runs, own + kept), "{agent}: {context}");
                 }
                 for agent in gone {
-                    assert_eq!(on_engine(agent).await, (0, 0), "{agent}: {context}");
+                    assert_eq!(on_engine(agent).await, (0, 0, 0), "{agent}: {context}");
                 }
                 return;
             }

@@ -2,7 +2,7 @@
 //! removed, what was is there, and the agent goes on. `THEAZO_CRASH_TRIALS` says how often; 4 times unless it does.
 
 use crate::harness::{Client, Process, docker};
-use bollard::query_parameters::{ListContainersOptionsBuilder, ListVolumesOptionsBuilder};
+use bollard::query_parameters::{ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -28,14 +28,17 @@ async fn kept(client: &Client, agent: &str) -> Vec<Value> {
     listed["data"].as_array().unwrap().clone()
 }
 
-/// How many containers and volumes the engine has of an agent's.
-pub async fn on_engine(agent: &str) -> (usize, usize) {
+/// How many containers, networks and volumes the engine has of an agent's.
+pub async fn on_engine(agent: &str) -> (usize, usize, usize) {
     let filter = HashMap::from([("label", vec![format!("theazo.agent={agent}")])]);
     let containers = ListContainersOptionsBuilder::default().all(true).filters(&filter).build();
+    let networks = ListNetworksOptionsBuilder::default().filters(&filter).build();
     let volumes = ListVolumesOptionsBuilder::default().filters(&filter).build();
     let docker = docker().await;
     let containers = docker.list_containers(Some(containers)).await.unwrap();
-    (containers.len(), docker.list_volumes(Some(volumes)).await.unwrap().volumes.unwrap_or_default().len())
+    let networks = docker.list_networks(Some(networks)).await.unwrap();
+    let volumes = docker.list_volumes(Some(volumes)).await.unwrap().volumes.unwrap_or_default();
+    (containers.len(), networks.len(), volumes.len())
 }
 
 /// Does that and kills the process in the middle of it. Gives its successor, and the answer if there was one.
@@ -74,7 +77,7 @@ async fn a_kill_in_the_middle_of_a_checkpoint_or_of_a_boot_from_one_leaves_nothi
         // The first checkpoint must not be the one that goes because there are too many.
         if trial > 0 && trial % AN_AGENTS_TRIALS == 0 {
             process.client().call("POST", &format!("/v1/agents/{agent}/terminate"), None).await.expect(200);
-            assert_eq!(on_engine(&agent).await, (0, 0));
+            assert_eq!(on_engine(&agent).await, (0, 0, 0));
             (agent, first) = begin(&process.client(), &session).await;
         }
         let checkpoints = format!("/v1/agents/{agent}/checkpoints");
@@ -91,7 +94,7 @@ async fn a_kill_in_the_middle_of_a_checkpoint_or_of_a_boot_from_one_leaves_nothi
         let now = kept(&client, &agent).await;
         assert!(now.len() == before || (now.len() == before + 1 && now[0]["phase"] == phase), "{context}: {now:?}");
         assert!(answer != Some(201) || now.len() == before + 1, "{context}");
-        assert_eq!(on_engine(&agent).await, (1, 1 + now.len()), "{context}: {}", process.output());
+        assert_eq!(on_engine(&agent).await, (1, 1, 1 + now.len()), "{context}: {}", process.output());
         *seen.entry(("checkpoint", answer)).or_default() += 1;
 
         client.call("POST", &format!("/v1/agents/{agent}/pause"), None).await.expect(200);
@@ -112,11 +115,11 @@ async fn a_kill_in_the_middle_of_a_checkpoint_or_of_a_boot_from_one_leaves_nothi
         // Killed before it had begun, it was not to boot from the checkpoint.
         let content = client.run(&agent, "bash", "cat /data/file").await;
         assert_eq!(content, if begun { "first" } else { phase.as_str() }, "{context}");
-        assert_eq!(on_engine(&agent).await, (1, 1 + kept(&client, &agent).await.len()), "{context}");
+        assert_eq!(on_engine(&agent).await, (1, 1, 1 + kept(&client, &agent).await.len()), "{context}");
         *seen.entry(("resume", answer)).or_default() += 1;
     }
     println!("{seen:?}");
     process.client().terminate(&session).await;
-    assert_eq!(on_engine(&agent).await, (0, 0));
+    assert_eq!(on_engine(&agent).await, (0, 0, 0));
     assert!(process.provider().list_mine().await.unwrap().is_empty());
 }

@@ -5,7 +5,7 @@ use crate::harness::{Client, Process, make_canary, sha256};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use theazo_providers::Provider;
+use theazo_providers::{OwnedSandbox, Presence, Provider};
 
 fn trials() -> usize {
     std::env::var("THEAZO_CRASH_TRIALS").ok().and_then(|count| count.parse().ok()).unwrap_or(8)
@@ -60,8 +60,8 @@ async fn a_kill_in_the_middle_of_a_pause_a_resume_or_a_restart_loses_no_agent_an
         let usage = client.get(&format!("/v1/sessions/{session}/usage")).await.expect(200);
         assert_eq!(usage["activeAgents"], json!(usize::from(after == "ready")), "{context}");
         let listed = process.provider().list_mine().await.unwrap();
-        let running: Vec<_> = listed.iter().map(|sandbox| (sandbox.agent.as_str(), sandbox.running)).collect();
-        assert_eq!(running, [(agent.as_str(), after == "ready")], "{context}");
+        let presence = if after == "ready" { Presence::Running } else { Presence::Kept };
+        assert_eq!(listed, [OwnedSandbox { agent: agent.clone(), presence }], "{context}");
         if after == "ready" {
             let data: Value = client.get(&format!("/v1/agents/{agent}/files/data/kept")).await.expect(200);
             assert_eq!(data["data"], kept, "{context}");

@@ -1,7 +1,11 @@
 //! Pausing, resuming and restarting: files stay, secrets are the vault's of now, and who may.
 
-use crate::harness::{Answer, Client, Platform, container_name, docker, dynamodb, make_canary, sha256, stack};
+use crate::harness::{
+    Answer, Client, OwnStack, Platform, container_name, docker, docker_engine, dynamodb, make_canary, sha256, stack,
+};
+use bollard::models::NetworkCreateRequest;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::time::Duration;
 
 async fn act(client: &Client, agent: &str, what: &str) -> Answer {
@@ -250,6 +254,68 @@ async fn a_session_is_paused_and_resumed_with_all_that_runs_in_it() {
 async fn a_session_of_a_test_key_is_paused_and_resumed_alike() {
     let platform = Platform::make("suspended, simulated").await;
     suspend(&platform.client.with_key(Some(&platform.test_key))).await;
+}
+
+#[tokio::test]
+async fn a_session_that_is_resumed_while_it_is_being_paused_runs_with_all_of_its_agents() {
+    let platform = Platform::make("pause and resume at once").await;
+    let client = platform.client.with_key(Some(&platform.test_key));
+    let session = client.session("u").await;
+    for _ in 0..12 {
+        client.boot(&session, json!({})).await;
+    }
+    let act = async |what: &str, after: u64| {
+        tokio::time::sleep(Duration::from_millis(after)).await;
+        client.call("POST", &format!("/v1/sessions/{session}/{what}"), None).await
+    };
+    let mut overtaken = 0;
+    for round in 0..30 {
+        let (paused, resumed) = tokio::join!(act("pause", 0), act("resume", 4 * round));
+        let now = client.get(&format!("/v1/sessions/{session}")).await.expect(200)["status"].clone();
+        let was_last = now == "active" && resumed.status == 200;
+        if was_last {
+            overtaken += 1;
+        } else {
+            act("resume", 0).await.expect(200);
+        }
+        assert!([200, 409].contains(&paused.status), "{}", paused.status);
+        let agents = client.get(&format!("/v1/sessions/{session}/agents")).await.expect(200)["data"].clone();
+        let statuses: Vec<_> = agents.as_array().unwrap().iter().map(|agent| agent["status"].clone()).collect();
+        assert_eq!(statuses, ["ready"; 12], "round {round}, resumed last: {was_last}");
+    }
+    assert!(overtaken > 0, "no pause was overtaken");
+    client.terminate(&session).await;
+}
+
+#[tokio::test]
+async fn what_a_given_up_resume_has_made_on_the_engine_meanwhile_goes_and_the_files_stay() {
+    let engine = tokio::task::spawn_blocking(docker_engine).await.unwrap();
+    let (own, client) = OwnStack::start_still(Some(engine.clone()), |_| {}).await;
+    let session = client.session("u").await;
+    let agent = client.boot(&session, json!({})).await;
+    write(&client, &agent, "/data/kept", "kept").await;
+    act(&client, &agent, "pause").await.expect(200);
+    let docker = docker().await;
+    let labels = HashMap::from([
+        ("theazo.deployment".to_owned(), own.stack.deployment().config().name.clone()),
+        ("theazo.agent".to_owned(), agent.clone()),
+    ]);
+    let late = NetworkCreateRequest {
+        name: container_name(&agent),
+        internal: Some(true),
+        labels: Some(labels),
+        ..NetworkCreateRequest::default()
+    };
+    docker.create_network(late).await.unwrap();
+    assert_eq!(crate::crash_checkpoints::on_engine(&agent).await, (0, 1, 1));
+    let run = own.reconcile().await;
+    assert_eq!(crate::crash_checkpoints::on_engine(&agent).await, (0, 0, 1), "{run:?}");
+    assert_eq!(own.reconcile().await.pauses, 0, "and it is done");
+    assert_eq!(status(&client, &agent).await, "paused");
+    act(&client, &agent, "resume").await.expect(200);
+    assert_eq!(read(&client, &agent, "/data/kept").await, "kept");
+    client.terminate(&session).await;
+    own.stop().await;
 }
 
 #[tokio::test]

@@ -153,8 +153,27 @@ pub struct OpenPort {
 pub struct OwnedSandbox {
     /// The agent it was made for.
     pub agent: String,
-    /// Whether it still runs.
-    pub running: bool,
+    /// How much of it there is.
+    pub presence: Presence,
+}
+
+/// How much of a sandbox there is at its provider.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Presence {
+    /// What a pause or a checkpoint keeps, and no more.
+    #[default]
+    Kept,
+    /// Also what only one that runs needs, though it does not run: what a boot that was given up has made since, say.
+    Remains,
+    /// It runs, or may be coming up.
+    Running,
+}
+
+impl Presence {
+    /// By whether it runs, where nothing is left of one that does not but what is kept.
+    pub(crate) fn by_running(running: bool) -> Self {
+        if running { Self::Running } else { Self::Kept }
+    }
 }
 
 /// Room for agents.

@@ -24,7 +24,7 @@ pub mod simulated;
 
 pub use contract::{
     AgentRef, Capacity, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OpenPort, OwnedSandbox,
-    Provider, ProviderKind, Sandbox, SandboxSpec,
+    Presence, Provider, ProviderKind, Sandbox, SandboxSpec,
 };
 pub use error::ProviderError;
 pub use theazo_guest_protocol::{FileEntry, Language, WriteAt};

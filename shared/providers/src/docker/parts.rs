@@ -3,7 +3,7 @@
 use super::failure::{from_engine, status, timed};
 use super::lists::{Container, Few, Labelled, Network, NotListed, Volume as ListedVolume};
 use super::{CALL_LIMIT, DockerProvider, names};
-use crate::{OwnedSandbox, ProviderError};
+use crate::{OwnedSandbox, Presence, ProviderError};
 use bollard::models::{NetworkInspect, Volume};
 use bollard::query_parameters::{InspectNetworkOptions, RemoveContainerOptionsBuilder, RemoveVolumeOptions};
 use futures_util::future::join_all;
@@ -158,14 +158,15 @@ impl DockerProvider {
         // What leads to an agent is none.
         let of_container = |container: Container| {
             let runs = container.is_running() && !container.is_forwarder();
-            containers.add(container.agent_of(deployment), runs)
+            let presence = if runs { Presence::Running } else { Presence::Remains };
+            containers.add(container.agent_of(deployment), presence)
         };
         let of_network = |network: Network| {
-            networks.add_rest(network.agent_of(deployment));
+            networks.add_rest(network.agent_of(deployment), Presence::Remains);
             Ok(())
         };
         let of_volume = |volume: ListedVolume| {
-            volumes.add_rest(volume.agent_of(deployment));
+            volumes.add_rest(volume.agent_of(deployment), Presence::Kept);
             Ok(())
         };
         let (of_containers, of_networks, of_volumes) = tokio::join!(
@@ -176,10 +177,10 @@ impl DockerProvider {
         of_containers.map_err(|error| from_engine("list containers", error))?;
         of_networks.map_err(|error| from_engine("list networks", error))?;
         of_volumes.map_err(|error| from_engine("list volumes", error))?;
-        for agent in networks.0.keys().chain(volumes.0.keys()) {
-            containers.add_rest(Some(agent));
+        for (agent, presence) in networks.0.iter().chain(&volumes.0) {
+            containers.add_rest(Some(agent), *presence);
         }
-        Ok(containers.0.into_iter().map(|(agent, running)| OwnedSandbox { agent, running }).collect())
+        Ok(containers.0.into_iter().map(|(agent, presence)| OwnedSandbox { agent, presence }).collect())
     }
 
     /// How many ports of an agent are open, or about to be.
@@ -211,18 +212,18 @@ impl DockerProvider {
 
 /// Agents that a list names, and whether they run.
 #[derive(Default)]
-struct Agents(BTreeMap<String, bool>);
+struct Agents(BTreeMap<String, Presence>);
 
 impl Agents {
     /// # Errors
     /// When there are more than a host can have.
-    fn add(&mut self, agent: Option<&str>, runs: bool) -> Result<(), NotListed> {
+    fn add(&mut self, agent: Option<&str>, presence: Presence) -> Result<(), NotListed> {
         // Labels are what whoever runs the engine says; what could be no agent's is nobody's.
         let Some(agent) = agent.filter(|agent| names::resource_name(agent).is_ok()) else { return Ok(()) };
-        if let Some(running) = self.0.get_mut(agent) {
-            *running |= runs;
+        if let Some(known) = self.0.get_mut(agent) {
+            *known = presence.max(*known);
         } else if self.0.len() < MOST_AGENTS {
-            self.0.insert(agent.to_owned(), runs);
+            self.0.insert(agent.to_owned(), presence);
         } else {
             return Err(NotListed("more agents than a host can have"));
         }
@@ -231,8 +232,8 @@ impl Agents {
 
     /// One of which there is something that does not run. A host has a volume of each agent that is paused, and of each
     /// checkpoint, which may be any number: those that are too many are told of when others are gone.
-    fn add_rest(&mut self, agent: Option<&str>) {
-        let _ = self.add(agent, false);
+    fn add_rest(&mut self, agent: Option<&str>, presence: Presence) {
+        let _ = self.add(agent, presence);
     }
 }
 
@@ -264,19 +265,19 @@ mod tests {
     fn agents_are_told_once_however_much_a_host_has_of_them_and_never_more_than_it_can_have() {
         let mut agents = Agents::default();
         for _ in 0..11 {
-            agents.add(Some("agt_1"), false).unwrap();
+            agents.add(Some("agt_1"), Presence::Kept).unwrap();
         }
-        agents.add(Some("agt_1"), true).unwrap();
-        agents.add(Some("agt_1"), false).unwrap();
+        agents.add(Some("agt_1"), Presence::Running).unwrap();
+        agents.add(Some("agt_1"), Presence::Kept).unwrap();
         for nobody in [None, Some(""), Some("../images"), Some("AGT")] {
-            agents.add(nobody, true).unwrap();
+            agents.add(nobody, Presence::Running).unwrap();
         }
-        assert_eq!(agents.0, BTreeMap::from([("agt_1".to_owned(), true)]));
+        assert_eq!(agents.0, BTreeMap::from([("agt_1".to_owned(), Presence::Running)]));
         for n in 2..=MOST_AGENTS {
-            agents.add(Some(&format!("agt_{n}")), false).unwrap();
+            agents.add(Some(&format!("agt_{n}")), Presence::Kept).unwrap();
         }
-        assert!(agents.add(Some("agt_more"), false).is_err());
-        agents.add(Some("agt_2"), true).unwrap();
-        assert_eq!((agents.0.len(), agents.0["agt_2"]), (MOST_AGENTS, true));
+        assert!(agents.add(Some("agt_more"), Presence::Kept).is_err());
+        agents.add(Some("agt_2"), Presence::Running).unwrap();
+        assert_eq!((agents.0.len(), agents.0["agt_2"]), (MOST_AGENTS, Presence::Running));
     }
 }

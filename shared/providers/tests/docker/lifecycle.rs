@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use std::collections::HashMap;
 use std::time::Duration;
 use theazo_providers::docker::{DockerConfig, DockerProvider, Endpoint};
-use theazo_providers::{Environment, Language, OwnedSandbox, Provider, ProviderError, SandboxSpec};
+use theazo_providers::{Environment, Language, OwnedSandbox, Presence, Provider, ProviderError, SandboxSpec};
 
 #[tokio::test]
 async fn creating_one_agent_many_times_at_once_gives_one_sandbox() {
@@ -23,7 +23,7 @@ async fn creating_one_agent_many_times_at_once_gives_one_sandbox() {
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filter).build();
         assert_eq!(bed.docker.list_containers(Some(options)).await.unwrap().len(), 1);
         let listed = bed.provider.list_mine().await.unwrap();
-        assert_eq!(listed, [OwnedSandbox { agent: spec.agent.clone(), running: true }]);
+        assert_eq!(listed, [OwnedSandbox { agent: spec.agent.clone(), presence: Presence::Running }]);
         assert_eq!(bed.output(&agent(&spec), Language::Bash, "echo -n works").await, "works");
     })
     .await;
@@ -105,7 +105,7 @@ async fn destroying_leaves_nothing_and_can_be_repeated() {
         let force = RemoveContainerOptionsBuilder::default().force(true).build();
         bed.docker.remove_container(&name(&half), Some(force)).await.unwrap();
         let left = bed.provider.list_mine().await.unwrap();
-        assert_eq!(left, [OwnedSandbox { agent: half.agent.clone(), running: false }]);
+        assert_eq!(left, [OwnedSandbox { agent: half.agent.clone(), presence: Presence::Remains }]);
         bed.provider.destroy(&half).await.unwrap();
         assert_eq!(bed.count(&half).await, (0, 0, 0));
     })
@@ -136,7 +136,7 @@ async fn a_sandbox_ends_by_itself_when_its_lifetime_is_over() {
         bed.provider.create(&spec, &Environment::default()).await.unwrap();
         let mut running = true;
         for _ in 0..100 {
-            running = bed.provider.list_mine().await.unwrap()[0].running;
+            running = bed.provider.list_mine().await.unwrap()[0].presence == Presence::Running;
             if !running {
                 break;
             }

@@ -198,7 +198,10 @@ async fn a_forwarder_that_was_forgotten_ends_with_the_agents_network_and_is_no_a
         let force = RemoveContainerOptionsBuilder::default().force(true).build();
         bed.docker.remove_container(&name(&one), Some(force)).await.unwrap();
         let listed = bed.provider.list_mine().await.unwrap();
-        assert_eq!((listed.len(), &listed[0].agent, listed[0].running), (1, &one.agent, false));
+        assert_eq!(
+            (listed.len(), &listed[0].agent, listed[0].presence),
+            (1, &one.agent, theazo_providers::Presence::Remains)
+        );
         let gone = bed.provider.open_port(&one, PORT).await.err().unwrap();
         assert!(matches!(gone, ProviderError::SandboxGone), "{gone}");
         assert!(asked(&way, &token(&way)).await.starts_with("HTTP/1.1 502"));

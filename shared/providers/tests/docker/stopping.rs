@@ -4,7 +4,7 @@ use crate::support::{agent, environment, in_own_deployment, name, spec};
 use bollard::models::VolumeCreateRequest;
 use bollard::query_parameters::{KillContainerOptions, RemoveContainerOptionsBuilder, RemoveVolumeOptions};
 use std::time::Duration;
-use theazo_providers::{Environment, Language, OwnedSandbox, Provider, ProviderError, SandboxSpec};
+use theazo_providers::{Environment, Language, OwnedSandbox, Presence, Provider, ProviderError, SandboxSpec};
 
 /// What was kept, what lies in `/tmp` but for the look's own script, and the variables.
 const LOOK: &str = "cat /data/kept; ls -A /tmp | grep -v '^theazo-'; printf '%s|%s|%s' \"$OLD\" \"$BOTH\" \"$NEW\"";
@@ -23,7 +23,7 @@ async fn a_stopped_sandbox_keeps_its_files_and_runs_again_on_them_with_another_e
         assert!(kept.bytes.is_some_and(|bytes| (5_000_000..5_100_000).contains(&bytes)), "{kept:?}");
         assert_eq!(bed.count(&agent).await, (0, 0, 1), "the volume is all there is");
         let listed = bed.provider.list_mine().await.unwrap();
-        assert_eq!(listed, [OwnedSandbox { agent: spec.agent.clone(), running: false }]);
+        assert_eq!(listed, [OwnedSandbox { agent: spec.agent.clone(), presence: Presence::Kept }]);
         let refused = bed.provider.exec(&agent, crate::support::request(Language::Bash, ":")).await;
         assert!(matches!(refused, Err(ProviderError::SandboxGone)));
         bed.provider.stop(&agent).await.unwrap();
