@@ -331,6 +331,31 @@ async fn a_pause_that_takes_its_time_does_not_stop_what_was_resumed_after_anothe
     own.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_an_agent_paused_that_cannot_be_again_and_again_does_not_keep_a_limit_from_it() {
+    let (own, client, emulator) = with_own_e2b("e2b-pausing").await;
+    let session = client.session("u").await;
+    let agent = client.boot(&session, on_e2b()).await;
+    emulator.controls.refuse_files_only(true);
+    let kind = FaultKind::Delay { millis: 3_000 };
+    emulator.controls.fault(Fault { method: "POST".into(), path: "/pause".into(), times: 1, kind });
+    let minted = client.post(&format!("/v1/sessions/{session}/tokens"), json!({})).await.expect(201);
+    let (holder, path) = (client.with_key(minted["token"].as_str()), format!("/v1/agents/{agent}/pause"));
+    let pausing = tokio::spawn(async move { holder.call("POST", &path, None).await });
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    let limits = json!({ "maxAgents": 0 });
+    client.call("PATCH", &format!("/v1/sessions/{session}/limits"), Some(&limits)).await.expect(200);
+    own.reconcile().await;
+    pausing.await.unwrap().expect_error(409, "conflict");
+    let shown = client.get(&format!("/v1/agents/{agent}")).await.expect(200);
+    assert_eq!(shown["status"], "completed", "{shown}");
+    assert_eq!(emulator.controls.left(), [""; 0]);
+    let why = client.get(&format!("/v1/logs?agentId={agent}&level=warn")).await.expect(200);
+    assert!(why["data"].as_array().unwrap().iter().any(|entry| entry["metadata"]["limit"] == "maxAgents"), "{why}");
+    client.terminate(&session).await;
+    own.stop().await;
+}
+
 #[tokio::test]
 async fn what_no_agent_owns_is_removed_when_it_has_been_so_for_a_while_and_not_if_it_has_an_owner_again() {
     const GRACE: Duration = Duration::from_secs(2);

@@ -109,7 +109,8 @@ pub(crate) fn answer(sandboxes: &Sandboxes, call: &ApiCall<'_>) -> Result<ApiAns
             Ok(ApiAnswer::of(201, made))
         }
         ("GET", ["snapshots"]) => {
-            page(sandboxes.snapshots(parameter("sandboxID")), parameter("limit"), parameter("nextToken"))
+            let shown = sandboxes.snapshots(parameter("sandboxID"), parameter("name"));
+            page(shown, parameter("limit"), parameter("nextToken"))
         }
         ("DELETE", ["templates", id]) => sandboxes.delete_snapshot(id).map(|()| ApiAnswer::none()),
         _ => Err(Refusal::new(404, "no matching operation was found")),

@@ -116,10 +116,16 @@ impl Controls {
     /// Ids of all sandboxes and snapshots that there are.
     pub fn left(&self) -> Vec<String> {
         let sandboxes = self.sandboxes.list(&["running", "paused"], &[]);
-        let snapshots = self.sandboxes.snapshots(None);
+        let snapshots = self.sandboxes.snapshots(None, None);
         let id = |shown: &serde_json::Value, name: &str| shown[name].as_str().unwrap_or_default().to_owned();
         let sandboxes = sandboxes.iter().map(|shown| id(shown, "sandboxID"));
         sandboxes.chain(snapshots.iter().map(|shown| id(shown, "snapshotID"))).collect()
+    }
+
+    /// Ids of the sandboxes with that label.
+    pub fn labelled(&self, label: &str, value: &str) -> Vec<String> {
+        let found = self.sandboxes.list(&["running", "paused"], &[(label.to_owned(), value.to_owned())]);
+        found.iter().filter_map(|shown| shown["sandboxID"].as_str()).map(str::to_owned).collect()
     }
 
     fn accepts(&self, key: &str) -> bool {

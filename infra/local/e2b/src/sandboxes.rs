@@ -381,9 +381,21 @@ impl Sandboxes {
         Ok(json!({ "snapshotID": shown, "names": names }))
     }
 
-    pub(crate) fn snapshots(&self, sandbox: Option<&str>) -> Vec<Value> {
+    /// Those of a sandbox, if one is given, that have that name or id, if one is given: with the team before it and the tag
+    /// after it or without.
+    pub(crate) fn snapshots(&self, sandbox: Option<&str>, name: Option<&str>) -> Vec<Value> {
+        let is_called = |shown: &str, asked: &str| {
+            let untagged = shown.split(':').next().unwrap_or_default();
+            [shown, untagged]
+                .into_iter()
+                .any(|form| asked == form || form.split_once('/').is_some_and(|it| asked == it.1))
+        };
         self.with(|state| {
-            let fitting = state.snapshots.iter().filter(|(_, kept)| sandbox.is_none_or(|id| kept.sandbox == id));
+            let fitting = state.snapshots.iter().filter(|(id, kept)| {
+                let mut names = kept.names.iter().chain([*id]);
+                sandbox.is_none_or(|id| kept.sandbox == id)
+                    && name.is_none_or(|asked| names.any(|it| is_called(it, asked)))
+            });
             fitting.map(|(id, kept)| json!({ "snapshotID": id, "names": kept.names })).collect()
         })
     }

@@ -106,6 +106,14 @@ copy = Sandbox.create(snapshot.snapshot_id)
 check(copy.commands.run("cat kept.txt").stdout == "kept\n", "a sandbox of a snapshot")
 check(Sandbox.delete_snapshot(snapshot.snapshot_id) and not Sandbox.delete_snapshot(snapshot.snapshot_id), "delete it")
 
+# One that has a name is found by it, with its team and tag or without.
+named = sandbox.create_snapshot(name="kept-by-name")
+for name in ["kept-by-name", named.snapshot_id]:
+    found = Sandbox.list_snapshots(name=name).next_items()
+    check([entry.snapshot_id for entry in found] == [named.snapshot_id], f"a snapshot by its name {name}")
+check(Sandbox.list_snapshots(name="kept").next_items() == [], "no snapshot by a part of a name")
+check(Sandbox.delete_snapshot(named.snapshot_id), "delete the named one")
+
 # A port has a host of its own, which answers those who have the sandbox's traffic token where it wants one.
 def visit(host, headers):
     request = urllib.request.Request(os.environ["E2B_SANDBOX_URL"] + "/page", headers={"Host": host, **headers})

@@ -74,6 +74,17 @@ struct Opened {
     domain: Option<String>,
 }
 
+/// Which snapshots are meant.
+#[derive(Clone, Copy)]
+pub(super) enum Which<'a> {
+    /// Those of the whole account.
+    All,
+    /// Those that were made of one sandbox.
+    OfSandbox(&'a str),
+    /// Those of that very name.
+    Named(&'a str),
+}
+
 /// A snapshot.
 #[derive(Deserialize)]
 pub(super) struct Snapshot {
@@ -298,9 +309,13 @@ impl Account {
         Ok(by_id.into_values().collect())
     }
 
-    /// Snapshots, of one sandbox or of all.
-    pub(super) async fn snapshots(&self, sandbox: Option<&str>) -> Result<Vec<Snapshot>, ProviderError> {
-        let query = sandbox.map(|id| format!("sandboxID={}", encode(id))).unwrap_or_default();
+    /// Snapshots. There may be thousands: whoever knows which are meant says so.
+    pub(super) async fn snapshots(&self, which: Which<'_>) -> Result<Vec<Snapshot>, ProviderError> {
+        let query = match which {
+            Which::All => String::new(),
+            Which::OfSandbox(id) => format!("sandboxID={}", encode(id)),
+            Which::Named(name) => format!("name={}", encode(name)),
+        };
         self.pages("list snapshots", "/snapshots", &query).await
     }
 

@@ -2,7 +2,7 @@
 //! agent is found by names and labels. A snapshot is a template, and has no end of its own: what booted from it is another
 //! sandbox of the same agent's.
 
-use super::account::Listed;
+use super::account::{Listed, Which};
 use super::failure::failed;
 use super::{E2bProvider, KIND, LIST_PAUSE, REMOVE_PAUSE, REMOVE_WITHIN, idempotency_key, short};
 use crate::frame::Frame;
@@ -39,9 +39,9 @@ fn parse(deployment: &str, name: &str) -> Option<(String, Option<String>)> {
 }
 
 impl E2bProvider {
-    /// Snapshots that carry an agent's name, of all agents of this deployment.
-    pub(super) async fn named_snapshots(&self) -> Result<Vec<Named>, ProviderError> {
-        let named = self.account.snapshots(None).await?.into_iter().filter_map(|snapshot| {
+    /// Snapshots that carry the name of an agent of this deployment.
+    pub(super) async fn named_snapshots(&self, which: Which<'_>) -> Result<Vec<Named>, ProviderError> {
+        let named = self.account.snapshots(which).await?.into_iter().filter_map(|snapshot| {
             let mut names = snapshot.names.iter().chain([&snapshot.id]);
             let (agent, checkpoint) = names.find_map(|name| parse(&self.service().deployment, name))?;
             Some(Named { agent, checkpoint, id: snapshot.id.clone() })
@@ -49,11 +49,14 @@ impl E2bProvider {
         Ok(named.collect())
     }
 
-    /// Those of one agent's: all, or those of one checkpoint. Of that there should be one; that there is none is believed to
-    /// a second list, as of sandboxes.
+    /// Those of one agent's: all, or those of one checkpoint, which E2B looks up by its name. Of that there should be one; that
+    /// there is none is believed to a second list, as of sandboxes.
     async fn snapshots_of(&self, agent: &str, checkpoint: Option<&str>) -> Result<Vec<Named>, ProviderError> {
+        let name = checkpoint.map(|checkpoint| name_of(&self.service().deployment, agent, checkpoint));
         let meant = async || {
-            let mut named = self.named_snapshots().await?;
+            let which = name.as_deref().map_or(Which::All, Which::Named);
+            let mut named = self.named_snapshots(which).await?;
+            // A service that knows no names yet lists all.
             let is_it = |named: &Named, checkpoint| named.checkpoint.as_deref() == Some(checkpoint);
             named.retain(|named| named.agent == agent && checkpoint.is_none_or(|checkpoint| is_it(named, checkpoint)));
             Ok(named)
@@ -92,7 +95,7 @@ impl E2bProvider {
     /// Ends those sandboxes of an agent.
     async fn remove_listed(&self, agent: &str, sandboxes: &[Listed]) -> Result<(), ProviderError> {
         for Listed { id, .. } in sandboxes {
-            for snapshot in self.account.snapshots(Some(id)).await? {
+            for snapshot in self.account.snapshots(Which::OfSandbox(id)).await? {
                 let names = snapshot.names.iter().chain([&snapshot.id]);
                 let mut ours = names.filter_map(|name| parse(&self.service().deployment, name));
                 if !ours.any(|(owner, _)| owner == agent) {

@@ -19,11 +19,11 @@ use crate::guest_calls::{self, Answered, Call, exec_output, listing, piece, writ
 use crate::http::Http;
 use crate::known::Known;
 use crate::{
-    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OpenPort, OwnedSandbox, Provider,
-    ProviderError, ProviderKind, Sandbox, SandboxSpec,
+    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OpenPort, OwnedSandbox, Presence,
+    Provider, ProviderError, ProviderKind, Sandbox, SandboxSpec,
 };
 use ::http::HeaderValue;
-use account::{Account, Created, Handle, Listed};
+use account::{Account, Created, Handle, Listed, Which};
 use async_trait::async_trait;
 use bytes::Bytes;
 use envd::User;
@@ -440,7 +440,7 @@ impl Provider for E2bProvider {
             tokio::time::sleep(LIST_PAUSE).await;
             Ok((first, self.account.list(&ours).await?))
         };
-        let ((first, second), snapshots) = tokio::try_join!(twice, self.named_snapshots())?;
+        let ((first, second), snapshots) = tokio::try_join!(twice, self.named_snapshots(Which::All))?;
         let mut agents: BTreeMap<String, bool> = BTreeMap::new();
         for mut sandbox in first.into_iter().chain(second) {
             if let Some(agent) = sandbox.metadata.remove(AGENT_LABEL) {
@@ -450,7 +450,10 @@ impl Provider for E2bProvider {
         for agent in snapshots.into_iter().map(|snapshot| snapshot.agent).collect::<BTreeSet<_>>() {
             agents.entry(agent).or_default();
         }
-        Ok(agents.into_iter().map(|(agent, running)| OwnedSandbox { agent, running }).collect())
+        Ok(agents
+            .into_iter()
+            .map(|(agent, running)| OwnedSandbox { agent, presence: Presence::by_running(running) })
+            .collect())
     }
 
     async fn health(&self) -> Health {

@@ -17,7 +17,7 @@ use theazo_providers::e2b::{E2bEndpoints, E2bProvider, E2bService};
 use theazo_providers::fly::{FlyEndpoints, FlyProvider, FlyService, FlySettings};
 use theazo_providers::simulated::SimulatedProvider;
 use theazo_providers::{
-    AgentRef, Environment, ExecOutput, ExecRequest, Language, Provider, ProviderError, SandboxSpec,
+    AgentRef, Environment, ExecOutput, ExecRequest, Language, Presence, Provider, ProviderError, SandboxSpec,
 };
 use theazo_tenancy::{AgentId, PlatformId, SessionId};
 use theazo_vault::SecretValue;
@@ -213,6 +213,17 @@ impl Bed {
         }
     }
 
+    /// How many things there are of an agent's at the provider: sandboxes, containers, machines and what goes with them.
+    /// Nothing where nothing is kept but files.
+    pub async fn parts(&self, agent: &AgentRef) -> Option<usize> {
+        match (&self.engine, &self.e2b, &self.fly) {
+            (Some(engine), ..) => Some(engine.parts(agent).await),
+            (_, Some(served), _) => Some(served.controls.labelled("theazo.agent", &agent.agent).len()),
+            (.., Some(served)) => Some(served.controls.parts_of(&agent.agent.replace('_', "-")).len()),
+            _ => None,
+        }
+    }
+
     pub async fn end(&self) {
         if let Some(served) = &self.e2b {
             served.end().await;
@@ -257,9 +268,9 @@ impl Bed {
     }
 
     /// Whether the provider runs the agent's sandbox; nothing when it has no part of it.
-    pub async fn listed(&self, agent: &AgentRef) -> Option<bool> {
+    pub async fn listed(&self, agent: &AgentRef) -> Option<Presence> {
         let all = self.provider.list_mine().await.unwrap();
-        all.into_iter().find(|sandbox| sandbox.agent == agent.agent).map(|sandbox| sandbox.running)
+        all.into_iter().find(|sandbox| sandbox.agent == agent.agent).map(|sandbox| sandbox.presence)
     }
 }
 

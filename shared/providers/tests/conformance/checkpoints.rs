@@ -3,7 +3,7 @@
 use crate::bed::{Bed, environment, request};
 use crate::secrets::{assert_not_kept, canary};
 use std::sync::Arc;
-use theazo_providers::{AgentRef, Environment, Language, ProviderError};
+use theazo_providers::{AgentRef, Environment, Language, Presence, ProviderError};
 use theazo_tenancy::CheckpointId;
 
 crate::promises! { "checkpoints":
@@ -65,7 +65,7 @@ async fn a_checkpoint_outlives_its_sandbox_and_is_booted_from_as_often_as_asked(
         bed.provider.discard(&agent).await.unwrap();
         assert!(matches!(bed.read(&agent, "/data/file").await, Err(ProviderError::SandboxGone)));
         if bed.name != "simulated" {
-            assert_eq!(bed.listed(&agent).await, Some(false), "its checkpoint is found");
+            assert_eq!(bed.listed(&agent).await, Some(Presence::Kept), "its checkpoint is found");
         }
         bed.provider.restore(&spec, &Environment::default(), &kept).await.unwrap();
         assert_eq!(bed.read(&agent, "/data/file").await.unwrap(), b"kept");

@@ -3,7 +3,7 @@
 use crate::bed::{Bed, agent, environment, request, spec};
 use std::sync::Arc;
 use theazo_e2b_emulator::{Fault, FaultKind};
-use theazo_providers::{AgentRef, Environment, Language, Provider, ProviderError};
+use theazo_providers::{AgentRef, Environment, Language, Presence, Provider, ProviderError};
 use theazo_vault::SecretValue;
 
 /// A management call as somebody with the account's key makes it.
@@ -65,7 +65,7 @@ async fn a_list_that_lags_loses_no_sandbox_and_leaves_none_behind() {
     bed.write(&agent, "/data/kept", b"kept").await.unwrap();
     let lags = || lists_once(&bed, serde_json::json!([]));
     lags();
-    assert_eq!(bed.listed(&agent).await, Some(true));
+    assert_eq!(bed.listed(&agent).await, Some(Presence::Running));
     // Another process, which knows nothing of where it runs.
     let other = bed.emulator().provider(&bed.emulator().deployment);
     lags();
@@ -188,12 +188,39 @@ async fn snapshots_of_an_agent_go_with_it_and_orphans_of_ours_are_found_and_stra
     let path = format!("/sandboxes/{other}/snapshots");
     let name = format!("theazo-{short}-{}", lost.agent.replace('_', "-"));
     manage(&bed, reqwest::Method::POST, &path, serde_json::json!({ "name": name, "memory": false })).await;
-    assert_eq!(bed.listed(&lost).await, Some(false), "an orphan is found by its name");
+    assert_eq!(bed.listed(&lost).await, Some(Presence::Kept), "an orphan is found by its name");
     bed.destroy(&owner).await;
     bed.destroy(&lost).await;
     assert_eq!(bed.listed(&lost).await, None);
     assert_eq!(bed.emulator().controls.left(), [other]);
     bed.destroy(&foreign).await;
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_is_looked_up_by_its_name_however_many_there_are_of_others() {
+    let bed = Bed::e2b("by-name").await;
+    let (spec, agent) = bed.create(&[]).await;
+    let [kept, other] = [(); 2].map(|()| theazo_tenancy::CheckpointId::make().to_string());
+    bed.bash(&agent, "echo then > /data/file").await;
+    for checkpoint in [&kept, &other] {
+        bed.provider.checkpoint(&agent, checkpoint).await.unwrap();
+        bed.bash(&agent, "echo now > /data/file").await;
+    }
+    bed.provider.restore(&spec, &environment(&[]), &kept).await.unwrap();
+    assert_eq!(bed.bash(&agent, "cat /data/file").await, "then\n");
+    bed.provider.remove_checkpoint(&agent, &kept).await.unwrap();
+    let lists =
+        bed.emulator().controls.records().into_iter().filter(|record| record.subject.starts_with("GET /snapshots?"));
+    let bare = |id: &str| id.rsplit('_').next().unwrap().to_owned();
+    let of_all: Vec<_> = lists.map(|list| list.subject).filter(|list| !list.contains("sandboxID=")).collect();
+    assert!(!of_all.is_empty());
+    assert!(of_all.iter().all(|list| list.contains("name=theazo-") && list.contains(&bare(&kept))), "{of_all:?}");
+    // The other is still there.
+    bed.provider.restore(&spec, &environment(&[]), &other).await.unwrap();
+    assert_eq!(bed.bash(&agent, "cat /data/file").await, "now\n");
+    bed.destroy(&agent).await;
+    assert_eq!(bed.emulator().controls.left(), [""; 0]);
     bed.end().await;
 }
 

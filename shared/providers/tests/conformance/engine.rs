@@ -5,11 +5,13 @@ use bollard::Docker;
 use bollard::models::{ContainerConfig, ContainerCreateBody, HostConfig, Mount, MountType};
 use bollard::query_parameters::{
     CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder,
-    EventsOptionsBuilder, InspectContainerOptions, InspectNetworkOptions, LogsOptionsBuilder, RemoveImageOptions,
+    EventsOptionsBuilder, InspectContainerOptions, InspectNetworkOptions, ListContainersOptionsBuilder,
+    ListNetworksOptionsBuilder, ListVolumesOptionsBuilder, LogsOptionsBuilder, RemoveImageOptions,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use serde::Serialize;
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::pin::pin;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -72,6 +74,17 @@ impl Engine {
             let subnet: Ipv4Addr = config.subnet.unwrap().split('/').next().unwrap().parse().unwrap();
             Ipv4Addr::from(u32::from(subnet) + 1).to_string()
         })
+    }
+
+    /// How many containers, networks and volumes of an agent's there are.
+    pub async fn parts(&self, agent: &AgentRef) -> usize {
+        let filter = HashMap::from([("label", vec![format!("theazo.agent={}", agent.agent)])]);
+        let containers = ListContainersOptionsBuilder::default().all(true).filters(&filter).build();
+        let networks = ListNetworksOptionsBuilder::default().filters(&filter).build();
+        let volumes = ListVolumesOptionsBuilder::default().filters(&filter).build();
+        self.docker.list_containers(Some(containers)).await.unwrap().len()
+            + self.docker.list_networks(Some(networks)).await.unwrap().len()
+            + self.docker.list_volumes(Some(volumes)).await.unwrap().volumes.unwrap_or_default().len()
     }
 
     /// What is shown of an agent that runs, and its whole file system as an export has it.

@@ -4,7 +4,7 @@ use crate::bed::{Bed, agent, environment, request, spec};
 use crate::secrets::{assert_not_kept, assert_not_on_record, canary};
 use std::time::{Duration, Instant};
 use theazo_e2b_emulator::{Fault, FaultKind};
-use theazo_providers::{Environment, ExecRequest, Language, Provider, ProviderError};
+use theazo_providers::{Environment, ExecRequest, Language, Presence, Provider, ProviderError};
 
 fn fault(bed: &Bed, method: &str, path: &str, times: u32, kind: FaultKind) {
     bed.emulator().controls.fault(Fault { method: method.into(), path: path.into(), times, kind });
@@ -76,7 +76,7 @@ async fn a_half_created_sandbox_is_adopted_by_the_next_create_and_found_by_the_n
     // The daemon does not come up for the first call, nor for its repetitions.
     fault(&bed, "POST", "/files", 1, refuse(401, None, &[]));
     bed.provider.create(&spec, &Environment::default()).await.unwrap_err();
-    assert_eq!(bed.listed(&agent(&spec)).await, Some(true));
+    assert_eq!(bed.listed(&agent(&spec)).await, Some(Presence::Running));
     bed.provider.create(&spec, &environment(&[("A", "b")])).await.unwrap();
     assert_eq!(bed.bash(&agent(&spec), "printf $A").await, "b");
     assert_eq!(bed.emulator().controls.left().len(), 1);

@@ -6,7 +6,7 @@ use crate::secrets::{assert_not_kept, assert_not_on_record, canary};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use theazo_fly_emulator::{Fault, FaultKind};
-use theazo_providers::{AgentRef, Environment, ExecRequest, Language, Provider, ProviderError, SandboxSpec};
+use theazo_providers::{AgentRef, Environment, ExecRequest, Language, Presence, Provider, ProviderError, SandboxSpec};
 
 pub(crate) fn alter(place: &str, value: Value) -> FaultKind {
     FaultKind::Alter { place: place.into(), value }
@@ -15,8 +15,15 @@ pub(crate) fn alter(place: &str, value: Value) -> FaultKind {
 /// A call as somebody with the account's token makes it.
 pub(crate) async fn manage(bed: &Bed, method: reqwest::Method, path: &str, body: Value) -> Value {
     let url = format!("{}/v1{path}", bed.fly_emulator().url);
-    let call = reqwest::Client::new().request(method, url).header("authorization", FLY_TOKEN).json(&body);
-    serde_json::from_str(&call.send().await.unwrap().text().await.unwrap()).unwrap_or_default()
+    for _ in 0..40 {
+        let call = reqwest::Client::new().request(method.clone(), &url).header("authorization", FLY_TOKEN).json(&body);
+        let answer = call.send().await.unwrap();
+        if answer.status() != 429 {
+            return serde_json::from_str(&answer.text().await.unwrap()).unwrap_or_default();
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    panic!("{method} {path} is never taken")
 }
 
 pub(crate) fn app(agent: &AgentRef) -> String {
@@ -215,10 +222,10 @@ async fn a_machine_that_the_service_does_not_find_for_a_moment_is_not_taken_for_
     }
     fault(&bed, "GET", &format!("/apps/{}/machines", app(&agent)), 1, refuse(404, None));
     fault(&bed, "GET", "/orgs/", 1, alter("/machines", json!([])));
-    assert_eq!(bed.listed(&agent).await, Some(true));
+    assert_eq!(bed.listed(&agent).await, Some(Presence::Running));
     fault(&bed, "GET", &format!("/apps/{}/machines", app(&agent)), 1, alter("/0/state", "restarting".into()));
     fault(&bed, "GET", "/orgs/", 1, alter("/machines", json!([])));
-    assert_eq!(bed.listed(&agent).await, Some(true), "what comes up again is not lost");
+    assert_eq!(bed.listed(&agent).await, Some(Presence::Running), "what comes up again is not lost");
     fault(&bed, "GET", "/v1/apps/", 1, refuse(404, None));
     bed.destroy(&agent).await;
     assert_eq!(served.controls.left(), [""; 0], "an app is not removed because it was not seen");
@@ -462,7 +469,7 @@ async fn a_machine_that_ends_during_a_call_is_gone_and_not_a_failure() {
     });
     let failure = ran.err().map(|error| format!("{error:?}"));
     assert_eq!(failure, Some(format!("{:?}", ProviderError::SandboxGone)));
-    assert_eq!(bed.listed(&agent).await, Some(false));
+    assert_eq!(bed.listed(&agent).await, Some(Presence::Kept));
     bed.destroy(&agent).await;
     bed.end().await;
 }

@@ -3,7 +3,7 @@
 use crate::bed::{Bed, agent, environment, request, spec};
 use std::sync::Arc;
 use std::time::Duration;
-use theazo_providers::{Environment, Language, ProviderError, SandboxSpec};
+use theazo_providers::{Environment, Language, Presence, ProviderError, SandboxSpec};
 
 crate::promises! { "life":
     Nothing creating_twice_with_one_id_gives_one_sandbox_with_its_files;
@@ -34,7 +34,11 @@ async fn creating_twice_at_the_same_moment_gives_one_sandbox(bed: Arc<Bed>) {
     assert!(one.is_ok() || other.is_ok(), "{one:?} {other:?}");
     let agent = agent(&spec);
     bed.write(&agent, "/data/file", b"x").await.unwrap();
+    let (_, made_once) = bed.create(&[]).await;
+    assert_eq!(bed.parts(&agent).await, bed.parts(&made_once).await, "{one:?} {other:?}");
+    bed.destroy(&made_once).await;
     bed.destroy(&agent).await;
+    assert_eq!(bed.parts(&agent).await.unwrap_or(0), 0);
     if bed.name != "simulated" {
         assert_eq!(bed.listed(&agent).await, None);
     }
@@ -77,7 +81,10 @@ async fn destroying_is_idempotent_and_leaves_nothing_running_or_paused(bed: Arc<
     let ((_, running), (_, paused)) = tokio::join!(bed.create(&[]), bed.create(&[]));
     bed.provider.stop(&paused).await.unwrap();
     if bed.name != "simulated" {
-        assert_eq!((bed.listed(&running).await, bed.listed(&paused).await), (Some(true), Some(false)));
+        assert_eq!(
+            (bed.listed(&running).await, bed.listed(&paused).await),
+            (Some(Presence::Running), Some(Presence::Kept))
+        );
     }
     for agent in [&running, &paused] {
         bed.destroy(agent).await;

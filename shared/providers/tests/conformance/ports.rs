@@ -3,7 +3,7 @@
 use crate::bed::{Bed, environment};
 use std::sync::Arc;
 use std::time::Duration;
-use theazo_providers::{AgentRef, Language, OpenPort, ProviderError};
+use theazo_providers::{AgentRef, Language, OpenPort, Presence, ProviderError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -182,7 +182,7 @@ async fn a_port_ends_with_the_run_of_its_agent(bed: Arc<Bed>) {
     let answer = ask(&way, &lines(&way)).await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 502"), "{answer}");
     assert!(matches!(refusal(&bed, &agent, port).await, ProviderError::SandboxGone));
-    assert_eq!(bed.listed(&agent).await, Some(false), "it is stopped, and asking has not changed that");
+    assert_eq!(bed.listed(&agent).await, Some(Presence::Kept), "it is stopped, and asking has not changed that");
 
     bed.provider.resume(&spec, &environment(&[])).await.unwrap();
     let port = serve(&bed, &agent, "second").await;
