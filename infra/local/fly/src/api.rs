@@ -17,6 +17,8 @@ pub(crate) struct ApiCall<'a> {
     pub(crate) path: &'a str,
     pub(crate) query: &'a [(String, String)],
     pub(crate) body: &'a [u8],
+    /// Of the lease that the caller has.
+    pub(crate) nonce: Option<&'a str>,
 }
 
 /// Status and body of an answer; some have none.
@@ -42,6 +44,11 @@ pub(crate) fn answer(world: &Arc<World>, call: &ApiCall<'_>) -> Result<ApiAnswer
     let parameter = |name: &str| call.query.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
     let is = |name: &str| parameter(name) == Some("true");
     let shown = |value: Value| (200, Some(value));
+    if let (true, ["apps", app, "machines", id, rest @ ..]) = (call.method != "GET", segments.as_slice())
+        && !matches!(rest, ["lease" | "exec"])
+    {
+        world.expect_lease(app, id, call.nonce)?;
+    }
     match (call.method, segments.as_slice()) {
         ("GET", ["platform", "regions"]) => Ok(shown(show::regions())),
         ("GET", ["apps"]) => {
@@ -61,7 +68,7 @@ pub(crate) fn answer(world: &Arc<World>, call: &ApiCall<'_>) -> Result<ApiAnswer
         ("GET", ["orgs", organization, "machines"]) => {
             let machines = world.with(|state| {
                 let own = state.apps.iter().filter(|(_, app)| app.organization == *organization);
-                own.flat_map(|(name, app)| app.machines.values().map(|machine| machine.overview(name))).collect()
+                own.flat_map(|(name, app)| app.machines.values().filter_map(|machine| machine.overview(name))).collect()
             });
             page(machines, "machines", parameter("limit"), parameter("cursor")).map(shown)
         }
@@ -99,6 +106,11 @@ pub(crate) fn answer(world: &Arc<World>, call: &ApiCall<'_>) -> Result<ApiAnswer
         ("POST", ["apps", app, "machines", id, "stop"]) => world.stop_machine(app, id, call.body).map(shown),
         ("POST", ["apps", app, "machines", id, "suspend"]) => world.suspend_machine(app, id).map(shown),
         ("POST", ["apps", app, "machines", id, "exec"]) => world.exec(app, id, call.body).map(shown),
+        ("GET", ["apps", app, "machines", id, "lease"]) => world.lease(app, id).map(shown),
+        ("POST", ["apps", app, "machines", id, "lease"]) => {
+            world.take_lease(app, id, parameter("ttl"), call.body, call.nonce).map(|lease| (201, Some(lease)))
+        }
+        ("DELETE", ["apps", app, "machines", id, "lease"]) => world.release_lease(app, id, call.nonce).map(shown),
         ("GET", ["apps", app, "machines", id, "wait"]) => world.wait_for(app, id, call.query).map(shown),
         ("GET", ["apps", app, "machines", id, "events"]) => {
             let limit = parameter("limit").and_then(|limit| limit.parse().ok()).unwrap_or(20);

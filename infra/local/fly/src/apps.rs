@@ -217,14 +217,12 @@ impl World {
     }
 
     pub(crate) fn left(&self) -> Vec<String> {
-        self.with(|state| {
-            let of = |(name, app): (&String, &App)| {
-                let inside = app.machines.keys().chain(app.volumes.keys()).cloned();
-                let addresses = app.addresses.iter().map(|address| address.ip.to_string());
-                std::iter::once(name.clone()).chain(inside).chain(addresses).collect::<Vec<_>>()
-            };
-            state.apps.iter().flat_map(of).collect()
-        })
+        self.with(|state| state.apps.iter().flat_map(|(name, app)| app.parts(name)).collect())
+    }
+
+    /// The same of one app.
+    pub(crate) fn parts_of(&self, name: &str) -> Vec<String> {
+        self.with(|state| state.apps.get(name).map(|app| app.parts(name)).unwrap_or_default())
     }
 
     /// Ends everything.
@@ -241,6 +239,13 @@ impl World {
 }
 
 impl App {
+    /// The app itself, and what is in it.
+    fn parts(&self, name: &str) -> Vec<String> {
+        let inside = self.machines.keys().chain(self.volumes.keys()).cloned();
+        let addresses = self.addresses.iter().map(|address| address.ip.to_string());
+        std::iter::once(name.to_owned()).chain(inside).chain(addresses).collect()
+    }
+
     fn end(self) {
         let Self { machines, volumes, .. } = self;
         machines.into_values().for_each(Machine::end);

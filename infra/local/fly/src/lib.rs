@@ -2,7 +2,8 @@
 //!
 //! Apps with their networks, addresses and network policies, volumes and forks of them, and machines with what they go
 //! through: `wait` and its 408, starts that come later than their answer, stops by signal, `exec` with its 60 seconds
-//! and 15 KB, capacity errors on demand. A machine has one address for each of its app's, a loopback address of this
+//! and 15 KB, leases, capacity errors on demand. Calls have the rates that Fly documents, and lists of a whole organization
+//! lag two seconds behind. A machine has one address for each of its app's, a loopback address of this
 //! machine, and what connects to a service's port there is handed on as it is, as Fly's proxy does it without handlers.
 //! With the handler `http` requests are, one by one; with `tls` beside it they come in plain HTTP here, as there are no
 //! certificates.
@@ -16,16 +17,17 @@
 //! whatever the policies say. That keeps machines apart and takes them down whole; it is no security boundary, and there
 //! are no limits on memory and processors. For code that is trusted. It must run as root.
 //!
-//! Not emulated: images, checks, metadata, leases, secrets, certificates, snapshots of volumes, several processes or
-//! containers in a machine, replays by the proxy, restart policies and schedules, logs, and rate limits unless a fault
-//! asks for them.
+//! Not emulated: images, checks, metadata, secrets, certificates, snapshots of volumes, several processes or containers in
+//! a machine, replays by the proxy, restart policies and schedules, and logs.
 
 mod api;
 mod apps;
 mod described;
 mod error;
 mod faults;
+mod leases;
 mod machines;
+mod pace;
 mod proxy;
 mod records;
 mod room;
@@ -40,6 +42,7 @@ pub use records::Record;
 use apps::World;
 use described::Described;
 use faults::Faults;
+use pace::Pace;
 use records::Records;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -61,6 +64,7 @@ pub struct Controls {
     records: Arc<Records>,
     faults: Arc<Faults>,
     described: Arc<Described>,
+    pace: Arc<Pace>,
     token: Option<Arc<str>>,
 }
 
@@ -70,8 +74,8 @@ impl Emulator {
     pub fn new(dir: &Path, token: Option<&str>, programs: Vec<PathBuf>) -> Self {
         let records = Arc::new(Records::default());
         let world = World::new(dir, programs, records.clone());
-        let (faults, described) = (Arc::default(), Arc::new(Described::load()));
-        Self { controls: Controls { world, records, faults, described, token: token.map(Arc::from) } }
+        let (faults, described, pace) = (Arc::default(), Arc::new(Described::load()), Arc::default());
+        Self { controls: Controls { world, records, faults, described, pace, token: token.map(Arc::from) } }
     }
 
     /// A hand on it, for while it serves.
@@ -124,6 +128,11 @@ impl Controls {
     /// What there is: names of apps, ids of machines and volumes, addresses.
     pub fn left(&self) -> Vec<String> {
         self.world.left()
+    }
+
+    /// The app of that name, and what is in it.
+    pub fn parts_of(&self, app: &str) -> Vec<String> {
+        self.world.parts_of(app)
     }
 
     /// Does to a machine what Fly does to one whose host fails: it stops at once, without anybody asking.

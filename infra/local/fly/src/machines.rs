@@ -2,6 +2,7 @@
 
 use crate::apps::{World, make_id, parse};
 use crate::error::Refusal;
+use crate::leases::Lease;
 use crate::room::{Room, child_of, send};
 use crate::volumes::region;
 use rustix::process::Signal;
@@ -17,6 +18,8 @@ use time::OffsetDateTime;
 
 /// How long a machine has that is told to stop, unless it is said.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// How long lists of the whole organization lag behind.
+const LAG: time::Duration = time::Duration::seconds(2);
 /// Longest waits and commands, in seconds.
 const LONGEST: u64 = 60;
 /// Longest body of an exec that is run, and longest output, in bytes.
@@ -36,6 +39,9 @@ pub(crate) struct Machine {
     pub(crate) events: Vec<Value>,
     pub(crate) dir: PathBuf,
     pub(crate) run: Option<Run>,
+    pub(crate) lease: Option<Lease>,
+    /// What lists of the whole organization still say it is, and until when: they lag behind.
+    pub(crate) seen: (&'static str, OffsetDateTime),
 }
 
 /// What runs while a machine does.
@@ -54,6 +60,7 @@ struct NewMachine {
     #[serde(default)]
     skip_launch: bool,
     current_version: Option<String>,
+    lease_ttl: Option<i64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -89,6 +96,22 @@ fn settled(state: &str) -> bool {
 }
 
 impl Machine {
+    /// Is in another state; lists do not say so yet.
+    fn becomes(&mut self, state: &'static str) {
+        let now = OffsetDateTime::now_utc();
+        if self.seen.1 <= now {
+            self.seen = (self.state, now + LAG);
+        }
+        self.state = state;
+    }
+
+    /// The state that lists of the whole organization have; nothing while they do not have the machine yet.
+    pub(crate) fn listed_state(&self) -> Option<&'static str> {
+        let (seen, until) = self.seen;
+        let state = if until > OffsetDateTime::now_utc() { seen } else { self.state };
+        Some(state).filter(|state| !state.is_empty())
+    }
+
     fn happened(&mut self, kind: &str, source: &str, request: Option<Value>) {
         self.updated = OffsetDateTime::now_utc();
         let mut event = json!({
@@ -102,7 +125,7 @@ impl Machine {
     }
 
     fn enter(&mut self, state: &'static str, source: &str) {
-        self.state = state;
+        self.becomes(state);
         let kind = match state {
             "starting" | "started" => "start",
             "stopping" | "stopped" => "stop",
@@ -121,7 +144,7 @@ impl Machine {
 }
 
 impl World {
-    fn machine<T>(
+    pub(crate) fn machine<T>(
         &self,
         app: &str,
         id: &str,
@@ -165,9 +188,15 @@ impl World {
                 events: Vec::new(),
                 dir: self.dir.join(&id),
                 run: None,
+                lease: None,
+                seen: ("", now + LAG),
             };
             machine.happened("launch", "user", None);
-            let shown = machine.show();
+            let nonce = new.lease_ttl.map(|ttl| machine.lease_for(ttl)).transpose()?;
+            let mut shown = machine.show();
+            if let Some(nonce) = nonce {
+                shown["nonce"] = nonce.into();
+            }
             app.machines.insert(id.clone(), machine);
             Ok(shown)
         })?;
@@ -273,7 +302,7 @@ impl World {
             if machine.run.as_ref().is_some_and(|current| Arc::ptr_eq(&current.room, &run.room)) {
                 let asked = machine.state == "stopping";
                 machine.run = None;
-                machine.state = "stopped";
+                machine.becomes("stopped");
                 let ended = json!({
                     "exit_code": status.and_then(|status: ExitStatus| status.code()).unwrap_or(-1),
                     "signal": status.and_then(|status| status.signal()).unwrap_or(-1), "oom_killed": false,

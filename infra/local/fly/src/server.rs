@@ -5,6 +5,7 @@ use crate::api::{self, ApiCall};
 use crate::described::Exchange;
 use crate::error::{EmulatorError, Refusal};
 use crate::faults::FaultKind;
+use crate::leases::NONCE;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -146,10 +147,17 @@ async fn manage(controls: &Controls, headers: &HeaderMap, call: Called) -> Respo
     let Some(path) = call.path.strip_prefix("/v1").map(str::to_owned) else {
         return refused(&Refusal::new(404, "404 page not found"));
     };
+    if !controls.pace.allows(&call.method, &path) {
+        return refused(&Refusal::new(429, "rate limit exceeded"));
+    }
     let (query, request) = (api::pairs(&call.query), serde_json::from_slice::<Value>(&call.body).ok());
+    let nonce = headers.get(NONCE).and_then(|nonce| nonce.to_str().ok()).map(str::to_owned);
     let outcome = tokio::task::spawn_blocking({
         let (world, path, query, call) = (controls.world.clone(), path.clone(), query.clone(), call.clone());
-        move || api::answer(&world, &ApiCall { method: &call.method, path: &path, query: &query, body: &call.body })
+        move || {
+            let Called { method, body, .. } = &call;
+            api::answer(&world, &ApiCall { method, path: &path, query: &query, body, nonce: nonce.as_deref() })
+        }
     });
     let outcome = outcome.await.unwrap_or_else(|_| Err(Refusal::new(500, "the emulator failed")));
     let (status, content) = match outcome {

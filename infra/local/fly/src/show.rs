@@ -46,18 +46,19 @@ impl Machine {
     }
 
     /// As lists of a whole organization show it.
-    pub(crate) fn overview(&self, app: &str) -> Value {
+    pub(crate) fn overview(&self, app: &str) -> Option<Value> {
+        let state = self.listed_state()?;
         let mut config = json!({ "image": self.config["image"] });
         for name in ["guest", "metadata"] {
             if let Some(value) = self.config.get(name) {
                 config[name] = value.clone();
             }
         }
-        json!({
-            "id": self.id, "app_name": app, "name": self.name, "region": self.region, "state": self.state,
+        Some(json!({
+            "id": self.id, "app_name": app, "name": self.name, "region": self.region, "state": state,
             "instance_id": self.version, "version": self.version, "private_ip": "fdaa:0:1:a7b:1:2:3:4",
             "config": config, "created_at": show_time(self.created), "updated_at": show_time(self.updated),
-        })
+        }))
     }
 }
 

@@ -46,9 +46,21 @@ impl Served {
         std::fs::remove_dir_all(&self.dir).unwrap();
     }
 
+    /// Calls again until the rate is kept.
     async fn call(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
+        for _ in 0..20 {
+            let (status, answer) = self.once(method, path, body.clone(), None).await;
+            if status != 429 {
+                return (status, answer);
+            }
+            tokio::time::sleep(Duration::from_millis(400)).await;
+        }
+        panic!("{method} {path} is never taken");
+    }
+
+    async fn once(&self, method: &str, path: &str, body: Value, nonce: Option<&str>) -> (u16, Value) {
         let call = reqwest::Client::new().request(method.parse().unwrap(), format!("{}/v1{path}", self.url));
-        let call = call.bearer_auth(TOKEN);
+        let call = call.bearer_auth(TOKEN).header("fly-machine-lease-nonce", nonce.unwrap_or_default());
         let call = if body.is_null() { call } else { call.json(&body) };
         let answer = call.send().await.unwrap();
         let status = answer.status().as_u16();
@@ -165,6 +177,84 @@ async fn a_machine_goes_through_its_states_as_fly_describes_them() {
     served.ok("DELETE", "/apps/app?force=true", Value::Null).await;
     assert_eq!(served.controls.left(), [""; 0]);
     assert_eq!(served.controls.violations(), [""; 0]);
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leases_a_machine_alone_changes_it_until_the_lease_is_over_and_whoever_calls_too_often_waits() {
+    if !has_machines() {
+        return;
+    }
+    let served = Served::start("leases").await;
+    served.ok("POST", "/apps", json!({ "name": "app", "org_slug": "personal", "network": "app" })).await;
+    let config = json!({ "image": "i", "init": { "exec": ["sleep", "600"] } });
+    let body = json!({ "config": config, "skip_launch": true, "lease_ttl": 2 });
+    let made = served.ok("POST", "/apps/app/machines", body).await;
+    let path = format!("/apps/app/machines/{}", made["id"].as_str().unwrap());
+    let (lease, start, stop) = (format!("{path}/lease"), format!("{path}/start"), format!("{path}/stop"));
+    let first = made["nonce"].as_str().unwrap();
+    assert_eq!(served.once("POST", &start, Value::Null, None).await.0, 409);
+    assert_eq!(served.once("POST", &lease, json!({ "ttl": 60 }), None).await.0, 409, "it is somebody else's");
+    let longer = served.once("POST", &lease, json!({ "ttl": 2 }), Some(first)).await;
+    assert_eq!((longer.0, &longer.1["nonce"]), (201, &json!(first)));
+    assert_eq!(served.ok("GET", &lease, Value::Null).await["nonce"], first);
+    assert_eq!(served.once("POST", &start, Value::Null, Some(first)).await.0, 200);
+    // It ends by itself.
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    assert_eq!(served.call("GET", &lease, Value::Null).await.0, 404);
+    served.ok("POST", &stop, json!({})).await;
+    let second =
+        served.ok("POST", &lease, json!({ "description": "mine" })).await["nonce"].as_str().unwrap().to_owned();
+    assert_eq!(served.once("DELETE", &lease, Value::Null, Some(first)).await.0, 409);
+    assert_eq!(served.once("DELETE", &format!("{path}?force=true"), Value::Null, None).await.0, 409);
+    assert_eq!(served.once("DELETE", &lease, Value::Null, Some(&second)).await.0, 200);
+
+    // Looks at the machine may come more often than anything else; who comes too often is told nothing but that.
+    tokio::time::sleep(Duration::from_millis(3_000)).await;
+    for (path, most) in [(path.clone(), 10), (format!("{path}/events"), 3)] {
+        let mut taken = 0;
+        let begun = std::time::Instant::now();
+        while served.once("GET", &path, Value::Null, None).await.0 == 200 {
+            taken += 1;
+        }
+        let since = usize::try_from(begun.elapsed().as_millis()).unwrap() * most / 2000;
+        assert!((most..=most + since + 1).contains(&taken), "{taken} of {path}");
+    }
+    served.ok("DELETE", &format!("{path}?force=true"), Value::Null).await;
+    served.ok("DELETE", "/apps/app?force=true", Value::Null).await;
+    assert_eq!(served.controls.violations(), [""; 0]);
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_the_whole_organization_lags_behind() {
+    if !has_machines() {
+        return;
+    }
+    let served = Served::start("lag").await;
+    served.ok("POST", "/apps", json!({ "name": "app", "org_slug": "personal", "network": "app" })).await;
+    let config = json!({ "image": "i", "init": { "exec": ["sleep", "600"] } });
+    let made = served.ok("POST", "/apps/app/machines", json!({ "config": config })).await;
+    let path = format!("/apps/app/machines/{}", made["id"].as_str().unwrap());
+    let listed = async || {
+        let all = served.ok("GET", "/orgs/personal/machines", Value::Null).await;
+        all["machines"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["state"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(listed().await, [""; 0]);
+    served.ok("GET", &format!("{path}/wait?state=started&timeout=10"), Value::Null).await;
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    assert_eq!(listed().await, ["started"]);
+    served.ok("POST", &format!("{path}/stop"), json!({ "signal": "SIGKILL" })).await;
+    let version = made["instance_id"].as_str().unwrap();
+    served.ok("GET", &format!("{path}/wait?state=stopped&timeout=10&version={version}"), Value::Null).await;
+    assert_eq!(listed().await, ["started"], "what it was");
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    assert_eq!(listed().await, ["stopped"]);
     served.stop().await;
 }
 

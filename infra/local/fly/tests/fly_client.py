@@ -24,7 +24,7 @@ async def started(machine):
         found = await machine.inspect()
         if found.state == "started":
             return found
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.25)
     raise AssertionError("the machine does not start")
 
 

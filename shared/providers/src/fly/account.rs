@@ -113,7 +113,9 @@ impl Account {
                 Err(_) => false,
             };
             let pause = outcome.as_ref().ok().and_then(asked_pause).unwrap_or_else(|| pause(attempt));
-            if !again || attempt >= REPEATS || Instant::now() + pause >= until {
+            // Who was too quick is told so as often as that is, and waits for as long as there is patience.
+            let is_rate = outcome.as_ref().is_ok_and(|answer| answer.status == 429);
+            if !again || (attempt >= REPEATS && !is_rate) || Instant::now() + pause >= until {
                 return outcome.map_err(|fault| fault.to_error(KIND, operation));
             }
             tokio::time::sleep(pause).await;
@@ -156,7 +158,7 @@ fn pause(attempt: u32) -> Duration {
     let mut chance = [0; 2];
     let _ = getrandom::fill(&mut chance);
     let part = 0.5 + f64::from(u16::from_be_bytes(chance)) / f64::from(u16::MAX) / 2.0;
-    (FIRST_PAUSE * (1 << attempt.min(6))).mul_f64(part)
+    (FIRST_PAUSE * (1 << attempt.min(4))).mul_f64(part)
 }
 
 /// A token as it is without the scheme that Fly's own tool prints before it, once or more.

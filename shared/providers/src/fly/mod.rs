@@ -27,8 +27,8 @@ use crate::guest_calls::{self, Call, exec_output, listing, piece, written};
 use crate::http::Http;
 use crate::known::Known;
 use crate::{
-    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OpenPort, OwnedSandbox, Provider,
-    ProviderError, ProviderKind, Sandbox, SandboxSpec,
+    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OpenPort, OwnedSandbox, Presence,
+    Provider, ProviderError, ProviderKind, Sandbox, SandboxSpec,
 };
 use account::Account;
 use async_trait::async_trait;
@@ -349,7 +349,7 @@ impl Provider for FlyProvider {
                         Err(ProviderError::SandboxGone) => return Ok(None),
                         Err(error) => return Err(error),
                     };
-                Ok(Some(OwnedSandbox { agent, running }))
+                Ok(Some(OwnedSandbox { agent, presence: Presence::by_running(running) }))
             })
         });
         let found: Vec<Option<OwnedSandbox>> =
