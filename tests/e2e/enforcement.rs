@@ -2,15 +2,18 @@
 //! agent that a limit has paused.
 
 use crate::e2b::{configure, on_e2b, sandboxes_of};
-use crate::harness::{Client, E2B_KEY, OwnStack, container_name, docker, e2b_emulator};
+use crate::harness::{Break, Client, E2B_KEY, OwnStack, Tap, container_name, docker, e2b_emulator};
 use crate::limits::{CENT_A_MINUTE, Priced, day, month};
 use futures_util::StreamExt;
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 use theazo_e2b_emulator::{Fault, FaultKind};
-use theazo_store::now_ms;
+use theazo_functions::deployment::Deployment;
+use theazo_functions::reconcile::{Boots, reconcile};
+use theazo_store::{Aws, AwsEndpoints, now_ms};
 
 /// What reconciling may be late by, seconds.
 const LATE: u64 = 120;
@@ -281,5 +284,63 @@ async fn an_agent_at_its_limit_is_ended_where_its_provider_refuses_to_pause_it_o
     let why = why["data"].as_array().unwrap().iter().filter(|entry| entry["source"] == "provider").count();
     assert_eq!(why, 1, "that its provider refused is told");
     bed.terminate(&session).await;
+    own.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_is_raised_while_it_is_being_held_pauses_nobody_and_any_other_change_keeps_nobody_running() {
+    let (own, _) = OwnStack::start_still(None, |_| {}).await;
+    let client = own.client("test-api-key");
+    let session = client.session("u").await;
+    for _ in 0..3 {
+        client.boot(&session, json!({})).await;
+    }
+    let tap = Tap::tcp(own.stack.dynamodb_url().trim_start_matches("http://").parse().unwrap()).await;
+    let aws = Aws::local(&AwsEndpoints { dynamodb: tap.url(), kms: Some(own.stack.kms_url()) });
+    let tapped = Arc::new(Deployment::new(&aws, own.stack.deployment().config().clone()));
+    let limit = async |max: u64| {
+        let path = format!("/v1/sessions/{session}/limits");
+        client.call("PATCH", &path, Some(&json!({ "maxAgents": max }))).await.expect(200);
+    };
+    // Reconciles, and has that happen between what it has read and what it writes.
+    let meanwhile = async |change: &dyn Fn() -> BoxFuture<'static, ()>| {
+        tap.fail_some("TransactWriteItems", 0, 1_000, Break::Held);
+        let run = tokio::spawn({
+            let tapped = tapped.clone();
+            async move { Box::pin(reconcile(&tapped, Boots::UnderWay)).await.unwrap() }
+        });
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(!run.is_finished(), "nothing was to be written");
+        change().await;
+        tap.mend();
+        run.await.unwrap().over_limit
+    };
+    let statuses = async || {
+        let agents = client.get(&format!("/v1/sessions/{session}/agents")).await.expect(200)["data"].clone();
+        let mut statuses: Vec<_> =
+            agents.as_array().unwrap().iter().map(|agent| agent["status"].as_str().unwrap().to_owned()).collect();
+        statuses.sort_unstable();
+        statuses
+    };
+    let raise = || -> BoxFuture<'static, ()> {
+        let (client, path) = (client.clone(), format!("/v1/sessions/{session}/limits"));
+        Box::pin(async move {
+            client.call("PATCH", &path, Some(&json!({ "maxAgents": 3 }))).await.expect(200);
+        })
+    };
+    limit(1).await;
+    assert_eq!(meanwhile(&raise).await, 0);
+    assert_eq!(statuses().await, ["ready"; 3]);
+
+    let annotate = || -> BoxFuture<'static, ()> {
+        let client = client.clone();
+        Box::pin(async move {
+            client.post("/v1/sessions/by-user/u", json!({ "metadata": { "a": "b" } })).await.expect(200);
+        })
+    };
+    limit(1).await;
+    assert_eq!(meanwhile(&annotate).await, 2);
+    assert_eq!(statuses().await, ["paused", "paused", "ready"]);
+    client.terminate(&session).await;
     own.stop().await;
 }

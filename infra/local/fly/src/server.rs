@@ -40,6 +40,10 @@ async fn answer(State(controls): State<Controls>, request: Request) -> Response 
         return control(&controls, &method, subject, &body);
     }
     let call = Called { method, path, query: parts.uri.query().unwrap_or_default().to_owned(), body };
+    // Before faults: they are for calls that are answered.
+    if call.path.strip_prefix("/v1").is_some_and(|path| !controls.pace.allows(&call.method, path)) {
+        return refused(&Refusal::new(429, "rate limit exceeded"));
+    }
     match controls.faults.take(&call.method, &call.path) {
         None => manage(&controls, &parts.headers, call).await,
         Some(FaultKind::Refuse { status, code, headers }) => {
@@ -147,9 +151,6 @@ async fn manage(controls: &Controls, headers: &HeaderMap, call: Called) -> Respo
     let Some(path) = call.path.strip_prefix("/v1").map(str::to_owned) else {
         return refused(&Refusal::new(404, "404 page not found"));
     };
-    if !controls.pace.allows(&call.method, &path) {
-        return refused(&Refusal::new(429, "rate limit exceeded"));
-    }
     let (query, request) = (api::pairs(&call.query), serde_json::from_slice::<Value>(&call.body).ok());
     let nonce = headers.get(NONCE).and_then(|nonce| nonce.to_str().ok()).map(str::to_owned);
     let outcome = tokio::task::spawn_blocking({
