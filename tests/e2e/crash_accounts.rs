@@ -84,6 +84,19 @@ impl Place {
         listed.unwrap().into_iter().map(|sandbox| (sandbox.agent, sandbox.presence == Presence::Running)).collect()
     }
 
+    /// The same once it is as expected, or as it stays: Fly's lists lag behind.
+    async fn there_soon(&self, process: &Process, expected: &BTreeMap<String, bool>) -> BTreeMap<String, bool> {
+        let mut there = self.there(process).await;
+        for _ in 0..6 {
+            if there == *expected {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            there = self.there(process).await;
+        }
+        there
+    }
+
     /// Panics unless there is exactly what those agents, running or paused, with so many checkpoints, must have there.
     /// At a service that is all there is in it; on an engine, which is everybody's, what has the agents' labels. Of
     /// `unmade` ones a boot from a checkpoint was interrupted: their sandboxes are made anew by the next boot, and may
@@ -231,7 +244,7 @@ async fn kill_often(place: Place) -> BTreeMap<String, usize> {
                 other => panic!("{other}: {context}: {}", process.output()),
             })
             .collect();
-        assert_eq!(place.there(&process).await, expected, "{context}: {}", process.output());
+        assert_eq!(place.there_soon(&process, &expected).await, expected, "{context}: {}", process.output());
         let kept = |agent: &String| after.iter().find(|(same, ..)| same == agent).map_or(0, |(.., kept)| kept.len());
         let kept = expected.iter().map(|(agent, running)| (agent.clone(), (*running, kept(agent)))).collect();
         let gone = after.iter().filter(|(agent, ..)| !expected.contains_key(agent)).map(|(agent, ..)| agent.as_str());
