@@ -452,6 +452,7 @@ async fn upkeep(recorder: &mut Recorder) {
     keep_up_until(recorder, "rootFinished", &json!(true)).await;
     PlatformRotation::new(table.clone(), keys.clone(), operator()).begin(&platform).await.unwrap();
     keep_up_until(recorder, "platformsFinished", &json!(1)).await;
+    client.terminate(&session).await;
 }
 
 /// Runs upkeep until it tells that.

@@ -7,6 +7,8 @@ use crate::cache::{Cache, IMAGE_LOCK};
 use crate::command::{output, quiet};
 use crate::{Progress, SetupError};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::time::Duration;
 
 /// The programs, where cargo has put them.
 pub struct Programs {
@@ -49,6 +51,9 @@ pub async fn machine_programs(progress: &dyn Progress) -> Result<Vec<PathBuf>, S
     Ok(vec![guest, machine])
 }
 
+/// How long a build may take without a word.
+const SAID_AFTER: Duration = Duration::from_secs(2);
+
 /// Builds the packages' programs, in one go: that nothing is to be done is what cargo is asked at every start.
 async fn compile<const N: usize>(packages: [&str; N], progress: &dyn Progress) -> Result<[PathBuf; N], SetupError> {
     let workspace = workspace()?;
@@ -57,10 +62,6 @@ async fn compile<const N: usize>(packages: [&str; N], progress: &dyn Progress) -
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), |dir| workspace.join(dir));
     let target = target.join("guest");
     let binaries = packages.map(|package| target.join(&triple).join("release").join(package));
-    if !binaries.iter().all(|binary| binary.exists()) {
-        progress
-            .step("Building what runs in sandboxes: the guest, the forwarder of ports, the main process of machines");
-    }
     let mut cargo = quiet(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
     cargo.current_dir(&workspace).args(["build", "--quiet", "--release"]);
     cargo.args(packages.iter().flat_map(|package| ["--package", package]));
@@ -77,7 +78,18 @@ async fn compile<const N: usize>(packages: [&str; N], progress: &dyn Progress) -
     {
         cargo.env(format!("CARGO_PROFILE_RELEASE_{name}"), value);
     }
-    output(&mut cargo).await?;
+    let mut building = pin!(output(&mut cargo));
+    // That there is nothing to be done is known at once.
+    let built = match tokio::time::timeout(SAID_AFTER, &mut building).await {
+        Ok(built) => built,
+        Err(_) => {
+            progress.step(
+                "Building what runs in sandboxes: the guest, the forwarder of ports, the main process of machines",
+            );
+            building.await
+        }
+    };
+    built?;
     Ok(binaries)
 }
 
