@@ -3,7 +3,7 @@
 use crate::crash_checkpoints::on_engine;
 use crate::e2b::{on_e2b, with_e2b, with_own_e2b};
 use crate::harness::{
-    Answer, Client, E2B_KEY, Platform, container_name, docker, end_agent, fail_agent, make_canary, sha256,
+    Answer, Client, E2B_KEY, Platform, container_name, docker, end_agent, fail_agent, make_canary, sha256, wait_until,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -263,14 +263,12 @@ async fn a_retry_that_comes_about_when_it_was_given_up_already_does_not_run() {
     assert_eq!(status(&client, &agent).await, "failed");
     let kind = FaultKind::Late { millis: LATE.as_millis() as u64 };
     emulator.controls.fault(Fault { method: "POST".into(), path: "/v2/sandboxes".into(), times: 1, kind });
-    let began = std::time::Instant::now();
     let refused = act(&client, &agent, "retry", json!({})).await;
     assert!(refused.status >= 500, "{refused:?}");
     own.reconcile().await;
     let left = || emulator.controls.left().len();
     assert_eq!((left(), status(&client, &agent).await), (1, json!("failed")), "only its checkpoint");
-    tokio::time::sleep((LATE + Duration::from_secs(1)).saturating_sub(began.elapsed())).await;
-    assert_eq!(left(), 2, "it came about");
+    wait_until("it comes about", async || left() == 2).await;
     own.reconcile().await;
     assert_eq!((left(), status(&client, &agent).await), (1, json!("failed")));
     act(&client, &agent, "retry", json!({})).await.expect(200);
@@ -296,13 +294,7 @@ async fn a_checkpoint_that_comes_about_when_it_was_given_up_already_does_not_sta
     assert!(!checkpoint(&client, &agent, "next").await.is_empty());
     let begun = Box::pin(reconcile(own.stack.deployment(), Boots::Impossible)).await.unwrap();
     assert_eq!((begun.checkpoints, left()), (0, 2), "not there yet: {begun:?}");
-    for _ in 0..400 {
-        if left() == 3 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    assert_eq!(left(), 3, "it came about");
+    wait_until("it comes about", async || left() == 3).await;
     own.reconcile().await;
     assert_eq!((left(), status(&client, &agent).await), (2, json!("ready")));
     assert_eq!(phases(&client, &agent).await, ["next"]);
