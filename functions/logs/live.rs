@@ -12,7 +12,8 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::time::Duration;
 use theazo_http::{
-    Answer, ApiError, Call, ErrorCode, SSE_BEGIN, SSE_DONE, StreamLimits, sse_event, sse_heartbeat, sse_reconnect,
+    Answer, ApiError, Call, ErrorCode, SSE_BEGIN, SSE_DONE, StreamLimits, sse_event, sse_heartbeat, sse_position,
+    sse_reconnect,
 };
 use theazo_store::{Agents, LogTail, StoreError, Tailed, now_ms};
 use theazo_tenancy::{AgentId, LogId, TenantScope};
@@ -279,6 +280,10 @@ impl<F: Feed> Live<F> {
                 self.pieces.push_back(std::mem::take(&mut piece).into());
             }
         }
+        // But who was given it, and comes back, is not to be given it once more in its place.
+        if !tailed.late.is_empty() {
+            piece.push_str(&sse_position(&self.feed.position()));
+        }
         if !piece.is_empty() {
             self.pieces.push_back(piece.into());
         }
@@ -309,12 +314,14 @@ mod tests {
         entries: usize,
         step_ms: u64,
         steps: i64,
+        /// Whether each step finds something late as well.
+        has_late: bool,
         refusal: Option<&'static str>,
     }
 
     impl Endless {
         fn of(entries: usize) -> Self {
-            Self { entries, step_ms: 1, steps: 0, refusal: None }
+            Self { entries, step_ms: 1, steps: 0, has_late: false, refusal: None }
         }
 
         fn entry(&self) -> LogEntry {
@@ -339,7 +346,8 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(self.step_ms)).await;
             self.steps += 1;
             let entries = (0..self.entries).map(|_| self.entry()).collect();
-            Ok(Tailed { entries, late: Vec::new(), is_behind: true })
+            let late = if self.has_late { vec![self.entry()] } else { Vec::new() };
+            Ok(Tailed { entries, late, is_behind: true })
         }
 
         fn position(&self) -> String {
@@ -415,6 +423,20 @@ mod tests {
         let position = live.feed.position();
         assert_eq!(live.next().await.unwrap(), sse_reconnect("time_limit", Some(&position)));
         assert_eq!(live.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn who_was_given_something_late_comes_back_behind_it() {
+        for entries in [0, 1] {
+            let feed = Endless { has_late: true, ..Endless::of(entries) };
+            let mut live = Live::of(feed, limits(60_000, 60_000));
+            assert_eq!(live.next().await.unwrap(), SSE_BEGIN);
+            let mut last = String::new();
+            for _ in 0..=entries + 1 {
+                last = String::from_utf8(live.next().await.unwrap().into()).unwrap();
+            }
+            assert_eq!(last, sse_position(&live.feed.position()), "{entries}");
+        }
     }
 
     #[tokio::test]

@@ -12,6 +12,8 @@ use theazo_tenancy::ReadScope;
 /// Between the first moment that is asked for and the last, at most, milliseconds.
 const LONGEST_RANGE_MS: i64 = 31 * DAY_MS;
 const MINUTE_MS: i64 = 60_000;
+/// How far apart notes of one minute after another may be: a run of reconciling may take longer than a minute.
+const CLOSE_MS: i64 = 3 * MINUTE_MS;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Metric {
@@ -162,12 +164,26 @@ async fn points(
     })
 }
 
-/// Of the minutes of an interval that are over; those that nobody noted had none. Nothing before the first is over.
+/// Of the minutes of an interval that are over. Nothing before the first is over.
 fn active(minutes: &BTreeMap<i64, u64>, from_ms: i64, to_ms: i64, end_ms: i64) -> Option<Quantiles> {
-    let noted = minutes.range(from_ms..to_ms).map(|(_, agents)| (*agents, 1));
     let passed = (to_ms.min(end_ms) - from_ms) / MINUTE_MS;
-    let others = passed.saturating_sub(i64::try_from(noted.clone().count()).unwrap_or(i64::MAX));
-    Quantiles::of(noted.chain([(0, u64::try_from(others).unwrap_or(0))]))
+    let each = (0..passed).map(|minute| from_ms + minute * MINUTE_MS);
+    Quantiles::of(each.filter_map(|at| Some((active_at(minutes, at)?, 1))))
+}
+
+/// How many agents a minute had. Of minutes that nobody noted those had none that are not close to one that was noted, as when
+/// a run of reconciling has taken long: up to [`CLOSE_MS`] after one they have as many as that, and where nothing is noted
+/// since, nobody knows yet.
+fn active_at(minutes: &BTreeMap<i64, u64>, at_ms: i64) -> Option<u64> {
+    if let Some(agents) = minutes.get(&at_ms) {
+        return Some(*agents);
+    }
+    let close = minutes.range(at_ms - CLOSE_MS..at_ms).next_back();
+    match (close, minutes.range(at_ms..).next()) {
+        (Some((before, agents)), Some((after, _))) if after - before <= CLOSE_MS => Some(*agents),
+        (Some(_), None) => None,
+        _ => Some(0),
+    }
 }
 
 fn quantiles(at_ms: i64, quantiles: Quantiles) -> Value {
@@ -232,11 +248,20 @@ mod tests {
     }
 
     #[test]
-    fn minutes_that_nobody_noted_count_as_none() {
+    fn minutes_that_nobody_noted_count_as_none_but_between_two_that_are_close() {
         let minutes = BTreeMap::from([(0, 4), (MINUTE_MS, 4), (2 * MINUTE_MS, 8)]);
-        let of = |end| active(&minutes, 0, HOUR_MS, end).map(|found| (found.p50, found.p95, found.p99));
-        assert_eq!(of(HOUR_MS), Some((0, 0, 8)));
-        assert_eq!(of(3 * MINUTE_MS), Some((4, 8, 8)));
+        let of = |end| active(&minutes, 0, HOUR_MS, end).map(|found| (found.p50, found.p99));
+        assert_eq!(of(HOUR_MS), Some((0, 8)));
+        assert_eq!(of(3 * MINUTE_MS), Some((4, 8)));
         assert_eq!(active(&BTreeMap::new(), 0, HOUR_MS, MINUTE_MS - 1), None);
+        // Every second minute, by runs that take longer than one: fifty agents run all the time.
+        let slow: BTreeMap<i64, u64> = (0..30).map(|turn| (2 * turn * MINUTE_MS, 50)).collect();
+        let found = active(&slow, 0, HOUR_MS, HOUR_MS).unwrap();
+        assert_eq!((found.p50, found.p99), (50, 50));
+        let at = |minute: i64| {
+            active_at(&BTreeMap::from([(0, 7), (3 * MINUTE_MS, 9), (7 * MINUTE_MS, 9)]), minute * MINUTE_MS)
+        };
+        assert_eq!([-1, 0, 1, 2, 3, 4, 6].map(at), [0, 7, 7, 7, 9, 0, 0].map(Some));
+        assert_eq!([8, 10, 11].map(at), [None, None, Some(0)], "nobody knows yet of what is not over for long");
     }
 }

@@ -25,5 +25,7 @@ pub use error::{ApiError, ErrorCode};
 pub use logging::{FIGURES, LogFormat, LoggingError, init_logging, make_subscriber};
 pub use pattern::{Params, Pattern};
 pub use request::{MAX_BODY_BYTES, QueryParams, Request};
-pub use stream::{Body, LateOutcome, SSE_BEGIN, SSE_DONE, StreamLimits, sse_event, sse_heartbeat, sse_reconnect};
+pub use stream::{
+    Body, LateOutcome, SSE_BEGIN, SSE_DONE, StreamLimits, sse_event, sse_heartbeat, sse_position, sse_reconnect,
+};
 pub use times::{format_duration, format_time, parse_duration_ms, parse_time_ms};

@@ -225,6 +225,11 @@ pub fn sse_heartbeat(id: Option<&str>) -> String {
     format!(": alive\n{}\n", id_line(id))
 }
 
+/// The id alone from which a reader that comes back goes on.
+pub fn sse_position(id: &str) -> String {
+    format!("{}\n", id_line(Some(id)))
+}
+
 /// The end of a stream whose subject has ended.
 pub const SSE_DONE: &str = "data: [DONE]\n\n";
 
