@@ -17,7 +17,8 @@ LOGGED = {
 # Answers that the gateway gives by itself: our code, and the status where it is not the gateway's own.
 RESPONSES = {
     "DEFAULT_4XX": ("invalid_request", None),
-    "DEFAULT_5XX": ("internal_error", None),
+    "DEFAULT_5XX": ("internal_error", "500"),
+    "INTEGRATION_TIMEOUT": ("timeout", "504"),
     "MISSING_AUTHENTICATION_TOKEN": ("not_found", "404"),
     "REQUEST_TOO_LARGE": ("invalid_request", "400"),
     "THROTTLED": ("rate_limited", "429"),
