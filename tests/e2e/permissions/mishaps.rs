@@ -38,6 +38,7 @@ pub(super) async fn of_every_kind(recorder: &mut Recorder) {
     behind(recorder).await;
     interrupted_pauses(recorder).await;
     recorder.key = recorder.test_key.clone();
+    lost_in_test(recorder).await;
     large_answer(recorder).await;
     forgotten_notes(recorder).await;
     contended(recorder).await;
@@ -133,6 +134,57 @@ async fn lost(recorder: &mut Recorder) {
         destroy(recorder, &agent).await;
         recorder.call(name, &[&session], "", Value::Null).await;
         recorder.ok("sessions-terminate", &[&session], Value::Null).await;
+    }
+}
+
+/// Simulated agents whose sandboxes are gone, and what a pause of one throws away: pieces of files lie in the table.
+async fn lost_in_test(recorder: &mut Recorder) {
+    let platform = recorder.ok("whoami", &[], Value::Null).await["platformId"].as_str().unwrap().to_owned();
+    let file = |path: &str| json!({ "path": path, "data": "in a piece" });
+    let key = |agent: &str| json!({ "pk": { "S": format!("{platform}#test#{agent}#disk") }, "sk": { "S": "index" } });
+    let lose = |agent: &str| json!({ "TableName": super::DATA, "Key": key(agent) });
+    let session = session_of(recorder, "lost").await;
+    let more: [AgentCall; 4] = [
+        ("agents-pause", &[], "", Value::Null),
+        ("agents-checkpoints-create", &[], "", Value::Null),
+        ("agents-restart", &[], "", Value::Null),
+        ("agents-resume", &[], "", Value::Null),
+    ];
+    for (name, rest, query, body) in calls().into_iter().chain(more) {
+        let agent = boot(recorder, &session).await;
+        recorder.ok("agents-files-write", &[&agent], file("/data/a")).await;
+        if name == "agents-resume" {
+            recorder.ok("agents-pause", &[&agent], Value::Null).await;
+        }
+        recorder.table("DeleteItem", lose(&agent)).await;
+        let params: Vec<&str> = [agent.as_str()].into_iter().chain(rest.iter().copied()).collect();
+        let (status, answer) = recorder.call(name, &params, query, body.clone()).await;
+        recorder.expect(status >= 400, || format!("{name} of a simulated one that is lost: {status} {answer}"));
+    }
+    recorder.ok("sessions-terminate", &[&session], Value::Null).await;
+    for name in ["agents-pause", "agents-restart", "sessions-pause"] {
+        let session = session_of(recorder, "thrown-away").await;
+        let agent = boot(recorder, &session).await;
+        recorder.ok("agents-files-write", &[&agent], file("/tmp/a")).await;
+        let param = if name == "sessions-pause" { &session } else { &agent };
+        recorder.ok(name, &[param], json!({})).await;
+        recorder.expect_recorded(name, "Data BatchWriteItem *#disk");
+        recorder.ok("sessions-terminate", &[&session], Value::Null).await;
+    }
+    for name in ["sessions-pause", "sessions-resume", "sessions-terminate"] {
+        let session = session_of(recorder, "lost-too").await;
+        let agent = boot(recorder, &session).await;
+        recorder.ok("agents-files-write", &[&agent], file("/data/a")).await;
+        if name == "sessions-resume" {
+            recorder.ok("sessions-pause", &[&session], Value::Null).await;
+        }
+        recorder.table("DeleteItem", lose(&agent)).await;
+        recorder.call(name, &[&session], "", Value::Null).await;
+        recorder.ok("sessions-terminate", &[&session], Value::Null).await;
+    }
+    for name in ["agents-exec", "agents-files-read", "agents-files-list", "agents-files-write", "agents-ports-open"] {
+        recorder.expect_recorded(name, "Data DeleteItem *#disk");
+        recorder.expect_recorded(name, "Data Query *#disk");
     }
 }
 

@@ -311,15 +311,19 @@ impl Agents {
         agent.revision += 1;
         let ended = if agent.run_started_ms.is_none() { agent.take_token(scope) } else { None };
         let mut transaction = Transaction::default();
-        for key in [own.agent_key_of_platform(&agent.id), own.agents().row(agent.id.as_str())] {
-            let mut item = to_item(&key, agent)?;
+        let of_platform = own.agent_key_of_platform(&agent.id);
+        for key in [&of_platform, &own.agents().row(agent.id.as_str())] {
+            let mut item = to_item(key, agent)?;
             if let Some(ended) = agent.ended_at_ms.filter(|_| agent.sandbox_gone) {
                 item.insert(TTL.into(), number(ttl_seconds(ended + RETENTION_MS)));
             }
             let unchanged = match agent.busy_until_ms {
+                // A call is noted in both rows at once: one of them tells.
+                _ if *key != of_platform => Expression::new("revision = :read"),
                 None => Expression::new("revision = :read AND attribute_not_exists(busy_until_ms)"),
                 Some(busy) => {
-                    Expression::new("revision = :read AND busy_until_ms = :busy").value(":busy", number(busy))
+                    let not_later = "(attribute_not_exists(busy_until_ms) OR busy_until_ms <= :busy)";
+                    Expression::new(&format!("revision = :read AND {not_later}")).value(":busy", number(busy))
                 }
             };
             transaction = transaction.put_item(&self.0, item, unchanged.value(":read", number(read)));
