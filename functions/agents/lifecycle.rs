@@ -289,7 +289,8 @@ async fn stop_as_attempt(
         Stopped::Gone => {
             let holds = |now: &Agent| now.intent == Some(Intent::Pausing) && now.status != AgentStatus::Paused;
             // What a limit has stopped has not failed, even where its provider keeps no files of it.
-            let status = match agent.paused_by {
+            let now = agents.get(scope, &agent.id).await?.ok_or_else(ApiError::not_found)?;
+            let status = match now.paused_by {
                 Some(PausedBy::Limit) => AgentStatus::Completed,
                 _ => AgentStatus::Failed,
             };

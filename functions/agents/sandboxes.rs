@@ -404,6 +404,9 @@ impl Sandboxes {
             if (scope.mode(), kind) == (Mode::Live, ProviderKind::Docker)
                 && let Some((config, hosts)) = self.docker.hosts(scope, &self.access).await?
             {
+                if config.is_closed() {
+                    return Err(not_configured(kind.as_str()));
+                }
                 let standing = standing(&config);
                 if !hosts.any_takes(standing) {
                     let why = "every Docker host of the platform drains, or has not been enrolled";

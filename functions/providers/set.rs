@@ -59,7 +59,8 @@ pub async fn handle(
         DockerHosts::check(credential, &ranges).map_err(|fault| fault.to_string())
     };
     let expect: Option<&ExpectCredential> = if kind == ProviderKind::Docker { Some(&is_hosts) } else { None };
-    let config = credentials.configure_with(&scope, kind.as_str(), &credential, settings, expect).await;
+    let config =
+        credentials.configure_with(&scope, kind.as_str(), &credential, settings, expect, closed.as_ref()).await;
     if let (Err(_), Some(closed)) = (&config, closed) {
         configs.reopen(&scope, closed).await?;
     }

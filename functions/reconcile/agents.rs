@@ -9,7 +9,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use theazo_http::ApiError;
 use theazo_providers::Presence;
-use theazo_store::{Agent, AgentStatus, BOOT_GRACE_MS, CHECKPOINT_GRACE_MS, Intent, PauseReason, StopAttempt, now_ms};
+use theazo_store::{
+    Agent, AgentStatus, BOOT_GRACE_MS, CHECKPOINT_GRACE_MS, Intent, PauseReason, PausedBy, StopAttempt, now_ms,
+};
 use theazo_tenancy::{PlatformId, TenantScope, WorkRef};
 
 /// How long clearing hosts of what an agent has left there may take in a run.
@@ -104,7 +106,8 @@ impl Run {
                     let attempt = self.attempt();
                     Box::pin(lifecycle::finish_pause(scope, &agent, &attempt, &self.agents, &self.sandboxes)).await?;
                     outcome.pauses += 1;
-                } else {
+                } else if agent.paused_by == Some(PausedBy::Session) {
+                    // Whose holder may have it paused again and again, where that never comes about.
                     let Self { sessions, agents, sandboxes, watch, .. } = self;
                     let held = Box::pin(watch.visit(scope, &agent, sessions, agents, sandboxes)).await?;
                     outcome.over_limit += usize::from(held);

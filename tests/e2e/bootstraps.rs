@@ -4,7 +4,7 @@
 //! A sample is run; `THEAZO_ALL_FUNCTIONS=1 cargo test -p theazo-local --test e2e -- bootstraps::` builds and runs all, and
 //! `THEAZO_BOOTSTRAPS=target/lambda` in its place runs the release binaries that `cargo lambda build` has left there.
 
-use crate::harness::{Break, Platform, Tap, bootstrap, has_bootstrap, make_canary, stack};
+use crate::harness::{Break, Platform, Tap, bootstrap, has_bootstrap, make_canary, sha256, stack};
 use serde_json::json;
 use std::time::Duration;
 use theazo_functions::routes::{ROUTES, Route};
@@ -135,6 +135,28 @@ async fn every_function_starts_and_answers_events_of_both_kinds_of_api() {
     let names = ROUTES.iter().map(|route| route.info.name).chain(SCHEDULED.iter().map(|function| function.name));
     assert_eq!(started, names.filter(|name| has_bootstrap(name)).count());
     assert!(started > 0, "there is no function");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_function_seals_what_another_delivers_and_a_third_runs_code_with_it() {
+    let platform = Platform::make("bootstraps at work").await;
+    let client = &platform.client;
+    let session = client.session("u").await;
+    let value = make_canary("sealed");
+    let sealing = start("secrets-set").await;
+    let body = json!({ "api_token": value }).to_string();
+    let asked = ask("secrets-set", &platform.live_key, &[&session], &body);
+    for (got, _) in answers(&sealing, &asked).await {
+        assert_eq!(got.status, 204, "{got:?}");
+    }
+    let agent = client.boot(&session, json!({})).await;
+    let running = start("agents-exec").await;
+    let code = json!({ "language": "bash", "code": "printf $API_TOKEN | sha256sum | cut -c1-64" }).to_string();
+    for (got, _) in answers(&running, &ask("agents-exec", &platform.live_key, &[&agent], &code)).await {
+        let told: serde_json::Value = serde_json::from_slice(&got.body).unwrap();
+        assert_eq!((got.status, &told["stdout"]), (200, &json!(format!("{}\n", sha256(&value)))), "{told}");
+    }
+    client.terminate(&session).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

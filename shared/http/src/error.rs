@@ -350,6 +350,7 @@ mod tests {
         for (error, code) in [
             (StoreError::NotFound, "not_found"),
             (StoreError::Conflict("why"), "conflict"),
+            (StoreError::Overtaken, "conflict"),
             (StoreError::ScopeFull("why"), "unprocessable_entity"),
             (StoreError::UnknownSecret("NAME".into()), "invalid_request"),
         ] {

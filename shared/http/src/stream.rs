@@ -255,6 +255,11 @@ mod tests {
         Answer::kept_alive(limits, RequestId::make(), LateOutcome::default(), work).await
     }
 
+    #[test]
+    fn a_position_is_an_id_without_an_event() {
+        assert_eq!(sse_position("log_1"), "id: log_1\n\n");
+    }
+
     #[tokio::test]
     async fn work_that_ends_in_time_answers_as_it_is() {
         let answer = after(5, 60_000, Answer::json(201, &json!({ "a": 1 }))).await.unwrap();

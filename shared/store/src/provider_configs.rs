@@ -18,6 +18,9 @@ const CLOSED_MS: i64 = 60_000;
 /// How much of that must be left for what was looked at to count.
 const CLOSED_LEFT_MS: i64 = 20_000;
 
+/// What a change is refused with that somebody else has made pointless.
+const CHANGED: StoreError = StoreError::Conflict("the provider's configuration was changed at the same time");
+
 /// Reading a platform's provider configuration, and removing it.
 #[derive(Clone)]
 pub struct ProviderConfigs(Table);
@@ -77,6 +80,11 @@ pub struct ProviderConfig {
 }
 
 impl ProviderConfig {
+    /// Whether it will take no new agents for as long as it takes to act on that.
+    fn is_closed_long_enough(&self) -> bool {
+        self.closed_until_ms.is_some_and(|until| until >= crate::now_ms() + CLOSED_LEFT_MS)
+    }
+
     /// Makes it another than it was read.
     fn touch(&mut self) {
         self.updated_at_ms = crate::now_ms().max(self.updated_at_ms + 1);
@@ -223,9 +231,8 @@ impl ProviderConfigs {
     /// [`StoreError::NotFound`] when it is not there any more; [`StoreError::Conflict`] when it has changed, or was closed
     /// too long ago.
     pub async fn remove(&self, scope: &TenantScope, closed: &ProviderConfig) -> Result<(), StoreError> {
-        let changed = StoreError::Conflict("the provider's configuration was changed at the same time");
-        if closed.closed_until_ms.is_none_or(|until| until < crate::now_ms() + CLOSED_LEFT_MS) {
-            return Err(changed);
+        if !closed.is_closed_long_enough() {
+            return Err(CHANGED);
         }
         let key = scope.providers()?.row(&closed.provider);
         let transaction = Transaction::default()
@@ -234,7 +241,7 @@ impl ProviderConfigs {
             .audit(&self.0, scope, Deed::done(AuditAction::ProviderDelete).names([closed.provider.as_str()]))?;
         match transaction.commit(&self.0).await? {
             Committed::Yes => Ok(()),
-            Committed::Refused { row: Some(_), .. } => Err(changed),
+            Committed::Refused { row: Some(_), .. } => Err(CHANGED),
             Committed::Refused { row: None, .. } => Err(StoreError::NotFound),
         }
     }
@@ -314,13 +321,16 @@ impl ProviderCredentials {
         provider: &str,
         credential: &SecretName,
     ) -> Result<ProviderConfig, StoreError> {
-        self.configure_with(scope, provider, credential, ProviderSettings::default(), None).await
+        self.configure_with(scope, provider, credential, ProviderSettings::default(), None, None).await
     }
 
-    /// The same, with how it is to be used, and what the secret must be for that.
+    /// The same, with how it is to be used, and what the secret must be for that. Another organization takes the place of one
+    /// only that was closed, and found without agents since.
     ///
     /// # Errors
-    /// As [`ProviderCredentials::configure`]; [`StoreError::UnusableCredential`] when it is not what it must be.
+    /// As [`ProviderCredentials::configure`]; [`StoreError::UnusableCredential`] when it is not what it must be;
+    /// [`StoreError::Conflict`] when the organization is another than that of a provider that was not closed, or has changed
+    /// since.
     pub async fn configure_with(
         &self,
         scope: &TenantScope,
@@ -328,6 +338,7 @@ impl ProviderCredentials {
         credential: &SecretName,
         settings: ProviderSettings,
         expect: Option<&ExpectCredential>,
+        closed: Option<&ProviderConfig>,
     ) -> Result<ProviderConfig, StoreError> {
         let ProviderSettings { template, image, organization, region, priority, max_concurrent, draining } = settings;
         let mut config = ProviderConfig {
@@ -351,6 +362,12 @@ impl ProviderCredentials {
             let before = configured.into_iter().find(|config| config.provider == provider);
             let unchanged = as_read(before.as_ref());
             if let Some(before) = before {
+                let is_closed = closed.is_some_and(|closed| {
+                    closed.updated_at_ms == before.updated_at_ms && closed.is_closed_long_enough()
+                });
+                if before.organization.is_some() && before.organization != config.organization && !is_closed {
+                    return Err(CHANGED);
+                }
                 config.updated_at_ms = crate::now_ms().max(before.updated_at_ms + 1);
                 config.enrolled = before.enrolled;
                 if draining.is_none() {

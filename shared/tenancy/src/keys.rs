@@ -234,6 +234,7 @@ mod tests {
         let agent = AgentId::make();
         assert_eq!(scope.agent_key(&agent), Ok(session.agents().row(agent.as_str())));
         assert!(scope.secret_values().is_ok(), "what sessions inherit");
+        assert_eq!(session.standing_key(), Operator::assume().standing_key(scope.platform()));
     }
 
     #[test]

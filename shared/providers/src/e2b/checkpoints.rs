@@ -53,20 +53,20 @@ impl E2bProvider {
     /// there is none is believed to a second list, as of sandboxes.
     async fn snapshots_of(&self, agent: &str, checkpoint: Option<&str>) -> Result<Vec<Named>, ProviderError> {
         let name = checkpoint.map(|checkpoint| name_of(&self.service().deployment, agent, checkpoint));
-        let meant = async || {
-            let which = name.as_deref().map_or(Which::All, Which::Named);
+        let meant = async |which: Which<'_>| {
             let mut named = self.named_snapshots(which).await?;
             // A service that knows no names yet lists all.
             let is_it = |named: &Named, checkpoint| named.checkpoint.as_deref() == Some(checkpoint);
             named.retain(|named| named.agent == agent && checkpoint.is_none_or(|checkpoint| is_it(named, checkpoint)));
             Ok(named)
         };
-        let found = meant().await?;
+        let found = meant(name.as_deref().map_or(Which::All, Which::Named)).await?;
         if !found.is_empty() || checkpoint.is_none() {
             return Ok(found);
         }
         tokio::time::sleep(LIST_PAUSE).await;
-        meant().await
+        // Nor is it believed that E2B takes a name as we do.
+        meant(Which::All).await
     }
 
     /// Removes an agent's named snapshots: all, or those of one checkpoint.

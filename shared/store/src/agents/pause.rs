@@ -97,15 +97,21 @@ impl Agents {
                         after.paused_by = Some(by);
                         deeds.push((AuditAction::AgentPause, AuditOutcome::Succeeded));
                     }
-                    // One whose pause does not come about must not run on for that.
-                    let is_another = !matches!(before.paused_by, Some(PausedBy::Platform | PausedBy::Limit));
-                    let mut news = None;
-                    if by == PausedBy::Limit && before.status != AgentStatus::Paused && is_another {
+                    // A session's own pause that does not come about must not let its agent run on.
+                    let is_its_own =
+                        before.status != AgentStatus::Paused && before.paused_by == Some(PausedBy::Session);
+                    let (mut news, mut premises) = (None, Vec::new());
+                    if by == PausedBy::Limit && is_its_own {
+                        if !reason.holds_of(before, now) {
+                            return Err(StoreError::Overtaken);
+                        }
                         after.paused_by = Some(by);
                         news = reason.log(&after);
+                        let own = scope.session(&after.session).ok_or(StoreError::NotFound)?;
+                        premises = reason.premises(&own)?;
                     }
                     let is_same = (&after.stopping, after.paused_by) == (&before.stopping, before.paused_by);
-                    Ok((!is_same).then(|| Change { deeds, news, ..Change::to(after) }))
+                    Ok((!is_same).then(|| Change { deeds, news, premises, ..Change::to(after) }))
                 }
                 _ => Err(StoreError::Conflict("the agent's state does not allow it")),
             }

@@ -90,16 +90,27 @@ async fn a_limit_takes_a_pause_over_that_may_not_come_about_and_who_has_reached_
     let reached = Reached { limit: "maxComputeMinutes", used: 7, max: 5 };
     let session = bed.limit(Limits { max_compute_minutes: Some(5), ..Limits::default() }).await;
     agents.begin_pause(&bed.scope, &bed.agent.id, PausedBy::Session).await.unwrap();
+    // One that does not hold any more takes nothing over.
+    let lower = Session { limits: Limits { max_compute_minutes: Some(1), ..Limits::default() }, ..session.clone() };
+    for over in
+        [PauseReason::limit(reached, &lower, now_ms()), PauseReason::limit(reached, &session, now_ms() - 24 * HOUR_MS)]
+    {
+        let outcome = agents.begin_pause(&bed.scope, &bed.agent.id, over).await;
+        assert!(matches!(refused(outcome), StoreError::Overtaken));
+        assert_eq!(bed.agent_now().await.paused_by, Some(PausedBy::Session));
+    }
     bed.pauses(PauseReason::limit(reached, &session, now_ms()), PausedBy::Limit).await;
     let held = agents.cancel_pause(&bed.scope, &bed.agent.id).await.unwrap();
     assert_eq!((held.intent, held.paused_by), (Some(Intent::Pausing), Some(PausedBy::Limit)));
-    // What the platform pauses stays the platform's.
-    let other = running(&bed.world, &bed.scope, &session).await;
-    agents.begin_pause(&bed.scope, &other.id, PausedBy::Platform).await.unwrap();
-    let still = agents.begin_pause(&bed.scope, &other.id, PausedBy::Limit).await.unwrap();
-    assert_eq!(still.paused_by, Some(PausedBy::Platform));
-    let runs_on = agents.cancel_pause(&bed.scope, &other.id).await.unwrap();
-    assert_eq!((runs_on.intent, runs_on.paused_by), (None, None));
+    // What others pause stays theirs: who may undo it goes by that.
+    for by in [PausedBy::Platform, PausedBy::Suspension, PausedBy::Operator] {
+        let other = running(&bed.world, &bed.scope, &session).await;
+        agents.begin_pause(&bed.scope, &other.id, by).await.unwrap();
+        let still = agents.begin_pause(&bed.scope, &other.id, PausedBy::Limit).await.unwrap();
+        assert_eq!(still.paused_by, Some(by));
+        let runs_on = agents.cancel_pause(&bed.scope, &other.id).await.unwrap();
+        assert_eq!((runs_on.intent, runs_on.paused_by), (None, None));
+    }
 }
 
 #[tokio::test]

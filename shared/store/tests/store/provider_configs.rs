@@ -1,7 +1,7 @@
 //! Removing a provider: it takes no new agents first, and is as it was when nothing comes of it.
 
 use crate::support::{World, name, refused, secret};
-use theazo_store::{ProviderConfigs, ProviderCredentials, SecretTarget, StoreError};
+use theazo_store::{ProviderConfig, ProviderConfigs, ProviderCredentials, ProviderSettings, SecretTarget, StoreError};
 
 #[tokio::test]
 async fn a_provider_is_removed_as_it_was_closed_and_not_after_somebody_has_changed_it() {
@@ -30,6 +30,23 @@ async fn a_provider_is_removed_as_it_was_closed_and_not_after_somebody_has_chang
     configs.reopen(&scope, second.clone()).await.unwrap();
     assert_eq!(is_closed().await, [false]);
     assert!(matches!(refused(configs.remove(&scope, &second).await), StoreError::Conflict(_)));
+
+    // Another organization takes only the place of one that was closed and has not changed since.
+    let in_one =
+        |organization: &str| ProviderSettings { organization: Some(organization.into()), ..Default::default() };
+    let key = name("KEY");
+    let put = async |organization: &str, closed: Option<&ProviderConfig>| {
+        credentials.configure_with(&scope, "fly", &key, in_one(organization), None, closed).await
+    };
+    put("one", None).await.unwrap();
+    put("one", None).await.unwrap();
+    assert!(matches!(refused(put("two", None).await), StoreError::Conflict(_)));
+    let closed = configs.close(&scope, "fly").await.unwrap();
+    put("one", None).await.unwrap();
+    assert!(matches!(refused(put("two", Some(&closed)).await), StoreError::Conflict(_)));
+    let closed = configs.close(&scope, "fly").await.unwrap();
+    assert_eq!(put("two", Some(&closed)).await.unwrap().organization.as_deref(), Some("two"));
+    world.remove_provider(&scope, "fly").await;
 
     let closed = configs.close(&scope, "e2b").await.unwrap();
     configs.remove(&scope, &closed).await.unwrap();
