@@ -59,20 +59,30 @@ async fn close_unused(
     Ok(Err(InUse(there)))
 }
 
+/// How often a configuration that others change at the same time is looked at anew before it is removed.
+const ATTEMPTS: u32 = 10;
+
 /// Removes a provider's configuration, unless agents have something there. Gives how many.
 ///
 /// # Errors
-/// [`StoreError::NotFound`] when it is not configured; [`StoreError::Conflict`] when it was changed meanwhile.
+/// [`StoreError::NotFound`] when it is not configured; [`StoreError::Contended`] when others keep changing it.
 pub async fn remove_unused(
     kind: ProviderKind,
     scope: &TenantScope,
     configs: &ProviderConfigs,
     agents: &Agents,
 ) -> Result<usize, StoreError> {
-    match close_unused(kind, scope, configs, agents).await? {
-        Ok(closed) => configs.remove(scope, &closed).await.map(|()| 0),
-        Err(InUse(there)) => Ok(there),
+    for _ in 0..ATTEMPTS {
+        let closed = match close_unused(kind, scope, configs, agents).await? {
+            Ok(closed) => closed,
+            Err(InUse(there)) => return Ok(there),
+        };
+        match configs.remove(scope, &closed).await {
+            Err(StoreError::Conflict(_)) => {}
+            removed => return removed.map(|()| 0),
+        }
     }
+    Err(StoreError::Contended(ATTEMPTS))
 }
 
 /// Longest code of a region.

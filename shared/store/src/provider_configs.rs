@@ -191,7 +191,8 @@ impl ProviderConfigs {
     }
 
     /// Has a provider take no new agents for a while. Who makes one looks for that between recording it and asking the
-    /// provider; so whoever looks for agents from now on finds every one that may come to have something there.
+    /// provider; so whoever looks for agents from now on finds every one that may come to have something there. One that
+    /// somebody else has closed just now is as it is.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] when it is not configured; [`StoreError::Contended`].
@@ -201,6 +202,9 @@ impl ProviderConfigs {
             let configured = self.list(scope).await?;
             let mut config =
                 configured.into_iter().find(|config| config.provider == provider).ok_or(StoreError::NotFound)?;
+            if config.is_closed_long_enough() {
+                return Ok(config);
+            }
             let unchanged = as_read(Some(&config));
             config.touch();
             config.closed_until_ms = Some(crate::now_ms() + CLOSED_MS);
