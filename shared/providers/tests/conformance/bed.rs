@@ -269,6 +269,10 @@ impl Bed {
 
     /// Whether the provider runs the agent's sandbox; nothing when it has no part of it.
     pub async fn listed(&self, agent: &AgentRef) -> Option<Presence> {
+        if self.fly.is_some() {
+            // Fly's lists lag behind: until then they may name what was stopped a moment ago as running.
+            tokio::time::sleep(Duration::from_millis(2_200)).await;
+        }
         let all = self.provider.list_mine().await.unwrap();
         all.into_iter().find(|sandbox| sandbox.agent == agent.agent).map(|sandbox| sandbox.presence)
     }
