@@ -24,6 +24,7 @@ mod api;
 mod apps;
 mod described;
 mod error;
+mod exec;
 mod faults;
 mod leases;
 mod machines;
