@@ -1,7 +1,7 @@
 //! Holding running agents to their sessions' limits and to their own cost caps: reconciling's part of it. What starts is
 //! held to them by the transaction that starts it.
 
-use crate::agents::{Sandboxes, lifecycle};
+use crate::agents::{Sandboxes, pausing};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use theazo_http::ApiError;
@@ -55,7 +55,7 @@ impl Watch {
                 return Ok(false);
             };
             let reason = PauseReason::limit(reached, &watched.session, watched.at_ms);
-            if lifecycle::pause_while(scope, agent, reason, agents, sandboxes).await?.is_some() {
+            if pausing::pause_while(scope, agent, reason, agents, sandboxes).await?.is_some() {
                 let Reached { limit, used, max } = reached;
                 tracing::info!(agent = %agent.id, session = %agent.session, limit, used, max, "paused by a limit");
                 return Ok(true);

@@ -21,6 +21,7 @@ pub mod logs_stream;
 mod mask;
 mod moving;
 pub mod pause;
+pub mod pausing;
 pub mod ports_open;
 pub mod progress;
 mod removal;
@@ -29,6 +30,7 @@ pub mod resume;
 pub mod retry;
 mod sandboxes;
 pub mod secrets_list;
+mod services;
 mod simulated;
 pub mod status;
 #[cfg(test)]
@@ -40,8 +42,9 @@ pub(crate) use boot::Boot;
 pub(crate) use checkpoints::remove_left_over;
 pub use docker_hosts::Docker;
 pub(crate) use moving::{QUIET_MS, clear_hosts};
+pub use sandboxes::Sandboxes;
 pub(crate) use sandboxes::SilentHosts;
-pub use sandboxes::{E2b, Fly, Sandboxes};
+pub use services::{E2b, Fly};
 
 use futures_util::future::{BoxFuture, join};
 use serde_json::{Value, json};

@@ -1,6 +1,6 @@
 //! `POST /v1/agents/{id}/pause`
 
-use super::{Sandboxes, authenticate, lifecycle};
+use super::{Sandboxes, authenticate, pausing};
 use serde_json::json;
 use theazo_http::{Answer, ApiError, Call};
 use theazo_store::{Agents, PausedBy};
@@ -13,7 +13,7 @@ pub async fn handle(call: Call, agents: Agents, sandboxes: Sandboxes) -> Result<
         CredentialKind::ApiKey => PausedBy::Platform,
         CredentialKind::Session(_) | CredentialKind::Agent(..) => PausedBy::Session,
     };
-    let paused = lifecycle::pause(&principal.scope(), &agent, by, &agents, &sandboxes).await?;
+    let paused = pausing::pause(&principal.scope(), &agent, by, &agents, &sandboxes).await?;
     let bytes = paused.snapshot.as_ref().and_then(|snapshot| snapshot.bytes);
     Answer::json(
         200,

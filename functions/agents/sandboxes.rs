@@ -3,15 +3,16 @@
 //! the mode of its credential does.
 
 use super::docker_hosts::{Docker, Mover, does_not_answer, not_among_the_hosts, not_enrolled, standing};
+use super::services::{E2b, Fly};
 use super::simulated::TenantDisk;
 use futures_util::future::BoxFuture;
 use std::collections::HashSet;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
 use theazo_providers::docker::DockerHosts;
-use theazo_providers::e2b::{E2bEndpoints, E2bProvider, E2bService};
-use theazo_providers::fly::{FlyEndpoints, FlyProvider, FlyService, FlySettings};
+use theazo_providers::e2b::E2bProvider;
+use theazo_providers::fly::{FlyProvider, FlySettings};
 use theazo_providers::simulated::SimulatedProvider;
 use theazo_providers::{Health, Provider, ProviderKind};
 use theazo_store::{Agent, Intent, LogWriter, NewLog, ProviderAccess, ProviderConfig, SimulatedDisks};
@@ -31,58 +32,6 @@ pub struct Sandboxes {
 
 /// Hosts of platforms that are known not to answer.
 pub(crate) type SilentHosts = HashSet<(PlatformId, String)>;
-
-/// E2B for one deployment. The client is made when the first agent needs it: most functions never do.
-#[derive(Clone)]
-pub struct E2b {
-    endpoints: E2bEndpoints,
-    deployment: String,
-    service: Arc<OnceLock<Arc<E2bService>>>,
-}
-
-impl E2b {
-    /// E2B at that place, for a deployment of that name.
-    pub fn new(endpoints: E2bEndpoints, deployment: &str) -> Self {
-        Self { endpoints, deployment: deployment.to_owned(), service: Arc::default() }
-    }
-
-    fn service(&self) -> Result<Arc<E2bService>, ApiError> {
-        if let Some(service) = self.service.get() {
-            return Ok(service.clone());
-        }
-        let service = E2bService::new(self.endpoints.clone(), &self.deployment).map_err(|error| {
-            tracing::error!(%error, "no client for E2B can be made");
-            ApiError::internal()
-        })?;
-        Ok(self.service.get_or_init(|| Arc::new(service)).clone())
-    }
-}
-
-/// Fly for one deployment. The client is made when the first agent needs it.
-#[derive(Clone)]
-pub struct Fly {
-    endpoints: FlyEndpoints,
-    deployment: String,
-    service: Arc<OnceLock<Arc<FlyService>>>,
-}
-
-impl Fly {
-    /// Fly at that place, for a deployment of that name.
-    pub fn new(endpoints: FlyEndpoints, deployment: &str) -> Self {
-        Self { endpoints, deployment: deployment.to_owned(), service: Arc::default() }
-    }
-
-    fn service(&self) -> Result<Arc<FlyService>, ApiError> {
-        if let Some(service) = self.service.get() {
-            return Ok(service.clone());
-        }
-        let service = FlyService::new(self.endpoints.clone(), &self.deployment).map_err(|error| {
-            tracing::error!(%error, "no client for Fly can be made");
-            ApiError::internal()
-        })?;
-        Ok(self.service.get_or_init(|| Arc::new(service)).clone())
-    }
-}
 
 /// How long it may take to find out whether a stopped agent goes to another host. What is left of a request's time is for the
 /// boot.

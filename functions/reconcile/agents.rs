@@ -2,7 +2,7 @@
 
 use super::hosts::Heard;
 use super::{Boots, Found, Look, Outcome, Run};
-use crate::agents::{QUIET_MS, clear_hosts, lifecycle, remove_left_over};
+use crate::agents::{QUIET_MS, clear_hosts, lifecycle, pausing, remove_left_over};
 use futures_util::future::join;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -104,7 +104,7 @@ impl Run {
             AgentStatus::Ready | AgentStatus::Running if agent.intent == Some(Intent::Pausing) => {
                 if is_interrupted {
                     let attempt = self.attempt();
-                    Box::pin(lifecycle::finish_pause(scope, &agent, &attempt, &self.agents, &self.sandboxes)).await?;
+                    Box::pin(pausing::finish_pause(scope, &agent, &attempt, &self.agents, &self.sandboxes)).await?;
                     outcome.pauses += 1;
                 } else if agent.paused_by == Some(PausedBy::Session) {
                     // Whose holder may have it paused again and again, where that never comes about.
@@ -154,7 +154,7 @@ impl Run {
                     () if agent.is_idle(now) => (PauseReason::idle(), &mut outcome.idle),
                     () => return Ok(()),
                 };
-                let paused = lifecycle::pause_while(scope, &agent, reason, agents, sandboxes);
+                let paused = pausing::pause_while(scope, &agent, reason, agents, sandboxes);
                 *count += usize::from(Box::pin(paused).await?.is_some());
                 return Ok(());
             }
@@ -164,7 +164,7 @@ impl Run {
                 let remains = remains(look.found, &agent, &work.platform);
                 let agent = if agent.intent.is_some() || (remains && agent.since_ms < look.listed_at_ms) {
                     let attempt = self.attempt();
-                    let stopped = lifecycle::stop_stray(scope, &agent, &attempt, &self.agents, &self.sandboxes);
+                    let stopped = pausing::stop_stray(scope, &agent, &attempt, &self.agents, &self.sandboxes);
                     let now = Box::pin(stopped).await?;
                     let count = match now.status {
                         AgentStatus::Paused if now.intent.is_some() => &mut outcome.postponed,

@@ -1,7 +1,7 @@
 //! `POST /v1/sessions/{id}/pause`
 
 use super::show;
-use crate::agents::{PROVIDER_WAIT, Sandboxes, lifecycle};
+use crate::agents::{PROVIDER_WAIT, Sandboxes, pausing};
 use futures_util::{StreamExt, stream};
 use theazo_http::{Answer, ApiError, Call};
 use theazo_store::{Agent, AgentStatus, Agents, PauseReason, Session, Sessions, Unsettled};
@@ -42,7 +42,7 @@ pub async fn finish(
         .into_iter()
         .filter(runs)
         .map(|agent| async move {
-            match lifecycle::pause_while(scope, &agent, PauseReason::session_paused(), agents, sandboxes).await {
+            match pausing::pause_while(scope, &agent, PauseReason::session_paused(), agents, sandboxes).await {
                 // Or the session was resumed meanwhile, and its agents are to run.
                 Ok(_) => Ok(true),
                 Err(error) => match agents.get(scope, &agent.id).await? {

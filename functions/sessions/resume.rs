@@ -1,7 +1,7 @@
 //! `POST /v1/sessions/{id}/resume`
 
 use super::show;
-use crate::agents::{Boot, Sandboxes, boot_again, lifecycle};
+use crate::agents::{Boot, Sandboxes, boot_again, pausing};
 use futures_util::{StreamExt, stream};
 use theazo_http::{Answer, ApiError, Call, ErrorCode};
 use theazo_store::{
@@ -79,7 +79,7 @@ async fn paused(
     let agent = agents.get(scope, id).await?;
     Ok(match agent {
         Some(agent) if is_being_suspended(&agent) => {
-            Some(lifecycle::finish_pause(scope, &agent, &StopAttempt::make(), agents, sandboxes).await?)
+            Some(pausing::finish_pause(scope, &agent, &StopAttempt::make(), agents, sandboxes).await?)
         }
         Some(agent) if is_suspended(&agent) => Some(agent),
         _ => None,
