@@ -26,6 +26,12 @@ fn calls() -> [AgentCall; 5] {
     ]
 }
 
+/// What is done with agents' sandboxes as a whole.
+fn turns() -> [AgentCall; 4] {
+    ["agents-pause", "agents-checkpoints-create", "agents-restart", "agents-resume"]
+        .map(|name| -> AgentCall { (name, &[], "", Value::Null) })
+}
+
 pub(super) async fn of_every_kind(recorder: &mut Recorder) {
     for (mode, key) in [("live", recorder.live_key.clone()), ("test", recorder.test_key.clone())] {
         recorder.key = key;
@@ -87,13 +93,7 @@ enum Loss {
 async fn lost(recorder: &mut Recorder) {
     let platform = recorder.ok("whoami", &[], Value::Null).await["platformId"].as_str().unwrap().to_owned();
     let session = session_of(recorder, "lost").await;
-    let more: [AgentCall; 4] = [
-        ("agents-pause", &[], "", Value::Null),
-        ("agents-checkpoints-create", &[], "", Value::Null),
-        ("agents-restart", &[], "", Value::Null),
-        ("agents-resume", &[], "", Value::Null),
-    ];
-    for (name, rest, query, body) in calls().into_iter().chain(more) {
+    for (name, rest, query, body) in calls().into_iter().chain(turns()) {
         for loss in [Loss::Young, Loss::Old, Loss::ByItsClock] {
             let is_paused = name == "agents-resume";
             let expected = if loss == Loss::ByItsClock { 409 } else { 502 };
@@ -144,13 +144,7 @@ async fn lost_in_test(recorder: &mut Recorder) {
     let key = |agent: &str| json!({ "pk": { "S": format!("{platform}#test#{agent}#disk") }, "sk": { "S": "index" } });
     let lose = |agent: &str| json!({ "TableName": super::DATA, "Key": key(agent) });
     let session = session_of(recorder, "lost").await;
-    let more: [AgentCall; 4] = [
-        ("agents-pause", &[], "", Value::Null),
-        ("agents-checkpoints-create", &[], "", Value::Null),
-        ("agents-restart", &[], "", Value::Null),
-        ("agents-resume", &[], "", Value::Null),
-    ];
-    for (name, rest, query, body) in calls().into_iter().chain(more) {
+    for (name, rest, query, body) in calls().into_iter().chain(turns()) {
         let agent = boot(recorder, &session).await;
         recorder.ok("agents-files-write", &[&agent], file("/data/a")).await;
         if name == "agents-resume" {
