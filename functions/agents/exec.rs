@@ -1,7 +1,7 @@
 //! `POST /v1/agents/{id}/exec`
 
 use super::exec_record::{ExecRecord, MaskedOutput, within_escaped};
-use super::{Sandboxes, mask, noted, refuse, usable};
+use super::{Sandboxes, exec_stream, mask, noted, refuse, usable};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -24,29 +24,26 @@ const MAX_TIMEOUT_MS: i64 = 10 * 60 * 1000;
 /// Room in an answer for everything but the two outputs.
 const ENVELOPE: usize = 1024;
 
+/// How output is shown.
 #[derive(Clone, Copy)]
-enum Encoding {
+pub(super) enum Encoding {
+    /// As text.
     Utf8,
+    /// As it is.
     Base64,
+}
+
+/// What a request asks for.
+struct Asked {
+    request: ExecRequest,
+    encoding: Encoding,
+    stream: bool,
 }
 
 /// Runs code in an agent. A non-zero exit code is a result, not an error. After a 5xx the same request is given the same
 /// answer for a minute instead of running again: clients repeat such calls by themselves. Code that runs long has its
-/// connection kept alive.
+/// connection kept alive; whoever asks for a stream is given the output while it runs.
 pub async fn handle(
-    call: Call,
-    agents: Agents,
-    replays: Replays,
-    copies: AgentCopies,
-    sandboxes: Sandboxes,
-    log: LogWriter,
-    measurements: Measurements,
-) -> Result<Answer, ApiError> {
-    let (limits, id, late) = (call.streams(), call.request().id.clone(), call.late());
-    Answer::kept_alive(limits, id, late, answer(call, agents, replays, copies, sandboxes, log, measurements)).await
-}
-
-async fn answer(
     call: Call,
     agents: Agents,
     replays: Replays,
@@ -60,13 +57,13 @@ async fn answer(
         let (call, agents, replays, copies) = (&call, &agents, &replays, &copies);
         async move {
             let id = call.request().agent_id()?;
-            let request = parse(&call.request().fields(false)?)?;
+            let asked = parse(&call.request().fields(false)?)?;
             let (agent, replay, sealed) =
                 try_join3(agents.get(&scope, &id), replays.recall(&scope, &digest), copies.load(&scope, &id)).await?;
-            Ok((request, agent, replay, sealed))
+            Ok((asked, agent, replay, sealed))
         }
     };
-    let (principal, ((request, encoding), agent, replay, sealed)) = call.authenticate_with(read).await?;
+    let (principal, (asked, agent, replay, sealed)) = call.authenticate_with(read).await?;
     let scope = principal.scope();
     let agent = agent.filter(|agent| scope.sees(&agent.session)).ok_or_else(ApiError::not_found)?;
     if let Some(failure) = replay.as_deref().and_then(ApiError::from_json) {
@@ -75,46 +72,64 @@ async fn answer(
     // First of all, whether it takes calls: an agent that is over has no copies any more, one that boots has none yet.
     let sandbox = usable(&principal, &agent, &sandboxes).await?;
     // Before anything runs: what cannot be masked is not run.
-    let redactor = mask::redactor(&scope, &agent, &agents, &copies, &sealed).await?;
-    let record = ExecRecord::begin(&request, &redactor);
-    let ran = run(request, &redactor, sandbox, &principal, &agent, &agents, &sandboxes).await;
-    // An exec changes no row, so there is no write for its entry and its figures to go with.
-    if let Some(measured) = record.measured(&ran) {
-        measurements.exec(&scope, &agent, measured);
+    let redactor = Arc::new(mask::redactor(&scope, &agent, &agents, &copies, &sealed).await?);
+    let (limits, id, late) = (call.streams(), call.request().id.clone(), call.late());
+    let Asked { request, encoding, stream } = asked;
+    let run = Run { request, redactor, sandbox, principal, agent, agents, sandboxes, log, measurements };
+    if stream {
+        return Ok(exec_stream::answer(limits, id, late, run, encoding));
     }
-    log.later(&scope, record.end(&agent, &ran).into_iter().collect());
-    let outcome = ran.and_then(|output| Answer::json(200, &show(output, encoding)));
-    if let Err(failure) = &outcome
-        && failure.code().status() >= 500
-        && let Err(error) = replays.remember(&scope, &digest, failure.to_json()).await
-    {
-        tracing::warn!(agent = %agent.id, %error, "a repeated exec may run again");
-    }
-    outcome
+    let work = async move {
+        let scope = run.principal.scope();
+        let outcome = run.to_the_end().await.and_then(|output| Answer::json(200, &show(output, encoding)));
+        if let Err(failure) = &outcome
+            && failure.code().status() >= 500
+            && let Err(error) = replays.remember(&scope, &digest, failure.to_json()).await
+        {
+            tracing::warn!(%error, "a repeated exec may run again");
+        }
+        outcome
+    };
+    Answer::kept_alive(limits, id, late, work).await
 }
 
-async fn run(
-    request: ExecRequest,
-    redactor: &Redactor,
-    (provider, sandbox): (Arc<dyn Provider>, AgentRef),
-    principal: &Principal,
-    agent: &Agent,
-    agents: &Agents,
-    sandboxes: &Sandboxes,
-) -> Result<MaskedOutput, ApiError> {
-    let scope = principal.scope();
-    let timeout = request.timeout;
-    let output = match noted(&scope, agent, agents, timeout, provider.exec(&sandbox, request)).await {
-        Ok(output) => output,
-        Err(error) => return Err(refuse("code", error, principal, agent, agents, sandboxes).await),
-    };
-    if output.timed_out {
-        let ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        return Err(
-            ApiError::new(ErrorCode::Timeout, "the code ran past its time limit and was ended").detail("timeoutMs", ms)
-        );
+/// Code that may run, and what is done with it.
+pub(super) struct Run {
+    pub(super) request: ExecRequest,
+    pub(super) redactor: Arc<Redactor>,
+    sandbox: (Arc<dyn Provider>, AgentRef),
+    principal: Principal,
+    agent: Agent,
+    agents: Agents,
+    sandboxes: Sandboxes,
+    log: LogWriter,
+    measurements: Measurements,
+}
+
+impl Run {
+    /// Runs it, and leaves an entry and a figure of that.
+    pub(super) async fn to_the_end(self) -> Result<MaskedOutput, ApiError> {
+        let Self { request, redactor, sandbox: (provider, sandbox), principal, agent, agents, sandboxes, .. } = self;
+        let scope = principal.scope();
+        let record = ExecRecord::begin(&request, &redactor);
+        let timeout = request.timeout;
+        let ran = match noted(&scope, &agent, &agents, timeout, provider.exec(&sandbox, request)).await {
+            Ok(output) if output.timed_out => Err(timed_out(timeout)),
+            Ok(output) => Ok(MaskedOutput::of(&output, &redactor)),
+            Err(error) => Err(refuse("code", error, &principal, &agent, &agents, &sandboxes).await),
+        };
+        // An exec changes no row, so there is no write for its entry and its figures to go with.
+        if let Some(measured) = record.measured(&ran) {
+            self.measurements.exec(&scope, &agent, measured);
+        }
+        self.log.later(&scope, record.end(&agent, &ran).into_iter().collect());
+        ran
     }
-    Ok(MaskedOutput::of(&output, redactor))
+}
+
+fn timed_out(limit: Duration) -> ApiError {
+    let ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    ApiError::new(ErrorCode::Timeout, "the code ran past its time limit and was ended").detail("timeoutMs", ms)
 }
 
 /// What makes two execs the same: the credential, the agent and the body.
@@ -129,7 +144,7 @@ fn digest(call: &Call) -> [u8; 32] {
     hash.finalize().into()
 }
 
-fn parse(fields: &Fields) -> Result<(ExecRequest, Encoding), ApiError> {
+fn parse(fields: &Fields) -> Result<Asked, ApiError> {
     let language = match fields.required_text("language", 64)? {
         "python" => Language::Python,
         "node" => Language::Node,
@@ -146,8 +161,9 @@ fn parse(fields: &Fields) -> Result<(ExecRequest, Encoding), ApiError> {
         timeout: Duration::from_millis(u64::try_from(timeout).unwrap_or(0)),
         stdin: Bytes::copy_from_slice(stdin.as_bytes()),
         output_cap: OUTPUT_CAP,
+        watch: None,
     };
-    Ok((request, encoding))
+    Ok(Asked { request, encoding, stream: fields.flag("stream")?.unwrap_or(false) })
 }
 
 fn parse_encoding(name: &str) -> Option<Encoding> {
@@ -165,12 +181,17 @@ fn show(output: MaskedOutput, encoding: Encoding) -> Value {
     let (stdout, stdout_cut) = encode(&output.stdout, encoding, budget);
     let (stderr, stderr_cut) = encode(&output.stderr, encoding, budget);
     let mut shown = json!({ "stdout": stdout, "stderr": stderr, "exitCode": output.exit_code });
-    let cut = [("stdout", output.stdout_cut || stdout_cut), ("stderr", output.stderr_cut || stderr_cut)];
+    name_cut(&mut shown, output.stdout_cut || stdout_cut, output.stderr_cut || stderr_cut);
+    shown
+}
+
+/// Names the outputs that were cut, if any were.
+pub(super) fn name_cut(shown: &mut Value, stdout: bool, stderr: bool) {
+    let cut = [("stdout", stdout), ("stderr", stderr)];
     let cut: Vec<&str> = cut.into_iter().filter(|(_, cut)| *cut).map(|(name, _)| name).collect();
     if !cut.is_empty() {
         shown["truncated"] = cut.into();
     }
-    shown
 }
 
 fn encode(bytes: &[u8], encoding: Encoding, budget: usize) -> (String, bool) {
@@ -219,7 +240,7 @@ mod tests {
     #[test]
     fn code_has_two_minutes_unless_it_says_otherwise_and_at_most_ten() {
         let timeout = |body: &Value| -> Result<u64, ApiError> {
-            parse(&fields(body)).map(|(request, _)| request.timeout.as_secs())
+            parse(&fields(body)).map(|asked| asked.request.timeout.as_secs())
         };
         assert_eq!(timeout(&json!({ "language": "bash", "code": ":" })).ok(), Some(120));
         for (asked, seconds) in [("10m", Some(600)), ("601s", None), ("0s", None)] {

@@ -9,6 +9,7 @@ pub mod create;
 mod docker_hosts;
 pub mod exec;
 mod exec_record;
+mod exec_stream;
 mod failure;
 pub mod files_list;
 pub mod files_read;

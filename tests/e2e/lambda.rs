@@ -3,6 +3,7 @@
 //! `cargo lambda watch` stands for the gateway and for the Lambda runtime's API; the binaries are the real ones, and
 //! the table, the key service and the Docker engine are the shared stack's.
 
+use crate::exec_streams;
 use crate::harness::{Answer, Client, DevCommand, Platform, built, collect, make_canary, sha256, stack, workspace};
 use serde_json::json;
 use std::io::Write;
@@ -22,7 +23,7 @@ const MAIN_JOB: [&str; 6] =
 async fn the_main_job_runs_through_the_binaries_that_the_router_of_the_route_table_names() {
     let Some(lambdas) = Lambdas::start_with(&MAIN_JOB).await else { return };
     let platform = Platform::make("lambda: main job").await;
-    let client = platform.client.with_base(&lambdas.base);
+    let client = &platform.client.with_base(&lambdas.base);
     let session = client.session("user").await;
     let (canary, name) = (make_canary("main-job"), "hubspot_api_key");
     client.set_secrets(&session, json!({ name: canary })).await;
@@ -32,6 +33,8 @@ async fn the_main_job_runs_through_the_binaries_that_the_router_of_the_route_tab
     assert_eq!(seen["HUBSPOT_API_KEY"], (canary.len(), sha256(&canary)));
     let printed = client.run(&agent, "bash", "echo $HUBSPOT_API_KEY").await;
     assert_eq!(printed.trim(), "[secret:HUBSPOT_API_KEY]");
+    let told = exec_streams::tell(client, &agent, json!({ "language": "bash", "code": "echo $HUBSPOT_API_KEY" })).await;
+    assert_eq!((told.stdout.as_str(), told.last), ("[secret:HUBSPOT_API_KEY]\n", Ok(json!({ "exitCode": 0 }))));
     client.terminate(&session).await;
     assert!(!lambdas.output().contains(&canary));
 }

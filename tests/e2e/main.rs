@@ -38,6 +38,7 @@ mod e2b;
 mod enforcement;
 mod engine_faults;
 mod exec;
+mod exec_streams;
 mod fairness;
 mod files;
 mod fly;

@@ -132,6 +132,7 @@ impl<'a> Probe<'a> {
             timeout: RUNS_WITHIN,
             stdin: bytes::Bytes::new(),
             output_cap: OUTPUT_CAP,
+            watch: None,
         };
         let ran = self.provider.exec(&self.agent, request).await?;
         match ran.exit_code {

@@ -16,12 +16,15 @@ pub struct Operation {
     pub(crate) errors: Vec<ErrorCode>,
 }
 
+/// Server-Sent Events. As is the custom before OpenAPI 3.2, their schema is that of each event.
+const EVENTS: &str = "text/event-stream";
+
 /// What an answer holds.
 pub(crate) enum Given {
     Nothing,
     Json(Value),
-    /// JSON, or text of that type, with the text as it might be.
-    Either(Value, &'static str, &'static str),
+    /// JSON, or something of another type.
+    Either(Value, &'static str, Value),
     Events,
     Page,
 }
@@ -82,8 +85,17 @@ impl Operation {
     }
 
     /// Answers with JSON or with text of another type, of which an example is given.
-    pub(crate) fn gives_or(mut self, schema: Value, content_type: &'static str, text: &'static str) -> Self {
-        self.answers.push((200, Given::Either(schema, content_type, text)));
+    pub(crate) fn gives_or(self, schema: Value, content_type: &'static str, shown: &'static str) -> Self {
+        self.gives_either(schema, content_type, example(text(), json!(shown)))
+    }
+
+    /// Answers with JSON or with Server-Sent Events.
+    pub(crate) fn gives_or_events(self, schema: Value, event: Value) -> Self {
+        self.gives_either(schema, EVENTS, event)
+    }
+
+    fn gives_either(mut self, schema: Value, other: &'static str, of_other: Value) -> Self {
+        self.answers.push((200, Given::Either(schema, other, of_other)));
         self
     }
 
@@ -117,12 +129,11 @@ impl Given {
         match self {
             Self::Nothing => None,
             Self::Json(schema) => Some(json!({ "application/json": { "schema": schema } })),
-            Self::Either(schema, other, shown) => Some(json!({
+            Self::Either(schema, other, of_other) => Some(json!({
                 "application/json": { "schema": schema },
-                *other: { "schema": example(text(), json!(shown)) },
+                *other: { "schema": of_other },
             })),
-            // As is the custom before OpenAPI 3.2, the schema is that of each event.
-            Self::Events => Some(json!({ "text/event-stream": { "schema": component("LogEvent") } })),
+            Self::Events => Some(json!({ EVENTS: { "schema": component("LogEvent") } })),
             Self::Page => Some(json!({ "text/html": { "schema": example(text(), json!("<!doctype html>...")) } })),
         }
     }

@@ -184,12 +184,7 @@ impl Answer {
         if let Ok(outcome) = tokio::time::timeout(limits.silence, &mut work).await {
             return outcome;
         }
-        let work = async move {
-            let (outcome, trips) = count_round_trips(AssertUnwindSafe(work).catch_unwind()).await;
-            let outcome = outcome.unwrap_or_else(|_| Err(ApiError::internal()));
-            told.tell(outcome.as_ref().map_or_else(|error| error.code().status(), Self::status), trips);
-            outcome
-        };
+        let work = told_of(told, work, Self::status);
         let waiting = Some((tokio::spawn(work.in_current_span()), Duration::ZERO));
         let pieces = stream::unfold((waiting, request), move |(waiting, request)| async move {
             let (mut work, pause) = waiting?;
@@ -204,6 +199,56 @@ impl Answer {
         });
         Ok(Self::streamed(200, "application/json", pieces))
     }
+
+    /// The events of work under way, then what it ends with: the event that it gives, or an `error` with what the answer
+    /// would have been. `events` end when, or before, the work does. The stream has heartbeats, and ends with
+    /// [`SSE_DONE`]. `told` is told of the status as with [`Answer::kept_alive`]; likewise, work goes on when the caller hangs
+    /// up. Must be called on a Tokio runtime.
+    pub fn events_of(
+        limits: StreamLimits,
+        request: RequestId,
+        told: LateOutcome,
+        events: impl Stream<Item = Bytes> + Send + 'static,
+        work: impl Future<Output = Result<String, ApiError>> + Send + 'static,
+    ) -> Self {
+        let work = tokio::spawn(told_of(told, work, |_| 200).in_current_span());
+        // First a piece at once: headers may go out no earlier.
+        let state = Some((events.fuse().boxed(), work, Duration::ZERO, request));
+        Self::events(stream::unfold(state, move |state| async move {
+            let (mut events, mut work, pause, request) = state?;
+            let next = async {
+                match events.next().await {
+                    Some(events) => Ok(events),
+                    None => Err((&mut work).await.unwrap_or_else(|_| Err(ApiError::internal()))),
+                }
+            };
+            let (piece, is_over) = match tokio::time::timeout(pause, next).await {
+                Err(_) => (sse_heartbeat(None).into(), false),
+                Ok(Ok(events)) => (events, false),
+                Ok(Err(Ok(last))) => ((last + SSE_DONE).into(), true),
+                Ok(Err(Err(error))) => ((error_event(error, &request) + SSE_DONE).into(), true),
+            };
+            Some((piece, (!is_over).then_some((events, work, limits.heartbeat, request))))
+        }))
+    }
+}
+
+/// Work whose answer has begun, with somebody who wants to know of its end.
+async fn told_of<T>(
+    told: LateOutcome,
+    work: impl Future<Output = Result<T, ApiError>>,
+    status: impl FnOnce(&T) -> u16,
+) -> Result<T, ApiError> {
+    let (outcome, trips) = count_round_trips(AssertUnwindSafe(work).catch_unwind()).await;
+    let outcome = outcome.unwrap_or_else(|_| Err(ApiError::internal()));
+    told.tell(outcome.as_ref().map_or_else(|error| error.code().status(), status), trips);
+    outcome
+}
+
+fn error_event(error: ApiError, request: &RequestId) -> String {
+    let answer = error.into_answer(request);
+    // Its body is JSON of ours.
+    sse_event("error", None, &serde_json::from_slice(answer.body()).unwrap_or_default())
 }
 
 /// An event of a stream. `id` is what a reader that comes back names as the last it was given.
@@ -326,6 +371,62 @@ mod tests {
             }
             assert_eq!(all, expected);
         }
+    }
+
+    /// What a reader is given of work that takes so many milliseconds, with one event while it does.
+    async fn events_of_work(ms: u64, outcome: Option<Result<String, ApiError>>) -> (String, Vec<u16>) {
+        let (sent, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let late = LateOutcome::to(move |status, _| {
+            let _ = sent.send(status);
+        });
+        let work = async move {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            outcome.expect("an outcome, or this panics")
+        };
+        let limits = StreamLimits { heartbeat: Duration::from_millis(20), ..StreamLimits::default() };
+        let events = stream::once(async { Bytes::from("event: output\n\n") });
+        let answer = Answer::events_of(limits, RequestId::make(), late, events, work);
+        assert_eq!(answer.status(), 200);
+        let response = answer.into_response("req_x");
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        let text = response.into_body().collect().await;
+        let mut all = Vec::new();
+        while let Some(status) = told.recv().await {
+            all.push(status);
+        }
+        (String::from_utf8(text.to_vec()).unwrap(), all)
+    }
+
+    #[tokio::test]
+    async fn events_of_work_end_with_what_it_gives_or_with_its_error_and_it_is_told_which() {
+        let last = "event: result\n\n".to_owned();
+        let (text, told) = events_of_work(0, Some(Ok(last.clone()))).await;
+        assert_eq!((text.as_str(), told), ("event: output\n\nevent: result\n\ndata: [DONE]\n\n", vec![200]));
+        for (outcome, status, code) in
+            [(Some(Err(ApiError::new(ErrorCode::Timeout, "too long"))), 504, "timeout"), (None, 500, "internal_error")]
+        {
+            let (text, told) = events_of_work(5, outcome).await;
+            assert_eq!(told, [status]);
+            let error = text.split_once("event: error\ndata: ").unwrap().1;
+            let (error, done) = error.split_once("\n\n").unwrap();
+            let error: Value = serde_json::from_str(error).unwrap();
+            assert_eq!((&error["error"]["code"], done), (&json!(code), "data: [DONE]\n\n"));
+        }
+        let (text, _) = events_of_work(200, Some(Ok(last))).await;
+        assert!(text.starts_with("event: output\n\n: alive\n\n: alive\n\n") && text.ends_with(SSE_DONE), "{text:?}");
+    }
+
+    #[tokio::test]
+    async fn work_with_events_goes_on_when_its_caller_hangs_up() {
+        let (done, ended) = tokio::sync::oneshot::channel();
+        let work = async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let _ = done.send(());
+            Ok(String::new())
+        };
+        let (limits, late) = (StreamLimits::default(), LateOutcome::default());
+        drop(Answer::events_of(limits, RequestId::make(), late, stream::pending(), work));
+        assert_eq!(ended.await, Ok(()));
     }
 
     #[test]

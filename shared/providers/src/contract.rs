@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use theazo_guest_protocol::{FileEntry, Language, WriteAt};
 use theazo_vault::SecretValue;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use zeroize::Zeroizing;
 
 /// A compute provider's name, as in the API.
@@ -114,6 +115,45 @@ pub struct ExecRequest {
     pub stdin: Bytes,
     /// Bytes kept of each output stream.
     pub output_cap: usize,
+    /// Who is told of the output while the code runs.
+    pub watch: Option<OutputWatch>,
+}
+
+/// One of a program's output streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OutputStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// What was written to a stream since the piece before. It has no `Debug`: agents print secrets.
+pub struct OutputPiece {
+    /// Which stream.
+    pub stream: OutputStream,
+    /// What; never nothing.
+    pub bytes: Bytes,
+}
+
+/// Takes the output of one exec piece by piece: of each stream all that [`ExecOutput`] has in the end, in order. It waits
+/// for nobody: what is not taken at once is kept, which is never more than both streams' caps.
+#[derive(Clone)]
+pub struct OutputWatch(UnboundedSender<OutputPiece>);
+
+impl OutputWatch {
+    /// A watch, and the pieces, which end when the exec has.
+    pub fn new() -> (Self, UnboundedReceiver<OutputPiece>) {
+        let (sender, receiver) = unbounded_channel();
+        (Self(sender), receiver)
+    }
+
+    /// Passes a piece on. That nobody takes it is no error: code runs on when its caller has gone.
+    pub fn tell(&self, stream: OutputStream, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            let _ = self.0.send(OutputPiece { stream, bytes: Bytes::copy_from_slice(bytes) });
+        }
+    }
 }
 
 /// What running code gave. A non-zero exit code is a result, not an error.
@@ -215,7 +255,8 @@ pub trait Provider: Send + Sync {
     async fn resume(&self, spec: &SandboxSpec, environment: &Environment) -> Result<Sandbox, ProviderError>;
 
     /// Runs code and answers when it has ended. What it left in the background runs on, except after a timeout, when
-    /// its whole process tree is gone.
+    /// its whole process tree is gone. A [`watch`](ExecRequest::watch) is told of its output while it runs, and of nothing any
+    /// more once this has answered.
     async fn exec(&self, agent: &AgentRef, request: ExecRequest) -> Result<ExecOutput, ProviderError>;
 
     /// Writes a file beneath `/data` or `/tmp`; `None` replaces it.

@@ -1,11 +1,11 @@
-//! Requests to a guest and its answers, as adapters send and take them: one way for every guest that speaks
-//! `theazo-guest-protocol`, wherever it runs.
+//! Requests to a guest as adapters send them, and its refusals: one way for every guest that speaks
+//! `theazo-guest-protocol`, wherever it runs. How answers are taken is in `intake`.
 
 use crate::error::{BAD_PATH, TAKEN, WRONG_KIND};
 use crate::{Environment, ProviderError, ProviderKind};
 use bytes::Bytes;
 use theazo_guest_protocol::machine::MOST_PORTS;
-use theazo_guest_protocol::{FrameError, MAX_PAYLOAD, Refusal, Request, Response, decode_response, encode_header};
+use theazo_guest_protocol::{FrameError, MAX_PAYLOAD, Refusal, Request, Response, encode_header};
 use zeroize::Zeroizing;
 
 /// A request with its payload, wiped when dropped.
@@ -56,13 +56,6 @@ impl Frame {
     pub(crate) fn into_bytes(self) -> Bytes {
         Bytes::from_owner(self.0)
     }
-}
-
-/// The answer's header and its payload, without copying the payload.
-pub(crate) fn take_apart(answer: Vec<u8>) -> Result<(Response, Bytes), FrameError> {
-    let (response, payload) = decode_response(&answer)?;
-    let behind_header = answer.len() - payload.len();
-    Ok((response, Bytes::from(answer).slice(behind_header..)))
 }
 
 /// An answer of a kind that does not belong to the question; a refusal as what it means.
@@ -137,7 +130,8 @@ mod tests {
     fn a_request_over_the_limit_is_not_sent() {
         assert!(Frame::new(KIND, &Request::Deliver { payload: MAX_PAYLOAD + 1 }, &[]).is_err());
         let code = "x".repeat(MAX_HEADER);
-        let exec = Request::Exec { language: Language::Bash, code, timeout_ms: 1, output_cap: 1, payload: 0 };
+        let (timeout_ms, output_cap) = (1, 1);
+        let exec = Request::Exec { language: Language::Bash, code, timeout_ms, output_cap, stream: false, payload: 0 };
         assert!(Frame::new(KIND, &exec, &[]).is_err());
     }
 }

@@ -2,6 +2,7 @@
 //! made of it. How the guest is reached is each adapter's own.
 
 use crate::frame::{Frame, unexpected};
+use crate::intake::{Answered, Intake};
 use crate::{AgentRef, ExecOutput, ExecRequest, FilePiece, Language, Provider, ProviderError, ProviderKind};
 use bytes::Bytes;
 use std::time::Duration;
@@ -25,10 +26,9 @@ pub(crate) struct Call {
     pub(crate) frame: Frame,
     /// How long its answer may take.
     pub(crate) limit: Duration,
+    /// What comes in before its answer.
+    pub(crate) intake: Intake,
 }
-
-/// What a guest answered, and the payload of it.
-pub(crate) type Answered = (Response, Bytes);
 
 impl Call {
     /// Runs code.
@@ -38,10 +38,12 @@ impl Call {
             code: request.code,
             timeout_ms: u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX),
             output_cap: request.output_cap,
+            stream: request.watch.is_some(),
             payload: request.stdin.len(),
         };
         let frame = Frame::new(provider, &header, &[&request.stdin])?;
-        Ok(Self { operation: EXEC, frame, limit: request.timeout.saturating_add(EXEC_GRACE) })
+        let intake = request.watch.map_or_else(Intake::default, |watch| Intake::told(watch, request.output_cap));
+        Ok(Self { operation: EXEC, frame, limit: request.timeout.saturating_add(EXEC_GRACE), intake })
     }
 
     /// Writes a file; `None` replaces it.
@@ -76,7 +78,8 @@ impl Call {
         request: &Request,
         payload: &[&[u8]],
     ) -> Result<Self, ProviderError> {
-        Ok(Self { operation, frame: Frame::new(provider, request, payload)?, limit: FILE_LIMIT })
+        let frame = Frame::new(provider, request, payload)?;
+        Ok(Self { operation, frame, limit: FILE_LIMIT, intake: Intake::default() })
     }
 }
 
@@ -128,6 +131,7 @@ pub(crate) async fn farewell(provider: &dyn Provider, agent: &AgentRef, limit: D
         timeout: limit,
         stdin: Bytes::new(),
         output_cap: 64,
+        watch: None,
     };
     let output = tokio::time::timeout(limit, provider.exec(agent, request)).await.ok()?.ok()?;
     std::str::from_utf8(&output.stdout).ok()?.trim().parse().ok()

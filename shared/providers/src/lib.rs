@@ -18,13 +18,14 @@ pub mod fly;
 mod frame;
 mod guest_calls;
 mod http;
+mod intake;
 mod known;
 mod port_key;
 pub mod simulated;
 
 pub use contract::{
-    AgentRef, Capacity, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OpenPort, OwnedSandbox,
-    Presence, Provider, ProviderKind, Sandbox, SandboxSpec,
+    AgentRef, Capacity, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OpenPort, OutputPiece,
+    OutputStream, OutputWatch, OwnedSandbox, Presence, Provider, ProviderKind, Sandbox, SandboxSpec,
 };
 pub use error::ProviderError;
 pub use theazo_guest_protocol::{FileEntry, Language, WriteAt};

@@ -101,6 +101,15 @@ impl Client {
         answer
     }
 
+    /// Posts for an answer that comes while it goes on.
+    pub async fn open_post(&self, path: &str, body: &Value) -> reqwest::Response {
+        let mut request = self.http.post(format!("{}{path}", self.base)).json(body);
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(key);
+        }
+        request.send().await.unwrap_or_else(|error| panic!("POST {path}: {error}"))
+    }
+
     /// Its credential.
     pub fn key(&self) -> Option<&str> {
         self.key.as_deref()

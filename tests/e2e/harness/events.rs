@@ -37,9 +37,18 @@ impl EventStream {
     pub async fn open(client: &Client, path: &str, last_id: Option<&str>) -> Self {
         let headers: Vec<_> = last_id.map(|id| ("last-event-id", id)).into_iter().collect();
         let answer = client.open(path, &headers).await;
-        assert_eq!(answer.status().as_u16(), 200, "{path}");
+        Self { last_id: last_id.map(str::to_owned), ..Self::of(answer) }
+    }
+
+    /// Posts for one; panics when it is refused.
+    pub async fn post(client: &Client, path: &str, body: &serde_json::Value) -> Self {
+        Self::of(client.open_post(path, body).await)
+    }
+
+    fn of(answer: reqwest::Response) -> Self {
+        assert_eq!(answer.status().as_u16(), 200, "{}", answer.url().path());
         assert_eq!(answer.headers()["content-type"], "text/event-stream");
-        Self { answer, buffer: Vec::new(), last_id: last_id.map(str::to_owned), comments: 0 }
+        Self { answer, buffer: Vec::new(), last_id: None, comments: 0 }
     }
 
     /// The next event, or nothing when the stream has ended.

@@ -7,13 +7,14 @@
 use crate::deliver;
 use crate::files::refusal;
 use crate::place::Place;
+use crate::relay::Relay;
 use crate::signals::{Signals, timespec};
 use crate::tree;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, WaitStatus, getpid, set_child_subreaper};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -39,6 +40,8 @@ pub struct Job<'a> {
     pub timeout: Duration,
     /// Bytes kept of each output stream.
     pub output_cap: usize,
+    /// Whether output is told while the program runs.
+    pub stream: bool,
     /// Standard input.
     pub input: &'a [u8],
 }
@@ -49,9 +52,9 @@ pub struct Outcome {
     pub exit_code: i32,
     /// Whether the time limit ended it.
     pub timed_out: bool,
-    /// Standard output.
+    /// Standard output, without what was told before.
     pub stdout: Captured,
-    /// Standard error.
+    /// Standard error, without what was told before.
     pub stderr: Captured,
 }
 
@@ -62,6 +65,13 @@ pub struct Captured {
     pub kept: Vec<u8>,
     /// Whether there were more.
     pub truncated: bool,
+}
+
+impl Captured {
+    fn without(mut self, told: usize) -> Self {
+        self.kept.drain(..told.min(self.kept.len()));
+        self
+    }
 }
 
 /// Runs a program and answers when it has ended. What it left in the background runs on, as a server that a later
@@ -86,6 +96,7 @@ pub fn run(place: &Place, signals: &Signals, job: &Job<'_>) -> Result<Outcome, R
     let mut stdin = Feed { pipe: child.stdin.take().map(calm).transpose()?, left: job.input };
     let mut stdout = Tap::new(child.stdout.take().map(calm).transpose()?, job.output_cap);
     let mut stderr = Tap::new(child.stderr.take().map(calm).transpose()?, job.output_cap);
+    let mut relay = job.stream.then(Relay::begin).transpose()?;
     let main = Pid::from_child(&child);
     let (mut exit_code, mut timed_out, mut cut_short) = (None, false, false);
     loop {
@@ -106,19 +117,26 @@ pub fn run(place: &Place, signals: &Signals, job: &Job<'_>) -> Result<Outcome, R
             (timed_out, cut_short) = (true, true);
             break;
         }
-        wait_for_any(signals, [stdin.pipe.as_ref(), stdout.pipe.as_ref(), stderr.pipe.as_ref()], deadline);
+        let due = relay.as_ref().and_then(|relay| relay.due([&stdout.captured.kept, &stderr.captured.kept]));
+        let until = due.map_or(deadline, |due| deadline.min(Instant::now() + due));
+        let takers = [stdin.pipe.as_ref().map(File::as_fd), relay.as_ref().and_then(Relay::waits_for)];
+        wait_for_any(signals, takers, [stdout.pipe.as_ref(), stderr.pipe.as_ref()], until);
         stdin.pump();
         stdout.pump();
         stderr.pump();
+        if let Some(relay) = &mut relay {
+            relay.pump([&stdout.captured.kept, &stderr.captured.kept]);
+        }
     }
     if cut_short {
         tree::end_descendants();
     }
+    let [told_out, told_err] = relay.map(Relay::finish).transpose()?.unwrap_or_default();
     Ok(Outcome {
         exit_code: if timed_out { TIMED_OUT } else { exit_code.unwrap_or(TIMED_OUT) },
         timed_out,
-        stdout: stdout.finish(),
-        stderr: stderr.finish(),
+        stdout: stdout.finish().without(told_out),
+        stderr: stderr.finish().without(told_err),
     })
 }
 
@@ -129,12 +147,12 @@ fn calm(pipe: impl Into<OwnedFd>) -> Result<File, Refusal> {
     Ok(File::from(pipe))
 }
 
-/// Sleeps until a signal comes, the program takes input or gives output, or the time is over.
-fn wait_for_any(signals: &Signals, [stdin, stdout, stderr]: [Option<&File>; 3], deadline: Instant) {
+/// Sleeps until a signal comes, one of the takers takes something, the program gives output, or the time is over.
+fn wait_for_any(signals: &Signals, takers: [Option<BorrowedFd<'_>>; 2], outputs: [Option<&File>; 2], until: Instant) {
     let mut watched = vec![PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
-    watched.extend(stdin.map(|pipe| PollFd::new(pipe, PollFlags::OUT)));
-    watched.extend([stdout, stderr].into_iter().flatten().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
-    let left = timespec(deadline.saturating_duration_since(Instant::now()));
+    watched.extend(takers.into_iter().flatten().map(|taker| PollFd::from_borrowed_fd(taker, PollFlags::OUT)));
+    watched.extend(outputs.into_iter().flatten().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+    let left = timespec(until.saturating_duration_since(Instant::now()));
     let _ = poll(&mut watched, Some(&left));
     signals.acknowledge();
 }

@@ -13,6 +13,7 @@ mod exec;
 mod files;
 mod init;
 mod place;
+mod relay;
 mod serve;
 mod signals;
 mod stage;

@@ -1,4 +1,5 @@
-//! One request, one answer. Owns the reading and answering; what a request means is elsewhere.
+//! One request, one answer. Owns the reading and answering; what a request means is elsewhere, and so is what a program's
+//! output is told in before the answer.
 
 use crate::place::Place;
 use crate::signals::{self, Signals};
@@ -48,7 +49,7 @@ fn take_request() -> Result<(Request, Vec<u8>), FrameError> {
 fn answer(place: &Place, request: Request, payload: Vec<u8>) -> (Response, Vec<Vec<u8>>) {
     let done = match request {
         Request::Deliver { .. } => deliver::replace(place, &payload).map(|()| (Response::Done, Vec::new())),
-        Request::Exec { language, code, timeout_ms, output_cap, .. } => run(
+        Request::Exec { language, code, timeout_ms, output_cap, stream, .. } => run(
             place,
             &exec::Job {
                 language,
@@ -56,6 +57,7 @@ fn answer(place: &Place, request: Request, payload: Vec<u8>) -> (Response, Vec<V
                 timeout: Duration::from_millis(timeout_ms),
                 // Both streams travel in one payload.
                 output_cap: output_cap.min(MAX_PAYLOAD / 2),
+                stream,
                 input: &payload,
             },
         ),

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use theazo_guest_protocol::{Language, Refusal, Request, Response, WriteAt, decode_response, write_message};
+use theazo_guest_protocol::{
+    Language, Refusal, Request, Response, WriteAt, decode_response, read_header, write_message,
+};
 
 const GUEST: &str = env!("CARGO_BIN_EXE_theazo-guest");
 
@@ -87,7 +89,38 @@ impl Drop for Sandbox {
 }
 
 fn exec(language: Language, code: &str, input: &[u8], timeout_ms: u64, output_cap: usize) -> Request {
-    Request::Exec { language, code: code.into(), timeout_ms, output_cap, payload: input.len() }
+    Request::Exec { language, code: code.into(), timeout_ms, output_cap, stream: false, payload: input.len() }
+}
+
+/// A program whose output is told while it runs.
+fn streamed(language: Language, code: &str, timeout_ms: u64, output_cap: usize) -> Request {
+    Request::Exec { language, code: code.into(), timeout_ms, output_cap, stream: true, payload: 0 }
+}
+
+/// The next message of a guest.
+fn message(output: &mut impl Read) -> (Response, Vec<u8>) {
+    let response: Response = read_header(output).unwrap();
+    let mut payload = vec![0; response.payload_len()];
+    output.read_exact(&mut payload).unwrap();
+    (response, payload)
+}
+
+/// All messages of a guest: what they told of each stream, how many there were, and the answer without its own rest.
+fn gather(output: &mut impl Read) -> (Vec<u8>, Vec<u8>, usize, Response) {
+    let (mut out, mut err, mut count) = (Vec::new(), Vec::new(), 0);
+    loop {
+        let (response, payload) = message(output);
+        count += 1;
+        let (Response::Output { stdout, .. } | Response::Exec { stdout, .. }) = response else {
+            panic!("{response:?}")
+        };
+        let (of_out, of_err) = payload.split_at(stdout);
+        out.extend_from_slice(of_out);
+        err.extend_from_slice(of_err);
+        if !matches!(response, Response::Output { .. }) {
+            return (out, err, count, response);
+        }
+    }
 }
 
 fn finish(mut guest: Child) -> (Response, Vec<u8>) {
@@ -323,4 +356,71 @@ fn init_sleeps_until_its_lifetime_is_over_or_it_is_told_to_end() {
     assert!(ticks < 20, "{ticks} hundredths of a second of processor time in 0.7 s");
     rustix::process::kill_process(rustix::process::Pid::from_child(&init), rustix::process::Signal::TERM).unwrap();
     assert_eq!(init.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn output_is_told_while_the_program_runs() {
+    let sandbox = Sandbox::new();
+    let code = "echo first; echo bad >&2; while [ ! -e go ]; do sleep 0.01; done; echo last";
+    let mut guest = sandbox.start(&streamed(Language::Bash, code, 20_000, 1 << 20), b"");
+    let mut output = guest.stdout.take().unwrap();
+    let mut told = (Vec::new(), Vec::new());
+    while told != (b"first\n".to_vec(), b"bad\n".to_vec()) {
+        let (Response::Output { stdout, .. }, payload) = message(&mut output) else { panic!("an early end") };
+        told.0.extend_from_slice(&payload[..stdout]);
+        told.1.extend_from_slice(&payload[stdout..]);
+    }
+    std::fs::write(sandbox.0.join("data/go"), "").unwrap();
+    let (out, err, _, end) = gather(&mut output);
+    assert_eq!((out.as_slice(), err.as_slice()), (&b"last\n"[..], &b""[..]));
+    assert!(matches!(end, Response::Exec { exit_code: 0, timed_out: false, .. }), "{end:?}");
+    assert!(guest.wait().unwrap().success());
+}
+
+#[test]
+fn output_that_comes_in_crumbs_is_gathered_and_all_of_it_told_once() {
+    let sandbox = Sandbox::new();
+    let code = "import os\nfor n in range(20000): os.write(1 + n % 2, b'%05d' % n)";
+    let mut guest = sandbox.start(&streamed(Language::Python, code, 20_000, 1 << 20), b"");
+    let (out, err, messages, _) = gather(guest.stdout.as_mut().unwrap());
+    let every = |first| (first..20_000).step_by(2).flat_map(|n| format!("{n:05}").into_bytes()).collect::<Vec<u8>>();
+    assert_eq!((out, err), (every(0), every(1)));
+    assert!(messages < 500, "{messages}");
+}
+
+#[test]
+fn output_that_is_told_ends_at_the_cap_as_well() {
+    let sandbox = Sandbox::new();
+    let code = "import sys; sys.stdout.write('x' * 300000); sys.stderr.write('yz')";
+    let mut guest = sandbox.start(&streamed(Language::Python, code, 20_000, 100_000), b"");
+    let (out, err, _, end) = gather(guest.stdout.as_mut().unwrap());
+    assert_eq!((out.len(), err.as_slice()), (100_000, &b"yz"[..]));
+    assert!(matches!(end, Response::Exec { stdout_truncated: true, stderr_truncated: false, .. }), "{end:?}");
+}
+
+#[test]
+fn a_listener_who_takes_nothing_holds_neither_the_program_nor_its_time_limit() {
+    let sandbox = Sandbox::new();
+    let code = "import sys, time; sys.stdout.write('x' * 900000); sys.stdout.flush(); open('wrote', 'w').write('1'); time.sleep(60)";
+    let began = Instant::now();
+    let mut guest = sandbox.start(&streamed(Language::Python, code, 1500, 1 << 20), b"");
+    // More than the pipe holds.
+    sandbox.pid_in("wrote");
+    while began.elapsed() < Duration::from_secs(3) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (out, _, _, end) = gather(guest.stdout.as_mut().unwrap());
+    assert_eq!(out.len(), 900_000);
+    assert!(matches!(end, Response::Exec { exit_code: 124, timed_out: true, .. }), "{end:?}");
+    assert!(guest.wait().unwrap().success());
+}
+
+#[test]
+fn a_listener_who_leaves_does_not_end_the_program() {
+    let sandbox = Sandbox::new();
+    let code = "for n in 1 2 3 4 5 6; do echo $n; sleep 0.1; done; echo 7 > done";
+    let mut guest = sandbox.start(&streamed(Language::Bash, code, 20_000, 1000), b"");
+    drop(guest.stdout.take());
+    assert_eq!(sandbox.pid_in("done"), 7);
+    assert!(!guest.wait().unwrap().success(), "nobody took the answer");
 }

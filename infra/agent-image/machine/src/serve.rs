@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use theazo_guest_protocol::machine::{
-    ADMITTED, ALIVE, ALIVE_SECONDS, ANSWER, INGRESS_PORT, MACHINE_PATH, MACHINE_PORT, REFUSED, TOKEN,
+    ADMITTED, ALIVE, ALIVE_SECONDS, ANSWER, INGRESS_PORT, MACHINE_PATH, MACHINE_PORT, MAX_PIECE, PIECE, REFUSED, TOKEN,
 };
 use theazo_guest_protocol::{
     AGENT_UID, GUEST_PATH, MAX_HEADER, MAX_PAYLOAD, Request, Response, encode_header, read_header, write_message,
@@ -165,7 +165,8 @@ fn attend(connection: TcpStream, server: &Server, admitted_within: Duration) -> 
     }
     drop(payload);
     let Some(output) = guest.0.stdout.take() else { return Err(io::ErrorKind::BrokenPipe.into()) };
-    let answer = await_answer(&mut stream, output)?;
+    let told = if matches!(request, Request::Exec { stream: true, .. }) { Told::AsItComes } else { Told::AtTheEnd };
+    let answer = await_answer(&mut stream, output, told)?;
     let _ = guest.0.wait();
     tell(stream, &answer)
 }
@@ -192,10 +193,18 @@ fn start(request: &Request) -> io::Result<Child> {
     command.spawn().inspect_err(|error| complain(&format!("theazo-machine: no guest can be started: {error}")))
 }
 
-/// Takes what the guest says while its client listens. An error means that the client has gone.
-fn await_answer(stream: &mut Stream, output: ChildStdout) -> io::Result<Vec<u8>> {
+/// When a client hears what its guest says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    AsItComes,
+    AtTheEnd,
+}
+
+/// Takes what the guest says while its client listens, and gives what was not told. An error means that the client has
+/// gone.
+fn await_answer(stream: &mut Stream, output: ChildStdout, told: Told) -> io::Result<Vec<u8>> {
     let mut output = output.take(LONGEST_ANSWER);
-    let (mut answer, mut piece) = (Vec::new(), vec![0; 64 * 1024]);
+    let (mut answer, mut piece) = (Vec::new(), vec![0; MAX_PIECE]);
     let mut alive_at = Instant::now();
     loop {
         let left = Duration::from_secs(ALIVE_SECONDS).saturating_sub(alive_at.elapsed());
@@ -209,7 +218,16 @@ fn await_answer(stream: &mut Stream, output: ChildStdout) -> io::Result<Vec<u8>>
         if said {
             match output.read(&mut piece)? {
                 0 => return Ok(answer),
-                count => answer.extend_from_slice(piece.get(..count).unwrap_or_default()),
+                count => {
+                    let piece = piece.get(..count).unwrap_or_default();
+                    match told {
+                        Told::AtTheEnd => answer.extend_from_slice(piece),
+                        Told::AsItComes => {
+                            tell_piece(stream, piece)?;
+                            alive_at = Instant::now();
+                        }
+                    }
+                }
             }
         } else if client {
             // It has nothing more to say: it is leaving, or has left.
@@ -221,6 +239,14 @@ fn await_answer(stream: &mut Stream, output: ChildStdout) -> io::Result<Vec<u8>>
             stream.flush()?;
         }
     }
+}
+
+fn tell_piece(stream: &mut Stream, piece: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(piece.len()).map_err(io::Error::other)?;
+    stream.write_all(&[PIECE])?;
+    stream.write_all(&length.to_be_bytes())?;
+    stream.write_all(piece)?;
+    stream.flush()
 }
 
 /// A guest that is told to end, with all that it has started, should its client go before it.

@@ -3,7 +3,8 @@
 //! This crate owns the message types and the framing and nothing else; `theazo-guest` answers, an
 //! adapter in `theazo-providers` asks. A message is `header length u32 big-endian | header JSON |
 //! payload`; the header says how long the payload is. A guest process reads one request, writes one
-//! answer and exits, except for `init`, which speaks no protocol.
+//! answer and exits, except for `init`, which speaks no protocol. Only a request that asks for a program's output while it
+//! runs has messages before its answer.
 //!
 //! Secrets travel only in the payload of [`Request::Deliver`], never in a header, an argument or an
 //! environment variable of the guest.
@@ -63,6 +64,10 @@ pub enum Request {
         timeout_ms: u64,
         /// Bytes kept of each output stream; the rest is read and dropped.
         output_cap: usize,
+        /// Whether output is told while the program runs, in [`Response::Output`]s before the answer. A guest that does not
+        /// know of it tells all with the answer.
+        #[serde(default)]
+        stream: bool,
         /// Bytes of payload that follow.
         payload: usize,
     },
@@ -158,7 +163,15 @@ pub enum Refusal {
 pub enum Response {
     /// Done, nothing to tell.
     Done,
-    /// Code ran. Payload: standard output, then standard error.
+    /// Code runs, and has written something since the last of these. Payload: standard output, then standard error. What
+    /// follows is another message.
+    Output {
+        /// Bytes of standard output in the payload.
+        stdout: usize,
+        /// Bytes of standard error in the payload.
+        stderr: usize,
+    },
+    /// Code ran. Payload: standard output, then standard error, without what was told before.
     Exec {
         /// The exit code; 128 + signal number for a process ended by a signal; 124 after a timeout.
         exit_code: i32,
@@ -206,7 +219,7 @@ impl Response {
     /// Bytes of payload that follow this header.
     pub fn payload_len(&self) -> usize {
         match self {
-            Self::Exec { stdout, stderr, .. } => stdout.saturating_add(*stderr),
+            Self::Exec { stdout, stderr, .. } | Self::Output { stdout, stderr } => stdout.saturating_add(*stderr),
             Self::File { payload, .. } => *payload,
             Self::Done | Self::Listing { .. } | Self::Refused { .. } => 0,
         }
@@ -268,18 +281,24 @@ pub fn read_header<T: for<'de> Deserialize<'de>>(input: &mut impl Read) -> Resul
 
 /// Takes a whole answer apart: the header and exactly the payload it announces.
 pub fn decode_response(bytes: &[u8]) -> Result<(Response, &[u8]), FrameError> {
-    let (length, rest) = bytes.split_first_chunk::<4>().ok_or(FrameError::Short)?;
-    let length = u32::from_be_bytes(*length) as usize;
-    if length > MAX_HEADER {
-        return Err(FrameError::TooLong(length));
-    }
-    let (json, payload) = rest.split_at_checked(length).ok_or(FrameError::Short)?;
-    let header: Response = serde_json::from_slice(json).map_err(|_| FrameError::Header)?;
+    let (header, payload) = decode_header(bytes)?.ok_or(FrameError::Short)?;
     match payload.len().cmp(&header.payload_len()) {
         std::cmp::Ordering::Equal => Ok((header, payload)),
         std::cmp::Ordering::Less => Err(FrameError::Short),
         std::cmp::Ordering::Greater => Err(FrameError::TooLong(payload.len())),
     }
+}
+
+/// The header that what was received so far begins with, if all of it is there, and what follows it.
+pub fn decode_header(bytes: &[u8]) -> Result<Option<(Response, &[u8])>, FrameError> {
+    let Some((length, rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
+    let length = u32::from_be_bytes(*length) as usize;
+    if length > MAX_HEADER {
+        return Err(FrameError::TooLong(length));
+    }
+    let Some((json, rest)) = rest.split_at_checked(length) else { return Ok(None) };
+    let header: Response = serde_json::from_slice(json).map_err(|_| FrameError::Header)?;
+    Ok(Some((header, rest)))
 }
 
 #[cfg(test)]
@@ -288,13 +307,35 @@ mod tests {
 
     #[test]
     fn a_request_survives_the_wire_with_its_payload_behind_it() {
-        let request =
-            Request::Exec { language: Language::Node, code: "1".into(), timeout_ms: 5, output_cap: 10, payload: 3 };
+        let (language, code) = (Language::Node, "1".into());
+        let request = Request::Exec { language, code, timeout_ms: 5, output_cap: 10, stream: true, payload: 3 };
         let mut wire = Vec::new();
         write_message(&mut wire, &request, &[b"abc"]).unwrap();
         let mut reader = wire.as_slice();
         assert_eq!(read_header::<Request>(&mut reader).unwrap(), request);
         assert_eq!(reader, b"abc");
+    }
+
+    #[test]
+    fn a_header_is_read_once_all_of_it_is_there() {
+        let mut wire = Vec::new();
+        write_message(&mut wire, &Response::Output { stdout: 1, stderr: 2 }, &[b"abc"]).unwrap();
+        let header = wire.len() - 3;
+        for received in 0..wire.len() {
+            let found = decode_header(&wire[..received]).unwrap();
+            assert_eq!(found.is_some(), received >= header, "{received}");
+            assert!(
+                found.is_none_or(|(response, rest)| response.payload_len() == 3 && rest.len() == received - header)
+            );
+        }
+        assert!(matches!(decode_header(&[0xff; 4]), Err(FrameError::TooLong(_))));
+    }
+
+    #[test]
+    fn a_request_that_says_nothing_of_output_while_it_runs_wants_none() {
+        let json = r#"{"op":"exec","language":"bash","code":":","timeoutMs":1,"outputCap":1,"payload":0}"#;
+        let request: Request = serde_json::from_str(json).unwrap();
+        assert!(matches!(request, Request::Exec { stream: false, .. }));
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! Whoever connects knows the server's key beforehand, by [`fingerprint length`](FINGERPRINT), and sends its token of
 //! [`TOKEN`] bytes. The server answers with one byte, [`ADMITTED`] or [`REFUSED`]. An admitted client sends one request,
 //! as a guest reads it from standard input. The server then sends [`ALIVE`] every [`ALIVE_SECONDS`] until it has the
-//! guest's answer, and before that [`ANSWER`]. Closing the connection earlier ends what the request has started.
+//! guest's answer, and before that [`ANSWER`]. What a guest tells while its program runs comes in [`PIECE`]s, with which the
+//! answer itself may begin. Closing the connection earlier ends what the request has started.
 //!
 //! [`Request::OpenPort`](crate::Request::OpenPort) is answered by the server itself.
 
@@ -32,5 +33,9 @@ pub const ADMITTED: u8 = 1;
 pub const ALIVE: u8 = 2;
 /// The rest is the answer.
 pub const ANSWER: u8 = 3;
+/// A part of what the guest says follows, after its length in bytes as a u32 in big-endian.
+pub const PIECE: u8 = 4;
+/// Most bytes of a part.
+pub const MAX_PIECE: usize = 64 * 1024;
 /// How often a waiting client hears that its request is still worked on: proxies close what is silent.
 pub const ALIVE_SECONDS: u64 = 15;

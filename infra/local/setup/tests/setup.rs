@@ -102,7 +102,8 @@ impl Container {
 
     async fn run(&self, language: Language, code: &str, input: &[u8], timeout_ms: u64) -> (i32, String, String) {
         let code = code.to_owned();
-        let request = Request::Exec { language, code, timeout_ms, output_cap: 1 << 20, payload: input.len() };
+        let request =
+            Request::Exec { language, code, timeout_ms, output_cap: 1 << 20, stream: false, payload: input.len() };
         let (response, payload) = self.ask("10001:10001", &request, input).await;
         let Response::Exec { exit_code, stdout, .. } = response else { panic!("{response:?}") };
         let (out, err) = payload.split_at(stdout);

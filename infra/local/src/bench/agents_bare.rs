@@ -68,6 +68,7 @@ impl Bare {
                     timeout: Duration::from_secs(60),
                     stdin: Bytes::new(),
                     output_cap: 1 << 20,
+                    watch: None,
                 };
                 provider.exec(&agent(name), request).await?.stdout.to_vec()
             }

@@ -30,9 +30,9 @@ pub(super) fn describe(name: &str) -> Option<Operation> {
         "agents-get" => agent("Show an agent").gives(200, component("Agent")),
         "agents-status" => agent("How an agent stands, and what it cost").gives(200, component("AgentStanding")),
         "agents-exec" => agent("Run code in an agent")
-            .more("A non-zero exit code is a result, not an error. Values of the agent's secrets are masked in what it prints. After 240 s white space keeps the connection alive.")
+            .more("A non-zero exit code is a result, not an error. Values of the agent's secrets are masked in what it prints. After 240 s white space keeps the connection alive.\n\nWith `stream: true` the answer is Server-Sent Events: `output` with some of `stdout` or of `stderr` as it is written, then `result` with `exitCode` and, if something was cut, `truncated`; or `error` with what the answer would have been. `data: [DONE]` is the end. All `output` put together is what the answer in one piece has, except that what that one leaves out for want of room is there. A comment comes at least every 15 s. What is refused before it runs is refused by its status, as without. A stream that breaks off cannot be taken up again, and its code runs on.")
             .body(component("Exec"))
-            .gives(200, component("ExecResult"))
+            .gives_or_events(component("ExecResult"), component("ExecEvent"))
             .refuses(&[Conflict, UnprocessableEntity, Provider, NoProvidersAvailable, Timeout]),
         "agents-files-write" => agent("Write a file, or a piece of one")
             .body(component("FileToWrite"))

@@ -1,8 +1,8 @@
 //! Agents: what they are, what runs in them, their files, and what they say of themselves.
 
 use crate::shape::{
-    about, amount, answer, anything, between, component, count, duration, example, flag, id, list, nullable, one_of,
-    pattern, request, text, text_to, texts, time,
+    about, amount, answer, anything, between, component, count, duration, example, examples, flag, id, list, nullable,
+    one_of, pattern, request, text, text_to, texts, time,
 };
 use serde_json::{Value, json};
 
@@ -40,6 +40,7 @@ pub(super) fn all() -> Vec<(&'static str, Value)> {
         ("Snapshot", snapshot()),
         ("Exec", exec()),
         ("ExecResult", exec_result()),
+        ("ExecEvent", exec_event()),
         ("FileToWrite", file_to_write()),
         ("File", file()),
         ("FileList", file_list()),
@@ -295,6 +296,7 @@ fn exec() -> Value {
         ("timeout?", duration("2 minutes", "10 minutes")),
         ("stdin?", text_to(4_194_304)),
         ("encoding?", about(one_of(&["utf-8", "base64"]), "Of the outputs. In UTF-8, other bytes become U+FFFD.")),
+        ("stream?", about(flag(), "Whether the answer is events, with the output as it is written.")),
     ]);
     example(schema, json!({ "language": "python", "code": "print(6 * 7)" }))
 }
@@ -309,6 +311,14 @@ fn exec_result() -> Value {
     // Once white space has kept the connection alive, the status is sent and cannot say of a failure any more.
     let late = about(component("Error"), "Of code that ran for minutes and then failed.");
     example(json!({ "anyOf": [schema, late] }), json!({ "stdout": "42\n", "stderr": "", "exitCode": 0 }))
+}
+
+fn exec_event() -> Value {
+    let data = "JSON: of `output` an object with `stdout` or `stderr`, of `result` one with `exitCode` and perhaps `truncated`, of `error` an `Error`. `[DONE]`, of no named event, is the end.";
+    let schema = answer(&[("event?", one_of(&["output", "result", "error"])), ("data", about(text(), data))]);
+    let event = |name: &str, data: Value| json!({ "event": name, "data": data.to_string() });
+    let output = event("output", json!({ "stdout": "42\n" }));
+    examples(schema, &[output, event("result", json!({ "exitCode": 0 })), json!({ "data": "[DONE]" })])
 }
 
 fn file_to_write() -> Value {

@@ -5,19 +5,17 @@
 
 use super::failure::{failed, from_engine, says, status};
 use super::{DockerProvider, names};
-use crate::frame::{Frame, take_apart};
+use crate::frame::Frame;
+use crate::intake::{Answered, Intake};
 use crate::{ProviderError, ProviderKind};
 use bollard::container::LogOutput;
 use bollard::errors::Error as EngineError;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
-use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use std::time::Duration;
-use theazo_guest_protocol::{AGENT_UID, GUEST_PATH, MAX_HEADER, MAX_PAYLOAD, Response};
+use theazo_guest_protocol::{AGENT_UID, FrameError, GUEST_PATH, Response};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-/// The longest answer that can be one.
-const ANSWER_LIMIT: usize = 4 + MAX_HEADER + MAX_PAYLOAD;
 /// How many bytes to read from the engine at once.
 const READ_SIZE: usize = 64 * 1024;
 
@@ -71,12 +69,24 @@ impl DockerProvider {
         whom: As,
         frame: Frame,
         limit: Duration,
-    ) -> Result<(Response, Bytes), Unanswered> {
+    ) -> Result<Answered, Unanswered> {
+        self.ask_into(agent, whom, frame, limit, Intake::default()).await
+    }
+
+    /// The same, with what takes the answer as it comes.
+    pub(super) async fn ask_into(
+        &self,
+        agent: &str,
+        whom: As,
+        frame: Frame,
+        limit: Duration,
+        intake: Intake,
+    ) -> Result<Answered, Unanswered> {
         let name = names::resource_name(agent)?;
         let lost = |error| Unanswered { error, guest_lost: true };
-        let exchanged = tokio::time::timeout(limit, self.exchange(&name, whom, frame)).await;
+        let exchanged = tokio::time::timeout(limit, self.exchange(&name, whom, frame, intake)).await;
         let unanswered = match exchanged.map_err(|_| lost(ProviderError::TimedOut))? {
-            Ok(answer) => match take_apart(answer) {
+            Ok(answer) => match answer.finish() {
                 Ok(taken) => return Ok(taken),
                 Err(_) => lost(failed("ask guest", false, "the guest ended without an answer")),
             },
@@ -103,7 +113,7 @@ impl DockerProvider {
         Ok(found.and_then(|found| found.state).and_then(|state| state.running).unwrap_or(false))
     }
 
-    async fn exchange(&self, name: &str, whom: As, frame: Frame) -> Result<Vec<u8>, Exchange> {
+    async fn exchange(&self, name: &str, whom: As, frame: Frame, intake: Intake) -> Result<Intake, Exchange> {
         let user = match whom {
             As::Agent => format!("{AGENT_UID}:{AGENT_UID}"),
             As::Deliverer => format!("0:{AGENT_UID}"),
@@ -120,7 +130,7 @@ impl DockerProvider {
         let exec = self.docker.create_exec(name, options).await.map_err(Exchange::Refused)?;
         let options = StartExecOptions { detach: false, tty: false, output_capacity: Some(READ_SIZE) };
         match self.docker.start_exec(&exec.id, Some(options)).await.map_err(Exchange::Refused)? {
-            StartExecResults::Attached { output, input } => converse(output, input, frame).await,
+            StartExecResults::Attached { output, input } => converse(output, input, frame, intake).await,
             StartExecResults::Detached => Err(Exchange::Odd("the engine did not attach to the guest")),
         }
     }
@@ -132,26 +142,27 @@ async fn converse(
     mut output: impl Stream<Item = Result<LogOutput, EngineError>> + Unpin,
     mut input: impl AsyncWrite + Unpin,
     frame: Frame,
-) -> Result<Vec<u8>, Exchange> {
+    mut intake: Intake,
+) -> Result<Intake, Exchange> {
     let write = async {
         if input.write_all(frame.bytes()).await.is_ok() {
             let _ = input.shutdown().await;
         }
     };
     let read = async {
-        let mut answer = Vec::new();
         while let Some(piece) = output.next().await {
             match piece {
-                Ok(LogOutput::StdOut { message }) if answer.len() + message.len() > ANSWER_LIMIT => {
-                    return Err(Exchange::Odd("the guest's answer is too long"));
-                }
-                Ok(LogOutput::StdOut { message }) => answer.extend_from_slice(&message),
+                Ok(LogOutput::StdOut { message }) => match intake.take(&message) {
+                    Ok(()) => {}
+                    Err(FrameError::TooLong(_)) => return Err(Exchange::Odd("the guest's answer is too long")),
+                    Err(_) => return Err(Exchange::Odd("the guest's answer is none")),
+                },
                 // The guest's standard error is for people who debug it; it is not part of an answer.
                 Ok(_) => {}
                 Err(_) => return Err(Exchange::Odd("the connection to the guest broke")),
             }
         }
-        Ok(answer)
+        Ok(intake)
     };
     tokio::pin!(write, read);
     let mut writing = true;
@@ -171,6 +182,7 @@ pub(super) fn unexpected(operation: &'static str, answer: Response) -> ProviderE
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
     use futures_util::stream;
     use theazo_guest_protocol::{Request, write_message};
 
@@ -183,24 +195,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_in_pieces_is_put_together_and_standard_error_left_out() {
+    async fn standard_error_is_no_part_of_an_answer() {
         let mut wire = Vec::new();
         write_message(&mut wire, &Response::File { size: 3, payload: 3 }, &[b"abc"]).unwrap();
         let (left, right) = wire.split_at(5);
         let noise = Ok(LogOutput::StdErr { message: Bytes::from_static(b"noise") });
         let output = stream::iter([stdout(left), noise, stdout(right)]);
-        let answer = converse(output, tokio::io::sink(), kill_all()).await;
+        let answer = converse(output, tokio::io::sink(), kill_all(), Intake::default()).await;
         let Ok(answer) = answer else { panic!("no answer") };
-        let (response, payload) = take_apart(answer).unwrap();
-        assert_eq!(response, Response::File { size: 3, payload: 3 });
-        assert_eq!(&payload[..], b"abc");
+        assert_eq!(answer.finish().unwrap(), (Response::File { size: 3, payload: 3 }, Bytes::from("abc")));
     }
 
     #[tokio::test]
     async fn an_answer_without_end_is_given_up() {
         let piece = vec![0; 1024 * 1024];
         let output = stream::repeat_with(move || stdout(&piece));
-        let answer = converse(output, tokio::io::sink(), kill_all()).await;
+        let answer = converse(output, tokio::io::sink(), kill_all(), Intake::default()).await;
         assert!(matches!(answer, Err(Exchange::Odd("the guest's answer is too long"))));
     }
 
@@ -208,7 +218,8 @@ mod tests {
     async fn a_guest_that_ends_without_reading_does_not_hold_the_call() {
         let (ours, _theirs) = tokio::io::duplex(1);
         let frame = Frame::new(ProviderKind::Docker, &Request::Deliver { payload: 4096 }, &[&[0; 4096]]).unwrap();
-        let answer = converse(stream::iter([stdout(b"x")]), ours, frame).await;
-        assert!(matches!(answer, Ok(answer) if answer == b"x"));
+        let answer = converse(stream::iter([stdout(b"x")]), ours, frame, Intake::default()).await;
+        let Ok(answer) = answer else { panic!("it was waited for") };
+        assert!(answer.finish().is_err(), "what came is no answer");
     }
 }

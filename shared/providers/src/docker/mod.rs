@@ -43,7 +43,8 @@ pub use tls::TlsEndpoint;
 pub use transport::{Endpoint, connect};
 
 use crate::frame::Frame;
-use crate::guest_calls::{Answered, Call, exec_output, listing, piece, written};
+use crate::guest_calls::{Call, exec_output, listing, piece, written};
+use crate::intake::Answered;
 use crate::{
     AgentRef, Capacity, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OpenPort, OwnedSandbox,
     Provider, ProviderError, ProviderKind, Sandbox, SandboxSpec,
@@ -176,8 +177,8 @@ impl Provider for DockerProvider {
     }
 
     async fn exec(&self, agent: &AgentRef, request: ExecRequest) -> Result<ExecOutput, ProviderError> {
-        let Call { frame, limit, .. } = Call::exec(KIND, request)?;
-        let answer = self.ask(&agent.agent, As::Agent, frame, limit).await;
+        let Call { frame, limit, intake, .. } = Call::exec(KIND, request)?;
+        let answer = self.ask_into(&agent.agent, As::Agent, frame, limit, intake).await;
         if matches!(answer, Err(Unanswered { guest_lost: true, .. })) {
             // Nothing else ends what the guest had started. Other calls of the same agent end with it.
             let kill = Frame::new(KIND, &Request::KillAll, &[])?;

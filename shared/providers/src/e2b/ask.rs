@@ -5,7 +5,8 @@ use super::envd::{Ended, Envd, Lost, User};
 use super::failure::failed;
 use super::{DELIVER_LIMIT, E2bProvider, KIND};
 use crate::ProviderError;
-use crate::frame::{Frame, take_apart, unexpected};
+use crate::frame::{Frame, unexpected};
+use crate::intake::{Answered, Intake};
 use bytes::Bytes;
 use std::time::Duration;
 use theazo_guest_protocol::{Refusal, Request, Response};
@@ -60,9 +61,9 @@ impl E2bProvider {
         user: User,
         frame: Frame,
         limit: Duration,
-    ) -> Result<(Response, Bytes), ProviderError> {
+    ) -> Result<Answered, ProviderError> {
         let path = self.put(handle, operation, user, frame.into_bytes()).await?;
-        self.answer(handle, operation, user, &path, limit).await
+        self.answer(handle, operation, user, &path, limit, Intake::default()).await
     }
 
     /// Puts a request into a sandbox, where nothing comes of it yet. Gives where it lies.
@@ -90,15 +91,16 @@ impl E2bProvider {
         user: User,
         path: &str,
         limit: Duration,
-    ) -> Result<(Response, Bytes), ProviderError> {
+        intake: Intake,
+    ) -> Result<Answered, ProviderError> {
         let envd = Envd { service: self.service(), handle };
         // Isolated: neither the agent's variables nor its files decide what the guest imports.
-        match envd.run(operation, user, &["python3", "-I", "-S", GUEST_PATH, path], limit).await {
+        match envd.run(operation, user, &["python3", "-I", "-S", GUEST_PATH, path], limit, intake).await {
             Ok(Ended { exit_code: NO_PROGRAM, .. }) => {
                 Err(failed(operation, None, false, "the template has no python3"))
             }
             Ok(Ended { stdout, .. }) => {
-                take_apart(stdout).map_err(|_| failed(operation, None, false, "the guest ended without an answer"))
+                stdout.finish().map_err(|_| failed(operation, None, false, "the guest ended without an answer"))
             }
             Err(Lost { error, pid }) => {
                 if let Some(pid) = pid

@@ -8,6 +8,7 @@ use super::failure::{failed, from_answer, not_understood};
 use super::{E2bService, KIND};
 use crate::ProviderError;
 use crate::http::{Call, NetworkFault};
+use crate::intake::Intake;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf, Bytes, BytesMut};
@@ -17,7 +18,7 @@ use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
-use theazo_guest_protocol::{MAX_HEADER, MAX_PAYLOAD};
+use theazo_guest_protocol::FrameError;
 use tokio::time::Instant;
 
 /// The port that the daemon listens on.
@@ -30,9 +31,8 @@ const UP_PAUSE: Duration = Duration::from_millis(100);
 /// How often a stream says that it is alive, in seconds, and how long without a word it is taken for lost.
 const KEEPALIVE_SECONDS: &str = "20";
 const SILENCE: Duration = Duration::from_secs(50);
-/// Longest message of a stream, and longest output of a guest, in bytes.
+/// Longest message of a stream, in bytes.
 const LONGEST_MESSAGE: usize = 1024 * 1024;
-const LONGEST_OUTPUT: usize = 4 + MAX_HEADER + MAX_PAYLOAD;
 /// The flag of a stream's last message.
 const END: u8 = 2;
 
@@ -61,7 +61,7 @@ pub(super) struct Envd<'a> {
 
 /// A process that ended.
 pub(super) struct Ended {
-    pub(super) stdout: Vec<u8>,
+    pub(super) stdout: Intake,
     pub(super) exit_code: i32,
 }
 
@@ -199,6 +199,7 @@ impl Envd<'_> {
         user: User,
         arguments: &[&str],
         limit: Duration,
+        intake: Intake,
     ) -> Result<Ended, Lost> {
         let [program, arguments @ ..] = arguments else { return Err(not_understood(operation).into()) };
         let request = json!({ "process": { "cmd": program, "args": arguments, "cwd": "/" }, "stdin": false });
@@ -209,11 +210,17 @@ impl Envd<'_> {
         call.headers.insert(HeaderName::from_static("connect-protocol-version"), HeaderValue::from_static("1"));
         call.body = message(&request);
         let mut pid = None;
-        let attended = tokio::time::timeout(limit, self.attend(operation, call, &mut pid)).await;
+        let attended = tokio::time::timeout(limit, self.attend(operation, call, &mut pid, intake)).await;
         attended.unwrap_or(Err(ProviderError::TimedOut)).map_err(|error| Lost { error, pid })
     }
 
-    async fn attend(&self, operation: &'static str, call: Call, pid: &mut Option<u32>) -> Result<Ended, ProviderError> {
+    async fn attend(
+        &self,
+        operation: &'static str,
+        call: Call,
+        pid: &mut Option<u32>,
+        mut stdout: Intake,
+    ) -> Result<Ended, ProviderError> {
         let begun = self.service.http.begin(call).await.map_err(|fault| fault.to_error(KIND, operation))?;
         let status = begun.status().as_u16();
         if status != 200 {
@@ -221,7 +228,7 @@ impl Envd<'_> {
             return Err(refused(operation, status, &body.map(|body| body.to_bytes()).unwrap_or_default()));
         }
         let mut messages = Messages { body: begun.into_body(), buffer: BytesMut::new() };
-        let (mut stdout, mut exit_code) = (Vec::new(), None);
+        let mut exit_code = None;
         loop {
             let next = tokio::time::timeout(SILENCE, messages.next()).await;
             let next = next.unwrap_or(Err(NetworkFault::Broken)).map_err(|fault| fault.to_error(KIND, operation))?;
@@ -241,10 +248,10 @@ impl Envd<'_> {
             }
             if let Some(text) = event.data.and_then(|data| data.stdout) {
                 let bytes = STANDARD.decode(text).map_err(|_| not_understood(operation))?;
-                if stdout.len() + bytes.len() > LONGEST_OUTPUT {
-                    return Err(failed(operation, None, false, "the guest's answer is too long"));
-                }
-                stdout.extend_from_slice(&bytes);
+                stdout.take(&bytes).map_err(|fault| match fault {
+                    FrameError::TooLong(_) => failed(operation, None, false, "the guest's answer is too long"),
+                    _ => not_understood(operation),
+                })?;
             }
             if let Some(end) = event.end {
                 exit_code = Some(end.exit_code);

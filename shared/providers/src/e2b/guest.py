@@ -29,6 +29,8 @@ MAX_PAYLOAD = 8 * 1024 * 1024
 PIECE = 64 * 1024
 TIMED_OUT = 124
 PATIENCE = 10.0
+# How long output is gathered once some was told, in seconds, unless there is a PIECE of it.
+GATHER = 0.05
 
 libc = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -209,6 +211,59 @@ def end(victims):
         time.sleep(0.001)
 
 
+# Telling
+
+
+def message(header, payload):
+    header = json.dumps(header).encode()
+    return struct.pack(">I", len(header)) + header + payload
+
+
+class Relay:
+    """Output on its way while the program runs. Whoever listens may be slow, or gone: nothing here waits for them."""
+
+    def __init__(self):
+        self.queue = b""
+        self.waiting = ([], [])
+        self.size = 0
+        self.last = 0.0
+        os.set_blocking(1, False)
+
+    def take(self, stream, piece):
+        self.waiting[stream].append(piece)
+        self.size += len(piece)
+
+    def due(self):
+        """In how many seconds there is another message to make, if nothing else happens."""
+        if self.queue or not self.size:
+            return None
+        return 0 if self.size >= PIECE else max(0, self.last + GATHER - time.monotonic())
+
+    def rest(self):
+        """What is in no message yet, of each stream."""
+        rest = [b"".join(pieces) for pieces in self.waiting]
+        self.waiting, self.size = ([], []), 0
+        return rest
+
+    def pump(self):
+        if self.due() == 0:
+            out, err = self.rest()
+            self.queue = message({"answer": "output", "stdout": len(out), "stderr": len(err)}, out + err)
+            self.last = time.monotonic()
+        while self.queue:
+            try:
+                self.queue = self.queue[os.write(1, self.queue) :]
+            except BlockingIOError:
+                return
+            except OSError:
+                # Nobody listens; that is found out once more with the answer.
+                self.queue = b""
+
+    def finish(self):
+        os.set_blocking(1, True)
+        write_all(1, self.queue)
+
+
 # Running code
 
 
@@ -241,12 +296,13 @@ def run(request, stdin):
         code = directory + "/" + name
         with open(code, "w", encoding="utf-8", errors="surrogatepass") as file:
             file.write(request["code"])
-        return attend(program, code, environment, stdin, request["outputCap"], deadline, wake, told)
+        relay = Relay() if request.get("stream") else None
+        return attend(program, code, environment, stdin, request["outputCap"], deadline, wake, told, relay)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def attend(program, code, environment, stdin, cap, deadline, wake, told):
+def attend(program, code, environment, stdin, cap, deadline, wake, told, relay):
     guest = os.getpid()
 
     def stage():
@@ -296,11 +352,15 @@ def attend(program, code, environment, stdin, cap, deadline, wake, told):
             open_taps.discard(pipe)
             return False
         room = max(0, cap - lengths[pipe])
-        taps[pipe].append(piece[:room])
+        if relay:
+            relay.take(order.index(pipe), piece[:room])
+        else:
+            taps[pipe].append(piece[:room])
         lengths[pipe] += len(piece)
         return True
 
     open_taps = set(order)
+    listener_is_polled = False
     exit_code, timed_out, cut_short = None, False, False
     while True:
         while True:
@@ -319,7 +379,16 @@ def attend(program, code, environment, stdin, cap, deadline, wake, told):
         if left <= 0:
             timed_out = cut_short = True
             break
-        for ready, _ in poller.poll(min(left, 3600) * 1000):
+        due = None
+        if relay:
+            relay.pump()
+            due = relay.due()
+            if relay.queue:
+                poller.register(1, select.POLLOUT)
+            elif listener_is_polled:
+                poller.unregister(1)
+            listener_is_polled = bool(relay.queue)
+        for ready, _ in poller.poll(min(left, 3600, left if due is None else due) * 1000):
             if ready == wake:
                 try:
                     os.read(wake, 4096)
@@ -346,7 +415,9 @@ def attend(program, code, environment, stdin, cap, deadline, wake, told):
         for _ in range(cap // PIECE + 64):
             if pipe not in open_taps or not pump(pipe):
                 break
-    outputs = [b"".join(taps[pipe]) for pipe in order]
+    if relay:
+        relay.finish()
+    outputs = relay.rest() if relay else [b"".join(taps[pipe]) for pipe in order]
     header = {
         "answer": "exec",
         "exitCode": TIMED_OUT if timed_out else exit_code,
@@ -382,20 +453,19 @@ def answer(request, payload):
 
 def main(path):
     with open(path, "rb") as file:
-        message = file.read()
+        received = file.read()
     os.unlink(path)
     try:
-        (length,) = struct.unpack_from(">I", message)
-        request = json.loads(message[4 : 4 + length])
-        header, payload = answer(request, message[4 + length :])
+        (length,) = struct.unpack_from(">I", received)
+        request = json.loads(received[4 : 4 + length])
+        header, payload = answer(request, received[4 + length :])
     except Refused as refused:
         header, payload = {"answer": "refused", "reason": refused.args[0]}, b""
     except OSError as error:
         header, payload = {"answer": "refused", "reason": refusal(error)}, b""
     except (KeyError, TypeError, ValueError):
         header, payload = {"answer": "refused", "reason": "badRequest"}, b""
-    header = json.dumps(header).encode()
-    write_all(1, struct.pack(">I", len(header)) + header + payload)
+    write_all(1, message(header, payload))
 
 
 main(sys.argv[1])

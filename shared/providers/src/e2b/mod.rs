@@ -15,8 +15,9 @@ mod failure;
 mod ports;
 
 use crate::frame::Frame;
-use crate::guest_calls::{self, Answered, Call, exec_output, listing, piece, written};
+use crate::guest_calls::{self, Call, exec_output, listing, piece, written};
 use crate::http::Http;
+use crate::intake::Answered;
 use crate::known::Known;
 use crate::{
     AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OpenPort, OwnedSandbox, Presence,
@@ -271,9 +272,9 @@ impl E2bProvider {
 
     /// Does something in an agent's sandbox, and forgets it when it turns out to be gone.
     async fn inside(&self, agent: &AgentRef, call: Call) -> Result<Answered, ProviderError> {
-        let Call { operation, frame, limit } = call;
+        let Call { operation, frame, limit, intake } = call;
         let (handle, path) = self.put_inside(&agent.agent, operation, frame.into_bytes()).await?;
-        let outcome = self.answer(&handle, operation, User::Agent, &path, limit).await;
+        let outcome = self.answer(&handle, operation, User::Agent, &path, limit, intake).await;
         if is_over(&outcome) {
             self.service().known.forget(self.fingerprint, &agent.agent);
         }

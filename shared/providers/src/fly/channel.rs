@@ -2,6 +2,7 @@
 //! See `theazo_guest_protocol::machine` for what is said.
 
 use crate::frame::Frame;
+use crate::intake::{Intake, LONGEST_MESSAGE};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
 use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
@@ -11,8 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use theazo_guest_protocol::machine::{ADMITTED, ALIVE, ANSWER, FINGERPRINT, REFUSED, TOKEN};
-use theazo_guest_protocol::{MAX_HEADER, MAX_PAYLOAD};
+use theazo_guest_protocol::machine::{ADMITTED, ALIVE, ANSWER, FINGERPRINT, MAX_PIECE, PIECE, REFUSED, TOKEN};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -24,8 +24,6 @@ const OPEN_WITHIN: Duration = Duration::from_secs(8);
 const SEND_WITHIN: Duration = Duration::from_secs(60);
 /// How long without a word a machine is taken for lost: it says that it is alive more often.
 const SILENCE: Duration = Duration::from_secs(50);
-/// Longest answer of a guest, in bytes.
-const LONGEST_ANSWER: u64 = (4 + MAX_HEADER + MAX_PAYLOAD) as u64;
 
 /// Why a request has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,28 +45,49 @@ pub(super) async fn converse(
     token: &[u8; TOKEN],
     frame: &Frame,
     limit: Duration,
-) -> Result<Vec<u8>, ChannelFault> {
+    mut intake: Intake,
+) -> Result<Intake, ChannelFault> {
     let opened = tokio::time::timeout(OPEN_WITHIN, open(address, fingerprint, token)).await;
     let mut stream = opened.unwrap_or(Err(ChannelFault::Closed))?;
     let exchange = async {
         let sent = tokio::time::timeout(SEND_WITHIN, send(&mut stream, frame.bytes())).await;
         sent.map_err(|_| ChannelFault::Late)?.map_err(|_| ChannelFault::Broken)?;
-        loop {
-            let said = tokio::time::timeout(SILENCE, stream.read_u8()).await;
-            match said.map_err(|_| ChannelFault::Broken)?.map_err(|_| ChannelFault::Broken)? {
-                ALIVE => {}
-                ANSWER => break,
-                _ => return Err(ChannelFault::Broken),
-            }
+        while let Some(piece) = next_piece(&mut stream).await? {
+            intake.take(&piece).map_err(|_| ChannelFault::Broken)?;
         }
         let mut answer = Vec::new();
         // Only a farewell says that this is all: without one this is an error.
-        let taken =
-            tokio::time::timeout(SEND_WITHIN, (&mut stream).take(LONGEST_ANSWER).read_to_end(&mut answer)).await;
+        let mut rest = (&mut stream).take(LONGEST_MESSAGE as u64 + 1);
+        let taken = tokio::time::timeout(SEND_WITHIN, rest.read_to_end(&mut answer)).await;
         taken.map_err(|_| ChannelFault::Late)?.map_err(|_| ChannelFault::Broken)?;
-        Ok(answer)
+        intake.take(&answer).map_err(|_| ChannelFault::Broken)?;
+        Ok(intake)
     };
     tokio::time::timeout(limit, exchange).await.unwrap_or(Err(ChannelFault::Late))
+}
+
+/// What the guest says before its answer; nothing more once the answer follows.
+async fn next_piece(stream: &mut TlsStream<TcpStream>) -> Result<Option<Vec<u8>>, ChannelFault> {
+    let broken = |_| ChannelFault::Broken;
+    loop {
+        let said = tokio::time::timeout(SILENCE, stream.read_u8()).await;
+        match said.map_err(|_| ChannelFault::Broken)?.map_err(broken)? {
+            ALIVE => {}
+            ANSWER => return Ok(None),
+            PIECE => break,
+            _ => return Err(ChannelFault::Broken),
+        }
+    }
+    let piece = async {
+        let length = stream.read_u32().await.map_err(broken)? as usize;
+        if length > MAX_PIECE {
+            return Err(ChannelFault::Broken);
+        }
+        let mut piece = vec![0; length];
+        stream.read_exact(&mut piece).await.map_err(broken)?;
+        Ok(Some(piece))
+    };
+    tokio::time::timeout(SILENCE, piece).await.unwrap_or(Err(ChannelFault::Broken))
 }
 
 async fn send(stream: &mut TlsStream<TcpStream>, bytes: &[u8]) -> io::Result<()> {
@@ -162,7 +181,7 @@ mod tests {
     use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
     use rustls::server::AlwaysResolvesServerRawPublicKeys;
     use rustls::sign::CertifiedKey;
-    use theazo_guest_protocol::Request;
+    use theazo_guest_protocol::{Request, Response, write_message};
     use tokio::net::TcpListener;
     use tokio::task::JoinHandle;
     use tokio_rustls::{TlsAcceptor, server};
@@ -195,7 +214,16 @@ mod tests {
 
     async fn ask(address: SocketAddr, fingerprint: [u8; FINGERPRINT]) -> Result<Vec<u8>, ChannelFault> {
         let frame = Frame::new(super::super::KIND, &Request::KillAll, &[]).unwrap();
-        converse(address, fingerprint, &HELD, &frame, Duration::from_secs(20)).await
+        let answer = converse(address, fingerprint, &HELD, &frame, Duration::from_secs(20), Intake::default()).await?;
+        Ok(answer.finish().expect("an answer").1.to_vec())
+    }
+
+    /// An answer as a guest gives it.
+    fn answer(content: &[u8]) -> Vec<u8> {
+        let mut wire = Vec::new();
+        let size = content.len() as u64;
+        write_message(&mut wire, &Response::File { size, payload: content.len() }, &[content]).unwrap();
+        wire
     }
 
     async fn read(stream: &mut server::TlsStream<TcpStream>, count: usize) -> Vec<u8> {
@@ -212,13 +240,32 @@ mod tests {
             stream.write_all(&[ADMITTED]).await.unwrap();
             let request = read(&mut stream, 4).await;
             stream.write_all(&[ALIVE, ALIVE, ANSWER]).await.unwrap();
-            stream.write_all(b"the answer").await.unwrap();
+            stream.write_all(&answer(b"the answer")).await.unwrap();
             stream.shutdown().await.unwrap();
             request
         })
         .await;
         assert_eq!(ask(address, fingerprint).await.unwrap(), b"the answer");
         assert_eq!(serving.await.unwrap()[..3], [0, 0, 0], "a frame begins with its header's length");
+    }
+
+    #[tokio::test]
+    async fn what_the_guest_says_before_its_answer_comes_in_pieces_and_one_that_is_too_long_is_none() {
+        for (length, expected) in [(5, Ok(b"the answer".to_vec())), (u32::MAX, Err(ChannelFault::Broken))] {
+            let (address, fingerprint, serving) = serve(move |stream| async move {
+                let mut stream = stream.unwrap();
+                read(&mut stream, TOKEN).await;
+                stream.write_all(&[ADMITTED, ALIVE, PIECE]).await.unwrap();
+                stream.write_all(&u32::to_be_bytes(length)).await.unwrap();
+                let answer = answer(b"the answer");
+                let (first, rest) = answer.split_at(5);
+                stream.write_all(&[first, &[ALIVE, ANSWER], rest].concat()).await.unwrap();
+                let _ = stream.shutdown().await;
+            })
+            .await;
+            assert_eq!(ask(address, fingerprint).await, expected, "{length}");
+            serving.await.unwrap();
+        }
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ use super::reach::Handle;
 use super::{FlyEndpoints, FlyProvider, KIND};
 use crate::error::TAKEN;
 use crate::frame::{Frame, unexpected};
+use crate::intake::Intake;
 use crate::port_key::Run;
 use crate::{AgentRef, OpenPort, ProviderError};
 use sha2::{Digest, Sha256};
@@ -39,7 +40,7 @@ impl FlyProvider {
             let digest = hex::encode(Sha256::digest(self.port_token(agent, handle, port).as_bytes()));
             Frame::new(KIND, &Request::OpenPort { port, digest }, &[]).map(Arc::new)
         };
-        match self.ask(agent, OPEN, OPEN_LIMIT, frame).await? {
+        match self.ask(agent, OPEN, OPEN_LIMIT, Intake::default(), frame).await? {
             ((Response::Done, _), handle) => {
                 let url = url(&self.service().endpoints, &app_name(agent)?, handle.address.ip());
                 let token = self.port_token(agent, &handle, port);

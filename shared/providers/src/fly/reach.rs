@@ -7,8 +7,9 @@ use super::machine::Machine;
 use super::parts::app_name;
 use super::presence::LOOK_AGAIN;
 use super::{FlyProvider, KIND, whole_seconds};
-use crate::frame::{Frame, take_apart, unexpected};
-use crate::guest_calls::{Answered, Call};
+use crate::frame::{Frame, unexpected};
+use crate::guest_calls::Call;
+use crate::intake::{Answered, Intake};
 use crate::{AgentRef, ProviderError};
 use http::Method;
 use serde::Deserialize;
@@ -115,9 +116,10 @@ impl FlyProvider {
         handle: &Handle,
         frame: &Frame,
         limit: Duration,
-    ) -> Result<Vec<u8>, ChannelFault> {
+        intake: Intake,
+    ) -> Result<Intake, ChannelFault> {
         let token = self.account.machine_token(agent);
-        converse(handle.address, handle.fingerprint, &token, frame, limit).await
+        converse(handle.address, handle.fingerprint, &token, frame, limit, intake).await
     }
 
     /// Sends to a machine that has just come up, whose address may lead nowhere for some moments.
@@ -130,12 +132,12 @@ impl FlyProvider {
     ) -> Result<(), ProviderError> {
         let until = Instant::now() + UP_WITHIN;
         let answer = loop {
-            match self.send(agent, handle, frame, DELIVER_LIMIT).await {
+            match self.send(agent, handle, frame, DELIVER_LIMIT, Intake::default()).await {
                 Err(ChannelFault::Closed) if Instant::now() < until => tokio::time::sleep(UP_PAUSE).await,
                 outcome => break outcome.map_err(|fault| to_error(operation, fault))?,
             }
         };
-        match take_apart(answer).map_err(|_| unanswered(operation))? {
+        match answer.finish().map_err(|_| unanswered(operation))? {
             (Response::Done, _) => Ok(()),
             (answer, _) => Err(unexpected(KIND, operation, answer)),
         }
@@ -154,9 +156,10 @@ impl FlyProvider {
 
     /// Asks a guest in an agent's machine.
     pub(super) async fn inside(&self, agent: &AgentRef, call: Call) -> Result<Answered, ProviderError> {
-        let Call { operation, frame, limit } = call;
+        let Call { operation, frame, limit, intake } = call;
         let frame = Arc::new(frame);
-        self.ask(&agent.agent, operation, limit, |_| Ok(frame.clone())).await.map(|(answered, _)| answered)
+        let answered = self.ask(&agent.agent, operation, limit, intake, |_| Ok(frame.clone())).await;
+        answered.map(|(answered, _)| answered)
     }
 
     /// Asks an agent's machine what is another request at each of its boots. Gives the boot that has answered, too.
@@ -165,14 +168,16 @@ impl FlyProvider {
         agent: &str,
         operation: &'static str,
         limit: Duration,
+        intake: Intake,
         frame: impl Fn(&Handle) -> Result<Arc<Frame>, ProviderError> + Send,
     ) -> Result<(Answered, Arc<Handle>), ProviderError> {
         let mut again = true;
         loop {
             let handle = self.handle(agent).await?;
             let frame = frame(&handle)?;
-            let fault = match self.send(agent, &handle, &frame, limit).await {
-                Ok(answer) => return Ok((take_apart(answer).map_err(|_| unanswered(operation))?, handle)),
+            // Nothing has come in where it is sent once more.
+            let fault = match self.send(agent, &handle, &frame, limit, intake.clone()).await {
+                Ok(answer) => return Ok((answer.finish().map_err(|_| unanswered(operation))?, handle)),
                 Err(ChannelFault::Late) => return Err(ProviderError::TimedOut),
                 Err(fault) => fault,
             };

@@ -15,8 +15,8 @@ mod store;
 mod tests;
 
 use crate::{
-    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OpenPort, OwnedSandbox, Provider,
-    ProviderError, ProviderKind, Sandbox, SandboxSpec,
+    AgentRef, Environment, ExecOutput, ExecRequest, FilePiece, Health, Kept, OpenPort, OutputStream, OwnedSandbox,
+    Provider, ProviderError, ProviderKind, Sandbox, SandboxSpec,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -156,7 +156,12 @@ impl<D: SimulatedDisk> Provider for SimulatedProvider<D> {
     /// Answers as the comments in the code say. Nothing runs, and no time passes. See the README for what they can say.
     async fn exec(&self, agent: &AgentRef, request: ExecRequest) -> Result<ExecOutput, ProviderError> {
         let (_, index) = self.load(&agent.agent).await?;
-        script::answer(&request, &|name| index.variable(&agent.agent, name))
+        let output = script::answer(&request, &|name| index.variable(&agent.agent, name))?;
+        if let Some(watch) = request.watch {
+            watch.tell(OutputStream::Stdout, &output.stdout);
+            watch.tell(OutputStream::Stderr, &output.stderr);
+        }
+        Ok(output)
     }
 
     async fn write_file(

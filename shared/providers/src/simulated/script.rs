@@ -131,6 +131,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             stdin: Bytes::from_static(b"in"),
             output_cap: cap,
+            watch: None,
         };
         answer(&request, &|name| (name == "KEY").then(|| "[secret:KEY]".to_owned()))
     }

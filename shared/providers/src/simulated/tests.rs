@@ -133,6 +133,7 @@ impl Bed {
             timeout: HOUR,
             stdin: Bytes::new(),
             output_cap: 1000,
+            watch: None,
         };
         self.provider.exec(&self.agent, request).await
     }

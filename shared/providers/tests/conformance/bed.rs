@@ -340,7 +340,14 @@ pub fn agent(spec: &SandboxSpec) -> AgentRef {
 }
 
 pub fn request(language: Language, code: &str) -> ExecRequest {
-    ExecRequest { language, code: code.into(), timeout: Duration::from_secs(60), stdin: Bytes::new(), output_cap: CAP }
+    ExecRequest {
+        language,
+        code: code.into(),
+        timeout: Duration::from_secs(60),
+        stdin: Bytes::new(),
+        output_cap: CAP,
+        watch: None,
+    }
 }
 
 /// The bytes of all ordinary files beneath a directory.

@@ -4,7 +4,8 @@ use crate::bed::{Bed, CAP, request};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use theazo_providers::{ExecRequest, Language, ProviderError, WriteAt};
+use theazo_providers::{ExecRequest, Language, OutputPiece, OutputStream, OutputWatch, ProviderError, WriteAt};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 crate::promises! { "behaviour":
     Processes exit_codes_and_both_streams_come_back_byte_for_byte;
@@ -13,6 +14,8 @@ crate::promises! { "behaviour":
     Processes a_timeout_ends_the_whole_tree_also_what_has_left_its_session;
     Processes what_was_left_in_the_background_runs_on;
     Processes output_beyond_the_cap_is_cut_and_marked;
+    Processes output_is_told_while_code_runs_and_is_all_in_the_answer;
+    Nothing whoever_watches_is_told_everything_once_and_then_that_it_is_over;
     Processes twenty_at_once_all_come_to_their_end;
     Nothing files_are_byte_exact_in_pieces_and_under_odd_names;
     Processes a_file_of_64_mib_comes_back_as_it_was_written;
@@ -83,6 +86,63 @@ async fn output_beyond_the_cap_is_cut_and_marked(bed: Arc<Bed>) {
     let output = bed.run(&agent, Language::Bash, "head -c 3000000 /dev/zero | tr '\\0' x; echo short >&2").await;
     assert_eq!((output.stdout.len(), output.stdout_truncated), (CAP, true));
     assert_eq!((output.stderr.as_ref(), output.stderr_truncated), (&b"short\n"[..], false));
+    bed.destroy(&agent).await;
+}
+
+/// All that a watch is told of each stream.
+async fn told(mut pieces: UnboundedReceiver<OutputPiece>) -> [Vec<u8>; 2] {
+    let [mut stdout, mut stderr] = [Vec::new(), Vec::new()];
+    while let Some(OutputPiece { stream, bytes }) = pieces.recv().await {
+        match stream {
+            OutputStream::Stdout => stdout.extend_from_slice(&bytes),
+            OutputStream::Stderr => stderr.extend_from_slice(&bytes),
+        }
+    }
+    [stdout, stderr]
+}
+
+async fn output_is_told_while_code_runs_and_is_all_in_the_answer(bed: Arc<Bed>) {
+    let (_, agent) = bed.create(&[]).await;
+    let (watch, mut pieces) = OutputWatch::new();
+    // It goes on once somebody who was told of its beginning says so.
+    let code = "echo begun; while [ ! -e /data/go ]; do sleep 0.05; done
+        head -c 3000000 /dev/zero | tr '\\0' x; printf 'bad \\xff' >&2; exit 3";
+    let request = ExecRequest { watch: Some(watch), ..request(Language::Bash, code) };
+    let running = tokio::spawn({
+        let (bed, agent) = (bed.clone(), agent.clone());
+        async move { bed.provider.exec(&agent, request).await.unwrap() }
+    });
+    let first = tokio::time::timeout(Duration::from_secs(30), pieces.recv()).await.expect("nothing was told").unwrap();
+    assert_eq!((first.stream, first.bytes.as_ref()), (OutputStream::Stdout, &b"begun\n"[..]));
+    assert!(!running.is_finished());
+    bed.write(&agent, "/data/go", b"").await.unwrap();
+    let [rest, stderr] = told(pieces).await;
+    let output = running.await.unwrap();
+    assert_eq!((output.exit_code, output.stdout.len(), output.stdout_truncated), (3, CAP, true));
+    assert!([&b"begun\n"[..], &rest].concat() == output.stdout, "{}", rest.len());
+    assert_eq!((stderr.as_slice(), output.stderr.as_ref()), (&b"bad \xff"[..], &b"bad \xff"[..]));
+
+    // A time limit takes nothing of it away.
+    let (watch, pieces) = OutputWatch::new();
+    let timeout = Duration::from_millis(1500);
+    let slow = ExecRequest { watch: Some(watch), timeout, ..self::request(Language::Bash, "echo partial; sleep 300") };
+    let output = bed.provider.exec(&agent, slow).await.unwrap();
+    assert!(output.timed_out && output.stdout == "partial\n");
+    assert_eq!(told(pieces).await, [b"partial\n".to_vec(), Vec::new()]);
+    bed.destroy(&agent).await;
+}
+
+async fn whoever_watches_is_told_everything_once_and_then_that_it_is_over(bed: Arc<Bed>) {
+    let (_, agent) = bed.create(&[]).await;
+    let code = "# theazo:stdout out\n# theazo:stderr err\n# theazo:exit 4\necho out; echo err >&2; exit 4";
+    let (watch, pieces) = OutputWatch::new();
+    let watched = ExecRequest { watch: Some(watch), ..request(Language::Bash, code) };
+    let output = bed.provider.exec(&agent, watched).await.unwrap();
+    assert_eq!((output.stdout.as_ref(), output.stderr.as_ref(), output.exit_code), (&b"out\n"[..], &b"err\n"[..], 4));
+    assert_eq!(told(pieces).await, [b"out\n".to_vec(), b"err\n".to_vec()]);
+    // Nobody has to listen.
+    let unheard = ExecRequest { watch: Some(OutputWatch::new().0), ..request(Language::Bash, code) };
+    assert_eq!(bed.provider.exec(&agent, unheard).await.unwrap().stdout, "out\n");
     bed.destroy(&agent).await;
 }
 

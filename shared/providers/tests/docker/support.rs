@@ -103,7 +103,14 @@ pub fn name(agent: &AgentRef) -> String {
 }
 
 pub fn request(language: Language, code: &str) -> ExecRequest {
-    ExecRequest { language, code: code.into(), timeout: Duration::from_secs(60), stdin: Bytes::new(), output_cap: CAP }
+    ExecRequest {
+        language,
+        code: code.into(),
+        timeout: Duration::from_secs(60),
+        stdin: Bytes::new(),
+        output_cap: CAP,
+        watch: None,
+    }
 }
 
 impl Bed {
