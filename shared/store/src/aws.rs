@@ -1,6 +1,7 @@
 //! The AWS SDK's clients: how they are configured for production and for a local stack. Nothing else differs.
 
 use crate::StoreError;
+use crate::aws_tls::https_client;
 use crate::trips::{Turns, watched};
 use aws_config::SdkConfig;
 use aws_config::environment::EnvironmentVariableCredentialsProvider;
@@ -8,7 +9,6 @@ use aws_sdk_dynamodb::config::{
     BehaviorVersion, Builder as DynamoDbBuilder, Credentials, Region, SharedCredentialsProvider,
 };
 use aws_sdk_kms::config::Builder as KmsBuilder;
-use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_types::timeout::TimeoutConfig;
 use std::ops::Deref;
@@ -97,23 +97,6 @@ impl<S: Service> Deref for Client<S> {
     fn deref(&self) -> &S::Client {
         self.made.get_or_init(|| S::client(self.config.clone()))
     }
-}
-
-/// Whom to believe that they are AWS. Reading a system's whole bundle is most of what a function does before its first
-/// request; AWS's endpoints need five of its certificates.
-const AMAZON_ROOTS: &str = include_str!("amazon_roots.pem");
-/// Whoever sets one of these stands behind a proxy that makes certificates of its own.
-const OWN_ROOTS: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
-
-fn https_client() -> SharedHttpClient {
-    let trusted = if OWN_ROOTS.iter().any(|name| std::env::var_os(name).is_some()) {
-        TrustStore::default()
-    } else {
-        TrustStore::empty().with_pem_certificate(AMAZON_ROOTS)
-    };
-    let context = TlsContext::builder().with_trust_store(trusted).build().unwrap_or_default();
-    let tls = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring));
-    tls.tls_context(context).build_https()
 }
 
 /// By themselves, the SDK's clients wait for ever on a service that does not answer.

@@ -12,6 +12,7 @@ mod ahead;
 mod api_keys;
 mod audit;
 mod aws;
+mod aws_tls;
 mod counters;
 mod credentials;
 mod deletion;

@@ -383,6 +383,7 @@ fn output_that_comes_in_crumbs_is_gathered_and_all_of_it_told_once() {
     let code = "import os\nfor n in range(20000): os.write(1 + n % 2, b'%05d' % n)";
     let mut guest = sandbox.start(&streamed(Language::Python, code, 20_000, 1 << 20), b"");
     let (out, err, messages, _) = gather(guest.stdout.as_mut().unwrap());
+    assert!(guest.wait().unwrap().success());
     let every = |first| (first..20_000).step_by(2).flat_map(|n| format!("{n:05}").into_bytes()).collect::<Vec<u8>>();
     assert_eq!((out, err), (every(0), every(1)));
     assert!(messages < 500, "{messages}");
@@ -394,6 +395,7 @@ fn output_that_is_told_ends_at_the_cap_as_well() {
     let code = "import sys; sys.stdout.write('x' * 300000); sys.stderr.write('yz')";
     let mut guest = sandbox.start(&streamed(Language::Python, code, 20_000, 100_000), b"");
     let (out, err, _, end) = gather(guest.stdout.as_mut().unwrap());
+    assert!(guest.wait().unwrap().success());
     assert_eq!((out.len(), err.as_slice()), (100_000, &b"yz"[..]));
     assert!(matches!(end, Response::Exec { stdout_truncated: true, stderr_truncated: false, .. }), "{end:?}");
 }
