@@ -172,9 +172,9 @@ routes! {
     SANDBOX_SPAN = "sandbox-span" POST "/a/{token}/v1/sandbox/span"
         by [Agent] needs [TokenCopies, LogWriter] repeats Again => sandbox::span;
     SANDBOX_PROGRESS = "sandbox-progress" POST "/a/{token}/v1/sandbox/progress"
-        by [Agent] needs [TokenCopies, AgentReports] repeats Again => sandbox::progress;
+        by [Agent] needs [TokenCopies, AgentReports, LogWriter] repeats Again => sandbox::progress;
     SANDBOX_COMPLETE = "sandbox-complete" POST "/a/{token}/v1/sandbox/complete"
-        by [Agent] needs [TokenCopies, AgentReports] repeats Again => sandbox::complete;
+        by [Agent] needs [TokenCopies, AgentReports, LogWriter] repeats Again => sandbox::complete;
 
     PROVIDERS_LIST = "providers-list" GET "/v1/providers"
         by [Platform] needs [ProviderConfigs, Sandboxes] => providers::list;

@@ -14,7 +14,7 @@ use theazo_http::{Answer, ApiError, Call, ErrorCode, Fields, MAX_ANSWER_BYTES};
 use theazo_providers::{AgentRef, ExecRequest, Language, Provider};
 use theazo_redaction::Redactor;
 use theazo_store::{Agent, AgentCopies, Agents, LogWriter, Measurements, Replays};
-use theazo_tenancy::{Principal, ReadScope};
+use theazo_tenancy::{Principal, ReadScope, TenantScope};
 
 const MAX_CODE: usize = 1024 * 1024;
 const MAX_STDIN: usize = 4 * 1024 * 1024;
@@ -75,22 +75,30 @@ pub async fn handle(
     let redactor = Arc::new(mask::redactor(&scope, &agent, &agents, &copies, &sealed).await?);
     let (limits, id, late) = (call.streams(), call.request().id.clone(), call.late());
     let Asked { request, encoding, stream } = asked;
-    let run = Run { request, redactor, sandbox, principal, agent, agents, sandboxes, log, measurements };
+    let repeats = Repeats { replays, digest };
+    let run = Run { request, redactor, sandbox, principal, agent, repeats, agents, sandboxes, log, measurements };
     if stream {
         return Ok(exec_stream::answer(limits, id, late, run, encoding));
     }
-    let work = async move {
-        let scope = run.principal.scope();
-        let outcome = run.to_the_end().await.and_then(|output| Answer::json(200, &show(output, encoding)));
-        if let Err(failure) = &outcome
-            && failure.code().status() >= 500
-            && let Err(error) = replays.remember(&scope, &digest, failure.to_json()).await
+    let work = async move { Answer::json(200, &show(run.finish().await?, encoding)) };
+    Answer::kept_alive(limits, id, late, work).await
+}
+
+/// What is known of the same request made before.
+struct Repeats {
+    replays: Replays,
+    digest: [u8; 32],
+}
+
+impl Repeats {
+    /// Has a failure of ours or of the provider's answer the next ones for a minute.
+    async fn remember(&self, scope: &TenantScope, failure: &ApiError) {
+        if failure.code().status() >= 500
+            && let Err(error) = self.replays.remember(scope, &self.digest, failure.to_json()).await
         {
             tracing::warn!(%error, "a repeated exec may run again");
         }
-        outcome
-    };
-    Answer::kept_alive(limits, id, late, work).await
+    }
 }
 
 /// Code that may run, and what is done with it.
@@ -100,6 +108,7 @@ pub(super) struct Run {
     sandbox: (Arc<dyn Provider>, AgentRef),
     principal: Principal,
     agent: Agent,
+    repeats: Repeats,
     agents: Agents,
     sandboxes: Sandboxes,
     log: LogWriter,
@@ -108,7 +117,7 @@ pub(super) struct Run {
 
 impl Run {
     /// Runs it, and leaves an entry and a figure of that.
-    pub(super) async fn to_the_end(self) -> Result<MaskedOutput, ApiError> {
+    pub(super) async fn finish(self) -> Result<MaskedOutput, ApiError> {
         let Self { request, redactor, sandbox: (provider, sandbox), principal, agent, agents, sandboxes, .. } = self;
         let scope = principal.scope();
         let record = ExecRecord::begin(&request, &redactor);
@@ -123,6 +132,9 @@ impl Run {
             self.measurements.exec(&scope, &agent, measured);
         }
         self.log.later(&scope, record.end(&agent, &ran).into_iter().collect());
+        if let Err(failure) = &ran {
+            self.repeats.remember(&scope, failure).await;
+        }
         ran
     }
 }

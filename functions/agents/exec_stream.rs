@@ -28,13 +28,13 @@ pub(super) fn answer(
     mut run: Run,
     encoding: Encoding,
 ) -> Answer {
-    // Output waits in memory for whoever reads it slowly, which is at most both caps.
+    // Output waits in memory for whoever reads it slowly: at most both caps, and what it takes to keep pieces apart.
     let (masked, pieces) = unbounded_channel();
     let work = async move {
         let (watch, raw) = OutputWatch::new();
         run.request.watch = Some(watch);
         let redactor = run.redactor.clone();
-        let (ran, telling) = tokio::join!(run.to_the_end(), Masking::new(&redactor, masked).pass_on(raw));
+        let (ran, telling) = tokio::join!(run.finish(), Masking::new(&redactor, masked).pass_on(raw));
         telling.end(&ran);
         ran.map(|output| sse_event("result", None, &result(&output)))
     };
@@ -100,47 +100,55 @@ fn send(to: &UnboundedSender<Piece>, stream: OutputStream, masked: Vec<u8>) {
 
 /// The events of pieces, when they are asked for.
 fn shown(pieces: UnboundedReceiver<Piece>, encoding: Encoding) -> impl futures_util::Stream<Item = Bytes> + Send {
-    let state = (pieces, Texts::default(), false);
-    let events = stream::unfold(state, move |(mut pieces, mut texts, is_over)| async move {
+    let state = (pieces, Encoder::of(encoding), Encoder::of(encoding), false);
+    let events = stream::unfold(state, move |(mut pieces, mut stdout, mut stderr, is_over)| async move {
         if is_over {
             return None;
         }
-        let events = match pieces.recv().await {
-            Some((stream, bytes)) => match encoding {
-                Encoding::Base64 => event(stream, &STANDARD.encode(bytes)),
-                Encoding::Utf8 => event(stream, &texts.of(stream).push(&bytes)),
-            },
-            None => {
-                let ends = [(OutputStream::Stdout, texts.stdout.end()), (OutputStream::Stderr, texts.stderr.end())];
-                let events = ends.iter().map(|(stream, text)| event(*stream, text)).collect();
-                return Some((events, (pieces, texts, true)));
-            }
+        let (events, is_over) = match pieces.recv().await {
+            Some((OutputStream::Stdout, bytes)) => (event("stdout", &stdout.push(&bytes)), false),
+            Some((OutputStream::Stderr, bytes)) => (event("stderr", &stderr.push(&bytes)), false),
+            None => (event("stdout", &stdout.end()) + &event("stderr", &stderr.end()), true),
         };
-        Some((events, (pieces, texts, false)))
+        Some((events, (pieces, stdout, stderr, is_over)))
     });
     events.filter_map(async |events: String| (!events.is_empty()).then(|| Bytes::from(events)))
 }
 
-fn event(stream: OutputStream, text: &str) -> String {
-    let name = match stream {
-        OutputStream::Stdout => "stdout",
-        OutputStream::Stderr => "stderr",
-    };
+fn event(name: &str, text: &str) -> String {
     if text.is_empty() { String::new() } else { sse_event("output", None, &json!({ name: text })) }
 }
 
-/// Text of each output.
-#[derive(Default)]
-struct Texts {
-    stdout: Text,
-    stderr: Text,
+/// Makes of an output's pieces what, put together, is made of all of it at once.
+enum Encoder {
+    Utf8(Text),
+    /// With the bytes that are not three yet.
+    Base64(Vec<u8>),
 }
 
-impl Texts {
-    fn of(&mut self, stream: OutputStream) -> &mut Text {
-        match stream {
-            OutputStream::Stdout => &mut self.stdout,
-            OutputStream::Stderr => &mut self.stderr,
+impl Encoder {
+    fn of(encoding: Encoding) -> Self {
+        match encoding {
+            Encoding::Utf8 => Self::Utf8(Text::default()),
+            Encoding::Base64 => Self::Base64(Vec::new()),
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> String {
+        match self {
+            Self::Utf8(text) => text.push(bytes),
+            Self::Base64(begun) => {
+                begun.extend_from_slice(bytes);
+                let rest = begun.split_off(begun.len() / 3 * 3);
+                STANDARD.encode(std::mem::replace(begun, rest))
+            }
+        }
+    }
+
+    fn end(&mut self) -> String {
+        match self {
+            Self::Utf8(text) => text.end(),
+            Self::Base64(begun) => STANDARD.encode(std::mem::take(begun)),
         }
     }
 }
@@ -203,17 +211,22 @@ mod tests {
     }
 
     #[test]
-    fn text_is_the_same_however_its_bytes_are_cut() {
+    fn text_and_base64_are_the_same_however_their_bytes_are_cut() {
         let bytes = [
             "a\u{fc}\u{20ac}\u{1f980}".as_bytes(),
             b"\xff\xf0\x9f\xa6z\xc3\x28\xe2\x82\xed\xa0\x80\xf4\x90\x80\x80 \xe2\x82",
         ]
         .concat();
         for size in 1..=bytes.len() {
-            let mut text = Text::default();
-            let mut all: String = bytes.chunks(size).map(|chunk| text.push(chunk)).collect();
-            all.push_str(&text.end());
-            assert_eq!(all, String::from_utf8_lossy(&bytes), "{size}");
+            for (encoding, expected) in [
+                (Encoding::Utf8, String::from_utf8_lossy(&bytes).into_owned()),
+                (Encoding::Base64, STANDARD.encode(&bytes)),
+            ] {
+                let mut encoder = Encoder::of(encoding);
+                let mut all: String = bytes.chunks(size).map(|chunk| encoder.push(chunk)).collect();
+                all.push_str(&encoder.end());
+                assert_eq!(all, expected, "{size}");
+            }
         }
     }
 

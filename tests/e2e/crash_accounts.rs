@@ -9,7 +9,7 @@ use crate::harness::{
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use theazo_providers::e2b::{E2bProvider, E2bService};
 use theazo_providers::fly::{FlyProvider, FlyService, FlySettings};
 use theazo_providers::{Presence, Provider};
@@ -211,6 +211,10 @@ async fn kill_often(place: Place) -> BTreeMap<String, usize> {
     }
     let session = process.client().session("u").await;
     process.client().set_secrets(&session, json!({ "KEY": make_canary("crash") })).await;
+    // A create takes longest, however fast this machine is.
+    let began = Instant::now();
+    process.client().boot(&session, json!({ "provider": place.name() })).await;
+    let longest = u64::try_from(began.elapsed().as_millis()).unwrap() * 5 / 4;
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let mut unmade: BTreeSet<String> = BTreeSet::new();
     // What a pause of all has paused, and its resuming resumes.
@@ -223,8 +227,8 @@ async fn kill_often(place: Place) -> BTreeMap<String, usize> {
             let (client, path, body) = (process.client(), path.clone(), body.to_string().into_bytes());
             async move { client.try_call("POST", &path, Some(body)).await }
         });
-        // Most calls are over soon.
-        let delay = Duration::from_millis(5 + random(1 + random(1500)));
+        // Most calls are over sooner than that.
+        let delay = Duration::from_millis(5 + random(1 + random(longest)));
         tokio::time::sleep(delay).await;
         process.kill();
         let answer = acting.await.unwrap().ok();
@@ -301,6 +305,8 @@ async fn kill_often(place: Place) -> BTreeMap<String, usize> {
         }
         *seen.entry(format!("{what}, {}", if answer.is_some() { "answered" } else { "interrupted" })).or_default() += 1;
     }
+    // Kills that interrupt nothing prove nothing.
+    assert!(seen.keys().any(|kind| kind.ends_with("interrupted")), "{seen:?}");
     // Nothing was counted twice, or not at all. An agent whose create was not answered was made, too.
     let running = place.there(&process).await.values().filter(|running| **running).count();
     let counted = process.client().get(&format!("/v1/sessions/{session}/usage")).await.expect(200);

@@ -21,14 +21,14 @@ pub struct Told {
 }
 
 /// Asks for a stream, with `stream: true` in the body.
-async fn open(client: &Client, agent: &str, body: &Value) -> EventStream {
+pub async fn open(client: &Client, agent: &str, body: &Value) -> EventStream {
     let mut body = body.clone();
     body["stream"] = true.into();
     EventStream::post(client, &format!("/v1/agents/{agent}/exec"), &body).await
 }
 
 /// Reads a stream to its end.
-async fn rest(stream: &mut EventStream) -> Told {
+pub async fn rest(stream: &mut EventStream) -> Told {
     let mut told = Told { stdout: String::new(), stderr: String::new(), events: 0, last: Err(Value::Null) };
     loop {
         let event = stream.next().await.expect("an end that says so");
@@ -90,9 +90,10 @@ sys.exit(7)";
     assert_eq!(told.stdout, "[secret:TOKEN]\n\u{20ac} \u{fffd}\n");
     assert_eq!((told.stderr.as_str(), told.last), ("bad: [secret:TOKEN]\n", Ok(json!({ "exitCode": 7 }))));
 
-    let bytes = json!({ "language": "bash", "code": "printf '\\xff\\x00'; printf e >&2", "encoding": "base64" });
+    let code = "printf '\\xff'; sleep 0.2; printf '\\x00ab'; printf e >&2";
+    let bytes = json!({ "language": "bash", "code": code, "encoding": "base64" });
     let told = tell(&client, &agent, bytes).await;
-    assert_eq!((STANDARD.decode(told.stdout).unwrap(), told.stderr.as_str()), (b"\xff\0".to_vec(), "ZQ=="));
+    assert_eq!((STANDARD.decode(told.stdout).unwrap(), told.stderr.as_str()), (b"\xff\0ab".to_vec(), "ZQ=="));
 
     // The log says the same of both.
     let logged = entries(&client, &format!("agentId={agent}&search=exited%20with%207"), 2).await;
@@ -136,6 +137,11 @@ async fn a_stream_ends_with_the_error_that_the_answer_would_have_been_and_what_i
     assert!(error["error"]["requestId"].as_str().is_some_and(|id| id.starts_with("req_")), "{error}");
     assert!(stream.comments >= 5, "{}", stream.comments);
     entries(&client, &format!("agentId={agent}&level=error&search=timeout"), 1).await;
+    // What failed so is not run again for a minute, as after a status that says so.
+    let mut again = slow.clone();
+    again["stream"] = true.into();
+    let repeated = client.post(&format!("/v1/agents/{agent}/exec"), again).await.expect_error(504, "timeout");
+    assert_eq!(repeated["error"]["details"]["timeoutMs"], 1501);
 
     let path = format!("/v1/agents/{agent}/exec");
     let ask = |stream: Value| json!({ "language": "bash", "code": "echo x", "stream": stream });

@@ -33,7 +33,13 @@ async fn the_main_job_runs_through_the_binaries_that_the_router_of_the_route_tab
     assert_eq!(seen["HUBSPOT_API_KEY"], (canary.len(), sha256(&canary)));
     let printed = client.run(&agent, "bash", "echo $HUBSPOT_API_KEY").await;
     assert_eq!(printed.trim(), "[secret:HUBSPOT_API_KEY]");
-    let told = exec_streams::tell(client, &agent, json!({ "language": "bash", "code": "echo $HUBSPOT_API_KEY" })).await;
+    // The code goes on once its beginning has arrived.
+    let code = "echo begun; while [ ! -e /data/go ]; do sleep 0.05; done; echo $HUBSPOT_API_KEY";
+    let mut stream = exec_streams::open(client, &agent, &json!({ "language": "bash", "code": code })).await;
+    assert_eq!(stream.next().await.unwrap().json()["stdout"], "begun\n");
+    let go = json!({ "path": "/data/go", "data": "" });
+    platform.client.post(&format!("/v1/agents/{agent}/files"), go).await.expect(204);
+    let told = exec_streams::rest(&mut stream).await;
     assert_eq!((told.stdout.as_str(), told.last), ("[secret:HUBSPOT_API_KEY]\n", Ok(json!({ "exitCode": 0 }))));
     client.terminate(&session).await;
     assert!(!lambdas.output().contains(&canary));

@@ -181,10 +181,21 @@ async fn what_an_agent_says_from_inside_is_on_record_as_it_said_it_and_as_its_ow
         say("span", said).await;
         log.expect(own, vec![json!([level, "agent", "span work", span])]).await;
     }
-    // How far it is, and what came out, is shown elsewhere.
-    say("progress", json!({ "percentage": 5 })).await;
-    say("complete", json!({ "output": "x" })).await;
-    log.expect(own, Vec::new()).await;
+    say("progress", json!({ "percentage": 5, "message": "begun" })).await;
+    let details = json!({ "event": "agent.progress", "percentage": 5, "message": "begun" });
+    log.expect(own, vec![json!(["info", "agent", "progress: 5 %", details])]).await;
+    say("complete", json!({ "output": { "sum": 3 } })).await;
+    let details = json!({ "event": "agent.result", "output": { "sum": 3 } });
+    log.expect(own, vec![json!(["info", "agent", "reports its result", details])]).await;
+    // When it was, by its own word.
+    for (metadata, at, details) in [
+        (Value::Null, json!("2026-11-26T09:00:00Z"), json!({ "claimedAt": "2026-11-26T09:00:00Z" })),
+        (json!({ "a": 1 }), json!(5), json!({ "a": 1, "claimedAt": 5 })),
+        (json!({ "claimedAt": "own" }), json!(5), json!({ "claimedAt": "own" })),
+    ] {
+        say("log", json!({ "message": "late", "metadata": metadata, "timestamp": at })).await;
+        log.expect(own, vec![json!(["info", "agent", "late", details])]).await;
+    }
     client.terminate(&session).await;
 }
 

@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use theazo_store::{RoundTrips, count_round_trips};
 use theazo_tenancy::RequestId;
+use tokio::time::Instant;
 use tracing::Instrument;
 
 /// How long streams last, and what keeps them alive.
@@ -202,7 +203,7 @@ impl Answer {
 
     /// The events of work under way, then what it ends with: the event that it gives, or an `error` with what the answer
     /// would have been. `events` end when, or before, the work does. The stream has heartbeats, and ends with
-    /// [`SSE_DONE`]. `told` is told of the status as with [`Answer::kept_alive`]; likewise, work goes on when the caller hangs
+    /// [`SSE_DONE`]; of a reader who is too slow, with being told so. `told` is told of the status as with [`Answer::kept_alive`]; likewise, work goes on when the caller hangs
     /// up. Must be called on a Tokio runtime.
     pub fn events_of(
         limits: StreamLimits,
@@ -213,9 +214,13 @@ impl Answer {
     ) -> Self {
         let work = tokio::spawn(told_of(told, work, |_| 200).in_current_span());
         // First a piece at once: headers may go out no earlier.
-        let state = Some((events.fuse().boxed(), work, Duration::ZERO, request));
+        let state = Some((events.fuse().boxed(), work, None::<Instant>, request));
         Self::events(stream::unfold(state, move |state| async move {
-            let (mut events, mut work, pause, request) = state?;
+            let (mut events, mut work, given, request) = state?;
+            if given.is_some_and(|given| given.elapsed() > limits.slow_reader) {
+                return Some((sse_reconnect("slow_reader", None).into(), None));
+            }
+            let pause = given.map_or(Duration::ZERO, |_| limits.heartbeat);
             let next = async {
                 match events.next().await {
                     Some(events) => Ok(events),
@@ -228,7 +233,7 @@ impl Answer {
                 Ok(Err(Ok(last))) => ((last + SSE_DONE).into(), true),
                 Ok(Err(Err(error))) => ((error_event(error, &request) + SSE_DONE).into(), true),
             };
-            Some((piece, (!is_over).then_some((events, work, limits.heartbeat, request))))
+            Some((piece, (!is_over).then(|| (events, work, Some(Instant::now()), request))))
         }))
     }
 }
@@ -414,6 +419,21 @@ mod tests {
         }
         let (text, _) = events_of_work(200, Some(Ok(last))).await;
         assert!(text.starts_with("event: output\n\n: alive\n\n: alive\n\n") && text.ends_with(SSE_DONE), "{text:?}");
+    }
+
+    #[tokio::test]
+    async fn a_reader_of_works_events_who_is_too_slow_is_told_so_and_is_given_no_more() {
+        let limits = StreamLimits { slow_reader: Duration::from_millis(50), ..StreamLimits::default() };
+        let events = stream::repeat(Bytes::from("event: output\n\n"));
+        let work = std::future::pending();
+        let answer = Answer::events_of(limits, RequestId::make(), LateOutcome::default(), events, work);
+        let mut pieces = answer.into_response("req_x").into_body().into_pieces();
+        assert_eq!(pieces.next().await.unwrap(), "event: output\n\n");
+        assert_eq!(pieces.next().await.unwrap(), "event: output\n\n");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let last = pieces.next().await.unwrap();
+        assert_eq!(last, "event: reconnect\ndata: {\"reason\":\"slow_reader\"}\n\n");
+        assert_eq!(pieces.next().await, None);
     }
 
     #[tokio::test]

@@ -7,6 +7,10 @@ use theazo_guest_protocol::{FrameError, MAX_HEADER, MAX_PAYLOAD, Response, decod
 /// The longest message that can be one, bytes.
 pub(crate) const LONGEST_MESSAGE: usize = 4 + MAX_HEADER + MAX_PAYLOAD;
 
+/// What may come around a program's output, bytes: a guest gathers it for 50 ms, so ten minutes of it take less than one
+/// MiB of headers.
+const ROOM: usize = 2 * 1024 * 1024;
+
 /// What a guest answered, and the payload of it.
 pub(crate) type Answered = (Response, Bytes);
 
@@ -24,6 +28,8 @@ struct Told {
     watch: OutputWatch,
     /// Most bytes of each stream.
     cap: usize,
+    /// Bytes of messages so far, headers and all.
+    taken: usize,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
 }
@@ -31,7 +37,7 @@ struct Told {
 impl Intake {
     /// An exec's, whose output is passed on.
     pub(crate) fn told(watch: OutputWatch, cap: usize) -> Self {
-        let told = Told { watch, cap, stdout: Vec::new(), stderr: Vec::new() };
+        let told = Told { watch, cap, taken: 0, stdout: Vec::new(), stderr: Vec::new() };
         Self { received: Vec::new(), told: Some(told) }
     }
 
@@ -48,12 +54,21 @@ impl Intake {
         let mut rest = self.received.as_slice();
         while let Some((Response::Output { stdout, stderr }, payload)) = decode_header(rest)? {
             let Some((payload, next)) = payload.split_at_checked(stdout.saturating_add(stderr)) else { break };
+            if payload.is_empty() {
+                return Err(FrameError::Header);
+            }
             told.take(payload.split_at(stdout))?;
             rest = next;
         }
         let done = self.received.len() - rest.len();
         self.received.drain(..done);
-        Ok(())
+        told.taken += done;
+        // Crumbs take many times their size until somebody reads them.
+        if told.taken > told.cap.saturating_mul(2).saturating_add(ROOM) {
+            Err(FrameError::TooLong(told.taken))
+        } else {
+            Ok(())
+        }
     }
 
     /// The answer with its payload, which is not copied; an exec's with what was told before. What was not is told now.
@@ -141,8 +156,7 @@ mod tests {
     #[test]
     fn output_is_passed_on_as_it_comes_and_is_in_the_answer_too() {
         use OutputStream::{Stderr, Stdout};
-        let messages: [(_, &[u8]); 4] =
-            [(output(2, 0), b"ab"), (output(1, 2), b"cxy"), (output(0, 0), b""), (exec(1, 1), b"dz")];
+        let messages: [(_, &[u8]); 3] = [(output(2, 0), b"ab"), (output(1, 2), b"cxy"), (exec(1, 1), b"dz")];
         let wire = wire(&messages);
         for size in 1..=wire.len() {
             let (watch, pieces) = OutputWatch::new();
@@ -184,6 +198,17 @@ mod tests {
         let piece = vec![0; LONGEST_MESSAGE / 2];
         assert!(endless.take(&piece).and_then(|()| endless.take(&piece)).is_ok());
         assert!(matches!(endless.take(&[0; 2]), Err(FrameError::TooLong(_))));
+    }
+
+    #[test]
+    fn output_in_crumbs_without_end_and_output_that_is_none_are_given_up() {
+        let crumb = wire(&[(output(1, 0), b"x")]);
+        let mut intake = Intake::told(OutputWatch::new().0, ROOM);
+        let most = 3 * ROOM / crumb.len();
+        assert!((0..most).all(|_| intake.take(&crumb).is_ok()));
+        assert!(matches!(intake.take(&crumb).and_then(|()| intake.take(&crumb)), Err(FrameError::TooLong(_))));
+        let mut intake = Intake::told(OutputWatch::new().0, 10);
+        assert!(matches!(intake.take(&wire(&[(output(0, 0), b"")])), Err(FrameError::Header)));
     }
 
     #[test]

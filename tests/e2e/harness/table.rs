@@ -54,7 +54,7 @@ pub async fn dynamodb(url: &str, operation: &str, body: Value) -> Value {
         .body(body.to_string());
     let answer = request.send().await.unwrap();
     let (status, text) = (answer.status(), answer.text().await.unwrap());
-    assert!(status.is_success(), "{operation}: {text}");
+    assert!(status.is_success(), "{operation} of {}: {text}", body["Key"]);
     serde_json::from_str(&text).unwrap()
 }
 

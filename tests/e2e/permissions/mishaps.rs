@@ -4,6 +4,8 @@
 use super::Recorder;
 use super::scenario::id;
 use crate::harness::{Break, container_name, docker, provider_of};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -156,6 +158,33 @@ async fn lost_in_test(recorder: &mut Recorder) {
         recorder.expect(status >= 400, || format!("{name} of a simulated one that is lost: {status} {answer}"));
     }
     recorder.ok("sessions-terminate", &[&session], Value::Null).await;
+    let session = session_of(recorder, "late").await;
+    // Those that their own clock has stopped: before their time, or on account of a limit that does not hold any more.
+    for (name, rest, query, body) in calls() {
+        for (by_a_limit, has_checkpoint) in [(true, false), (false, false), (false, true)] {
+            let agent = boot(recorder, &session).await;
+            recorder.ok("agents-files-write", &[&agent], file("/data/a")).await;
+            if has_checkpoint {
+                recorder.ok("agents-checkpoints-create", &[&agent], json!({})).await;
+            }
+            if by_a_limit {
+                let rows = format!("{platform}#test#agents");
+                recorder.edit(&rows, &agent, "SET allowed_ms = :t", json!({ ":t": { "N": "1" } })).await;
+            }
+            stop_clock(recorder, key(&agent)).await;
+            let params: Vec<&str> = [agent.as_str()].into_iter().chain(rest.iter().copied()).collect();
+            let (status, answer) = recorder.call(name, &params, query, body.clone()).await;
+            let expected = if by_a_limit { 409 } else { 502 };
+            recorder.expect(status == expected, || {
+                format!(
+                    "{name} of a simulated one whose time is over ({by_a_limit}, {has_checkpoint}): {status} {answer}"
+                )
+            });
+            recorder.call("agents-terminate", &[&agent], "", Value::Null).await;
+        }
+        recorder.expect_recorded(name, "Data PutItem *#disk");
+    }
+    recorder.ok("sessions-terminate", &[&session], Value::Null).await;
     for name in ["agents-pause", "agents-restart", "sessions-pause"] {
         let session = session_of(recorder, "thrown-away").await;
         let agent = boot(recorder, &session).await;
@@ -180,6 +209,17 @@ async fn lost_in_test(recorder: &mut Recorder) {
         recorder.expect_recorded(name, "Data DeleteItem *#disk");
         recorder.expect_recorded(name, "Data Query *#disk");
     }
+}
+
+/// Has a simulated sandbox end by itself.
+async fn stop_clock(recorder: &Recorder, key: Value) {
+    let found = recorder.table("GetItem", json!({ "TableName": super::DATA, "Key": key })).await;
+    let mut item = found["Item"].clone();
+    let index = STANDARD.decode(item["content"]["B"].as_str().expect("an index")).unwrap();
+    let mut index: Value = serde_json::from_slice(&index).unwrap();
+    index["ends_at_ms"] = 1.into();
+    item["content"]["B"] = STANDARD.encode(index.to_string()).into();
+    recorder.table("PutItem", json!({ "TableName": super::DATA, "Item": item })).await;
 }
 
 /// Boots that fail at the provider, and are taken back; and boots that no provider is there for.
@@ -338,6 +378,7 @@ async fn changes(recorder: &mut Recorder, user: &str) -> (String, Vec<(&'static 
     let [running, other] = [boot(recorder, &session).await, boot(recorder, &session).await];
     let paused = boot(recorder, &session).await;
     recorder.ok("agents-pause", &[&paused], none.clone()).await;
+    let over = super::scenario::over(recorder, &session, json!({})).await;
     let key = json!({ "name": "n", "environment": "test" });
     let old = id(&recorder.ok("api-keys-create", &[], key.clone()).await);
     recorder.refusing = refusing;
@@ -366,6 +407,7 @@ async fn changes(recorder: &mut Recorder, user: &str) -> (String, Vec<(&'static 
         one("agents-restart", &[&running], &json!({})),
         one("agents-pause", &[&running], &none),
         one("agents-resume", &[&paused], &json!({})),
+        one("agents-retry", &[&over], &json!({})),
         one("agents-terminate", &[&other], &none),
         one("sessions-pause", &[&session], &none),
         one("sessions-resume", &[&session], &json!({})),

@@ -129,6 +129,11 @@ impl Described {
         if schema["enum"].as_array().is_some_and(|known| !known.contains(value)) && !newer("") {
             wrong.push(format!("{at}: {value} is not among {}", schema["enum"]));
         }
+        for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            if value.get(required).is_none() {
+                wrong.push(format!("{at}: {required} is required"));
+            }
+        }
         for (field, value) in value.as_object().into_iter().flatten() {
             let at = format!("{at}.{field}");
             match (&schema["properties"][field], &schema["additionalProperties"]) {
@@ -202,7 +207,9 @@ mod tests {
     fn is_within(part: &Value, whole: &Value) -> bool {
         match (part, whole) {
             (Value::Object(part), Value::Object(whole)) => {
-                part.iter().all(|(name, value)| whole.get(name).is_some_and(|whole| is_within(value, whole)))
+                // What narrows a schema may not be left out.
+                ["required", "enum", "type"].iter().all(|name| part.contains_key(*name) == whole.contains_key(*name))
+                    && part.iter().all(|(name, value)| whole.get(name).is_some_and(|whole| is_within(value, whole)))
             }
             (Value::Array(part), Value::Array(whole)) => {
                 part.len() == whole.len() && part.iter().zip(whole).all(|(part, whole)| is_within(part, whole))

@@ -32,7 +32,7 @@ pub enum FaultKind {
         /// What it says there.
         value: Value,
     },
-    /// The call is done so much later.
+    /// The call is done so much later, also where its caller has gone by then.
     Delay {
         /// Milliseconds.
         millis: u64,

@@ -69,8 +69,12 @@ async fn answer(State(controls): State<Controls>, request: Request) -> Response 
             altered(manage(&controls, &parts.headers, call).await, &place, value).await
         }
         Some(FaultKind::Delay { millis }) => {
-            tokio::time::sleep(Duration::from_millis(millis)).await;
-            manage(&controls, &parts.headers, call).await
+            let (controls, headers) = (controls.clone(), parts.headers.clone());
+            let later = tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                manage(&controls, &headers, call).await
+            });
+            later.await.unwrap_or_else(|_| broken())
         }
     }
 }

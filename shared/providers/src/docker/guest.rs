@@ -58,6 +58,8 @@ enum Exchange {
     Refused(EngineError),
     /// Something that is no answer came back.
     Odd(&'static str),
+    /// What came is not what a guest says: it is not the guest any more that speaks.
+    Garbled,
 }
 
 impl DockerProvider {
@@ -91,6 +93,7 @@ impl DockerProvider {
                 Err(_) => lost(failed("ask guest", false, "the guest ended without an answer")),
             },
             Err(Exchange::Odd(reason)) => failed("ask guest", true, reason).into(),
+            Err(Exchange::Garbled) => lost(failed("ask guest", false, "the guest's answer is none")),
             Err(Exchange::Refused(error)) => match status(&error) {
                 Some(404) => return Err(ProviderError::SandboxGone.into()),
                 Some(409) if !says(&error, "paused") => return Err(ProviderError::SandboxGone.into()),
@@ -155,7 +158,7 @@ async fn converse(
                 Ok(LogOutput::StdOut { message }) => match intake.take(&message) {
                     Ok(()) => {}
                     Err(FrameError::TooLong(_)) => return Err(Exchange::Odd("the guest's answer is too long")),
-                    Err(_) => return Err(Exchange::Odd("the guest's answer is none")),
+                    Err(_) => return Err(Exchange::Garbled),
                 },
                 // The guest's standard error is for people who debug it; it is not part of an answer.
                 Ok(_) => {}

@@ -15,6 +15,7 @@ crate::promises! { "behaviour":
     Processes what_was_left_in_the_background_runs_on;
     Processes output_beyond_the_cap_is_cut_and_marked;
     Processes output_is_told_while_code_runs_and_is_all_in_the_answer;
+    Processes a_watch_ends_with_a_sandbox_that_goes_in_the_middle;
     Nothing whoever_watches_is_told_everything_once_and_then_that_it_is_over;
     Processes twenty_at_once_all_come_to_their_end;
     Nothing files_are_byte_exact_in_pieces_and_under_odd_names;
@@ -130,6 +131,22 @@ async fn output_is_told_while_code_runs_and_is_all_in_the_answer(bed: Arc<Bed>) 
     assert!(output.timed_out && output.stdout == "partial\n");
     assert_eq!(told(pieces).await, [b"partial\n".to_vec(), Vec::new()]);
     bed.destroy(&agent).await;
+}
+
+async fn a_watch_ends_with_a_sandbox_that_goes_in_the_middle(bed: Arc<Bed>) {
+    let (_, agent) = bed.create(&[]).await;
+    let (watch, mut pieces) = OutputWatch::new();
+    let request = ExecRequest { watch: Some(watch), ..request(Language::Bash, "echo begun; sleep 300; echo late") };
+    let running = tokio::spawn({
+        let (bed, agent) = (bed.clone(), agent.clone());
+        async move { bed.provider.exec(&agent, request).await }
+    });
+    let first = tokio::time::timeout(Duration::from_secs(30), pieces.recv()).await.expect("nothing was told").unwrap();
+    assert_eq!(first.bytes, "begun\n");
+    bed.destroy(&agent).await;
+    let rest = tokio::time::timeout(Duration::from_secs(50), told(pieces)).await.expect("it is told on");
+    assert!(rest.iter().all(Vec::is_empty), "it said something more");
+    assert!(running.await.unwrap().is_err());
 }
 
 async fn whoever_watches_is_told_everything_once_and_then_that_it_is_over(bed: Arc<Bed>) {

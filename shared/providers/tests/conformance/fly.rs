@@ -338,7 +338,9 @@ async fn a_create_goes_through_storms_lost_answers_and_repetitions_and_makes_one
     let bed = Bed::fly("storms").await;
     let (value, looks) = canary();
     let paths = ["/v1/apps", "/volumes", "/ip_assignments", "/network_policies", "/machines", "/exec"];
-    let faults = [refuse(429, None), FaultKind::LoseAnswer, FaultKind::Reset, FaultKind::Twice, refuse(503, None)];
+    let late = FaultKind::Delay { millis: 1500 };
+    let faults =
+        [refuse(429, None), FaultKind::LoseAnswer, FaultKind::Reset, FaultKind::Twice, refuse(503, None), late];
     for kind in faults {
         let spec = spec();
         for path in paths {
@@ -353,6 +355,28 @@ async fn a_create_goes_through_storms_lost_answers_and_repetitions_and_makes_one
     }
     // However often it was sent, and whatever became of the answer.
     assert_not_on_record(&bed, &looks).await;
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_about_after_its_create_was_given_up_is_found_and_removed() {
+    let bed = Bed::fly("given-up").await;
+    for path in ["/v1/apps", "/volumes", "/machines"] {
+        let spec = spec();
+        fault(&bed, "POST", path, 1, FaultKind::Delay { millis: 5000 });
+        let environment = Environment::default();
+        let create = bed.provider.create(&spec, &environment);
+        let given_up = tokio::time::timeout(Duration::from_secs(3), create).await;
+        assert!(given_up.is_err(), "{path} was not waited for");
+        bed.destroy(&agent(&spec)).await;
+        // Until it has come about, and shows in lists.
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        for owned in bed.provider.list_mine().await.unwrap() {
+            assert_eq!(owned.agent, spec.agent, "{path}");
+            bed.destroy(&agent(&spec)).await;
+        }
+        assert_eq!(bed.fly_emulator().controls.left(), [""; 0], "{path}");
+    }
     bed.end().await;
 }
 
