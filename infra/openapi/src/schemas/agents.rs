@@ -314,9 +314,11 @@ fn exec_result() -> Value {
 }
 
 fn exec_event() -> Value {
-    let data = "JSON: of `output` an object with `stdout` or `stderr`, of `result` one with `exitCode` and perhaps `truncated`, of `error` an `Error`, of `reconnect` one with `reason`. `[DONE]`, of no named event, is the end.";
-    let schema =
-        answer(&[("event?", one_of(&["output", "result", "error", "reconnect"])), ("data", about(text(), data))]);
+    let data = "JSON: of `output` an object with `stdout` or `stderr`, of `result` one with `exitCode` and perhaps `truncated`, of `error` an `Error`, of `reconnect` one with `reason`. `[DONE]`, of no named event, which readers call `message`, is the end.";
+    let schema = answer(&[
+        ("event?", one_of(&["output", "result", "error", "reconnect", "message"])),
+        ("data", about(text(), data)),
+    ]);
     let event = |name: &str, data: Value| json!({ "event": name, "data": data.to_string() });
     let output = event("output", json!({ "stdout": "42\n" }));
     examples(schema, &[output, event("result", json!({ "exitCode": 0 })), json!({ "data": "[DONE]" })])

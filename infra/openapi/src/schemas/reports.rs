@@ -55,10 +55,9 @@ fn log_entry() -> Value {
 }
 
 fn log_event() -> Value {
-    let data =
-        "JSON: of `log` an entry, of `reconnect` an object with `reason`. `[DONE]`, of no named event, is the end.";
+    let data = "JSON: of `log` an entry, of `reconnect` an object with `reason`. `[DONE]`, of no named event, which readers call `message`, is the end.";
     let schema = answer(&[
-        ("event?", one_of(&["log", "reconnect"])),
+        ("event?", one_of(&["log", "reconnect", "message"])),
         ("id?", about(id("log"), "Where the stream has got to, for `Last-Event-ID`.")),
         ("data", about(text(), data)),
     ]);
