@@ -24,7 +24,7 @@ use theazo_http::{ApiError, ErrorCode};
 use theazo_providers::Presence;
 use theazo_store::{
     Agents, DeletionState, Measurements, OrphanNotes, PlatformDeletion, PlatformSuspension, SecretSealer,
-    SessionStatus, Sessions, Table, Work, WorkItem, now_ms,
+    SessionStatus, Sessions, Table, Work, WorkItem, as_function, now_ms,
 };
 use theazo_tenancy::{Mode, Operator, PlatformId, SessionId, TenantScope};
 use tokio::time::Instant;
@@ -155,6 +155,10 @@ pub enum Boots {
 /// # Errors
 /// `internal_error` when the work list cannot be read. A provider that does not answer postpones its items instead.
 pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome, ApiError> {
+    as_function("reconcile", reconcile_as_itself(deployment, boots)).await
+}
+
+async fn reconcile_as_itself(deployment: &Deployment, boots: Boots) -> Result<Outcome, ApiError> {
     let started = Instant::now();
     // A row that is not where it belongs is looked after like any other: what it stands for must not run on for ever.
     let deployment = &deployment.on_schedule();

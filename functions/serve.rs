@@ -11,7 +11,7 @@ use std::time::Instant;
 use theazo_http::{
     Answer, ApiError, Body, Call, LateOutcome, MAX_BODY_BYTES, MAX_PAYLOAD_BYTES, Pattern, Request, payload_len,
 };
-use theazo_store::{RoundTrips, count_round_trips};
+use theazo_store::{RoundTrips, as_function, count_round_trips, pieces_as_function};
 use theazo_tenancy::RequestId;
 use tracing::Instrument;
 
@@ -85,7 +85,7 @@ pub async fn serve(
             Ok(answer)
         };
         // A handler that panics has met a mistake of ours; the caller gets a 500 and the process goes on.
-        let caught = AssertUnwindSafe(count_round_trips(handling)).catch_unwind().await;
+        let caught = AssertUnwindSafe(as_function(name, count_round_trips(handling))).catch_unwind().await;
         let (outcome, trips) =
             caught.unwrap_or_else(|_| (Err(ApiError::internal()), RoundTrips { total: 0, sequential: 0 }));
         let answer: Answer = outcome.unwrap_or_else(|error| error.into_answer(&id));
@@ -96,7 +96,10 @@ pub async fn serve(
     }
     .instrument(span)
     .await;
-    let mut response = outcome.into_response(id.as_str());
+    let mut response = outcome.into_response(id.as_str()).map(|body| match body {
+        Body::Stream(pieces) => Body::Stream(pieces_as_function(name, pieces)),
+        whole @ Body::Whole(_) => whole,
+    });
     if let Some(origin) = &deployment.config().cors_origin {
         let headers = response.headers_mut();
         headers.insert(http::header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());

@@ -5,7 +5,7 @@ use crate::deployment::Deployment;
 use serde::Serialize;
 use std::fmt::Display;
 use std::time::Duration;
-use theazo_store::{PlatformRotation, RootProgress, RootRotation, StoreError, now_ms};
+use theazo_store::{PlatformRotation, RootProgress, RootRotation, StoreError, as_function, now_ms};
 use theazo_tenancy::Operator;
 use tokio::time::Instant;
 
@@ -77,6 +77,10 @@ impl Rotated {
 /// # Errors
 /// [`StoreError::Table`] when it cannot be read which there are.
 pub async fn advance_rotations(deployment: &Deployment) -> Result<Rotated, StoreError> {
+    as_function("upkeep", advance_as_itself(deployment)).await
+}
+
+async fn advance_as_itself(deployment: &Deployment) -> Result<Rotated, StoreError> {
     let started = Instant::now();
     let (table, keys) = (deployment.table(), deployment.keys());
     #[expect(clippy::disallowed_methods, reason = "rotations act for every tenant and have no caller")]

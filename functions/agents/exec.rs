@@ -13,7 +13,7 @@ use std::time::Duration;
 use theazo_http::{Answer, ApiError, Call, ErrorCode, Fields, MAX_ANSWER_BYTES};
 use theazo_providers::{AgentRef, ExecRequest, Language, Provider};
 use theazo_redaction::Redactor;
-use theazo_store::{Agent, AgentCopies, Agents, LogWriter, Measurements, Replays};
+use theazo_store::{Agent, AgentCopies, Agents, LogWriter, Measurements, Pending, Replays};
 use theazo_tenancy::{Principal, ReadScope, TenantScope};
 
 const MAX_CODE: usize = 1024 * 1024;
@@ -76,7 +76,9 @@ pub async fn handle(
     let (limits, id, late) = (call.streams(), call.request().id.clone(), call.late());
     let Asked { request, encoding, stream } = asked;
     let repeats = Repeats { replays, digest };
-    let run = Run { request, redactor, sandbox, principal, agent, repeats, agents, sandboxes, log, measurements };
+    let unfrozen = log.pending();
+    let run =
+        Run { request, redactor, sandbox, principal, agent, repeats, agents, sandboxes, log, measurements, unfrozen };
     if stream {
         return Ok(exec_stream::answer(limits, id, late, run, encoding));
     }
@@ -113,12 +115,15 @@ pub(super) struct Run {
     sandboxes: Sandboxes,
     log: LogWriter,
     measurements: Measurements,
+    /// A function that is frozen would leave the code running, and its caller's next request would find this one's end.
+    unfrozen: Pending,
 }
 
 impl Run {
     /// Runs it, and leaves an entry and a figure of that.
     pub(super) async fn finish(self) -> Result<MaskedOutput, ApiError> {
         let Self { request, redactor, sandbox: (provider, sandbox), principal, agent, agents, sandboxes, .. } = self;
+        let _unfrozen = self.unfrozen;
         let scope = principal.scope();
         let record = ExecRecord::begin(&request, &redactor);
         let timeout = request.timeout;

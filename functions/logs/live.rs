@@ -167,6 +167,8 @@ pub(crate) struct Live<F> {
     limits: StreamLimits,
     pieces: VecDeque<Bytes>,
     began: Instant,
+    /// How much the reader was given.
+    bytes: u64,
     /// When the reader was given a piece last.
     given: Instant,
     checked: Instant,
@@ -191,6 +193,7 @@ impl<F: Feed> Live<F> {
             limits,
             pieces: VecDeque::from([Bytes::from_static(SSE_BEGIN.as_bytes())]),
             began: now,
+            bytes: 0,
             given: now,
             checked: now,
             pause: FIRST_PAUSE,
@@ -223,6 +226,9 @@ impl<F: Feed> Live<F> {
             if self.began.elapsed() >= self.limits.lifetime {
                 return self.end("time_limit");
             }
+            if self.bytes >= self.limits.bytes {
+                return self.end("size_limit");
+            }
             if self.checked.elapsed() >= self.limits.recheck {
                 self.checked = Instant::now();
                 if let Some(why) = self.feed.refusal().await {
@@ -231,6 +237,7 @@ impl<F: Feed> Live<F> {
             }
             if let Some(piece) = self.pieces.pop_front() {
                 self.given = Instant::now();
+                self.bytes += piece.len() as u64;
                 return Some(piece);
             }
             let is_behind = match self.feed.step().await {
@@ -449,6 +456,19 @@ mod tests {
         live.feed.refusal = Some("credential");
         assert_eq!(live.next().await.unwrap(), sse_reconnect("credential", None));
         assert_eq!(live.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_stream_ends_before_lambda_would_cut_it_for_its_size_and_goes_on_where_it_was() {
+        let whole = Live::of(Endless::of(100), limits(60_000, 60_000)).next().await.unwrap().len() as u64;
+        let mut live = Live::of(Endless::of(100), StreamLimits { bytes: whole + 1, ..limits(60_000, 60_000) });
+        assert_eq!(live.next().await.unwrap(), SSE_BEGIN);
+        assert!(live.next().await.unwrap().starts_with(b"event: log"));
+        assert_eq!(live.next().await.unwrap(), sse_reconnect("size_limit", None));
+        assert_eq!(live.next().await, None);
+        // A piece has an entry's text and a little more.
+        let piece = (PIECE_BYTES + theazo_store::MAX_MESSAGE_BYTES + theazo_store::MAX_METADATA_BYTES) as u64;
+        assert!(StreamLimits::default().bytes + 10 * piece < 200_000_000);
     }
 
     #[tokio::test]

@@ -4,8 +4,8 @@
 
 use crate::crash_checkpoints::on_engine;
 use crate::harness::{
-    Client, E2B_KEY, E2bEmulator, FLY_ORGANIZATION, FLY_TOKEN, FlyEmulator, Process, make_canary, start_e2b_emulator,
-    start_fly_emulator,
+    Client, E2B_KEY, E2bEmulator, FLY_ORGANIZATION, FLY_TOKEN, FlyEmulator, Kills, Process, make_canary, random,
+    start_e2b_emulator, start_fly_emulator,
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,14 +14,6 @@ use theazo_providers::e2b::{E2bProvider, E2bService};
 use theazo_providers::fly::{FlyProvider, FlyService, FlySettings};
 use theazo_providers::{Presence, Provider};
 use theazo_vault::SecretValue;
-
-fn trials() -> usize {
-    std::env::var("THEAZO_CRASH_TRIALS").ok().and_then(|count| count.parse().ok()).unwrap_or(8)
-}
-
-fn random(below: u64) -> u64 {
-    u64::from_be_bytes(theazo_tenancy::make_random_bytes()) % below
-}
 
 /// Where agents are, and nobody else's.
 enum Place {
@@ -186,21 +178,20 @@ fn step(place: &Place, session: &str, is_paused: bool, agents: &[Standing]) -> (
 
 #[tokio::test]
 async fn a_kill_in_the_middle_of_anything_at_e2b_leaves_no_sandbox_or_snapshot_over_and_loses_no_agent() {
-    println!("{:?}", kill_often(Place::E2b(start_e2b_emulator("e2b-crash").await)).await);
+    kill_often(Place::E2b(start_e2b_emulator("e2b-crash").await)).await;
 }
 
 #[tokio::test]
 async fn a_kill_in_the_middle_of_anything_at_fly_leaves_no_app_or_volume_over_and_loses_no_agent() {
-    println!("{:?}", kill_often(Place::Fly(start_fly_emulator("fly-crash").await)).await);
+    kill_often(Place::Fly(start_fly_emulator("fly-crash").await)).await;
 }
 
 #[tokio::test]
 async fn a_kill_in_the_middle_of_anything_on_docker_leaves_no_container_or_volume_over_and_loses_no_agent() {
-    println!("{:?}", kill_often(Place::Docker).await);
+    kill_often(Place::Docker).await;
 }
 
-/// Gives how often which call was answered or interrupted.
-async fn kill_often(place: Place) -> BTreeMap<String, usize> {
+async fn kill_often(place: Place) {
     let variables = place.variables();
     let name = format!("theazo-e2e-process-{}", hex::encode(theazo_tenancy::make_random_bytes::<6>()));
     let mut process = Process::start_with(std::env::temp_dir().join(name), &variables).await;
@@ -214,24 +205,28 @@ async fn kill_often(place: Place) -> BTreeMap<String, usize> {
     // A create takes longest, however fast this machine is.
     let began = Instant::now();
     process.client().boot(&session, json!({ "provider": place.name() })).await;
-    let longest = u64::try_from(began.elapsed().as_millis()).unwrap() * 5 / 4;
-    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let mut kills = Kills::new(8);
+    kills.took("create", began.elapsed());
     let mut unmade: BTreeSet<String> = BTreeSet::new();
     // What a pause of all has paused, and its resuming resumes.
     let mut suspended: BTreeSet<String> = BTreeSet::new();
-    for _ in 0..trials() {
+    for _ in 0..kills.trials() {
         let before = agents_of(&process.client(), &session).await;
         let is_paused = status_of(&process.client(), &session).await == "paused";
         let (what, path, body) = step(&place, &session, is_paused, &before);
         let acting = tokio::spawn({
             let (client, path, body) = (process.client(), path.clone(), body.to_string().into_bytes());
-            async move { client.try_call("POST", &path, Some(body)).await }
+            let began = Instant::now();
+            async move { client.try_call("POST", &path, Some(body)).await.map(|answer| (answer, began.elapsed())) }
         });
-        // Most calls are over sooner than that.
-        let delay = Duration::from_millis(5 + random(1 + random(longest)));
+        let delay = kills.delay(what);
         tokio::time::sleep(delay).await;
         process.kill();
-        let answer = acting.await.unwrap().ok();
+        let answer = acting.await.unwrap().ok().map(|(answer, whole)| {
+            kills.took(what, whole);
+            answer
+        });
+        kills.note(what, answer.is_some());
         // What the service was asked for, it still does.
         tokio::time::sleep(Duration::from_millis(1500)).await;
         process = process.restart_with(&variables).await;
@@ -303,19 +298,16 @@ async fn kill_often(place: Place) -> BTreeMap<String, usize> {
             let told = client.run(agent, "bash", "[ -n \"$KEY\" ] && echo delivered").await;
             assert_eq!(told, "delivered\n", "{context}");
         }
-        *seen.entry(format!("{what}, {}", if answer.is_some() { "answered" } else { "interrupted" })).or_default() += 1;
     }
-    // Kills that interrupt nothing prove nothing.
-    assert!(seen.keys().any(|kind| kind.ends_with("interrupted")), "{seen:?}");
+    kills.tell();
     // Nothing was counted twice, or not at all. An agent whose create was not answered was made, too.
     let running = place.there(&process).await.values().filter(|running| **running).count();
     let counted = process.client().get(&format!("/v1/sessions/{session}/usage")).await.expect(200);
     let all = agents_of(&process.client(), &session).await.len();
     assert_eq!((&counted["activeAgents"], &counted["totalAgentsCreated"]), (&json!(running), &json!(all)), "{counted}");
     process.client().terminate(&session).await;
-    assert!(place.there(&process).await.is_empty(), "{seen:?}");
+    assert!(place.there(&process).await.is_empty(), "{kills:?}");
     let all = agents_of(&process.client(), &session).await;
     let gone: Vec<&str> = all.iter().map(|(agent, ..)| agent.as_str()).collect();
     place.has_exactly(&BTreeMap::new(), &BTreeSet::new(), &gone, "in the end").await;
-    seen
 }

@@ -1,23 +1,15 @@
 //! `kill -9` of the whole control plane in the middle of checkpoints and of boots from them: what was not finished is
 //! removed, what was is there, and the agent goes on. `THEAZO_CRASH_TRIALS` says how often; 4 times unless it does.
 
-use crate::harness::{Client, Process, docker};
+use crate::harness::{Client, Kills, Process, docker};
 use bollard::query_parameters::{ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 use theazo_providers::Provider;
 
 /// After so many the next agent is tried on: one keeps ten checkpoints.
 const AN_AGENTS_TRIALS: usize = 6;
-
-fn trials() -> usize {
-    std::env::var("THEAZO_CRASH_TRIALS").ok().and_then(|count| count.parse().ok()).unwrap_or(4)
-}
-
-fn random(below: u64) -> u64 {
-    u64::from_be_bytes(theazo_tenancy::make_random_bytes()) % below
-}
 
 async fn status(client: &Client, agent: &str) -> String {
     client.get(&format!("/v1/agents/{agent}")).await.expect(200)["status"].as_str().unwrap().to_owned()
@@ -42,15 +34,28 @@ pub async fn on_engine(agent: &str) -> (usize, usize, usize) {
 }
 
 /// Does that and kills the process in the middle of it. Gives its successor, and the answer if there was one.
-async fn killed(mut process: Process, path: String, body: Value) -> (Process, Option<u16>, Duration) {
+async fn killed(
+    mut process: Process,
+    kills: &mut Kills,
+    what: &'static str,
+    path: String,
+    body: Value,
+) -> (Process, Option<u16>, Duration) {
     let acting = tokio::spawn({
-        let client = process.client();
-        async move { client.try_call("POST", &path, Some(body.to_string().into_bytes())).await }
+        let (client, began) = (process.client(), Instant::now());
+        async move {
+            let answer = client.try_call("POST", &path, Some(body.to_string().into_bytes())).await;
+            answer.map(|answer| (answer.status, began.elapsed()))
+        }
     });
-    let delay = Duration::from_millis(5 + random(1200));
+    let delay = kills.delay(what);
     tokio::time::sleep(delay).await;
     process.kill();
-    let answer = acting.await.unwrap().ok().map(|answer| answer.status);
+    let answer = acting.await.unwrap().ok().map(|(status, whole)| {
+        kills.took(what, whole);
+        status
+    });
+    kills.note(what, answer.is_some());
     (process.restart("info").await, answer, delay)
 }
 
@@ -72,8 +77,8 @@ async fn a_kill_in_the_middle_of_a_checkpoint_or_of_a_boot_from_one_leaves_nothi
     let mut process = Process::start("info").await;
     let session = process.client().session("u").await;
     let (mut agent, mut first) = begin(&process.client(), &session).await;
-    let mut seen: BTreeMap<(&str, Option<u16>), usize> = BTreeMap::new();
-    for trial in 0..trials() {
+    let mut kills = Kills::new(4);
+    for trial in 0..kills.trials() {
         // The first checkpoint must not be the one that goes because there are too many.
         if trial > 0 && trial % AN_AGENTS_TRIALS == 0 {
             process.client().call("POST", &format!("/v1/agents/{agent}/terminate"), None).await.expect(200);
@@ -84,7 +89,8 @@ async fn a_kill_in_the_middle_of_a_checkpoint_or_of_a_boot_from_one_leaves_nothi
         let phase = format!("trial {trial}");
         write(&process.client(), &agent, &phase).await;
         let before = kept(&process.client(), &agent).await.len();
-        let (next, answer, delay) = killed(process, checkpoints.clone(), json!({ "phase": phase })).await;
+        let (next, answer, delay) =
+            killed(process, &mut kills, "checkpoint", checkpoints, json!({ "phase": phase })).await;
         process = next;
         let client = process.client();
         let context = format!("checkpoint killed after {delay:?}: {answer:?}");
@@ -95,11 +101,11 @@ async fn a_kill_in_the_middle_of_a_checkpoint_or_of_a_boot_from_one_leaves_nothi
         assert!(now.len() == before || (now.len() == before + 1 && now[0]["phase"] == phase), "{context}: {now:?}");
         assert!(answer != Some(201) || now.len() == before + 1, "{context}");
         assert_eq!(on_engine(&agent).await, (1, 1, 1 + now.len()), "{context}: {}", process.output());
-        *seen.entry(("checkpoint", answer)).or_default() += 1;
 
         client.call("POST", &format!("/v1/agents/{agent}/pause"), None).await.expect(200);
         let resume = format!("/v1/agents/{agent}/resume");
-        let (next, answer, delay) = killed(process, resume.clone(), json!({ "checkpoint": first })).await;
+        let (next, answer, delay) =
+            killed(process, &mut kills, "resume", resume.clone(), json!({ "checkpoint": first })).await;
         process = next;
         let client = process.client();
         let context = format!("resume killed after {delay:?}: {answer:?}");
@@ -116,9 +122,8 @@ async fn a_kill_in_the_middle_of_a_checkpoint_or_of_a_boot_from_one_leaves_nothi
         let content = client.run(&agent, "bash", "cat /data/file").await;
         assert_eq!(content, if begun { "first" } else { phase.as_str() }, "{context}");
         assert_eq!(on_engine(&agent).await, (1, 1, 1 + kept(&client, &agent).await.len()), "{context}");
-        *seen.entry(("resume", answer)).or_default() += 1;
     }
-    println!("{seen:?}");
+    kills.tell();
     process.client().terminate(&session).await;
     assert_eq!(on_engine(&agent).await, (0, 0, 0));
     assert!(process.provider().list_mine().await.unwrap().is_empty());

@@ -1,19 +1,31 @@
 //! `kill -9` of the whole control plane in the middle of moves from one Docker host to another: no agent is lost, and of its
 //! files one copy is left. `THEAZO_CRASH_TRIALS` says how often; 4 times unless it does.
 
-use crate::harness::{Process, docker_engine, dynamodb, sha256};
+use crate::harness::{Kills, Process, docker_engine, dynamodb, random, sha256};
 use crate::hosts::CREDENTIAL;
 use crate::moving::{act, left_on};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use theazo_docker_hosts::{Host, credential};
 use theazo_providers::docker::{DockerHosts, HostRanges, HostSettings};
 use theazo_vault::SecretValue;
 
-/// How often the control plane is killed in the middle of a resume.
-fn trials() -> usize {
-    std::env::var("THEAZO_CRASH_TRIALS").ok().and_then(|count| count.parse().ok()).unwrap_or(4)
+/// The files below a folder that have those bytes in them.
+fn files_with(folder: &Path, bytes: &[u8]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        match entry.file_type().unwrap() {
+            kind if kind.is_dir() => found.extend(files_with(&path, bytes)),
+            kind if kind.is_file() => {
+                let content = std::fs::read(&path).unwrap();
+                found.extend(memchr::memmem::find(&content, bytes).map(|_| path));
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 /// A platform's two hosts as a process of its own uses them.
@@ -91,8 +103,8 @@ async fn a_kill_in_the_middle_of_a_move_loses_no_agent_and_leaves_one_copy_of_it
     let make = "head -c 20000000 /dev/urandom > /data/large; sha256sum < /data/large";
     let digest = client.run(&agent, "bash", make).await;
     let mut lives_on = 1;
-    let mut seen: BTreeMap<(&str, bool), usize> = BTreeMap::new();
-    for _ in 0..trials() {
+    let mut kills = Kills::new(4);
+    for _ in 0..kills.trials() {
         let client = killed.process.client();
         act(&client, &agent, "pause").await.expect(200);
         killed.drain(lives_on).await;
@@ -100,9 +112,7 @@ async fn a_kill_in_the_middle_of_a_move_loses_no_agent_and_leaves_one_copy_of_it
             let (client, path) = (client.clone(), format!("/v1/agents/{agent}/resume"));
             async move { client.try_call("POST", &path, None).await }
         });
-        let delay = Duration::from_millis(
-            200 + u64::from(u16::from_be_bytes(theazo_tenancy::make_random_bytes::<2>())) * 2500 / 65536,
-        );
+        let delay = Duration::from_millis(200 + random(2500));
         tokio::time::sleep(delay).await;
         killed.process.kill();
         let answer = resuming.await.unwrap().ok().map(|answer| answer.status);
@@ -128,12 +138,26 @@ async fn a_kill_in_the_middle_of_a_move_loses_no_agent_and_leaves_one_copy_of_it
         assert_eq!(client.environment(&agent).await["KEY"].1, sha256("value"), "{context}");
         let usage = client.get(&format!("/v1/sessions/{session}/usage")).await.expect(200);
         assert_eq!(usage["activeAgents"], 1, "{context}");
-        *seen.entry((if answer.is_some() { "answered" } else { "interrupted" }, moved)).or_default() += 1;
+        let what = if moved { "resume that moved it" } else { "resume that did not move it" };
+        kills.note(what, answer.is_some());
         // Forgets where it was, as it does some minutes later by itself.
         killed.process = killed.process.restart("info").await;
     }
-    println!("{seen:?}");
+    kills.tell();
     killed.process.client().terminate(&session).await;
+    // What it had of the hosts' credential it had in memory.
+    for host in &killed.hosts {
+        let entry = host.entry(3);
+        let key: Vec<&str> = entry["key"].as_str().unwrap().lines().collect();
+        let (folder, line) = (killed.process.folder().to_owned(), key[key.len() / 2].to_owned());
+        assert!(line.len() > 40, "a line of a key");
+        assert!(
+            files_with(&folder, line.as_bytes()).is_empty(),
+            "a key is in {:?}",
+            files_with(&folder, line.as_bytes())
+        );
+        assert!(!files_with(&folder, b"theazo").is_empty(), "the files were read");
+    }
     for host in &killed.hosts {
         assert_eq!(left_on(host, &agent).await, (0, 0));
         host.kill().await;

@@ -1,19 +1,10 @@
 //! `kill -9` of the whole control plane in the middle of pauses, resumes and restarts: no agent is lost, none is left in
 //! between, nothing runs that is not counted. `THEAZO_CRASH_TRIALS` says how often; 8 times unless it does.
 
-use crate::harness::{Client, Process, make_canary, sha256};
+use crate::harness::{Client, Kills, Process, make_canary, random, sha256};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use theazo_providers::{OwnedSandbox, Presence, Provider};
-
-fn trials() -> usize {
-    std::env::var("THEAZO_CRASH_TRIALS").ok().and_then(|count| count.parse().ok()).unwrap_or(8)
-}
-
-fn random(below: u64) -> u64 {
-    u64::from_be_bytes(theazo_tenancy::make_random_bytes()) % below
-}
 
 async fn status(client: &Client, agent: &str) -> String {
     let agent = client.get(&format!("/v1/agents/{agent}")).await.expect(200);
@@ -37,13 +28,11 @@ async fn a_kill_in_the_middle_of_a_pause_a_resume_or_a_restart_loses_no_agent_an
     let kept = make_canary("kept");
     let file = json!({ "path": "/data/kept", "data": kept });
     process.client().post(&format!("/v1/agents/{agent}/files"), file).await.expect(204);
-    let mut seen: BTreeMap<(String, String), usize> = BTreeMap::new();
-    // A kill after anything up to a little more than the whole takes, however fast this machine is.
-    let mut takes = BTreeMap::new();
+    let mut kills = Kills::new(8);
     for what in ["pause", "resume", "restart"] {
-        takes.insert(what, whole(&process.client(), &agent, what).await);
+        kills.took(what, whole(&process.client(), &agent, what).await);
     }
-    for trial in 0..trials() {
+    for trial in 0..kills.trials() {
         // A resume that was cut off leaves a paused one, as often as not: the others get their turn all the same.
         if trial % 3 == 2 && status(&process.client(), &agent).await == "paused" {
             whole(&process.client(), &agent, "resume").await;
@@ -60,11 +49,11 @@ async fn a_kill_in_the_middle_of_a_pause_a_resume_or_a_restart_loses_no_agent_an
             let (client, path) = (process.client(), format!("/v1/agents/{agent}/{what}"));
             async move { client.try_call("POST", &path, None).await }
         });
-        let longest = u64::try_from(takes[what].as_millis()).unwrap() * 5 / 4;
-        let delay = Duration::from_millis(random(longest.max(5)));
+        let delay = kills.delay(what);
         tokio::time::sleep(delay).await;
         process.kill();
         let answer = acting.await.unwrap().ok();
+        kills.note(what, answer.is_some());
         process = process.restart("info").await;
 
         let client = process.client();
@@ -88,9 +77,8 @@ async fn a_kill_in_the_middle_of_a_pause_a_resume_or_a_restart_loses_no_agent_an
                 assert_eq!(delivered, sha256(&value), "{context}");
             }
         }
-        *seen.entry((what.to_owned(), after)).or_default() += 1;
     }
-    println!("{seen:?}");
+    kills.tell();
     // Whatever was interrupted, it goes on from here.
     let client = process.client();
     if status(&client, &agent).await == "ready" {

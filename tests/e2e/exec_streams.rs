@@ -1,7 +1,7 @@
 //! Output of code while it runs: that it comes at once, that all of it together is what the answer in one piece has, and how
 //! such a stream ends.
 
-use crate::harness::{Client, EventStream, Platform, make_canary, serve_deployment, stack, with_streams};
+use crate::harness::{Client, EventStream, Platform, incoming, make_canary, serve_deployment, stack, with_streams};
 use crate::logs::entries;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -171,6 +171,32 @@ async fn code_runs_on_when_the_reader_of_its_stream_has_gone() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     entries(&client, &format!("agentId={agent}&search=exited%20with%205"), 1).await;
+    client.terminate(&session).await;
+}
+
+#[tokio::test]
+async fn a_function_may_not_be_frozen_before_code_has_ended_whose_reader_has_gone() {
+    let platform = Platform::make("exec stream frozen").await;
+    let client = &platform.client;
+    let session = client.session("u").await;
+    let agent = client.boot(&session, json!({})).await;
+    let limits = StreamLimits { silence: Duration::from_millis(1), ..StreamLimits::default() };
+    let path = format!("/v1/agents/{agent}/exec");
+    for (number, streams) in [true, false].into_iter().enumerate() {
+        let deployment = with_streams(stack(), limits);
+        let code = format!("sleep 1; echo {number} >> /data/ended; exit 6");
+        let body = json!({ "language": "bash", "code": code, "stream": streams });
+        let asked = incoming("POST", &path, client.key(), &body);
+        let (answer, _) = theazo_functions::serve(&deployment, theazo_functions::routes::ROUTES, asked).await;
+        assert_eq!(answer.status(), 200);
+        // Nobody has read of it; a runtime that has given it away asks for the next event.
+        drop(answer);
+        deployment.log_queue().flushed().await;
+        let ended = client.get(&format!("/v1/agents/{agent}/files/data/ended")).await.expect(200)["data"].clone();
+        assert_eq!(ended.as_str().unwrap().lines().count(), number + 1);
+        let logged = client.get(&format!("/v1/logs?agentId={agent}&search=exited%20with%206")).await.expect(200);
+        assert_eq!(logged["data"].as_array().unwrap().len(), number + 1, "{logged}");
+    }
     client.terminate(&session).await;
 }
 

@@ -12,17 +12,20 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use theazo_store::{RoundTrips, count_round_trips};
+use theazo_store::{RoundTrips, carried, count_round_trips};
 use theazo_tenancy::RequestId;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-/// How long streams last, and what keeps them alive.
+/// How long streams last and how large they get, and what keeps them alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamLimits {
     /// When a stream of events is ended for its reader to come back: before the 15 minutes after which Lambda and the
     /// gateway end it without a word.
     pub lifetime: Duration,
+    /// Bytes after which a stream of events is ended likewise: Lambda ends a streamed answer at 200 MB without a word
+    /// (<https://docs.aws.amazon.com/lambda/latest/dg/configuration-response-streaming.html>).
+    pub bytes: u64,
     /// The longest silence of a stream. The contract says 15 s at most.
     pub heartbeat: Duration,
     /// How long a stream goes on before its credential is looked up again. Zero is before each piece.
@@ -40,6 +43,7 @@ impl Default for StreamLimits {
     fn default() -> Self {
         Self {
             lifetime: Duration::from_secs(14 * 60),
+            bytes: 150_000_000,
             heartbeat: Duration::from_secs(10),
             recheck: Duration::from_secs(10),
             slow_reader: Duration::from_secs(10),
@@ -186,7 +190,7 @@ impl Answer {
             return outcome;
         }
         let work = told_of(told, work, Self::status);
-        let waiting = Some((tokio::spawn(work.in_current_span()), Duration::ZERO));
+        let waiting = Some((tokio::spawn(carried(work).in_current_span()), Duration::ZERO));
         let pieces = stream::unfold((waiting, request), move |(waiting, request)| async move {
             let (mut work, pause) = waiting?;
             match tokio::time::timeout(pause, &mut work).await {
@@ -212,7 +216,7 @@ impl Answer {
         events: impl Stream<Item = Bytes> + Send + 'static,
         work: impl Future<Output = Result<String, ApiError>> + Send + 'static,
     ) -> Self {
-        let work = tokio::spawn(told_of(told, work, |_| 200).in_current_span());
+        let work = tokio::spawn(carried(told_of(told, work, |_| 200)).in_current_span());
         // First a piece at once: headers may go out no earlier.
         let state = Some((events.fuse().boxed(), work, None::<Instant>, request));
         Self::events(stream::unfold(state, move |state| async move {

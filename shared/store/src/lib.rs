@@ -28,6 +28,7 @@ mod platforms;
 mod provider_configs;
 mod replays;
 mod restore;
+mod roles;
 mod root_keys;
 mod rotation;
 mod secrets;
@@ -64,7 +65,7 @@ pub use ledger::Deleted;
 pub use limits::{CostPeriod, Currency, Figures, LimitChanges, Limits, MaxCost, MaxDuration, PeriodCosts, Reached};
 pub use logs::{
     LATE_MS, LogEntry, LogFilter, LogLevel, LogQueue, LogSource, LogTail, LogWriter, Logs, MAX_MESSAGE_BYTES,
-    MAX_METADATA_BYTES, NewLog, SETTLE_MS, Tailed,
+    MAX_METADATA_BYTES, NewLog, Pending, SETTLE_MS, Tailed,
 };
 pub use metrics::{HOUR_MS, METRICS_KEPT_DAYS, Measure, Measured, Measurement, Measurements, Metrics, Quantiles};
 pub use orphans::{OWNERLESS_MS, OrphanNotes, OwnerName, Ownerless};
@@ -73,6 +74,7 @@ pub use platforms::{NewPlatform, Platform, Platforms};
 pub use provider_configs::{ProviderAccess, ProviderConfig, ProviderConfigs, ProviderCredentials, ProviderSettings};
 pub use replays::{Note, Noted, Replays};
 pub use restore::{Replay, ReplayMode, Restore, Tally};
+pub use roles::{MayCall, as_function, carried, enforce_roles, pieces_as_function};
 pub use root_keys::{KeyRing, KeyRingConfig, is_kms_key_arn};
 pub use rotation::{
     DEFAULT_BACKUP_WINDOW, PlatformRotation, PlatformStatus, PlatformWalk, Retirement, RootProgress, RootRotation,

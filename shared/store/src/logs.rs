@@ -16,7 +16,7 @@ mod writer;
 pub(crate) use places::Place as LogPlace;
 pub use reader::{LogFilter, Logs};
 pub use tail::{LATE_MS, LogTail, SETTLE_MS, Tailed};
-pub use writer::{LogQueue, LogWriter};
+pub use writer::{LogQueue, LogWriter, Pending};
 
 use self::places::Day;
 use crate::table::{Item, TTL, number, to_item, ttl_seconds};

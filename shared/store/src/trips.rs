@@ -1,6 +1,6 @@
 //! Counting round trips to AWS services, exactly, for one request at a time.
 
-use crate::ahead;
+use crate::{ahead, roles};
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, SharedHttpClient, SharedHttpConnector, http_client_fn,
 };
@@ -75,6 +75,12 @@ impl HttpConnector for Watched {
         let (connector, turns) = (self.connector.clone(), self.turns);
         HttpConnectorFuture::new(async move {
             ahead::pass().await;
+            if turns == Turns::OneLate
+                && let Some(refused) = roles::refusal(&request)
+            {
+                ahead::answered();
+                return Ok(refused);
+            }
             let trip = Trip(Instant::now());
             if turns == Turns::OneLate {
                 tokio::task::yield_now().await;

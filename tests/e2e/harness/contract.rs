@@ -27,8 +27,9 @@ pub struct Exchange<'a> {
     pub answer: &'a str,
 }
 
-/// Panics, with what is wrong, unless the call went as described.
+/// Panics, with what is wrong, unless the call went as described, and no function has called what its role does not grant.
 pub fn check(exchange: &Exchange) {
+    super::assert_roles_suffice();
     let contract = contract();
     let Exchange { method, path, status, content_type, answer, .. } = exchange;
     let Some(route) = route_of(method, path) else {

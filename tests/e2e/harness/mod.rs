@@ -11,10 +11,12 @@ mod engine;
 mod events;
 mod fail;
 mod incoming;
+mod kills;
 mod lines;
 mod own;
 mod process;
 mod raw;
+mod roles;
 mod shared;
 mod table;
 mod tap;
@@ -30,10 +32,12 @@ pub use engine::{CommandLines, Events, commit_and_search, container_name, docker
 pub use events::{EventStream, serve_deployment};
 pub use fail::{end_agent, fail_agent};
 pub use incoming::{incoming, incoming_bytes, incoming_once};
+pub use kills::{Kills, random};
 pub use lines::{Lines, own_deployment, own_machine_is_no_host, with_streams};
 pub use own::OwnStack;
 pub use process::{DevCommand, Process, collect, provider_of, temporary, wait_until};
 pub use raw::send_raw;
+pub use roles::{assert_roles_suffice, enforce_roles};
 pub use shared::{
     E2B_KEY, E2bEmulator, FLY_ORGANIZATION, FLY_TOKEN, FlyEmulator, Platform, docker_engine, e2b_emulator,
     fly_emulator, has_firewall, left_on_engine, stack, start_e2b_emulator, start_fly_emulator,

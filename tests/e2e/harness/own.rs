@@ -33,6 +33,7 @@ impl OwnStack {
             ..StackConfig::on_loopback(folder.clone())
         };
         change(&mut config);
+        super::enforce_roles();
         let own = Self { stack: Stack::start(config).await.unwrap(), folder };
         let client = own.client("api-key");
         (own, client)

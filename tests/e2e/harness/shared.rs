@@ -112,6 +112,7 @@ pub fn stack() -> &'static Stack {
     static STACK: OnceLock<Stack> = OnceLock::new();
     STACK.get_or_init(|| {
         let engine = docker_engine().clone();
+        super::enforce_roles();
         has_firewall();
         e2b_emulator();
         fly_emulator();

@@ -1,6 +1,7 @@
 //! Writing entries that belong to no transaction.
 
 use super::{NewLog, next_id, rows_of};
+use crate::roles::carried;
 use crate::table::Item;
 use crate::transaction::Transaction;
 use crate::{StoreError, Table, now_ms};
@@ -19,7 +20,7 @@ pub struct LogWriter {
     clock_offset_ms: i64,
 }
 
-/// What this process has still to write of entries that nobody waits for.
+/// What this process has still to do that nobody waits for: entries to write, and work whose reader may have gone.
 #[derive(Clone)]
 pub struct LogQueue(watch::Sender<usize>);
 
@@ -30,8 +31,8 @@ impl Default for LogQueue {
 }
 
 impl LogQueue {
-    /// Resolves when everything is written that was queued until now. To be awaited before the process is frozen or
-    /// ends.
+    /// Resolves when everything is written and done that was queued until now. To be awaited before the process is frozen
+    /// or ends.
     pub async fn flushed(&self) {
         // The sender is alive: it is ours.
         let _ = self.0.subscribe().wait_for(|pending| *pending == 0).await;
@@ -39,25 +40,23 @@ impl LogQueue {
 
     /// Has something written that nobody waits for. Must be called on a Tokio runtime.
     pub(crate) fn run(&self, write: impl Future<Output = ()> + Send + 'static) {
-        let pending = Pending::begin(self);
+        let pending = self.pending();
         let write = async move {
             let _pending = pending;
             write.await;
         };
         // What goes wrong is told with the request that it belongs to.
-        tokio::spawn(write.in_current_span());
+        tokio::spawn(carried(write).in_current_span());
+    }
+
+    fn pending(&self) -> Pending {
+        self.0.send_modify(|pending| *pending += 1);
+        Pending(self.clone())
     }
 }
 
-/// Counts one write for as long as it lives.
-struct Pending(LogQueue);
-
-impl Pending {
-    fn begin(queue: &LogQueue) -> Self {
-        queue.0.send_modify(|pending| *pending += 1);
-        Self(queue.clone())
-    }
-}
+/// Something that is still to be done, for as long as this lives: until then [`LogQueue::flushed`] does not resolve.
+pub struct Pending(LogQueue);
 
 impl Drop for Pending {
     fn drop(&mut self) {
@@ -75,6 +74,11 @@ impl LogWriter {
     #[must_use]
     pub fn with_clock_offset(self, ms: i64) -> Self {
         Self { clock_offset_ms: ms, ..self }
+    }
+
+    /// To be kept by work that goes on whether or not anybody reads of it, and that writes an entry when it ends.
+    pub fn pending(&self) -> Pending {
+        self.queue.pending()
     }
 
     /// Writes entries, in batches that run side by side. Their order is the order of their ids. To be awaited side by
