@@ -1,7 +1,6 @@
 //! `POST /a/{token}/v1/sandbox/complete`
 
 use super::Report;
-use futures_util::future::join;
 use serde_json::json;
 use theazo_http::{Answer, ApiError, Call};
 use theazo_store::{AgentReports, LogLevel, LogSource, LogWriter, NewLog, TokenCopies};
@@ -22,8 +21,8 @@ pub async fn handle(
         }
     }
     let entry = NewLog::of_agent(&report.agent, LogLevel::Info, LogSource::Agent, "reports its result".to_owned());
-    let kept = reports.result(&report.scope, &report.agent.id, output.as_deref(), artifacts.as_deref());
-    let (kept, ()) = join(kept, logs.note(&report.scope, vec![entry.metadata(&details)])).await;
-    kept?;
+    reports.result(&report.scope, &report.agent.id, output.as_deref(), artifacts.as_deref()).await?;
+    // Only now: whoever is told that it failed reports again, and there would be two entries of one report.
+    logs.later(&report.scope, vec![entry.metadata(&details)]);
     Ok(Answer::no_content())
 }

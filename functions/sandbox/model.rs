@@ -1,7 +1,6 @@
 //! `POST /a/{token}/v1/sandbox/model`
 
 use super::{Report, amount};
-use futures_util::future::join;
 use serde_json::{Value, json};
 use theazo_http::{Answer, ApiError, Call, Fields};
 use theazo_store::{
@@ -29,10 +28,10 @@ pub async fn handle(
     };
     let details = json!({ "model": model, "inputTokens": claim.input_tokens, "outputTokens": claim.output_tokens });
     let entry = NewLog::of_agent(&report.agent, LogLevel::Info, LogSource::Model, format!("called {model}"));
-    let counted = reports.model(&report.scope, &report.agent, &claim);
-    // Who is told that it failed reports again, and would be counted twice: the entry alone is not worth that.
-    let (counted, ()) = join(counted, logs.note(&report.scope, vec![entry.metadata(&details)])).await;
-    counted?;
+    reports.model(&report.scope, &report.agent, &claim).await?;
+    // Only now, and whatever comes of it: whoever is told that it failed reports again. There would be two entries of one
+    // report, or its tokens would be counted twice.
+    logs.later(&report.scope, vec![entry.metadata(&details)]);
     Ok(Answer::no_content())
 }
 

@@ -1,7 +1,6 @@
 //! `POST /a/{token}/v1/sandbox/progress`
 
 use super::{Report, amount};
-use futures_util::future::join;
 use serde_json::json;
 use theazo_http::{Answer, ApiError, Call};
 use theazo_store::{AgentReports, LogLevel, LogSource, LogWriter, NewLog, TokenCopies};
@@ -21,8 +20,8 @@ pub async fn handle(
     let percentage = percentage as u8;
     let details = json!({ "event": "agent.progress", "percentage": percentage, "message": message });
     let entry = NewLog::of_agent(&report.agent, LogLevel::Info, LogSource::Agent, format!("progress: {percentage} %"));
-    let kept = reports.progress(&report.scope, &report.agent.id, percentage, &message);
-    let (kept, ()) = join(kept, logs.note(&report.scope, vec![entry.metadata(&details)])).await;
-    kept?;
+    reports.progress(&report.scope, &report.agent.id, percentage, &message).await?;
+    // Only now: whoever is told that it failed reports again, and there would be two entries of one report.
+    logs.later(&report.scope, vec![entry.metadata(&details)]);
     Ok(Answer::no_content())
 }

@@ -2,16 +2,17 @@
 //! code can do with it.
 
 use crate::harness::{
-    Answer, CapturedLog, Client, Platform, has_firewall, incoming_bytes, own_deployment, scan_everything, stack,
+    Answer, Break, CapturedLog, Client, Platform, Tap, has_firewall, incoming, incoming_bytes, own_deployment,
+    scan_everything, stack,
 };
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::time::Duration;
-use theazo_functions::deployment::Capability;
+use theazo_functions::deployment::{Capability, Deployment};
 use theazo_functions::routes::{ROUTES, Route};
 use theazo_functions::serve;
 use theazo_http::{Caller, LogFormat};
-use theazo_store::{AgentReports, ReportedModels, Reports};
+use theazo_store::{AgentReports, Aws, AwsEndpoints, ReportedModels, Reports};
 use theazo_tenancy::{AgentId, Mode, Operator, PlatformId, SessionId, make_agent_token};
 use tracing::instrument::WithSubscriber;
 
@@ -303,6 +304,35 @@ impl Bed {
     async fn report_owned(&self, token: String) -> Answer {
         self.report(&token, "progress", self.own(json!({ "percentage": 3 }))).await
     }
+}
+
+#[tokio::test]
+async fn a_report_that_fails_leaves_no_entry_and_its_repeat_leaves_one() {
+    let bed = Bed::make("failed reports", json!({})).await;
+    let token = bed.steal().await;
+    let table = Tap::tcp(stack().dynamodb_url().trim_start_matches("http://").parse().unwrap()).await;
+    let aws = Aws::local(&AwsEndpoints { dynamodb: table.url(), kms: Some(stack().kms_url()) });
+    let deployment = Deployment::new(&aws, stack().deployment().config().clone());
+    // Entries are written in batches.
+    for (kind, body, says, operation) in [
+        ("progress", json!({ "percentage": 7 }), "progress:", "UpdateItem"),
+        ("complete", json!({ "output": 1 }), "result", "UpdateItem"),
+        ("model", json!({ "model": "m", "inputTokens": 1, "outputTokens": 1 }), "called", "TransactWriteItems"),
+    ] {
+        let report = async || {
+            let asked = incoming("POST", &format!("/a/{token}/v1/sandbox/{kind}"), None, &bed.own(body.clone()));
+            let status = serve(&deployment, ROUTES, asked).await.0.status().as_u16();
+            deployment.log_queue().flushed().await;
+            let logs = bed.client().get(&format!("/v1/logs?agentId={}&search={says}", bed.agent)).await.expect(200);
+            (status, logs["data"].as_array().unwrap().len())
+        };
+        let refused = json!({ "__type": "com.amazonaws.dynamodb.v20120810#ValidationException", "message": "no" });
+        table.fail_some(operation, 0, usize::MAX, Break::Answer(400, refused.to_string()));
+        assert_eq!(report().await, (500, 0), "{kind}");
+        table.mend();
+        assert_eq!(report().await, (204, 1), "{kind}");
+    }
+    bed.client().terminate(&bed.session).await;
 }
 
 #[tokio::test]
