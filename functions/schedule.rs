@@ -17,6 +17,8 @@ pub struct ScheduleError(&'static str);
 pub struct Scheduled {
     /// Its name, that of its binary.
     pub name: &'static str,
+    /// Whether it calls providers.
+    pub sandboxes: bool,
     /// Does its work once, and tells what it did.
     pub run: fn(&Deployment) -> BoxFuture<'_, Result<Value, ScheduleError>>,
 }
@@ -24,12 +26,14 @@ pub struct Scheduled {
 /// Finishes what was interrupted and ends what outlived its time.
 pub static RECONCILE: Scheduled = Scheduled {
     name: "reconcile",
+    sandboxes: true,
     run: |deployment| Box::pin(async move { tell("reconcile", reconcile(deployment, Boots::UnderWay).await) }),
 };
 
 /// Goes on with the rotations of keys that were begun.
 pub static UPKEEP: Scheduled = Scheduled {
     name: "upkeep",
+    sandboxes: false,
     run: |deployment| Box::pin(async move { tell("upkeep", advance_rotations(deployment).await) }),
 };
 

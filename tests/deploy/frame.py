@@ -118,7 +118,8 @@ def functions(resources, known, faults):
         if properties.get("ReservedConcurrentExecutions") != reserved:
             faults.append(f"{function} has a concurrency of {properties.get('ReservedConcurrentExecutions')}")
         environment(function, properties["Environment"]["Variables"], route, known, faults)
-        network = NETWORK if route is None or route["sandboxes"] else None
+        sandboxes = function in known["scheduledWithSandboxes"] if route is None else route["sandboxes"]
+        network = NETWORK if sandboxes else None
         if properties.get("VpcConfig") != network:
             faults.append(f"{function} is in the wrong network")
         parts = PARTS | ({"VpcConfig"} if network else set()) | ({"ReservedConcurrentExecutions"} if reserved else set())

@@ -1,32 +1,19 @@
 """What roles and the key's policy grant, held against what functions were recorded to call."""
 
-# Actions for which AWS has no narrower resource than all: those of a function's network interfaces.
-WIDE = {
+# What Lambda does with the network interfaces of a function in a VPC, with the function's role. EC2 describes by no resource;
+# of the rest, Lambda's guide wants all of the account's.
+DESCRIBE = ["ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets"]
+INTERFACES = [
     "ec2:AssignPrivateIpAddresses",
     "ec2:CreateNetworkInterface",
     "ec2:DeleteNetworkInterface",
-    "ec2:DescribeNetworkInterfaces",
-    "ec2:DescribeSubnets",
     "ec2:UnassignPrivateIpAddresses",
-}
+]
+OF_ACCOUNT = {"Fn::Sub": "arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:*/*"}
 # IAM takes no more of a role's own policies, characters without white space; intrinsic functions are about as long as what
 # they become.
 MAX_POLICY = 10240
 NOTHING = {"Ref": "AWS::NoValue"}
-# The only conditional policy there is: in a VPC, whoever calls providers has network interfaces.
-NETWORK = {
-    "Fn::If": [
-        "HasVpc",
-        {
-            "PolicyName": "network",
-            "PolicyDocument": {
-                "Version": "2012-10-17",
-                "Statement": [{"Sid": "NetworkInterfaces", "Effect": "Allow", "Action": sorted(WIDE), "Resource": "*"}],
-            },
-        },
-        NOTHING,
-    ]
-}
 # Functions are run by Lambda and by nobody else.
 TRUST = {
     "Version": "2012-10-17",
@@ -58,6 +45,21 @@ def statements(role):
         yield from policy["PolicyDocument"]["Statement"]
 
 
+def network(function):
+    """The only conditional policy there is: in a VPC, whoever calls providers has network interfaces, which are not its own
+    code's to touch."""
+    own = "arn:${AWS::Partition}:lambda:${AWS::Region}:${AWS::AccountId}:function:${Deployment}_" + function
+    not_by_code = {"ArnEquals": {"lambda:SourceFunctionArn": {"Fn::Sub": own}}}
+    every = sorted(DESCRIBE + INTERFACES)
+    statements = [
+        {"Sid": "NetworkInterfaces", "Effect": "Allow", "Action": INTERFACES, "Resource": OF_ACCOUNT},
+        {"Sid": "Describe", "Effect": "Allow", "Action": DESCRIBE, "Resource": "*"},
+        {"Sid": "NotByCode", "Effect": "Deny", "Action": every, "Resource": "*", "Condition": not_by_code},
+    ]
+    policy = {"PolicyName": "network", "PolicyDocument": {"Version": "2012-10-17", "Statement": statements}}
+    return {"Fn::If": ["HasVpc", policy, NOTHING]}
+
+
 def logs(name):
     """A function writes into its own log group. CloudFormation makes the group, so nobody needs to."""
     return {
@@ -81,7 +83,7 @@ def shape(function, name, role, sandboxes, faults):
     if properties["AssumeRolePolicyDocument"] != TRUST:
         faults.append(f"{function}'s role can be taken on by others than Lambda")
     own, *others = properties["Policies"]
-    if others != ([NETWORK] if sandboxes else []):
+    if others != ([network(function)] if sandboxes else []):
         does = "calls" if sandboxes else "does not call"
         faults.append(f"{function}'s network permissions are not those of a function that {does} providers")
     document = own.get("PolicyDocument", {})
@@ -156,7 +158,7 @@ def check(resources, known, faults):
     roles = {n for n, r in resources.items() if r["Type"] == "AWS::IAM::Role"} - {"OperatorRole"}
     if roles != {resource_name(f) + "Role" for f in functions}:
         faults.append(f"roles differ: {sorted(roles ^ {resource_name(f) + 'Role' for f in functions})}")
-    scheduled, sandboxes = known["scheduled"], {route["name"] for route in known["routes"] if route["sandboxes"]}
+    sandboxes = {route["name"] for route in known["routes"] if route["sandboxes"]} | set(known["scheduledWithSandboxes"])
     grants = {}
     for function in functions:
         name = resource_name(function)
@@ -170,7 +172,7 @@ def check(resources, known, faults):
             faults.append(f"{function}'s role has managed policies")
         if size(role) > MAX_POLICY:
             faults.append(f"{function}'s policies have {size(role)} characters; IAM takes {MAX_POLICY}")
-        shape(function, name, role, function in scheduled or function in sandboxes, faults)
+        shape(function, name, role, function in sandboxes, faults)
         grants[function] = granted(function, role, faults)
         recorded = known["permissions"].get(function)
         if grants[function] != recorded:
@@ -182,9 +184,16 @@ def check(resources, known, faults):
                 if "*" in action or "?" in action:
                     faults.append(f"{name} is granted {action}")
                 wide = [r for r in as_list(statement["Resource"]) if has_wildcard(r)]
-                if wide and action not in WIDE and not (name == "OperatorRole" and all(r in RESTORED for r in wide)):
+                if wide and not may_be_wide(name, statement["Effect"], action, wide):
                     faults.append(f"{name} is granted {action} on everything like {wide}")
     return grants
+
+
+def may_be_wide(role, effect, action, wide):
+    """Whether AWS has no narrower form of it, or it takes something away."""
+    if role == "OperatorRole":
+        return all(resource in RESTORED for resource in wide)
+    return effect == "Deny" or action in DESCRIBE or (action in INTERFACES and wide == [OF_ACCOUNT])
 
 
 def has_wildcard(resource):

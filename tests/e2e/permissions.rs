@@ -2,7 +2,8 @@
 //! it that has just started, with one route and no key in memory.
 //!
 //! The record is `infra/permissions.json`, of which the template's roles are made; it must hold what is recorded here and
-//! nothing else. After a change of what a function does, `THEAZO_RECORD_PERMISSIONS=1` has this test write it anew, and
+//! nothing else. All other end-to-end tests are held to it: what a function calls that is not in it is refused, as by its
+//! role (`harness/roles.rs`). After a change of what a function does, `THEAZO_RECORD_PERMISSIONS=1` has this test write it anew, and
 //! the template with it.
 
 mod mishaps;
@@ -21,10 +22,9 @@ use theazo_functions::schedule::{SCHEDULED, Scheduled};
 use theazo_functions::serve;
 use theazo_http::{Repeats, StreamLimits};
 use theazo_metering::Prices;
-use theazo_store::{Aws, AwsEndpoints};
+use theazo_store::{Aws, AwsEndpoints, RateLimits};
 
 const DATA: &str = "theazo";
-const LEDGER: &str = "theazo-ledger";
 /// A cent lasts some 36 milliseconds.
 const DEAR: &str = r#"{"simulated": {"standard": 100000000000}, "docker": {"standard": 100000000000}}"#;
 
@@ -103,6 +103,7 @@ impl Recorder {
                 streams,
                 prices: Prices::parse(DEAR).unwrap(),
                 orphan_grace: Duration::from_millis(500),
+                rate_limits: RateLimits { key: 10_000, token: 10_000, agent: 10_000 },
                 ..own.stack.deployment().config().clone()
             },
             dynamodb: address(own.stack.dynamodb_url()),
@@ -127,12 +128,11 @@ impl Recorder {
         let deployment = Deployment::new(&aws, self.config.clone());
         let outcome = work(&deployment).await;
         deployment.log_queue().flushed().await;
-        let bytes = table.wires().into_iter().map(|wire| wire.sent);
-        let mut calls: Vec<_> = bytes.flat_map(|sent| wire::table_calls(&sent, DATA, LEDGER)).collect();
-        let bytes = kms.wires().into_iter().map(|wire| wire.sent);
-        calls.extend(bytes.flat_map(|sent| wire::key_calls(&sent, &self.config.name)));
-        for call in calls {
-            self.found.add(function, call);
+        let wires = table.wires().into_iter().chain(kms.wires());
+        for (target, body) in wires.flat_map(|wire| wire::requests(&wire.sent)) {
+            for call in wire::calls(&target, &body, Some(&self.config.name)) {
+                self.found.add(function, call);
+            }
         }
         outcome
     }

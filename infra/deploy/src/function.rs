@@ -23,12 +23,22 @@ pub(crate) struct Function {
     /// Its binary, and what it is called after the deployment's name.
     pub(crate) name: &'static str,
     route: Option<&'static Route>,
+    /// Whether it calls providers.
+    sandboxes: bool,
 }
 
 /// Every function, in the order of the route table.
 pub(crate) fn functions() -> impl Iterator<Item = Function> {
-    let endpoints = ROUTES.iter().map(|route| Function { name: route.info.name, route: Some(route) });
-    endpoints.chain(SCHEDULED.iter().map(|function| Function { name: function.name, route: None }))
+    let endpoints = ROUTES.iter().map(|route| Function {
+        name: route.info.name,
+        route: Some(route),
+        sandboxes: route.capabilities.contains(&CapabilityName::Sandboxes),
+    });
+    endpoints.chain(SCHEDULED.iter().map(|function| Function {
+        name: function.name,
+        route: None,
+        sandboxes: function.sandboxes,
+    }))
 }
 
 /// `agents-create` as `AgentsCreate`.
@@ -48,11 +58,6 @@ pub(crate) fn gateway_path(info: &RouteInfo) -> String {
 }
 
 impl Function {
-    fn uses(&self, capability: CapabilityName) -> bool {
-        // What is done on a schedule may need whatever a caller's request needs.
-        self.route.is_none_or(|route| route.capabilities.contains(&capability))
-    }
-
     fn streams(&self) -> bool {
         self.route.is_some_and(|route| route.info.streams)
     }
@@ -82,7 +87,7 @@ impl Function {
             }
             Some(_) => {}
         }
-        if self.uses(CapabilityName::Sandboxes) {
+        if self.sandboxes {
             out.push_str("    VpcConfig: !If\n      - HasVpc\n      - {SubnetIds: !Ref ProviderSubnets, ");
             out.push_str("SecurityGroupIds: !Ref ProviderSecurityGroups}\n      - !Ref AWS::NoValue\n");
         }
@@ -134,8 +139,8 @@ impl Function {
         let _ = writeln!(out, "    Policies:\n      - PolicyName: {}", self.name);
         out.push_str("        PolicyDocument:\n          Version: '2012-10-17'\n          Statement:\n");
         out.push_str(&statements(permissions, self.name, id, 12));
-        if self.uses(CapabilityName::Sandboxes) {
-            out.push_str(&indented(VPC_POLICY, 6));
+        if self.sandboxes {
+            out.push_str(&indented(&VPC_POLICY.replace("FUNCTION", self.name), 6));
         }
     }
 }
@@ -143,7 +148,9 @@ impl Function {
 /// The function that answers for paths that are nobody's.
 const CATCH_ALL: &str = "health";
 
-/// EC2's permissions for network interfaces have no narrower resource.
+/// What Lambda's service does with a function's network interfaces, with the function's own role. As its guide has it
+/// (<https://docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html>): EC2 describes by no resource, and of the other
+/// calls the resource must be all of the account's; but the function's own code needs none of them, and is denied them.
 const VPC_POLICY: &str = "\
 - !If
   - HasVpc
@@ -153,7 +160,20 @@ const VPC_POLICY: &str = "\
       Statement:
         - Sid: NetworkInterfaces
           Effect: Allow
-          # As Lambda's guide lists them for functions in a VPC.
+          Action:
+            - ec2:AssignPrivateIpAddresses
+            - ec2:CreateNetworkInterface
+            - ec2:DeleteNetworkInterface
+            - ec2:UnassignPrivateIpAddresses
+          Resource: !Sub 'arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:*/*'
+        - Sid: Describe
+          Effect: Allow
+          Action:
+            - ec2:DescribeNetworkInterfaces
+            - ec2:DescribeSubnets
+          Resource: '*'
+        - Sid: NotByCode
+          Effect: Deny
           Action:
             - ec2:AssignPrivateIpAddresses
             - ec2:CreateNetworkInterface
@@ -162,5 +182,8 @@ const VPC_POLICY: &str = "\
             - ec2:DescribeSubnets
             - ec2:UnassignPrivateIpAddresses
           Resource: '*'
+          Condition:
+            ArnEquals:
+              lambda:SourceFunctionArn: !Sub 'arn:${AWS::Partition}:lambda:${AWS::Region}:${AWS::AccountId}:function:${Deployment}_FUNCTION'
   - !Ref AWS::NoValue
 ";

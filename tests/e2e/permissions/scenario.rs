@@ -68,7 +68,8 @@ async fn in_a_mode(recorder: &mut Recorder, mode: &str) {
     recorder.refused("agents-create", &[&session], json!({ "secrets": ["NO_SUCH"] })).await;
     working(recorder, &agent).await;
     if mode == "live" {
-        reports(recorder, &agent).await;
+        let token = reports(recorder, &agent).await;
+        with_credentials_of_other_kinds(recorder, &session, &token).await;
     }
     reading(recorder, &session, &agent).await;
     with_a_token(recorder, &session, &agent).await;
@@ -174,6 +175,7 @@ async fn credentials(recorder: &mut Recorder, mode: &str) {
 async fn working(recorder: &mut Recorder, agent: &str) {
     let exec = json!({ "language": "bash", "code": "true" });
     recorder.ok("agents-exec", &[agent], exec).await;
+    recorder.call("agents-exec", &[agent], "", json!({ "language": "bash", "code": "true", "stream": true })).await;
     recorder.refused("agents-exec", &[agent], json!({ "language": "cobol", "code": "" })).await;
     // That one failed is kept, and told to whoever asks for the very same again.
     let endless = json!({ "language": "bash", "code": "sleep 100", "timeout": "1s" });
@@ -187,8 +189,8 @@ async fn working(recorder: &mut Recorder, agent: &str) {
     recorder.call("agents-files-list", &[agent], "dir=/data", Value::Null).await;
 }
 
-/// What an agent reports of itself.
-async fn reports(recorder: &mut Recorder, agent: &str) {
+/// What an agent reports of itself, with its token, which this gives.
+async fn reports(recorder: &mut Recorder, agent: &str) -> String {
     let stolen = json!({ "language": "python", "code": STEAL });
     let printed = recorder.ok("agents-exec", &[agent], stolen).await;
     let endpoint: String = printed["stdout"].as_str().unwrap_or_default().trim().chars().rev().collect();
@@ -213,6 +215,28 @@ async fn reports(recorder: &mut Recorder, agent: &str) {
         }
     }
     recorder.ok("agents-progress", &[agent], Value::Null).await;
+    token
+}
+
+/// Every route with credentials that are good, and not for it: whether a token is good, its session and agent tell.
+async fn with_credentials_of_other_kinds(recorder: &mut Recorder, session: &str, agents: &str) {
+    let minted = recorder.ok("sessions-tokens-create", &[session], json!({})).await;
+    let sessions = minted["token"].as_str().unwrap_or("none").to_owned();
+    let platforms = recorder.key.clone();
+    for (kind, credential) in
+        [(Caller::Platform, platforms.as_str()), (Caller::Session, sessions.as_str()), (Caller::Agent, agents)]
+    {
+        recorder.key = credential.to_owned();
+        for route in ROUTES.iter().filter(|route| route.info.authenticates() && !route.info.callers.contains(&kind)) {
+            let info = &route.info;
+            let first = if info.has_credential_in_path() { credential } else { session };
+            let params: Vec<&str> = [first, "x"].into_iter().take(info.pattern.0.matches('{').count()).collect();
+            let (status, answer) = recorder.call(info.name, &params, "", json!({})).await;
+            recorder.expect(status == 403, || format!("{} by {kind:?}: {status} {answer}", info.name));
+        }
+    }
+    recorder.key = platforms;
+    recorder.ok("sessions-tokens-delete", &[session], Value::Null).await;
 }
 
 /// Each is read in its own way.

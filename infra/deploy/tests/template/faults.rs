@@ -105,6 +105,16 @@ fn roles_that_grant_more_or_less_or_to_others_are_found() {
             "'s network permissions are not those of a function that calls providers",
         ),
         (
+            "Resource: !Sub 'arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:*/*'",
+            "Resource: '*'",
+            "is granted ec2:CreateNetworkInterface on everything like",
+        ),
+        (
+            "function:${Deployment}_agents-pause'",
+            "function:${Deployment}_agents-get'",
+            "agents-pause's network permissions are not those of a function that calls providers",
+        ),
+        (
             "              - Sid: Log\n                Effect: Allow\n                Action: [logs:CreateLogStream, logs:PutLogEvents]\n                Resource: !GetAtt OpenapiLog.Arn\n",
             "              - Sid: Log\n                Effect: Allow\n                Action: [logs:CreateLogStream, logs:PutLogEvents]\n                Resource: !GetAtt OpenapiLog.Arn\n        - !If\n          - HasVpc\n          - PolicyName: network\n            PolicyDocument:\n              Version: '2012-10-17'\n              Statement:\n                - {Sid: NetworkInterfaces, Effect: Allow, Action: [ec2:DeleteNetworkInterface], Resource: '*'}\n          - !Ref AWS::NoValue\n",
             "openapi's network permissions are not those of a function that does not call providers",

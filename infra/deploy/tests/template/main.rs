@@ -89,6 +89,7 @@ fn known(guide: &str) -> Value {
     json!({
         "routes": routes,
         "scheduled": SCHEDULED.iter().map(|function| function.name).collect::<Vec<_>>(),
+        "scheduledWithSandboxes": SCHEDULED.iter().filter(|function| function.sandboxes).map(|function| function.name).collect::<Vec<_>>(),
         "permissions": permissions,
         "variables": variables(),
         "figures": figures(),
