@@ -167,15 +167,11 @@ fn responses(route: &Route, said: &Operation) -> Value {
 
 /// The errors that a route can answer with.
 fn errors_of(route: &Route, said: &Operation) -> Vec<ErrorCode> {
-    let mut codes = vec![ErrorCode::Internal];
+    // The gateway's own word for what it throttles and for what takes too long, whatever the route.
+    let mut codes = vec![ErrorCode::Internal, ErrorCode::RateLimited, ErrorCode::Timeout];
     let is_public = route.info.callers.contains(&Caller::Anyone);
     if !is_public {
-        codes.extend([
-            ErrorCode::InvalidRequest,
-            ErrorCode::Unauthorized,
-            ErrorCode::Forbidden,
-            ErrorCode::RateLimited,
-        ]);
+        codes.extend([ErrorCode::InvalidRequest, ErrorCode::Unauthorized, ErrorCode::Forbidden]);
     }
     if route.info.pattern.0.contains('{') {
         codes.push(ErrorCode::NotFound);

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use serde::Serialize;
 use serde_json::Value;
+use std::fmt;
 
 /// Largest answer, bytes of its body. One that is not streamed must also keep [`MAX_PAYLOAD_BYTES`].
 pub const MAX_ANSWER_BYTES: usize = 6_000_000;
@@ -25,8 +26,7 @@ pub fn payload_len(body: &[u8]) -> usize {
     body.len() + escapes.sum::<usize>()
 }
 
-/// An answer: whole, or a stream.
-#[derive(Debug)]
+/// An answer: whole, or a stream. Its `Debug` says nothing of the body, which may be a key that is shown this once.
 pub struct Answer {
     status: u16,
     body: Bytes,
@@ -36,6 +36,12 @@ pub struct Answer {
     content_type: &'static str,
     /// What a browser may do with a page, as `Content-Security-Policy` says it.
     policy: Option<&'static str>,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").field("status", &self.status).field("bytes", &self.body.len()).finish_non_exhaustive()
+    }
 }
 
 const JSON: &str = "application/json";
@@ -152,6 +158,13 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_printed_of_an_answer_is_nothing_that_is_in_it() {
+        let answer = Answer::json(201, &serde_json::json!({ "key": "shown once" })).unwrap();
+        let printed = format!("{answer:?} {answer:#?}");
+        assert!(printed.contains("201") && !printed.contains("once") && !printed.contains("key"), "{printed}");
+    }
 
     #[test]
     fn a_payload_is_as_long_as_json_makes_of_its_body() {

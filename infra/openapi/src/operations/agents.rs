@@ -3,9 +3,7 @@
 use crate::operation::Operation;
 use crate::schemas::{computes, page_of, providers, statuses};
 use crate::shape::{between, component, count, one_of, text};
-use theazo_http::ErrorCode::{
-    Conflict, NoProvidersAvailable, Provider, SessionLimitExceeded, Timeout, UnprocessableEntity,
-};
+use theazo_http::ErrorCode::{Conflict, NoProvidersAvailable, Provider, SessionLimitExceeded, UnprocessableEntity};
 
 pub(super) fn describe(name: &str) -> Option<Operation> {
     let agent = |summary| Operation::new("Agents", summary);
@@ -33,7 +31,7 @@ pub(super) fn describe(name: &str) -> Option<Operation> {
             .more("A non-zero exit code is a result, not an error. Values of the agent's secrets are masked in what it prints. After 240 s white space keeps the connection alive.\n\nWith `stream: true` the answer is Server-Sent Events: `output` with some of `stdout` or of `stderr` as it is written, then `result` with `exitCode` and, if something was cut, `truncated`; or `error` with what the answer would have been. `data: [DONE]` is the end. All `output` put together is what the answer in one piece has, except that what that one leaves out for want of room is there. A comment comes at least every 15 s. What is refused before it runs is refused by its status, as without. Who takes nothing for 10 s is cut off with `reconnect`. A stream that breaks off cannot be taken up again, and its code runs on.")
             .body(component("Exec"))
             .gives_or_events(component("ExecResult"), component("ExecEvent"))
-            .refuses(&[Conflict, UnprocessableEntity, Provider, NoProvidersAvailable, Timeout]),
+            .refuses(&[Conflict, UnprocessableEntity, Provider, NoProvidersAvailable]),
         "agents-files-write" => agent("Write a file, or a piece of one")
             .body(component("FileToWrite"))
             .gives_nothing()

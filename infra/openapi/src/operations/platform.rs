@@ -20,7 +20,7 @@ macro_rules! stream {
             "it, which is where the stream has got to.\n\n",
             $ends,
             " Where the connection has to end before, `reconnect` comes with `reason` in its data: `time_limit` (after 14 ",
-            "minutes), `slow_reader` (it took over 10 s to take what was sent), `credential` (it is no longer good) or ",
+            "minutes), `size_limit` (after 150 MB), `slow_reader` (it took over 10 s to take what was sent), `credential` (it is no longer good) or ",
             "`unavailable`. Whoever connects again with the last `id` as `Last-Event-ID` goes on without gap or repeat, but ",
             "for what appeared that late meanwhile."
         )

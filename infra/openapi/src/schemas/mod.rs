@@ -150,7 +150,9 @@ pub(crate) fn error_meaning(code: ErrorCode) -> &'static str {
         ErrorCode::Internal => "Our fault.",
         ErrorCode::Provider => "The compute provider failed; `details.retryable` says whether trying again may help.",
         ErrorCode::NoProvidersAvailable => "No provider is configured, or none has room.",
-        ErrorCode::Timeout => "The code ran past its time limit and was ended.",
+        ErrorCode::Timeout => {
+            "The code ran past its time limit and was ended; of other calls, the answer was not there in time, and what was asked for may have been done."
+        }
     }
 }
 
