@@ -85,6 +85,10 @@ async fn key_session_secret_agent_and_variable_on_e2b_and_nothing_shows_the_valu
     assert_eq!(paused["provider"], "e2b");
     client.post(&format!("/v1/agents/{agent}/exec"), json!({ "language": "bash", "code": "true" })).await.expect(409);
     client.set_secrets(&session, json!({ "hubspot_api_key": changed, "ADDED": "x" })).await;
+    // No provider reads what another keeps of a paused agent.
+    let moved = client.post(&format!("/v1/agents/{agent}/resume"), json!({ "provider": "docker" })).await;
+    assert_eq!(moved.expect_error(409, "conflict")["details"]["field"], "provider");
+    assert_eq!(client.get(&format!("/v1/agents/{agent}")).await.expect(200)["status"], "paused");
     client.call("POST", &format!("/v1/agents/{agent}/resume"), None).await.expect(200);
     let seen = client.environment(&agent).await;
     assert_eq!((&seen["HUBSPOT_API_KEY"].1, &seen["ADDED"].1), (&sha256(&changed), &sha256("x")));

@@ -3,6 +3,7 @@
 
 use crate::harness::{Break, Client, OwnStack, Tap, docker_engine, left_on_engine};
 use serde_json::json;
+use std::time::{Duration, Instant};
 use theazo_functions::deployment::DockerEngine;
 use theazo_providers::docker::Endpoint;
 
@@ -106,6 +107,35 @@ async fn a_boot_whose_engine_fails_at_any_call_ends_in_one_sandbox_or_in_none() 
         }
     }
     assert!(made >= 2 && refused >= 8, "{made} made, {refused} refused");
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_boot_whose_engine_does_not_answer_is_given_up_in_time_and_what_it_does_late_is_removed() {
+    let bed = Bed::start("late").await;
+    let create = format!("/v1/sessions/{}/agents", bed.session);
+    for call in ["/containers/create", "/start "] {
+        bed.tap.fail_some(call, 0, 1, Break::Held);
+        let began = Instant::now();
+        let answer = bed.client.call("POST", &create, None).await;
+        // The gateway gives up after 29 s.
+        assert!(began.elapsed() < Duration::from_secs(28), "{call}: {:?}", began.elapsed());
+        assert!([502, 504].contains(&answer.status), "{call}: {answer:?}");
+        assert!(bed.tap.requests() > 0, "nothing was asked of {call}");
+        bed.tap.mend();
+        // The engine hears of it now.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        for _ in 0..20 {
+            bed.own.reconcile().await;
+            if left_on_engine(&bed.own.stack).await.is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        assert_eq!(left_on_engine(&bed.own.stack).await, [""; 0], "{call}");
+        let usage = bed.client.get(&format!("/v1/sessions/{}/usage", bed.session)).await.expect(200);
+        assert_eq!(usage["activeAgents"], 0, "{call}");
+    }
     bed.end().await;
 }
 

@@ -102,6 +102,10 @@ async fn key_session_secret_agent_and_variable_on_fly_and_nothing_shows_the_valu
     // Its files are where it ran.
     let moved = client.post(&format!("/v1/agents/{agent}/resume"), json!({ "region": "iad" })).await;
     assert_eq!(moved.expect_error(409, "conflict")["details"]["field"], "region");
+    // No provider reads what another keeps of a paused agent.
+    let moved = client.post(&format!("/v1/agents/{agent}/resume"), json!({ "provider": "docker" })).await;
+    assert_eq!(moved.expect_error(409, "conflict")["details"]["field"], "provider");
+    assert_eq!(client.get(&format!("/v1/agents/{agent}")).await.expect(200)["status"], "paused");
     client.post(&format!("/v1/agents/{agent}/resume"), json!({ "provider": "fly", "region": "ams" })).await.expect(200);
     let seen = client.environment(&agent).await;
     assert_eq!((&seen["HUBSPOT_API_KEY"].1, &seen["ADDED"].1), (&sha256(&changed), &sha256("x")));

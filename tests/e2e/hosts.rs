@@ -3,7 +3,7 @@
 
 use crate::harness::{Client, OwnStack, docker_engine, make_canary, sha256};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use theazo_docker_hosts::{Host, credential};
 use theazo_functions::reconcile::{Boots, reconcile};
 use theazo_local::StackConfig;
@@ -150,6 +150,13 @@ async fn a_platforms_own_docker_hosts_run_its_agents_and_one_that_dies_takes_onl
     assert!(!healthy && message.matches("(not enrolled)").count() == 2, "{message}");
     world.enroll().await;
     assert!(world.health().await.0, "{:?}", world.health().await);
+    // What was opened for one request the next ones use.
+    let opened = connections_to(&world.one);
+    for _ in 0..5 {
+        world.health().await;
+    }
+    let now = connections_to(&world.one);
+    assert!(!now.is_empty() && now.is_subset(&opened), "{opened:?}, then {now:?}");
 
     // The main job, four times, which is what there is room for; the engine of the deployment is not asked for a fifth.
     let mut agents = BTreeMap::new();
@@ -253,6 +260,17 @@ async fn a_platforms_own_docker_hosts_run_its_agents_and_one_that_dies_takes_onl
     client.delete("/v1/providers/docker").await.expect(204);
     world.one.kill().await;
     world.own.stop().await;
+}
+
+/// The ports of this machine's connections to a host's engine, those that were closed a moment ago among them.
+fn connections_to(host: &Host) -> BTreeSet<String> {
+    let name = host.name();
+    let (address, port) = name.rsplit_once(':').unwrap();
+    let octets = address.parse::<std::net::Ipv4Addr>().unwrap().octets();
+    let remote = format!("{:08X}:{:04X}", u32::from_le_bytes(octets), port.parse::<u16>().unwrap());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row.get(2) == Some(&remote.as_str())).map(|row| row[1].to_owned()).collect()
 }
 
 /// The control plane dies after an agent's row says where it goes, and after the host has made it.

@@ -13,7 +13,7 @@ use bollard::errors::Error as EngineError;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use futures_util::{Stream, StreamExt};
 use std::time::Duration;
-use theazo_guest_protocol::{AGENT_UID, FrameError, GUEST_PATH, Response};
+use theazo_guest_protocol::{AGENT_UID, GUEST_PATH, Response};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 /// How many bytes to read from the engine at once.
@@ -58,7 +58,7 @@ enum Exchange {
     Refused(EngineError),
     /// Something that is no answer came back.
     Odd(&'static str),
-    /// What came is not what a guest says: it is not the guest any more that speaks.
+    /// What came is not what a guest says, or more than any does: it is not the guest any more that speaks.
     Garbled,
 }
 
@@ -155,11 +155,7 @@ async fn converse(
     let read = async {
         while let Some(piece) = output.next().await {
             match piece {
-                Ok(LogOutput::StdOut { message }) => match intake.take(&message) {
-                    Ok(()) => {}
-                    Err(FrameError::TooLong(_)) => return Err(Exchange::Odd("the guest's answer is too long")),
-                    Err(_) => return Err(Exchange::Garbled),
-                },
+                Ok(LogOutput::StdOut { message }) => intake.take(&message).map_err(|_| Exchange::Garbled)?,
                 // The guest's standard error is for people who debug it; it is not part of an answer.
                 Ok(_) => {}
                 Err(_) => return Err(Exchange::Odd("the connection to the guest broke")),
@@ -214,7 +210,7 @@ mod tests {
         let piece = vec![0; 1024 * 1024];
         let output = stream::repeat_with(move || stdout(&piece));
         let answer = converse(output, tokio::io::sink(), kill_all(), Intake::default()).await;
-        assert!(matches!(answer, Err(Exchange::Odd("the guest's answer is too long"))));
+        assert!(matches!(answer, Err(Exchange::Garbled)));
     }
 
     #[tokio::test]

@@ -34,6 +34,8 @@ GATHER = 0.05
 
 libc = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
+# First of all: agent code runs as the same user, and could write into the answer through /proc.
+libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 class Refused(Exception):
@@ -282,8 +284,6 @@ def run(request, stdin):
     }
     environment.update(delivered())
     deadline = time.monotonic() + request["timeoutMs"] / 1000
-    # Agent code runs as the same user, and could write into the answer through /proc.
-    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     wake, waker = os.pipe()
     os.set_blocking(wake, False)

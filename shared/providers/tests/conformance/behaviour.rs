@@ -17,6 +17,7 @@ crate::promises! { "behaviour":
     Processes output_is_told_while_code_runs_and_is_all_in_the_answer;
     Processes a_watch_ends_with_a_sandbox_that_goes_in_the_middle;
     Nothing whoever_watches_is_told_everything_once_and_then_that_it_is_over;
+    Processes what_runs_cannot_write_into_the_answer_of_whatever_runs_it;
     Processes twenty_at_once_all_come_to_their_end;
     Nothing files_are_byte_exact_in_pieces_and_under_odd_names;
     Processes a_file_of_64_mib_comes_back_as_it_was_written;
@@ -160,6 +161,31 @@ async fn whoever_watches_is_told_everything_once_and_then_that_it_is_over(bed: A
     // Nobody has to listen.
     let unheard = ExecRequest { watch: Some(OutputWatch::new().0), ..request(Language::Bash, code) };
     assert_eq!(bed.provider.exec(&agent, unheard).await.unwrap().stdout, "out\n");
+    bed.destroy(&agent).await;
+}
+
+/// Writes into every output of another process that it can open, and tells what became of that of its own parent.
+const FORGE: &str = "
+import os
+def forge(pid, fd):
+    try:
+        output = os.open(f'/proc/{pid}/fd/{fd}', os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        return type(error).__name__
+    os.write(output, b'forged')
+    return 'forged'
+others = [int(pid) for pid in os.listdir('/proc') if pid.isdigit() and int(pid) != os.getpid()]
+told = {pid: [forge(pid, fd) for fd in (1, 2)] for pid in others}
+print(told[os.getppid()], 'forged' in str(told))";
+
+async fn what_runs_cannot_write_into_the_answer_of_whatever_runs_it(bed: Arc<Bed>) {
+    let (_, agent) = bed.create(&[]).await;
+    let honest = "['PermissionError', 'PermissionError'] False\n";
+    assert_eq!(bed.run(&agent, Language::Python, FORGE).await.stdout, honest);
+    let (watch, pieces) = OutputWatch::new();
+    let watched = ExecRequest { watch: Some(watch), ..request(Language::Python, FORGE) };
+    assert_eq!(bed.provider.exec(&agent, watched).await.unwrap().stdout, honest);
+    assert_eq!(told(pieces).await, [honest.as_bytes().to_vec(), Vec::new()]);
     bed.destroy(&agent).await;
 }
 

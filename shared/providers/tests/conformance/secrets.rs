@@ -1,10 +1,10 @@
 //! The promises about delivered values.
 
-use crate::bed::{Bed, agent, environment, spec};
+use crate::bed::{Bed, agent, environment, request, spec};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use std::sync::Arc;
-use theazo_providers::{Environment, Language, ProviderError};
+use theazo_providers::{Environment, ExecRequest, Language, OutputWatch, ProviderError};
 use theazo_tenancy::AgentId;
 
 crate::promises! { "secrets":
@@ -115,6 +115,11 @@ async fn nothing_that_the_provider_logs_shows_or_stores_has_a_value_in_it(bed: A
     let (spec, agent) = bed.create(&[("API_TOKEN", &value)]).await;
     for (language, code) in [(Language::Python, PYTHON), (Language::Node, NODE), (Language::Bash, BASH)] {
         assert_eq!(bed.run(&agent, language, code).await.stdout, value);
+        // Nor when it is told on the way.
+        let (watch, mut pieces) = OutputWatch::new();
+        let watched = ExecRequest { watch: Some(watch), ..request(language, code) };
+        assert_eq!(bed.provider.exec(&agent, watched).await.unwrap().stdout, value);
+        assert!(pieces.recv().await.is_some());
     }
     // Code, input and files are the agent's own; they are not logged either.
     let hidden = format!("hidden-{}", AgentId::make());
