@@ -167,7 +167,7 @@ pub(crate) struct Live<F> {
     limits: StreamLimits,
     pieces: VecDeque<Bytes>,
     began: Instant,
-    /// How much the reader was given.
+    /// How much the reader was given of entries.
     bytes: u64,
     /// When the reader was given a piece last.
     given: Instant,

@@ -1,7 +1,7 @@
 """What roles and the key's policy grant, held against what functions were recorded to call."""
 
 # What Lambda does with the network interfaces of a function in a VPC, with the function's role. EC2 describes by no resource;
-# of the rest, Lambda's guide wants all of the account's.
+# of the rest, nobody knows the interfaces before there are any.
 DESCRIBE = ["ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets"]
 INTERFACES = [
     "ec2:AssignPrivateIpAddresses",

@@ -247,6 +247,29 @@ async fn bodies_paths_headers_and_queries_arrive_as_they_were_sent_whatever_the_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_function_takes_bodies_as_large_as_the_local_stack_does_and_refuses_larger_ones_alike() {
+    let platform = Platform::make("large bodies").await;
+    let by_user = start("sessions-by-user").await;
+    let mut refused = Vec::new();
+    for bytes in [6_000_000, 6_000_001] {
+        let around = r#"{"metadata":{"a":""}}"#;
+        let body = around.replace("\"\"", &format!("\"{}\"", "x".repeat(bytes - around.len())));
+        assert_eq!(body.len(), bytes);
+        let path = "/v1/sessions/by-user/large";
+        let own = platform.client.try_call("POST", path, Some(body.clone().into_bytes())).await.unwrap();
+        let own = own.expect_error(400, "invalid_request");
+        for (got, _) in answers(&by_user, &ask("sessions-by-user", &platform.live_key, &["large"], &body)).await {
+            let told: serde_json::Value = serde_json::from_slice(&got.body).unwrap();
+            let told = &told["error"];
+            assert_eq!((got.status, &told["details"], &told["message"]), (400, &own["details"], &own["message"]));
+        }
+        refused.push(own["details"]["field"].clone());
+    }
+    // What fits is read, and refused for what it says.
+    assert_eq!(refused, ["metadata", "body"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_header_that_is_sent_twice_means_the_same_whatever_the_payload_and_the_order() {
     let platform = Platform::make("twice").await;
     let session = platform.client.session("u").await;

@@ -52,7 +52,9 @@ async fn killed(
     tokio::time::sleep(delay).await;
     process.kill();
     let answer = acting.await.unwrap().ok().map(|(status, whole)| {
-        kills.took(what, whole);
+        if status < 300 {
+            kills.took(what, whole);
+        }
         status
     });
     kills.note(what, answer.is_some());

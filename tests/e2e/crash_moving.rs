@@ -1,12 +1,12 @@
 //! `kill -9` of the whole control plane in the middle of moves from one Docker host to another: no agent is lost, and of its
 //! files one copy is left. `THEAZO_CRASH_TRIALS` says how often; 4 times unless it does.
 
-use crate::harness::{Kills, Process, docker_engine, dynamodb, random, sha256};
+use crate::harness::{Kills, Process, docker_engine, dynamodb, sha256};
 use crate::hosts::CREDENTIAL;
 use crate::moving::{act, left_on};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::Instant;
 use theazo_docker_hosts::{Host, credential};
 use theazo_providers::docker::{DockerHosts, HostRanges, HostSettings};
 use theazo_vault::SecretValue;
@@ -104,6 +104,13 @@ async fn a_kill_in_the_middle_of_a_move_loses_no_agent_and_leaves_one_copy_of_it
     let digest = client.run(&agent, "bash", make).await;
     let mut lives_on = 1;
     let mut kills = Kills::new(4);
+    act(&client, &agent, "pause").await.expect(200);
+    killed.drain(lives_on).await;
+    let began = Instant::now();
+    act(&client, &agent, "resume").await.expect(200);
+    kills.took("move", began.elapsed());
+    lives_on = 1 - lives_on;
+    assert_eq!(left_on(&killed.hosts[lives_on], &agent).await, (1, 1));
     for _ in 0..kills.trials() {
         let client = killed.process.client();
         act(&client, &agent, "pause").await.expect(200);
@@ -112,7 +119,7 @@ async fn a_kill_in_the_middle_of_a_move_loses_no_agent_and_leaves_one_copy_of_it
             let (client, path) = (client.clone(), format!("/v1/agents/{agent}/resume"));
             async move { client.try_call("POST", &path, None).await }
         });
-        let delay = Duration::from_millis(200 + random(2500));
+        let delay = kills.delay("move");
         tokio::time::sleep(delay).await;
         killed.process.kill();
         let answer = resuming.await.unwrap().ok().map(|answer| answer.status);

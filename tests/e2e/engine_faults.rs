@@ -114,6 +114,7 @@ async fn a_boot_whose_engine_fails_at_any_call_ends_in_one_sandbox_or_in_none() 
 async fn a_boot_whose_engine_does_not_answer_is_given_up_in_time_and_what_it_does_late_is_removed() {
     let bed = Bed::start("late").await;
     let create = format!("/v1/sessions/{}/agents", bed.session);
+    let mut came_late = false;
     for call in ["/containers/create", "/start "] {
         bed.tap.fail_some(call, 0, 1, Break::Held);
         let began = Instant::now();
@@ -125,6 +126,7 @@ async fn a_boot_whose_engine_does_not_answer_is_given_up_in_time_and_what_it_doe
         bed.tap.mend();
         // The engine hears of it now.
         tokio::time::sleep(Duration::from_secs(2)).await;
+        came_late |= !left_on_engine(&bed.own.stack).await.is_empty();
         for _ in 0..20 {
             bed.own.reconcile().await;
             if left_on_engine(&bed.own.stack).await.is_empty() {
@@ -136,6 +138,7 @@ async fn a_boot_whose_engine_does_not_answer_is_given_up_in_time_and_what_it_doe
         let usage = bed.client.get(&format!("/v1/sessions/{}/usage", bed.session)).await.expect(200);
         assert_eq!(usage["activeAgents"], 0, "{call}");
     }
+    assert!(came_late, "nothing came about late");
     bed.end().await;
 }
 

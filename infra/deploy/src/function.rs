@@ -148,9 +148,10 @@ impl Function {
 /// The function that answers for paths that are nobody's.
 const CATCH_ALL: &str = "health";
 
-/// What Lambda's service does with a function's network interfaces, with the function's own role. As its guide has it
-/// (<https://docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html>): EC2 describes by no resource, and of the other
-/// calls the resource must be all of the account's; but the function's own code needs none of them, and is denied them.
+/// What Lambda's service does with a function's network interfaces, with the function's own role. EC2 describes by no
+/// resource. Which interfaces there will be nobody knows before, so the others are on all of the account's, the form that
+/// Lambda's guide has for deleting them (<https://docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html>): subnets must be
+/// the account's own, too. The function's own code needs none of it, and is denied it.
 const VPC_POLICY: &str = "\
 - !If
   - HasVpc

@@ -279,7 +279,7 @@ impl Stack {
     /// Stops taking requests, lets running ones finish for a while, and takes everything down.
     pub async fn stop(self) {
         self.front.stop().await;
-        if tokio::time::timeout(DRAIN, self.deployment.log_queue().flushed()).await.is_err() {
+        if tokio::time::timeout(DRAIN, self.deployment.log_queue().written()).await.is_err() {
             tracing::warn!("log entries were not written in time");
         }
         self.back.stop().await;

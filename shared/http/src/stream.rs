@@ -23,7 +23,7 @@ pub struct StreamLimits {
     /// When a stream of events is ended for its reader to come back: before the 15 minutes after which Lambda and the
     /// gateway end it without a word.
     pub lifetime: Duration,
-    /// Bytes after which a stream of events is ended likewise: Lambda ends a streamed answer at 200 MB without a word
+    /// Bytes after which a stream of log entries is ended likewise: Lambda ends a streamed answer at 200 MB without a word
     /// (<https://docs.aws.amazon.com/lambda/latest/dg/configuration-response-streaming.html>).
     pub bytes: u64,
     /// The longest silence of a stream. The contract says 15 s at most.

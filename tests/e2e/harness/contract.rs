@@ -68,6 +68,7 @@ pub fn check(exchange: &Exchange) {
 /// Panics unless the operation describes all that the query asks of it, for calls that are made in another way. Of an
 /// answer that nobody has read yet nothing is known but its status.
 pub fn check_query(method: &str, path: &str, status: u16, answer: &str) {
+    super::assert_roles_suffice();
     if let Some(route) = route_of(method, path) {
         contract().check_query(route, path, status, answer);
     }

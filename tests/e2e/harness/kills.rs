@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// From so many kills of one kind of call on, one of them must have interrupted it.
-const ENOUGH: usize = 12;
+const ENOUGH: usize = 24;
 
 /// A number below that one.
 pub fn random(below: u64) -> u64 {
@@ -15,7 +15,7 @@ pub fn random(below: u64) -> u64 {
 #[derive(Debug)]
 pub struct Kills {
     trials: usize,
-    /// How long a whole call of each kind took, at its shortest.
+    /// How long a whole call of each kind took, at its longest.
     whole: BTreeMap<&'static str, Duration>,
     /// By kind of call, and by what came of it: how often.
     seen: BTreeMap<(&'static str, &'static str), usize>,
@@ -35,16 +35,19 @@ impl Kills {
 
     /// A call of that kind took so long from its beginning to its answer.
     pub fn took(&mut self, kind: &'static str, whole: Duration) {
-        let shortest = self.whole.entry(kind).or_insert(whole);
-        *shortest = whole.min(*shortest);
+        let longest = self.whole.entry(kind).or_insert(whole);
+        *longest = whole.max(*longest);
     }
 
-    /// When to kill: at any moment of a call of that kind, or a little later, however fast this machine is. One that was
-    /// not seen to its end yet is taken for as long as the longest.
+    /// When to kill: at any moment of a call of that kind, or a little later, however fast this machine is, and sooner more
+    /// often than later: most calls of a kind are faster than the slowest. One that was not seen to its end yet is taken for
+    /// as long as the longest.
     pub fn delay(&self, kind: &str) -> Duration {
         let longest = self.whole.values().max().copied().unwrap_or(Duration::from_secs(1));
         let whole = self.whole.get(kind).copied().unwrap_or(longest);
-        Duration::from_micros(random(u64::try_from(whole.as_micros()).unwrap() * 5 / 4 + 1))
+        // So much it takes for the call to arrive.
+        Duration::from_millis(2)
+            + Duration::from_micros(random(1 + random(u64::try_from(whole.as_micros()).unwrap() * 5 / 4 + 1)))
     }
 
     /// One was killed, and answered before or not.

@@ -66,6 +66,7 @@ impl OwnStack {
 
     pub async fn stop(self) {
         self.stack.stop().await;
+        super::assert_roles_suffice();
         std::fs::remove_dir_all(self.folder).unwrap();
     }
 }

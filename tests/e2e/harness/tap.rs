@@ -8,6 +8,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Notify;
 
+/// Bytes of a body that is looked at.
+const LOOKED_AT: usize = 64 * 1024;
+
 /// How requests fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Break {
@@ -50,7 +53,7 @@ struct Shared {
 /// Which requests fail, and how.
 struct Plan {
     how: Break,
-    /// Only requests count in whose head this stands, in lowercase.
+    /// Only requests count in which this stands, in lowercase: in their heads, or in bodies that are not long.
     kind: String,
     /// So many requests go through before.
     spared: usize,
@@ -123,7 +126,7 @@ impl Tap {
         self.fail_some("", spared, usize::MAX, how);
     }
 
-    /// From now on, of the requests with that word in their head so many go through, those that follow fail like this, and
+    /// From now on, of the requests with that word in their head, or in a body of at most 64 KiB, so many go through, those that follow fail like this, and
     /// after so many failures all go through again. Starts counting anew.
     pub fn fail_some(&self, kind: &str, spared: usize, failing: usize, how: Break) {
         *self.shared.plan.lock().unwrap() = Plan { how, kind: kind.to_lowercase(), spared, failing, seen: 0 };
@@ -164,9 +167,9 @@ impl Drop for Tap {
 }
 
 impl Plan {
-    /// How the request fails that has just come, with that head in lowercase.
-    fn next(&mut self, head: &str) -> Break {
-        if !head.contains(&self.kind) {
+    /// How the request fails that has just come, with that head and body in lowercase.
+    fn next(&mut self, request: &str) -> Break {
+        if !request.contains(&self.kind) {
             return Break::Never;
         }
         self.seen += 1;
@@ -255,10 +258,12 @@ impl Relay {
             Reading::Head => {
                 let end = memmem::find(waiting, b"\r\n\r\n")? + 4;
                 let head = String::from_utf8_lossy(&waiting[..end]).to_lowercase();
-                *self.now.lock().unwrap() = self.plan.lock().unwrap().next(&head);
-                *self.answered.lock().unwrap() = 0;
                 let field = |name: &str| Some(head.split(&format!("\r\n{name}: ")).nth(1)?.lines().next()?.to_owned());
                 let left = field("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+                let looked_at = if left <= LOOKED_AT { left } else { 0 };
+                let request = String::from_utf8_lossy(waiting.get(..end + looked_at)?).to_lowercase();
+                *self.now.lock().unwrap() = self.plan.lock().unwrap().next(&request);
+                *self.answered.lock().unwrap() = 0;
                 *reading = next(left, field("upgrade").is_some() || field("transfer-encoding").is_some());
                 end
             }

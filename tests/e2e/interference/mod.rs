@@ -344,7 +344,7 @@ async fn run(script: &[(Step, Vec<Beside>)], mode: Mode, other: Option<&Side>) -
         seen.note(&format!("{} call {}", shown.method, step.call), &answer);
     }
     // Some entries of the log are written without anybody waiting for them.
-    stack().deployment().log_queue().flushed().await;
+    stack().deployment().log_queue().written().await;
     // All that it can look at, in the end.
     let lists = [
         "/v1/sessions",

@@ -175,7 +175,7 @@ async fn credentials(recorder: &mut Recorder, mode: &str) {
 async fn working(recorder: &mut Recorder, agent: &str) {
     let exec = json!({ "language": "bash", "code": "true" });
     recorder.ok("agents-exec", &[agent], exec).await;
-    recorder.call("agents-exec", &[agent], "", json!({ "language": "bash", "code": "true", "stream": true })).await;
+    recorder.ok("agents-exec", &[agent], json!({ "language": "bash", "code": "true", "stream": true })).await;
     recorder.refused("agents-exec", &[agent], json!({ "language": "cobol", "code": "" })).await;
     // That one failed is kept, and told to whoever asks for the very same again.
     let endless = json!({ "language": "bash", "code": "sleep 100", "timeout": "1s" });
@@ -476,6 +476,13 @@ async fn upkeep(recorder: &mut Recorder) {
     keep_up_until(recorder, "rootFinished", &json!(true)).await;
     PlatformRotation::new(table.clone(), keys.clone(), operator()).begin(&platform).await.unwrap();
     keep_up_until(recorder, "platformsFinished", &json!(1)).await;
+    // A value that does not open holds a rotation up: it is looked at once more before that is said.
+    let key = json!({ "pk": { "S": format!("{platform}#live#{session}#values") }, "sk": { "S": "A" } });
+    let mut damaged = recorder.table("GetItem", json!({ "TableName": super::DATA, "Key": key })).await["Item"].clone();
+    damaged["version"] = json!({ "N": "7" });
+    recorder.table("PutItem", json!({ "TableName": super::DATA, "Item": damaged })).await;
+    PlatformRotation::new(table, keys, operator()).begin(&platform).await.unwrap();
+    keep_up_until(recorder, "platformsStuck", &json!(1)).await;
     client.terminate(&session).await;
 }
 

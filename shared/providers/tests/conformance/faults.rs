@@ -73,13 +73,13 @@ async fn a_service_that_goes_on_refusing_is_given_up_on_and_what_is_wrong_is_tol
 async fn what_comes_about_after_its_create_was_given_up_is_found_and_removed() {
     let bed = Bed::e2b("given-up").await;
     let spec = spec();
-    fault(&bed, "POST", "/v2/sandboxes", 1, FaultKind::Late { millis: 4000 });
+    fault(&bed, "POST", "/v2/sandboxes", 1, FaultKind::Late { millis: 10_000 });
     let environment = Environment::default();
     let create = bed.provider.create(&spec, &environment);
     assert!(tokio::time::timeout(Duration::from_secs(2), create).await.is_err(), "it was waited for");
     bed.destroy(&agent(&spec)).await;
     assert_eq!(bed.emulator().controls.left(), [""; 0], "it has not come about yet");
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + Duration::from_secs(30);
     while bed.provider.list_mine().await.unwrap().is_empty() {
         assert!(Instant::now() < until, "it never shows");
         tokio::time::sleep(Duration::from_millis(500)).await;

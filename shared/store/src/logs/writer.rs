@@ -21,26 +21,32 @@ pub struct LogWriter {
 }
 
 /// What this process has still to do that nobody waits for: entries to write, and work whose reader may have gone.
-#[derive(Clone)]
-pub struct LogQueue(watch::Sender<usize>);
+#[derive(Clone, Default)]
+pub struct LogQueue(watch::Sender<Counts>);
 
-impl Default for LogQueue {
-    fn default() -> Self {
-        Self(watch::Sender::new(0))
-    }
+/// How much there is to do.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    writes: usize,
+    works: usize,
 }
 
 impl LogQueue {
-    /// Resolves when everything is written and done that was queued until now. To be awaited before the process is frozen
-    /// or ends.
+    /// Resolves when nothing is left to be written or done, what comes meanwhile included. To be awaited before the process
+    /// is frozen.
     pub async fn flushed(&self) {
         // The sender is alive: it is ours.
-        let _ = self.0.subscribe().wait_for(|pending| *pending == 0).await;
+        let _ = self.0.subscribe().wait_for(|counts| counts.writes == 0 && counts.works == 0).await;
+    }
+
+    /// The same of entries alone, whatever work goes on.
+    pub async fn written(&self) {
+        let _ = self.0.subscribe().wait_for(|counts| counts.writes == 0).await;
     }
 
     /// Has something written that nobody waits for. Must be called on a Tokio runtime.
     pub(crate) fn run(&self, write: impl Future<Output = ()> + Send + 'static) {
-        let pending = self.pending();
+        let pending = self.pending(|counts| &mut counts.writes);
         let write = async move {
             let _pending = pending;
             write.await;
@@ -49,18 +55,24 @@ impl LogQueue {
         tokio::spawn(carried(write).in_current_span());
     }
 
-    fn pending(&self) -> Pending {
-        self.0.send_modify(|pending| *pending += 1);
-        Pending(self.clone())
+    fn pending(&self, count: fn(&mut Counts) -> &mut usize) -> Pending {
+        self.0.send_modify(|counts| *count(counts) += 1);
+        Pending { queue: self.clone(), count }
     }
 }
 
 /// Something that is still to be done, for as long as this lives: until then [`LogQueue::flushed`] does not resolve.
-pub struct Pending(LogQueue);
+pub struct Pending {
+    queue: LogQueue,
+    count: fn(&mut Counts) -> &mut usize,
+}
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.0.0.send_modify(|pending| *pending = pending.saturating_sub(1));
+        self.queue.0.send_modify(|counts| {
+            let left = (self.count)(counts);
+            *left = left.saturating_sub(1);
+        });
     }
 }
 
@@ -78,7 +90,7 @@ impl LogWriter {
 
     /// To be kept by work that goes on whether or not anybody reads of it, and that writes an entry when it ends.
     pub fn pending(&self) -> Pending {
-        self.queue.pending()
+        self.queue.pending(|counts| &mut counts.works)
     }
 
     /// Writes entries, in batches that run side by side. Their order is the order of their ids. To be awaited side by
