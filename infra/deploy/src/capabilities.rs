@@ -8,7 +8,6 @@ use crate::repository;
 use std::collections::BTreeSet;
 use theazo_functions::deployment::CapabilityName;
 use theazo_functions::routes::{ROUTES, Route};
-use theazo_http::Caller;
 
 /// Service, kind of partition, and actions. The key service knows no partitions.
 type Grant = (&'static str, &'static str, &'static [&'static str]);
@@ -116,18 +115,12 @@ fn stands_for(capability: CapabilityName) -> &'static [Grant] {
     }
 }
 
-/// What it takes to know a caller of that kind: that its platform is not suspended, and for a token, that its session and
-/// its agent stand behind it. The request is counted in the credential's row beside that.
-fn known_by(caller: Caller) -> &'static [Grant] {
-    const STANDING: Grant = ("Data", "*#standing", &["GetItem"]);
-    const SESSION: Grant = ("Data", "*#sessions", &["GetItem"]);
-    match caller {
-        Caller::Anyone => &[],
-        Caller::Platform => &[STANDING],
-        Caller::Session => &[STANDING, SESSION],
-        Caller::Agent => &[STANDING, SESSION, ("Data", "*#agents", &["GetItem"])],
-    }
-}
+/// What it takes to know who calls: that their platform is not suspended, and for a token, that its session and its agent
+/// stand behind it. That also goes for tokens of a kind that the route does not take: whoever sends a good one is told that
+/// it may not (`403`), and whoever sends another is told nothing (`401`). The request is counted in the credential's row
+/// beside that.
+const KNOWING: [Grant; 3] =
+    [("Data", "*#agents", &["GetItem"]), ("Data", "*#sessions", &["GetItem"]), ("Data", "*#standing", &["GetItem"])];
 
 fn texts(grants: &[Grant]) -> impl Iterator<Item = String> {
     grants.iter().flat_map(|(service, keys, actions)| {
@@ -137,8 +130,8 @@ fn texts(grants: &[Grant]) -> impl Iterator<Item = String> {
 
 /// All that a function may call on account of the route table.
 fn allowed(route: &Route) -> BTreeSet<String> {
-    let of_callers = route.info.callers.iter().flat_map(|caller| texts(known_by(*caller)));
-    of_callers.chain(route.capabilities.iter().flat_map(|capability| texts(stands_for(*capability)))).collect()
+    let knowing = if route.info.authenticates() { &KNOWING[..] } else { &[] };
+    texts(knowing).chain(route.capabilities.iter().flat_map(|capability| texts(stands_for(*capability)))).collect()
 }
 
 /// What functions of the route table were recorded to call that no capability of theirs stands for, a line each. Scheduled
