@@ -88,7 +88,6 @@ OPERATING = {
         "Resource": [KEY],
         "Condition": {"StringEquals": CONTEXT},
     },
-    "LookAtKey": {"Action": {"kms:DescribeKey"}, "Resource": [KEY]},
     "SealCredentials": {"Action": {"secretsmanager:GetSecretValue"}, "Resource": [{"Ref": "CredentialKey"}]},
 }
 
@@ -127,7 +126,7 @@ def operator(role, faults):
             faults.append(f"the operator's {sid} does not allow, or there are two")
         found[sid] = {key: value for key, value in statement.items() if key not in ("Sid", "Effect")}
         found[sid].update(Action=set(as_list(statement["Action"])), Resource=as_list(statement["Resource"]))
-        uses = [a for a in as_list(statement["Action"]) if a.startswith("kms:") and a != "kms:DescribeKey"]
+        uses = [a for a in as_list(statement["Action"]) if a.startswith("kms:")]
         if uses and statement.get("Condition") != {"StringEquals": CONTEXT}:
             faults.append("the operator may use the key for something else")
     for sid in sorted(found.keys() | OPERATING.keys()):

@@ -9,7 +9,13 @@ INTERFACES = [
     "ec2:DeleteNetworkInterface",
     "ec2:UnassignPrivateIpAddresses",
 ]
-OF_ACCOUNT = {"Fn::Sub": "arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:*/*"}
+
+
+def of_account(kind):
+    return {"Fn::Sub": "arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:" + kind + "/*"}
+
+
+OF_ACCOUNT = [of_account("network-interface"), of_account("security-group"), of_account("subnet")]
 # IAM takes no more of a role's own policies, characters without white space; intrinsic functions are about as long as what
 # they become.
 MAX_POLICY = 10240
@@ -52,7 +58,8 @@ def network(function):
     not_by_code = {"ArnEquals": {"lambda:SourceFunctionArn": {"Fn::Sub": own}}}
     every = sorted(DESCRIBE + INTERFACES)
     statements = [
-        {"Sid": "NetworkInterfaces", "Effect": "Allow", "Action": INTERFACES, "Resource": OF_ACCOUNT},
+        {"Sid": "NetworkInterfaces", "Effect": "Allow", "Action": INTERFACES, "Resource": of_account("network-interface")},
+        {"Sid": "InTheirNetwork", "Effect": "Allow", "Action": "ec2:CreateNetworkInterface", "Resource": OF_ACCOUNT[1:]},
         {"Sid": "Describe", "Effect": "Allow", "Action": DESCRIBE, "Resource": "*"},
         {"Sid": "NotByCode", "Effect": "Deny", "Action": every, "Resource": "*", "Condition": not_by_code},
     ]
@@ -193,7 +200,7 @@ def may_be_wide(role, effect, action, wide):
     """Whether AWS has no narrower form of it, or it takes something away."""
     if role == "OperatorRole":
         return all(resource in RESTORED for resource in wide)
-    return effect == "Deny" or action in DESCRIBE or (action in INTERFACES and wide == [OF_ACCOUNT])
+    return effect == "Deny" or action in DESCRIBE or (action in INTERFACES and all(resource in OF_ACCOUNT for resource in wide))
 
 
 def has_wildcard(resource):

@@ -98,6 +98,8 @@ async fn key_session_secret_agent_and_variable_on_e2b_and_nothing_shows_the_valu
     client.call("POST", &format!("/v1/agents/{agent}/restart"), None).await.expect(200);
     assert!(!client.environment(&agent).await.contains_key("ADDED"));
     assert_eq!(sandboxes_of(&agent).await.len(), 1);
+    let shown = client.get(&format!("/v1/agents/{agent}")).await.expect(200);
+    assert_eq!(shown["providerDetails"]["isolation"], "microvm");
 
     client.terminate(&session).await;
     assert!(sandboxes_of(&agent).await.is_empty(), "nothing is left at E2B");

@@ -121,7 +121,8 @@ async fn key_session_secret_agent_and_variable_on_fly_and_nothing_shows_the_valu
     client.delete(&format!("/v1/sessions/{session}/secrets/added")).await.expect(204);
     client.call("POST", &format!("/v1/agents/{agent}/restart"), None).await.expect(200);
     assert!(!client.environment(&agent).await.contains_key("ADDED"));
-    assert_eq!(client.get(&format!("/v1/agents/{agent}")).await.expect(200)["region"], "ams");
+    let shown = client.get(&format!("/v1/agents/{agent}")).await.expect(200);
+    assert_eq!((&shown["region"], &shown["providerDetails"]["isolation"]), (&json!("ams"), &json!("microvm")));
     let machines = manage(reqwest::Method::GET, &format!("/apps/{}/machines", app(&agent))).await.1;
     assert_eq!(machines.as_array().unwrap().len(), 1);
 

@@ -14,6 +14,8 @@ async fn an_agent_sees_its_sessions_secrets_as_uppercase_variables_and_nothing_e
     assert_eq!(listed, json!(["HUBSPOT_API_KEY", "database_url"]));
 
     let agent = client.boot(&session, json!({})).await;
+    let shown = client.get(&format!("/v1/agents/{agent}")).await.expect(200);
+    assert_eq!(shown["providerDetails"]["isolation"], "runc");
     let seen = client.environment(&agent).await;
     assert_eq!(seen["HUBSPOT_API_KEY"], (hubspot.len(), sha256(&hubspot)));
     assert_eq!(seen["DATABASE_URL"], (database.len(), sha256(&database)));

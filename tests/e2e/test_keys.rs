@@ -140,6 +140,8 @@ async fn comments_in_code_lead_to_every_kind_of_answer() {
     let late = json!({ "language": "python", "code": "# theazo:timeout", "timeout": "5m" });
     let late = bed.client.post(&format!("/v1/agents/{agent}/exec"), late).await.expect_error(504, "timeout");
     assert_eq!(late["details"]["timeoutMs"], 300_000);
+    let usual = bed.exec(&agent, "python", "# theazo:timeout").await.expect_error(504, "timeout");
+    assert_eq!(usual["details"]["timeoutMs"], 120_000, "where no other time is asked for");
     assert!(started.elapsed() < Duration::from_secs(20));
     let failed = bed.exec(&agent, "python", "# theazo:fail").await.expect_error(502, "provider_error");
     assert_eq!(failed["details"], json!({ "provider": "simulated", "status": null, "retryable": true }));

@@ -149,9 +149,9 @@ impl Function {
 const CATCH_ALL: &str = "health";
 
 /// What Lambda's service does with a function's network interfaces, with the function's own role. EC2 describes by no
-/// resource. Which interfaces there will be nobody knows before, so the others are on all of the account's, the form that
-/// Lambda's guide has for deleting them (<https://docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html>): subnets must be
-/// the account's own, too. The function's own code needs none of it, and is denied it.
+/// resource; of the others, each is on the kinds of resources that it takes
+/// (<https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html>). Which interfaces there will be
+/// nobody knows before, so they are all of the account's own. The function's own code needs none of it, and is denied it.
 const VPC_POLICY: &str = "\
 - !If
   - HasVpc
@@ -166,7 +166,13 @@ const VPC_POLICY: &str = "\
             - ec2:CreateNetworkInterface
             - ec2:DeleteNetworkInterface
             - ec2:UnassignPrivateIpAddresses
-          Resource: !Sub 'arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:*/*'
+          Resource: !Sub 'arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:network-interface/*'
+        - Sid: InTheirNetwork
+          Effect: Allow
+          Action: ec2:CreateNetworkInterface
+          Resource:
+            - !Sub 'arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:security-group/*'
+            - !Sub 'arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:subnet/*'
         - Sid: Describe
           Effect: Allow
           Action:

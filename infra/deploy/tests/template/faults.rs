@@ -45,8 +45,8 @@ fn faults_that_are_put_into_the_template_are_found_each_for_what_it_is() {
             "Decrypt is not bound to the encryption context",
         ),
         (
-            "kms:EncryptionContext:theazo:purpose: root-key\n                    kms:EncryptionContext:theazo:deployment: !Ref Deployment\n              - Sid: LookAtKey",
-            "kms:EncryptionContext:theazo:purpose: any\n              - Sid: LookAtKey",
+            "kms:EncryptionContext:theazo:purpose: root-key\n                    kms:EncryptionContext:theazo:deployment: !Ref Deployment\n              - Sid: SealCredentials",
+            "kms:EncryptionContext:theazo:purpose: any\n              - Sid: SealCredentials",
             "the operator may use the key for something else",
         ),
         (
@@ -105,8 +105,8 @@ fn roles_that_grant_more_or_less_or_to_others_are_found() {
             "'s network permissions are not those of a function that calls providers",
         ),
         (
+            "Resource: !Sub 'arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:network-interface/*'",
             "Resource: !Sub 'arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:*/*'",
-            "Resource: '*'",
             "is granted ec2:CreateNetworkInterface on everything like",
         ),
         (
@@ -163,9 +163,9 @@ fn an_operator_who_may_more_or_less_and_a_key_for_others_are_found() {
             "the operator's role can be taken on without a second factor",
         ),
         (
-            "              - Sid: LookAtKey\n                Effect: Allow\n",
-            "              - Sid: LookAtKey\n                Effect: Deny\n",
-            "the operator's LookAtKey does not allow",
+            "              - Sid: SealCredentials\n                Effect: Allow\n",
+            "              - Sid: SealCredentials\n                Effect: Deny\n",
+            "the operator's SealCredentials does not allow",
         ),
         (
             "MaxSessionDuration: 3600",

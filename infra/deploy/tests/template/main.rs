@@ -214,6 +214,7 @@ fn streams_end_by_themselves_before_lambda_or_the_gateway_end_them_and_are_never
     let template = std::fs::read_to_string(repository().join("infra/template.yaml")).unwrap();
     let limits = StreamLimits::default();
     assert_eq!((limits.lifetime, limits.heartbeat), (Duration::from_secs(14 * 60), Duration::from_secs(10)));
+    assert_eq!(limits.silence, Duration::from_secs(240), "as the contract says");
     let mut streaming = 0;
     for route in ROUTES {
         let words = route.info.name.split('-').map(|word| {

@@ -44,6 +44,7 @@ mod rate_limits;
 mod reader;
 mod replays;
 mod restore;
+mod roles;
 mod root_keys;
 mod rotation;
 mod rotation_faults;
