@@ -247,7 +247,7 @@ async fn bodies_paths_headers_and_queries_arrive_as_they_were_sent_whatever_the_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_function_takes_bodies_as_large_as_the_local_stack_does_and_refuses_larger_ones_alike() {
+async fn what_the_local_stack_takes_of_a_bodys_size_a_function_takes_too_and_it_refuses_the_rest_alike() {
     let platform = Platform::make("large bodies").await;
     let by_user = start("sessions-by-user").await;
     let mut refused = Vec::new();
