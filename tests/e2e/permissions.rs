@@ -2,9 +2,9 @@
 //! it that has just started, with one route and no key in memory.
 //!
 //! The record is `infra/permissions.json`, of which the template's roles are made; it must hold what is recorded here and
-//! nothing else. All end-to-end tests whose functions run in this process are held to it: what a function calls that is not in
-//! it is refused, as by its role (`harness/roles.rs`). After a change of what a function does, `THEAZO_RECORD_PERMISSIONS=1` has this test write it anew, and
-//! the template with it.
+//! nothing else. All end-to-end tests whose functions run in this process are held to it: what a function calls that is not
+//! in it is refused, as by its role (`harness/roles.rs`). After a change of what a function does,
+//! `THEAZO_RECORD_PERMISSIONS=1` has this test write it anew, and the template with it.
 
 mod mishaps;
 mod scenario;

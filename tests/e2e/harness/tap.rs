@@ -126,8 +126,8 @@ impl Tap {
         self.fail_some("", spared, usize::MAX, how);
     }
 
-    /// From now on, of the requests with that word in their head, or in a body of at most 64 KiB, so many go through, those that follow fail like this, and
-    /// after so many failures all go through again. Starts counting anew.
+    /// From now on, of the requests with that word in their head, or in a body of at most 64 KiB, so many go through, those
+    /// that follow fail like this, and after so many failures all go through again. Starts counting anew.
     pub fn fail_some(&self, kind: &str, spared: usize, failing: usize, how: Break) {
         *self.shared.plan.lock().unwrap() = Plan { how, kind: kind.to_lowercase(), spared, failing, seen: 0 };
     }
