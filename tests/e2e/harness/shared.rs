@@ -123,6 +123,9 @@ pub fn stack() -> &'static Stack {
                 e2b: e2b_emulator().endpoints.clone(),
                 fly: fly_emulator().endpoints.clone(),
                 orphan_grace: Duration::ZERO,
+                // Longer than any process of tests lives: a call that finds a key's life over takes two round trips
+                // more, and they are counted.
+                key_cache: Some(Duration::from_secs(24 * 3_600)),
                 ..StackConfig::on_loopback(folder(std::process::id()))
             };
             Stack::start(config).await.expect("the local stack starts")
