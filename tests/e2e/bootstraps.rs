@@ -4,9 +4,12 @@
 //! A sample is run; `THEAZO_ALL_FUNCTIONS=1 cargo test -p theazo-local --test e2e -- bootstraps::` builds and runs all, and
 //! `THEAZO_BOOTSTRAPS=target/lambda` in its place runs the release binaries that `cargo lambda build` has left there.
 
-use crate::harness::{Break, Platform, Tap, bootstrap, has_bootstrap, make_canary, sha256, stack};
+use crate::harness::{
+    Break, Platform, Tap, bootstrap, has_bootstrap, is_release, make_canary, may_call_services, sha256, stack,
+};
 use serde_json::json;
 use std::time::Duration;
+use theazo_functions::deployment::CapabilityName;
 use theazo_functions::routes::{ROUTES, Route};
 use theazo_functions::schedule::SCHEDULED;
 use theazo_http::Caller;
@@ -135,6 +138,66 @@ async fn every_function_starts_and_answers_events_of_both_kinds_of_api() {
     let names = ROUTES.iter().map(|route| route.info.name).chain(SCHEDULED.iter().map(|function| function.name));
     assert_eq!(started, names.filter(|name| has_bootstrap(name)).count());
     assert!(started > 0, "there is no function");
+}
+
+/// What the code of a service leaves in a binary, and whether a function may call that.
+fn parts(name: &str) -> Vec<(&'static str, bool)> {
+    let (data, kms) = may_call_services(name);
+    let sandboxes = match ROUTES.iter().find(|route| route.info.name == name) {
+        Some(route) => route.capabilities.contains(&CapabilityName::Sandboxes),
+        None => SCHEDULED.iter().any(|function| function.name == name && function.sandboxes),
+    };
+    vec![
+        ("DynamoDB_20120810.", data),
+        ("TrentService.", kms),
+        // AWS's roots, for TLS to either.
+        ("-----BEGIN CERTIFICATE-----", data || kms),
+        // Docker's API.
+        ("/containers/create", sandboxes),
+    ]
+}
+
+#[test]
+fn a_function_of_a_release_contains_the_code_of_the_services_that_it_calls_and_of_no_other() {
+    // What is not optimised has everything.
+    if !is_release() {
+        return;
+    }
+    let names = ROUTES.iter().map(|route| route.info.name).chain(SCHEDULED.iter().map(|function| function.name));
+    for name in names.filter(|name| has_bootstrap(name)) {
+        let binary = std::fs::read(bootstrap(name)).unwrap();
+        for (part, expected) in parts(name) {
+            let has = memchr::memmem::find(&binary, part.as_bytes()).is_some();
+            assert_eq!(has, expected, "{name}: {part}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_function_that_stays_warm_goes_on_with_the_connections_that_it_has() {
+    let platform = Platform::make("warm").await;
+    let session = platform.client.session("u").await;
+    platform.client.set_secrets(&session, json!({ "A": "1" })).await;
+    let agent = platform.client.boot(&session, json!({})).await;
+    let table = spawn_blocking(stack).await.unwrap().dynamodb_url();
+    for (name, params, body) in [
+        ("secrets-set", [&session], r#"{"A": "2"}"#),
+        ("agents-exec", [&agent], r#"{"language": "bash", "code": "true"}"#),
+    ] {
+        let tap = Tap::tcp(table.trim_start_matches("http://").parse().unwrap()).await;
+        let function = start_with(name, &[("AWS_ENDPOINT_URL_DYNAMODB", &tap.url())]).await;
+        let asked = ask(name, &platform.live_key, &params.map(String::as_str), body);
+        let mut made = Vec::new();
+        for _ in 0..12 {
+            let outcome = function.invoke(&asked.rest_event("/", false)).await.unwrap();
+            assert!(read(&outcome).unwrap().status < 300, "{outcome:?}");
+            function.frozen().await.unwrap();
+            made.push(tap.wires().len());
+        }
+        // What goes side by side has a connection each, and a later request may find one of them still in use.
+        assert!(made[0] > 0 && made[11] <= 2 * made[0], "{name}: {made:?}");
+    }
+    platform.client.terminate(&session).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -45,7 +45,7 @@ pub(crate) trait Service {
     type Config: Clone;
     type Client;
 
-    fn client(config: Self::Config) -> Self::Client;
+    fn client(config: Self::Config, http: SharedHttpClient) -> Self::Client;
 }
 
 /// The service that has the table.
@@ -58,8 +58,8 @@ impl Service for DynamoDb {
     type Config = aws_sdk_dynamodb::Config;
     type Client = aws_sdk_dynamodb::Client;
 
-    fn client(config: Self::Config) -> Self::Client {
-        Self::Client::from_conf(config)
+    fn client(config: Self::Config, http: SharedHttpClient) -> Self::Client {
+        Self::Client::from_conf(config.to_builder().http_client(http).build())
     }
 }
 
@@ -67,27 +67,47 @@ impl Service for Kms {
     type Config = aws_sdk_kms::Config;
     type Client = aws_sdk_kms::Client;
 
-    fn client(config: Self::Config) -> Self::Client {
-        Self::Client::from_conf(config)
+    fn client(config: Self::Config, http: SharedHttpClient) -> Self::Client {
+        Self::Client::from_conf(config.to_builder().http_client(http).build())
+    }
+}
+
+/// How services are reached. Clones share connections.
+#[derive(Clone)]
+enum Transport {
+    /// By TLS, as AWS's own endpoints are. The client is made at its first use.
+    Tls(Arc<OnceLock<SharedHttpClient>>),
+    /// By that client.
+    Given(SharedHttpClient),
+}
+
+impl Transport {
+    fn http(&self) -> SharedHttpClient {
+        match self {
+            Self::Tls(made) => made.get_or_init(|| watched(https_client(), Turns::Now)).clone(),
+            Self::Given(http) => http.clone(),
+        }
     }
 }
 
 /// A service's client, made at its first use: making one takes as long as starting a function that does nothing. Clones
-/// share it. Whoever never uses it does not even contain its code.
+/// share it. Whoever never uses it does not even contain its code, nor that of TLS: nothing but [`Client::deref`] may
+/// name either.
 pub(crate) struct Client<S: Service> {
     config: S::Config,
+    transport: Transport,
     made: Arc<OnceLock<S::Client>>,
 }
 
 impl<S: Service> Client<S> {
-    fn of(config: S::Config) -> Self {
-        Self { config, made: Arc::default() }
+    fn of(config: S::Config, transport: Transport) -> Self {
+        Self { config, transport, made: Arc::default() }
     }
 }
 
 impl<S: Service> Clone for Client<S> {
     fn clone(&self) -> Self {
-        Self { config: self.config.clone(), made: self.made.clone() }
+        Self { config: self.config.clone(), transport: self.transport.clone(), made: self.made.clone() }
     }
 }
 
@@ -95,7 +115,7 @@ impl<S: Service> Deref for Client<S> {
     type Target = S::Client;
 
     fn deref(&self) -> &S::Client {
-        self.made.get_or_init(|| S::client(self.config.clone()))
+        self.made.get_or_init(|| S::client(self.config.clone(), self.transport.http()))
     }
 }
 
@@ -120,7 +140,7 @@ impl Aws {
     pub async fn from_env() -> Self {
         let http = https_client();
         let shared = aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone()).load().await;
-        Self::from_config(&shared, http)
+        Self::from_config(&shared, Transport::Given(watched(http, Turns::Now)))
     }
 
     /// As the environment of a Lambda function says, which is all that a function has: its region, the credentials of its
@@ -151,42 +171,36 @@ impl Aws {
         let (mut dynamodb, mut kms) = (DynamoDbBuilder::from(&shared), KmsBuilder::from(&shared));
         dynamodb.set_endpoint_url(endpoint("AWS_ENDPOINT_URL_DYNAMODB"));
         kms.set_endpoint_url(endpoint("AWS_ENDPOINT_URL_KMS"));
-        Ok(Self::of(dynamodb, kms, https_client()))
+        Ok(Self::of(dynamodb, kms, Transport::Tls(Arc::default())))
     }
 
     /// A local stack's services. Credentials are the SDK's formality there.
     pub fn local(endpoints: &AwsEndpoints) -> Self {
-        let http = watched(aws_smithy_http_client::Builder::new().build_http(), Turns::OneLate);
+        let transport = Transport::Given(watched(aws_smithy_http_client::Builder::new().build_http(), Turns::OneLate));
         let credentials = Credentials::new("local", "local", None, None, "local stack");
         let dynamodb = aws_sdk_dynamodb::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new("us-east-1"))
             .endpoint_url(&endpoints.dynamodb)
             .credentials_provider(credentials.clone())
-            .http_client(http.clone())
             .timeout_config(limits())
             .build();
         let mut kms = aws_sdk_kms::Config::builder()
             .behavior_version(aws_sdk_kms::config::BehaviorVersion::latest())
             .region(aws_sdk_kms::config::Region::new("us-east-1"))
             .credentials_provider(credentials)
-            .http_client(http)
             .timeout_config(limits());
         kms.set_endpoint_url(endpoints.kms.clone());
-        Self { dynamodb: Client::of(dynamodb), kms: Client::of(kms.build()) }
+        Self { dynamodb: Client::of(dynamodb, transport.clone()), kms: Client::of(kms.build(), transport) }
     }
 
-    fn from_config(shared: &SdkConfig, http: SharedHttpClient) -> Self {
-        let (dynamodb, kms) = (DynamoDbBuilder::from(shared), KmsBuilder::from(shared));
-        Self::of(dynamodb, kms, http)
+    fn from_config(shared: &SdkConfig, transport: Transport) -> Self {
+        Self::of(DynamoDbBuilder::from(shared), KmsBuilder::from(shared), transport)
     }
 
-    fn of(dynamodb: DynamoDbBuilder, kms: KmsBuilder, http: SharedHttpClient) -> Self {
-        let http = watched(http, Turns::Now);
-        Self {
-            dynamodb: Client::of(dynamodb.timeout_config(limits()).http_client(http.clone()).build()),
-            kms: Client::of(kms.timeout_config(limits()).http_client(http).build()),
-        }
+    fn of(dynamodb: DynamoDbBuilder, kms: KmsBuilder, transport: Transport) -> Self {
+        let (dynamodb, kms) = (dynamodb.timeout_config(limits()), kms.timeout_config(limits()));
+        Self { dynamodb: Client::of(dynamodb.build(), transport.clone()), kms: Client::of(kms.build(), transport) }
     }
 }
 
@@ -218,7 +232,7 @@ mod tests {
         let shared = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
         let of_function =
             Aws::of_environment(&|name| (name == "AWS_REGION").then(|| "eu-central-1".to_owned())).unwrap();
-        for aws in [Aws::local(&endpoints), Aws::from_config(&shared, https_client()), of_function] {
+        for aws in [Aws::local(&endpoints), Aws::from_config(&shared, Transport::Tls(Arc::default())), of_function] {
             for set in [aws.dynamodb.config().timeout_config(), aws.kms.config().timeout_config()] {
                 let set = set.unwrap();
                 let limits = [set.connect_timeout(), set.operation_attempt_timeout(), set.operation_timeout()];

@@ -28,6 +28,11 @@ fn given() -> Option<PathBuf> {
     std::env::var_os("THEAZO_BOOTSTRAPS").map(|folder| workspace().join(folder))
 }
 
+/// Whether what is run are release binaries that were given.
+pub fn is_release() -> bool {
+    given().is_some()
+}
+
 /// Whether a function is among those to run: of those that are given, or of those that [`built`] has.
 pub fn has_bootstrap(name: &str) -> bool {
     match given() {

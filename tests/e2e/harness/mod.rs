@@ -22,7 +22,7 @@ mod table;
 mod tap;
 
 pub use aged::Aged;
-pub use built::{bootstrap, built, has_bootstrap, workspace};
+pub use built::{bootstrap, built, has_bootstrap, is_release, workspace};
 pub use captured::CapturedLog;
 pub use client::{Answer, Client};
 pub use contract::{UNHEARD_OF, check_query};
@@ -37,7 +37,7 @@ pub use lines::{Lines, own_deployment, own_machine_is_no_host, with_streams};
 pub use own::OwnStack;
 pub use process::{DevCommand, Process, collect, provider_of, temporary, wait_until};
 pub use raw::send_raw;
-pub use roles::{assert_roles_suffice, enforce_roles};
+pub use roles::{assert_roles_suffice, enforce_roles, may_call_services};
 pub use shared::{
     E2B_KEY, E2bEmulator, FLY_ORGANIZATION, FLY_TOKEN, FlyEmulator, Platform, docker_engine, e2b_emulator,
     fly_emulator, has_firewall, left_on_engine, stack, start_e2b_emulator, start_fly_emulator,

@@ -3,7 +3,7 @@
 use crate::permissions::wire;
 use std::collections::BTreeSet;
 use std::sync::{LazyLock, Mutex};
-use theazo_deploy::{Permissions, repository};
+use theazo_deploy::{Permissions, Service, repository};
 
 static RECORD: LazyLock<Permissions> =
     LazyLock::new(|| Permissions::read(&repository().join("infra/permissions.json")).unwrap());
@@ -22,6 +22,12 @@ pub fn enforce_roles() {
 pub fn assert_roles_suffice() {
     let refused = REFUSED.lock().unwrap().clone();
     assert!(refused.is_empty(), "not in infra/permissions.json: {refused:#?}");
+}
+
+/// Whether a function's role lets it call DynamoDB at all, and KMS.
+pub fn may_call_services(function: &str) -> (bool, bool) {
+    let any = |service| RECORD.of(function, service).next().is_some();
+    (any(Service::Data) || any(Service::Ledger), any(Service::Kms))
 }
 
 fn may_call(function: &str, target: &str, body: &[u8]) -> bool {
