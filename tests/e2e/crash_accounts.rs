@@ -4,7 +4,7 @@
 
 use crate::crash_checkpoints::on_engine;
 use crate::harness::{
-    Client, E2B_KEY, E2bEmulator, FLY_ORGANIZATION, FLY_TOKEN, FlyEmulator, Kills, Process, make_canary, random,
+    Client, E2B_KEY, E2bEmulator, FLY_ORGANIZATION, FLY_TOKEN, FlyEmulator, Kills, Process, make_canary,
     start_e2b_emulator, start_fly_emulator,
 };
 use serde_json::{Value, json};
@@ -154,26 +154,48 @@ fn is_alive(status: &str) -> bool {
     ["ready", "paused"].contains(&status)
 }
 
-/// The call of a random step from where things stand, and what is made of it in the list of those that were seen.
-fn step(place: &Place, session: &str, is_paused: bool, agents: &[Standing]) -> (&'static str, String, Value) {
+/// What can be killed.
+const KINDS: [&str; 9] = [
+    "create",
+    "terminate",
+    "pause",
+    "resume",
+    "resume on a checkpoint",
+    "restart",
+    "checkpoint",
+    "pause of all",
+    "resume of all",
+];
+
+/// One of [`KINDS`], and its call.
+type Step = (&'static str, String, Value);
+
+/// Every step that can be taken from where things stand.
+fn steps(place: &Place, session: &str, is_paused: bool, agents: &[Standing]) -> Vec<Step> {
     let whole = |what: &'static str, path: &str| (what, format!("/v1/sessions/{session}/{path}"), json!({}));
     if is_paused {
-        return whole("resume of all", "resume");
+        return vec![whole("resume of all", "resume")];
     }
-    let create = || ("create", format!("/v1/sessions/{session}/agents"), json!({ "provider": place.name() }));
+    let mut steps = vec![whole("pause of all", "pause")];
     let alive: Vec<_> = agents.iter().filter(|(_, status, _)| is_alive(status)).collect();
-    let Some((agent, status, kept)) = alive.get(random(alive.len().max(1) as u64) as usize) else { return create() };
-    let with = |what: &'static str, path: &str, body: Value| (what, format!("/v1/agents/{agent}/{path}"), body);
-    match (random(10), status.as_str(), kept.first()) {
-        (0, ..) if alive.len() < 3 => create(),
-        (8, ..) => whole("pause of all", "pause"),
-        (1, ..) => with("terminate", "terminate", json!({})),
-        (2..=4, "paused", Some(kept)) => with("resume on a checkpoint", "resume", json!({ "checkpoint": kept })),
-        (_, "paused", _) => with("resume", "resume", json!({})),
-        (2 | 3, ..) => with("pause", "pause", json!({})),
-        (4 | 5, ..) => with("checkpoint", "checkpoints", json!({})),
-        _ => with("restart", "restart", json!({})),
+    if alive.len() < 3 {
+        steps.push(("create", format!("/v1/sessions/{session}/agents"), json!({ "provider": place.name() })));
     }
+    for (agent, status, kept) in alive {
+        let with = |what: &'static str, path: &str, body: Value| (what, format!("/v1/agents/{agent}/{path}"), body);
+        steps.push(with("terminate", "terminate", json!({})));
+        if status == "paused" {
+            steps.push(with("resume", "resume", json!({})));
+            steps.extend(
+                kept.iter().map(|kept| with("resume on a checkpoint", "resume", json!({ "checkpoint": kept }))),
+            );
+        } else {
+            steps.push(with("pause", "pause", json!({})));
+            steps.push(with("checkpoint", "checkpoints", json!({})));
+            steps.push(with("restart", "restart", json!({})));
+        }
+    }
+    steps
 }
 
 #[tokio::test]
@@ -211,9 +233,14 @@ async fn kill_often(place: Place) {
     // What a pause of all has paused, and its resuming resumes.
     let mut suspended: BTreeSet<String> = BTreeSet::new();
     for _ in 0..kills.trials() {
-        let before = agents_of(&process.client(), &session).await;
+        let mut before = agents_of(&process.client(), &session).await;
         let is_paused = status_of(&process.client(), &session).await == "paused";
-        let (what, path, body) = step(&place, &session, is_paused, &before);
+        // Else there would be nothing to kill but creates, which leave nothing.
+        if !is_paused && !before.iter().any(|(_, status, _)| is_alive(status)) {
+            process.client().boot(&session, json!({ "provider": place.name() })).await;
+            before = agents_of(&process.client(), &session).await;
+        }
+        let (what, path, body) = kills.rarest(steps(&place, &session, is_paused, &before), |(what, ..)| what);
         let acting = tokio::spawn({
             let (client, path, body) = (process.client(), path.clone(), body.to_string().into_bytes());
             let began = Instant::now();
@@ -299,7 +326,7 @@ async fn kill_often(place: Place) {
             assert_eq!(told, "delivered\n", "{context}");
         }
     }
-    kills.tell();
+    kills.tell(&KINDS);
     // Nothing was counted twice, or not at all. An agent whose create was not answered was made, too.
     let running = place.there(&process).await.values().filter(|running| **running).count();
     let counted = process.client().get(&format!("/v1/sessions/{session}/usage")).await.expect(200);

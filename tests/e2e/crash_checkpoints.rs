@@ -125,7 +125,7 @@ async fn a_kill_in_the_middle_of_a_checkpoint_or_of_a_boot_from_one_leaves_nothi
         assert_eq!(content, if begun { "first" } else { phase.as_str() }, "{context}");
         assert_eq!(on_engine(&agent).await, (1, 1, 1 + kept(&client, &agent).await.len()), "{context}");
     }
-    kills.tell();
+    kills.tell(&["checkpoint", "resume"]);
     process.client().terminate(&session).await;
     assert_eq!(on_engine(&agent).await, (0, 0, 0));
     assert!(process.provider().list_mine().await.unwrap().is_empty());

@@ -150,7 +150,7 @@ async fn a_kill_in_the_middle_of_a_move_loses_no_agent_and_leaves_one_copy_of_it
         // Forgets where it was, as it does some minutes later by itself.
         killed.process = killed.process.restart("info").await;
     }
-    kills.tell();
+    kills.tell(&["resume that did not move it"]);
     killed.process.client().terminate(&session).await;
     // What it had of the hosts' credential it had in memory.
     for host in &killed.hosts {

@@ -78,7 +78,7 @@ async fn a_kill_in_the_middle_of_a_pause_a_resume_or_a_restart_loses_no_agent_an
             }
         }
     }
-    kills.tell();
+    kills.tell(&["pause", "resume", "restart"]);
     // Whatever was interrupted, it goes on from here.
     let client = process.client();
     if status(&client, &agent).await == "ready" {
