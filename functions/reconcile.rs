@@ -12,13 +12,14 @@ use crate::deployment::{Capability, Deployment};
 use crate::emf;
 use crate::limits::Watch;
 use crate::sessions::{pause, terminate};
+use futures_util::FutureExt;
 use futures_util::future::join;
 use hosts::Hosts;
 use lanes::in_lanes;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::AddAssign;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use theazo_http::{ApiError, ErrorCode};
 use theazo_providers::Presence;
@@ -150,15 +151,40 @@ pub enum Boots {
     Impossible,
 }
 
+/// How far a run has come with its list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Things that were looked after, or for which there was no time.
+    pub done: usize,
+    /// Things on the list.
+    pub all: usize,
+}
+
 /// Reconciles once.
 ///
 /// # Errors
 /// `internal_error` when the work list cannot be read. A provider that does not answer postpones its items instead.
 pub async fn reconcile(deployment: &Deployment, boots: Boots) -> Result<Outcome, ApiError> {
-    as_function("reconcile", reconcile_as_itself(deployment, boots)).await
+    reconcile_telling(deployment, boots, &|_| ()).await
 }
 
-async fn reconcile_as_itself(deployment: &Deployment, boots: Boots) -> Result<Outcome, ApiError> {
+/// The same, telling somebody who waits how far it is: when every provider was asked, and after each thing.
+///
+/// # Errors
+/// As [`reconcile`].
+pub async fn reconcile_telling(
+    deployment: &Deployment,
+    boots: Boots,
+    tell: &(dyn Fn(Progress) + Sync),
+) -> Result<Outcome, ApiError> {
+    as_function("reconcile", reconcile_as_itself(deployment, boots, tell)).await
+}
+
+async fn reconcile_as_itself(
+    deployment: &Deployment,
+    boots: Boots,
+    tell: &(dyn Fn(Progress) + Sync),
+) -> Result<Outcome, ApiError> {
     let started = Instant::now();
     // A row that is not where it belongs is looked after like any other: what it stands for must not run on for ever.
     let deployment = &deployment.on_schedule();
@@ -188,10 +214,13 @@ async fn reconcile_as_itself(deployment: &Deployment, boots: Boots) -> Result<Ou
     let found = accounts.found();
     let platforms = by_platform(&items, turn);
     let seen = (&found, accounts.hosts(), listed_at_ms);
+    let (all, done) = (items.len(), AtomicUsize::new(0));
+    tell(Progress { done: 0, all });
+    let one_more = || tell(Progress { done: done.fetch_add(1, Ordering::Relaxed) + 1, all });
     // On the heap: unoptimised, what is nested in this is more than a thread's stack.
     let mut visits = Vec::with_capacity(platforms.len());
     for items in platforms {
-        visits.push(Box::pin(run.platform_items(items, seen)));
+        visits.push(Box::pin(run.platform_items(items, seen, &one_more)));
     }
     let visits = in_lanes(visits, PLATFORMS_AT_ONCE, PLATFORM_SLICE);
     let grace_ms = i64::try_from(deployment.config().orphan_grace.as_millis()).unwrap_or(i64::MAX);
@@ -310,6 +339,7 @@ impl Run {
         &self,
         items: Vec<&WorkItem>,
         (found, hosts, listed_at_ms): (&Found, &Hosts, i64),
+        one_more: &(dyn Fn() + Sync),
     ) -> Outcome {
         let Some(platform) = items.first().map(|item| platform_of(item)) else { return Outcome::default() };
         let suspended = self.suspension.is_suspended(platform).await;
@@ -321,7 +351,8 @@ impl Run {
         let look = Look { found, hosts, listed_at_ms, suspended, deleted, active: Default::default() };
         let mut visits = Vec::with_capacity(items.len());
         for item in items {
-            visits.push(Box::pin(self.item(item, &look)));
+            let visit = self.item(item, &look);
+            visits.push(Box::pin(visit.inspect(|_| one_more())));
         }
         let mut outcome = Outcome::default();
         in_lanes(visits, ITEMS_AT_ONCE, ITEM_SLICE).await.into_iter().for_each(|visited| outcome += visited);

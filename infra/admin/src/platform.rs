@@ -9,8 +9,8 @@ use clap::Subcommand;
 use serde::{Serialize, Serializer};
 use theazo_http::format_time;
 use theazo_store::{
-    DeletionState, NewPlatform, Platform, PlatformDeletion, PlatformRotation, PlatformSuspension, Platforms,
-    StoreError, Table, now_ms,
+    DeletionState, DeletionStretch, NewPlatform, Platform, PlatformDeletion, PlatformRotation, PlatformSuspension,
+    Platforms, StoreError, Table, now_ms,
 };
 use theazo_tenancy::{Operator, PlatformId};
 
@@ -192,7 +192,18 @@ async fn delete(table: Table, platform: &PlatformId, yes: bool) -> Result<Deleti
     let deletion = PlatformDeletion::new(table, Operator::assume());
     deletion.begin(platform).await.map_err(|error| unknown(error, platform))?;
     note("It takes no calls any more. Removing what it has: interrupting this is safe, the schedule goes on with it.");
-    let (status, agents, not_before) = match deletion.advance(platform, now_ms()).await? {
+    let (mut ended, mut removed) = (0, 0);
+    let tell = |stretch| match stretch {
+        DeletionStretch::Ended(more) => {
+            ended += more;
+            note(&format!("{ended} sessions have ended and have no secrets any more."));
+        }
+        DeletionStretch::Removed(more) => {
+            removed += more;
+            note(&format!("{removed} sessions are removed."));
+        }
+    };
+    let (status, agents, not_before) = match deletion.advance_telling(platform, now_ms(), tell).await? {
         DeletionState::UnderWay { agents, until_ms } => ("deleting", agents, Some(format_time(until_ms))),
         DeletionState::Gone => ("deleted", 0, None),
     };

@@ -6,7 +6,12 @@ use crate::target::Target;
 use crate::vault::VaultArgs;
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use theazo_functions::reconcile::{Boots, Outcome, reconcile};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+use theazo_functions::reconcile::{Boots, Outcome, Progress, reconcile_telling};
+
+/// How often the operator is told how far it is.
+const PACE: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
 pub(crate) struct Reconcile {
@@ -41,11 +46,28 @@ impl Reconcile {
         let Verb::Now = self.verb;
         let deployment = self.vault.deployment(target).await?;
         note("Asking every provider, then ending what is over: up to two minutes. Interrupting this is safe.");
-        let outcome = reconcile(&deployment, Boots::UnderWay).await.map_err(|_| AdminError::NotReconciled)?;
+        let paced = Paced::default();
+        let tell = |progress| paced.tell(progress);
+        let outcome =
+            reconcile_telling(&deployment, Boots::UnderWay, &tell).await.map_err(|_| AdminError::NotReconciled)?;
         let counts = serde_json::to_value(outcome).unwrap_or_default();
         let shown = counts.as_object().into_iter().flatten().map(|(what, count)| (what.clone(), count.to_string()));
         output.show(&Reconciled { outcome, shown: shown.collect() })?;
         Ok(())
+    }
+}
+
+/// Tells how far it is: at the beginning, at the end, and every few seconds between them.
+#[derive(Default)]
+struct Paced(Mutex<Option<Instant>>);
+
+impl Paced {
+    fn tell(&self, Progress { done, all }: Progress) {
+        let Ok(mut told) = self.0.lock() else { return };
+        if done == 0 || done == all || told.is_none_or(|told| told.elapsed() >= PACE) {
+            *told = Some(Instant::now());
+            note(&format!("{done} of {all} things on the list are looked after."));
+        }
     }
 }
 

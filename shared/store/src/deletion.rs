@@ -58,6 +58,15 @@ pub enum DeletionState {
     Gone,
 }
 
+/// What was done of a deletion since this was told last: so many sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeletionStretch {
+    /// They have ended, and have no secrets any more.
+    Ended(usize),
+    /// They are removed, with all that they had.
+    Removed(usize),
+}
+
 /// What a deletion needs of the platform's row, and all that stays of it.
 #[derive(Serialize, Deserialize)]
 struct Tombstone {
@@ -127,6 +136,19 @@ impl PlatformDeletion {
     /// # Errors
     /// [`StoreError::Conflict`] when it was not begun; [`StoreError::Table`] when the table does not answer.
     pub async fn advance(&self, platform: &PlatformId, now_ms: i64) -> Result<DeletionState, StoreError> {
+        self.advance_telling(platform, now_ms, |_| ()).await
+    }
+
+    /// The same, telling somebody who waits what was done, a stretch of at most 100 sessions at a time.
+    ///
+    /// # Errors
+    /// As [`PlatformDeletion::advance`].
+    pub async fn advance_telling(
+        &self,
+        platform: &PlatformId,
+        now_ms: i64,
+        mut tell: impl FnMut(DeletionStretch) + Send,
+    ) -> Result<DeletionState, StoreError> {
         let Some(row) = self.table.get::<Tombstone>(&self.operator.platform_key(platform)).await? else {
             self.table.delete(&self.work_key(platform)).await?;
             return Ok(DeletionState::Gone);
@@ -139,7 +161,7 @@ impl PlatformDeletion {
         self.revoke_keys(&scopes[0], deleted_at_ms).await?;
         let mut agents = 0;
         for scope in &scopes {
-            self.end_sessions(scope).await?;
+            self.end_sessions(scope, &mut tell).await?;
             self.remove_secrets_of_agents(scope).await?;
             agents += self.table.query_all(&scope.platform_wide()?.live_agents()).await?.len();
         }
@@ -148,7 +170,7 @@ impl PlatformDeletion {
             return Ok(DeletionState::UnderWay { agents, until_ms });
         }
         for scope in &scopes {
-            self.remove_rest(scope).await?;
+            self.remove_rest(scope, &mut tell).await?;
             self.remove_usage(scope, row.created_at_ms, now_ms).await?;
         }
         self.bury(&scopes[0], Tombstone { gone_at_ms: Some(now_ms), ..row }).await?;
@@ -166,7 +188,11 @@ impl PlatformDeletion {
     }
 
     /// Terminates what is not terminated yet. Each session is on the work list from that moment on.
-    async fn end_sessions(&self, scope: &TenantScope) -> Result<(), StoreError> {
+    async fn end_sessions(
+        &self,
+        scope: &TenantScope,
+        tell: &mut (impl FnMut(DeletionStretch) + Send),
+    ) -> Result<(), StoreError> {
         let mut request = PageRequest { limit: STRETCH, after: None };
         loop {
             let over = AttributeValue::S(SessionStatus::Terminated.as_str().into());
@@ -179,6 +205,9 @@ impl PlatformDeletion {
                     self.table.remove_secrets_of(&own).await.map(|_| ())
                 }))
                 .await?;
+            }
+            if !page.rows.is_empty() {
+                tell(DeletionStretch::Ended(page.rows.len()));
             }
             match page.next {
                 Some(next) => request.after = Some(next),
@@ -197,16 +226,22 @@ impl PlatformDeletion {
     }
 
     /// Removes everything of one mode but the audit trail. Of a session its row goes last, for it leads to the others.
-    async fn remove_rest(&self, scope: &TenantScope) -> Result<(), StoreError> {
+    async fn remove_rest(
+        &self,
+        scope: &TenantScope,
+        tell: &mut (impl FnMut(DeletionStretch) + Send),
+    ) -> Result<(), StoreError> {
         let wide = scope.platform_wide()?;
         loop {
             let sessions = self.table.stretch(&wide.sessions()).await?;
             if sessions.is_empty() {
                 break;
             }
+            let removed = sessions.len();
             for row in sessions {
                 self.remove_session(scope, &from_item(row)?).await?;
             }
+            tell(DeletionStretch::Removed(removed));
         }
         for config in crate::provider_configs::list(&self.table, scope).await? {
             // In one write: whoever repeats this must find less to do each time.

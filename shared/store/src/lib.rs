@@ -58,7 +58,7 @@ pub use audit::{AuditAction, AuditEntry, AuditFilter, AuditLog, AuditOutcome};
 pub use aws::{Aws, AwsEndpoints, aws_config};
 pub use counters::Counters;
 pub use credentials::{Admission, Credentials, RateLimits};
-pub use deletion::{DeletionState, PlatformDeletion};
+pub use deletion::{DeletionState, DeletionStretch, PlatformDeletion};
 pub use error::{KmsFailure, StoreError};
 pub use health::TableHealth;
 pub use ledger::Deleted;

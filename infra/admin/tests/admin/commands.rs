@@ -299,6 +299,12 @@ async fn reconciling_can_be_asked_for_and_says_what_it_did() {
     let folder = local.folder.to_str().unwrap();
     let told = local.json(&["reconcile", "now", "--data-dir", folder]).await;
     assert_eq!((&told["orphans"], &told["postponed"]), (&0.into(), &0.into()), "{told}");
+    // Whoever waits is told how far it is: of a platform that goes, which is on the list.
+    let made = local.json(&["platform", "create", "acme"]).await;
+    local.json(&["platform", "delete", text(&made["id"]), "--yes"]).await;
+    let output = local.admin(&["reconcile", "now", "--data-dir", folder]).await;
+    let said = ["0 of 1 things on the list", "1 of 1 things on the list"].map(|said| stderr(&output).find(said));
+    assert!(said[0].is_some() && said[0] < said[1], "{}", stderr(&output));
     // Without the stack's folder it is not known which deployment is meant.
     let output = local.admin(&["reconcile", "now", "--data-dir", "/nowhere"]).await;
     assert_eq!(output.status.code(), Some(1));

@@ -57,6 +57,9 @@ async fn a_platform_is_deleted_only_when_that_is_said_twice_and_then_at_once() {
     let output = local.admin(&["platform", "delete", &gone.id, "--yes"]).await;
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stdout(&output).contains("deleting") && stderr(&output).contains("scheduled clean-up"));
+    // Whoever waits is told how far it is.
+    let ended = format!("{} sessions have ended", gone.sessions.len());
+    assert!(stderr(&output).contains(&ended), "{}", stderr(&output));
     for key in [&gone.key, &gone.test_key] {
         assert_eq!(local.call(key, "GET", "/whoami", None).await.0, 401);
     }

@@ -6,9 +6,9 @@ use crate::proxy::Proxy;
 use crate::support::{Item, World, aws, operator, own, refused, secret, text};
 use std::collections::BTreeMap;
 use theazo_store::{
-    AgentStatus, Credentials, DeletionState, NewSession, PageRequest, PlatformDeletion, Platforms, ProviderAccess,
-    ProviderCredentials, RateLimits, Replays, SecretSealer, SecretTarget, Sessions, StoreError, Table, WorkItem,
-    now_ms,
+    AgentStatus, Credentials, DeletionState, DeletionStretch, NewSession, PageRequest, PlatformDeletion, Platforms,
+    ProviderAccess, ProviderCredentials, RateLimits, Replays, SecretSealer, SecretTarget, Sessions, StoreError, Table,
+    WorkItem, now_ms,
 };
 use theazo_tenancy::{Claim, IssuedKey, Mode, PlatformId, TenantScope, UserId};
 
@@ -131,6 +131,26 @@ async fn a_deleted_platform_takes_no_key_of_anothers_with_it_to_which_a_row_of_i
     deletion.begin(&gone.id).await.unwrap();
     deletion.advance(&gone.id, now_ms()).await.unwrap();
     assert!(is_accepted(&world.table, &other.keys[0]).await);
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_deletion_is_told_of_every_stretch_of_sessions() {
+    let world = World::start().await;
+    let scope = world.tenant().await;
+    for _ in 0..120 {
+        world.session(&scope).await;
+    }
+    let deletion = deletion(&world.table);
+    deletion.begin(scope.platform()).await.unwrap();
+    let (mut ended, mut removed) = (Vec::new(), Vec::new());
+    let mut tell = |stretch| match stretch {
+        DeletionStretch::Ended(sessions) => ended.push(sessions),
+        DeletionStretch::Removed(sessions) => removed.push(sessions),
+    };
+    deletion.advance_telling(scope.platform(), now_ms(), &mut tell).await.unwrap();
+    deletion.advance_telling(scope.platform(), later(), &mut tell).await.unwrap();
+    // What has ended is not told of again.
+    assert_eq!((ended, removed), (vec![100, 20], vec![100, 20]));
 }
 
 #[tokio::test]
