@@ -63,7 +63,6 @@ OPERATORS = {
 OPERATING = {
     "Tables": {
         "Action": {
-            "dynamodb:BatchGetItem",
             "dynamodb:BatchWriteItem",
             "dynamodb:ConditionCheckItem",
             "dynamodb:DeleteItem",

@@ -191,7 +191,7 @@ async fn keys_are_printed_once_with_a_sentence_that_says_so_and_nowhere_else() {
     assert!(stderr(&output).contains("shown this once") && !stderr(&output).contains("th_"));
 
     // Nor does the deepest logging of the libraries say a key: this program sets none up.
-    let endpoint = local.stack().dynamodb_url();
+    let endpoint = local.endpoint().to_owned();
     let args = ["--endpoint", &endpoint, "key", "create", id, "--environment", "live"];
     let output = admin(&args, &[("RUST_LOG", "trace")]).await;
     assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
@@ -267,7 +267,7 @@ async fn what_cannot_be_understood_is_a_usage_error() {
 #[tokio::test(flavor = "multi_thread")]
 async fn aws_is_reached_as_the_usual_variables_say_and_only_when_asked() {
     let local = Local::start().await;
-    let endpoint = local.stack().dynamodb_url();
+    let endpoint = local.endpoint().to_owned();
     let variables = [
         ("AWS_ENDPOINT_URL_DYNAMODB", endpoint.as_str()),
         ("AWS_REGION", "eu-central-1"),
@@ -327,7 +327,7 @@ async fn what_platforms_have_configured_at_providers_is_listed_with_its_health_a
         let config = serde_json::json!({ "credentialRef": "E2B_KEY" });
         call(reqwest::Method::PUT, "/v1/providers/e2b", key, config).await;
     }
-    let endpoint = local.stack().dynamodb_url();
+    let endpoint = local.endpoint().to_owned();
     let folder = local.folder.to_str().unwrap();
     let credential_key = local.credential_key();
     // An account at an address where nobody answers.

@@ -28,8 +28,15 @@ const GOOD: Figures =
 struct Said {
     table: Figures,
     ledger: Figures,
-    /// Its `Date`.
-    date: String,
+    clock: Clock,
+}
+
+/// What its `Date` says.
+#[derive(Clone)]
+enum Clock {
+    /// What it is, less so many seconds.
+    Behind(u64),
+    Nonsense,
 }
 
 /// In front of a stack's table. Answers what `doctor` asks about tables by DynamoDB's reference
@@ -41,7 +48,7 @@ struct DynamoDb {
 
 impl DynamoDb {
     async fn start(behind: String) -> Self {
-        let said = Arc::new(Mutex::new(Said { table: GOOD, ledger: GOOD, date: date(0) }));
+        let said = Arc::new(Mutex::new(Said { table: GOOD, ledger: GOOD, clock: Clock::Behind(0) }));
         let known = said.clone();
         let http = reqwest::Client::new();
         let answer = move |headers: HeaderMap, body: Bytes| {
@@ -73,7 +80,7 @@ impl DynamoDb {
                 };
                 let builder = Response::builder().header("content-type", "application/x-amz-json-1.0");
                 match told {
-                    Some(told) => builder.header("date", now.date).body(Body::from(told.to_string())).unwrap(),
+                    Some(told) => builder.header("date", now.clock.date()).body(Body::from(told.to_string())).unwrap(),
                     None => {
                         let mut request = http.post(&behind).body(body);
                         for name in ["content-type", "x-amz-target", "x-amz-date", "authorization"] {
@@ -109,10 +116,12 @@ impl DynamoDb {
     }
 }
 
-/// What a service says the time is whose clock is that many seconds behind this machine's.
-fn date(behind: u64) -> String {
-    let at = SystemTime::now() - Duration::from_secs(behind);
-    httpdate(at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs())
+impl Clock {
+    fn date(&self) -> String {
+        let Self::Behind(seconds) = self else { return "some time ago".into() };
+        let at = SystemTime::now() - Duration::from_secs(*seconds);
+        httpdate(at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs())
+    }
 }
 
 /// As in HTTP's `Date` (<https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7>).
@@ -132,13 +141,13 @@ fn httpdate(seconds: u64) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_tells_each_thing_that_is_wrong_with_tables_on_aws_and_the_clock_and_nothing_else() {
     let local = Local::start().await;
-    let dynamodb = DynamoDb::start(local.stack().dynamodb_url()).await;
+    let dynamodb = DynamoDb::start(local.endpoint().to_owned()).await;
     // What is there to be looked at only with more of the command line, or on other stacks.
     let unknown = |more: &[&str]| {
         let usual = ["providers", "roles and resources"];
         more.iter().chain(&usual).map(|what| ((*what).to_owned(), "unknown".to_owned())).collect::<Vec<_>>()
     };
-    let good = || Said { table: GOOD, ledger: GOOD, date: date(0) };
+    let good = || Said { table: GOOD, ledger: GOOD, clock: Clock::Behind(0) };
     assert_eq!(dynamodb.looked_at(&local, good()).await, (Some(0), unknown(&[])));
 
     let of_table = |table| Said { table, ..good() };
@@ -153,13 +162,13 @@ async fn doctor_tells_each_thing_that_is_wrong_with_tables_on_aws_and_the_clock_
         ("protection of theazo-ledger", of_ledger(Figures { protected: false, ..GOOD })),
         ("backups of theazo", of_table(Figures { recoverable: "DISABLED", ..GOOD })),
         ("backups of theazo-ledger", of_ledger(Figures { recoverable: "DISABLED", ..GOOD })),
-        ("clock", Said { date: date(60), ..good() }),
+        ("clock", Said { clock: Clock::Behind(60), ..good() }),
     ] {
         let (code, mut found) = dynamodb.looked_at(&local, said).await;
         found.retain(|(_, verdict)| verdict != "unknown");
         assert_eq!((code, found), (Some(1), vec![(what.to_owned(), "bad".to_owned())]), "{what}");
     }
-    let timeless = Said { date: "some time ago".into(), ..good() };
+    let timeless = Said { clock: Clock::Nonsense, ..good() };
     assert_eq!(dynamodb.looked_at(&local, timeless).await, (Some(0), unknown(&["clock"])));
     local.stop().await;
 }

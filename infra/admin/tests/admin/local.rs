@@ -1,5 +1,6 @@
 //! A local stack of a test's own, and the command that works on it.
 
+use crate::asked::Asked;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -9,6 +10,10 @@ use theazo_local::{Stack, StackConfig};
 /// The stack, without Docker.
 pub struct Local {
     stack: Option<Stack>,
+    /// Where the command reaches the table and the key service, and what it asks for there.
+    endpoint: String,
+    kms_endpoint: String,
+    pub asked: Asked,
     pub folder: PathBuf,
     http: reqwest::Client,
 }
@@ -19,7 +24,26 @@ impl Local {
         let name = format!("admin-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         let config = StackConfig::on_loopback(folder.clone());
-        Self { stack: Some(Stack::start(config).await.unwrap()), folder, http: reqwest::Client::new() }
+        let stack = Stack::start(config).await.unwrap();
+        let asked = Asked::default();
+        let endpoint = asked.in_front_of(stack.dynamodb_url()).await;
+        let kms_endpoint = asked.in_front_of(stack.kms_url()).await;
+        // The folder's word is taken for the table that is meant.
+        let file = folder.join("lambda.env");
+        let told = std::fs::read_to_string(&file).unwrap();
+        let told = told.replace(&stack.dynamodb_url(), &endpoint).replace(&stack.kms_url(), &kms_endpoint);
+        std::fs::write(&file, told).unwrap();
+        Self { stack: Some(stack), endpoint, kms_endpoint, asked, folder, http: reqwest::Client::new() }
+    }
+
+    /// Where the command finds the table.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Where it finds the key service.
+    pub fn kms_endpoint(&self) -> &str {
+        &self.kms_endpoint
     }
 
     pub fn stack(&self) -> &Stack {
@@ -33,8 +57,7 @@ impl Local {
 
     /// The command as somebody types it who has nothing at hand but the key of this stack's credentials.
     pub fn command(&self, args: &[&str]) -> Command {
-        let endpoint = self.stack().dynamodb_url();
-        let mut command = command(&[&["--endpoint", &endpoint], args].concat());
+        let mut command = command(&[&["--endpoint", &self.endpoint], args].concat());
         command.env("THEAZO_CREDENTIAL_KEY", self.credential_key());
         command
     }
@@ -120,6 +143,7 @@ impl Local {
 
     pub async fn stop(mut self) {
         self.stack.take().unwrap().stop().await;
+        self.asked.assert_the_role_suffices();
     }
 }
 

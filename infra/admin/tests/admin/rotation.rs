@@ -166,14 +166,14 @@ async fn a_key_service_that_is_not_known_or_the_wrong_deployment_is_a_clear_fail
 
     // Everything said, nothing is looked up.
     let deployment = local.stack().deployment().config();
-    let kms = local.stack().kms_url();
-    let said = ["--kms-endpoint", &kms, "--kms-key", &deployment.kms_key_arn, "--deployment", &deployment.name];
+    let kms = local.kms_endpoint();
+    let said = ["--kms-endpoint", kms, "--kms-key", &deployment.kms_key_arn, "--deployment", &deployment.name];
     let output = local.admin(&[&["root-key", "status"][..], &said].concat()).await;
     assert!(output.status.success(), "{}", stderr(&output));
     let absent = format!("plt_{}", "0".repeat(26));
     let output = local.with_folder(&["platform", "rotate-key", &absent]).await;
     assert!(stderr(&output).contains(&format!("there is no platform {absent}")), "{}", stderr(&output));
-    let output = local.admin(&["root-key", "status", "--aws", "--kms-endpoint", &kms]).await;
+    let output = local.admin(&["root-key", "status", "--aws", "--kms-endpoint", kms]).await;
     assert_eq!(output.status.code(), Some(2));
     local.stop().await;
 }
@@ -190,8 +190,8 @@ async fn a_new_deployments_root_key_is_made_once_and_never_in_place_of_one_that_
         "TableName": "fresh", "KeySchema": key, "AttributeDefinitions": of_type, "BillingMode": "PAY_PER_REQUEST"
     });
     local.dynamodb("CreateTable", table).await;
-    let (kms, arn) = (local.stack().kms_url(), local.stack().deployment().config().kms_key_arn.clone());
-    let said = ["--table", "fresh", "--kms-endpoint", &kms, "--deployment", "new"];
+    let (kms, arn) = (local.kms_endpoint(), local.stack().deployment().config().kms_key_arn.clone());
+    let said = ["--table", "fresh", "--kms-endpoint", kms, "--deployment", "new"];
     let init = [&["root-key", "init"][..], &said].concat();
 
     let output =

@@ -150,7 +150,7 @@ fn an_operator_who_may_more_or_less_and_a_key_for_others_are_found() {
         (
             "- !Sub '${LedgerTable.Arn}_*'",
             "- '*'",
-            "OperatorRole is granted dynamodb:BatchGetItem on everything like [{'Fn::Sub': '${DataTable.Arn}_*'}, '*']",
+            "OperatorRole is granted dynamodb:ConditionCheckItem on everything like [{'Fn::Sub': '${DataTable.Arn}_*'}, '*']",
         ),
         (
             "Resource: !Ref CredentialKey\n",
