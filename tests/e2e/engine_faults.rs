@@ -10,12 +10,15 @@ use theazo_providers::docker::Endpoint;
 /// An engine is asked fewer calls than that for anything.
 const MOST_CALLS: usize = 40;
 
-fn faults() -> [Break; 5] {
+fn faults() -> [Break; 7] {
     [
         Break::AtOnce,
         Break::AfterBytes(0),
         Break::AfterBytes(40),
+        Break::InBody(1),
         Break::Nonsense,
+        // As whoever stands before an engine says when it is asked too often.
+        Break::Answer(429, json!({ "message": "the words of an engine" }).to_string()),
         Break::Answer(500, json!({ "message": "the words of an engine" }).to_string()),
     ]
 }
@@ -139,6 +142,42 @@ async fn a_boot_whose_engine_does_not_answer_is_given_up_in_time_and_what_it_doe
         assert_eq!(usage["activeAgents"], 0, "{call}");
     }
     assert!(came_late, "nothing came about late");
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_a_pause_or_an_end_whose_engine_does_not_answer_is_given_up_in_time_and_done_when_asked_again() {
+    let bed = Bed::start("silent").await;
+    let agent = bed.client.boot(&bed.session, json!({})).await;
+    bed.client.run(&agent, "bash", "echo kept > /data/kept").await;
+    let run = json!({ "language": "bash", "code": "cat /data/kept", "timeout": 2 });
+    for (what, call, body) in
+        [("exec", "/exec", Some(&run)), ("pause", "delete /", None), ("terminate", "delete /", None)]
+    {
+        let path = format!("/v1/agents/{agent}/{what}");
+        bed.tap.fail_some(call, 0, 1, Break::Held);
+        let began = Instant::now();
+        let answer = bed.client.call("POST", &path, body).await;
+        // The gateway gives up after 29 s.
+        assert!(began.elapsed() < Duration::from_secs(28), "{what}: {:?}", began.elapsed());
+        assert!([502, 504].contains(&answer.status), "{what}: {answer:?}");
+        assert!(bed.tap.requests() > 0, "nothing was asked of {call}");
+        bed.tap.mend();
+        // The same code would be answered by the failure for a minute.
+        let other = body.map(|_| json!({ "language": "bash", "code": "cat /data/kept; true" }));
+        let again = bed.client.call("POST", &path, other.as_ref()).await;
+        assert_eq!(again.status, 200, "{what} again: {again:?}");
+        let again = again.json();
+        assert!(what != "exec" || again["stdout"] == "kept\n", "{again}");
+        let shown = bed.client.get(&format!("/v1/agents/{agent}/status")).await.expect(200);
+        let expected = match what {
+            "exec" => "ready",
+            "pause" => "paused",
+            _ => "completed",
+        };
+        assert_eq!(shown["status"], expected, "{what}");
+    }
+    assert_eq!(left_on_engine(&bed.own.stack).await, [""; 0]);
     bed.end().await;
 }
 

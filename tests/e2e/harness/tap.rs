@@ -20,6 +20,8 @@ pub enum Break {
     AtOnce,
     /// The connection ends after so many bytes of the service's answer.
     AfterBytes(usize),
+    /// The connection ends after so many bytes of the body of the service's answer. One without a body is whole.
+    InBody(usize),
     /// The answer is one that the service would never give.
     Nonsense,
     /// The service is not asked, and this is answered: a status and a body.
@@ -301,6 +303,13 @@ impl Relay {
                 (Break::AfterBytes(most), bytes) => {
                     let kept = read.min(most.saturating_sub(answered - read));
                     (bytes[..kept].to_vec(), answered < most)
+                }
+                (Break::InBody(most), bytes) => {
+                    // A head comes whole with the first bytes.
+                    let first = answered == read;
+                    let head = if first { memmem::find(bytes, b"\r\n\r\n").map_or(read, |end| end + 4) } else { 0 };
+                    let kept = read.min(head + most);
+                    (bytes[..kept].to_vec(), kept == head)
                 }
                 (Break::Nonsense, _) => (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n{\"x\":".to_vec(), false),
             };
