@@ -131,6 +131,16 @@ async fn agents_go_where_there_is_room_and_a_host_that_dies_takes_only_its_own_a
     let open = open(&enrolled);
     let drains = Standing { draining: std::slice::from_ref(&small), ..open };
 
+    // Where several have room, the one goes that has the larger part of its places free, whichever is drawn first.
+    for (fuller, emptier) in [(&small, &large), (&large, &small)] {
+        let there = spec();
+        all.on(fuller).unwrap().create(&there, &environment(&[])).await.unwrap();
+        for _ in 0..10 {
+            assert_eq!(&all.place(open).await.unwrap(), emptier);
+        }
+        all.on(fuller).unwrap().destroy(&agent(&there)).await.unwrap();
+    }
+
     // Nine at once for six places.
     let made = join_all((0..9).map(|_| put(&all))).await;
     let (made, refused): (Vec<_>, Vec<_>) = made.into_iter().partition(Result::is_ok);
