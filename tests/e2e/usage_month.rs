@@ -13,8 +13,6 @@ use theazo_tenancy::{Mode, Operator, SessionId};
 const INTERVALS: u64 = 100_000;
 const USERS: u64 = 200;
 const PROVIDERS: [(&str, u64); 3] = [("docker", 60_000_001), ("e2b", 10_890_000), ("fly", 3_599_999)];
-/// How long a report may take on a machine that others use too, milliseconds; `THEAZO_REPORT_MS` says less for one's own.
-const WITHIN_MS: u64 = 1000;
 /// Rows of one request, a limit of DynamoDB.
 const BATCH: usize = 25;
 
@@ -186,10 +184,8 @@ fn reports(session: &str) -> Vec<String> {
     paths
 }
 
-/// Fails unless a report is made in time and in three round trips.
-async fn expect_quick(client: &Client, path: &str) {
-    let within = std::env::var("THEAZO_REPORT_MS").ok().and_then(|text| text.parse().ok()).unwrap_or(WITHIN_MS);
-    let within = Duration::from_millis(within);
+/// Fails unless a report is made in three round trips, and prints what it takes.
+async fn expect_three_trips(client: &Client, path: &str) {
     let (mut best, mut round_trips) = (Duration::MAX, u32::MAX);
     // What a report takes is what it takes when nothing else has the machine.
     for attempt in 0..6 {
@@ -200,13 +196,13 @@ async fn expect_quick(client: &Client, path: &str) {
         answer.bytes().await.unwrap();
         best = best.min(started.elapsed());
         round_trips = round_trips.min(counted);
-        if attempt >= 2 && best < within && round_trips <= 3 {
+        if attempt >= 2 && round_trips <= 3 {
             break;
         }
     }
     let line = format!("{path}: {} ms, {round_trips} round trips\n", best.as_millis());
     let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
-    assert!(best < within && round_trips <= 3, "{path} took {best:?} and {round_trips} round trips");
+    assert!(round_trips <= 3, "{path} took {round_trips} round trips");
 }
 
 #[tokio::test]
@@ -220,7 +216,7 @@ async fn a_whole_month_of_a_hundred_thousand_runs_is_reported_exactly_whatever_d
     let cents = |shown: &Value| shown["amount"].as_i64().unwrap();
     let report = async |path: &str| {
         let path = format!("/v1/usage/{path}period=last_month");
-        expect_quick(client, &path).await;
+        expect_three_trips(client, &path).await;
         client.get(&path).await
     };
     let summary = report("summary?").await.expect(200);
@@ -259,7 +255,7 @@ async fn a_month_of_a_hundred_thousand_runs_and_what_runs_on_is_reported_exactly
     let running = Running::start(&own.stack, &platform, now).await;
     let mut told = BTreeMap::new();
     for path in reports(&running.session) {
-        expect_quick(client, &path).await;
+        expect_three_trips(client, &path).await;
         let asked_ms = now_ms();
         let answer = client.get(&path).await;
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
