@@ -66,7 +66,7 @@ impl Paced {
         let Ok(mut told) = self.0.lock() else { return };
         if done == 0 || done == all || told.is_none_or(|told| told.elapsed() >= PACE) {
             *told = Some(Instant::now());
-            note(&format!("{done} of {all} things on the list are looked after."));
+            note(&format!("{done} of {all} things on the list are gone through."));
         }
     }
 }

@@ -91,8 +91,8 @@ impl Transport {
 }
 
 /// A service's client, made at its first use: making one takes as long as starting a function that does nothing. Clones
-/// share it. Whoever never uses it does not even contain its code, nor that of TLS: nothing but [`Client::deref`] may
-/// name either.
+/// share it. Whoever never uses it does not even contain its code, nor that of TLS: of what a function runs, nothing but
+/// [`Client::deref`] may name either.
 pub(crate) struct Client<S: Service> {
     config: S::Config,
     transport: Transport,
