@@ -55,6 +55,11 @@ impl SimulatedDisk for TenantDisk {
         Ok(pieces.into_iter().map(|(id, piece)| (id, piece.into())).collect())
     }
 
+    async fn piece(&self, agent: &str, id: &str) -> Result<Option<Bytes>, ProviderError> {
+        let piece = self.disks.piece(&self.scope, &agent_id(agent)?, id).await.map_err(failed)?;
+        Ok(piece.map(Bytes::from))
+    }
+
     async fn delete(&self, agent: &str, ids: &[&str]) -> Result<(), ProviderError> {
         self.disks.delete(&self.scope, &agent_id(agent)?, ids).await.map_err(failed)
     }

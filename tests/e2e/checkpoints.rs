@@ -3,7 +3,8 @@
 use crate::crash_checkpoints::on_engine;
 use crate::e2b::{on_e2b, with_e2b, with_own_e2b};
 use crate::harness::{
-    Answer, Client, E2B_KEY, Platform, container_name, docker, end_agent, fail_agent, make_canary, sha256, wait_until,
+    Answer, Client, E2B_KEY, OwnStack, Platform, container_name, docker, dynamodb, end_agent, fail_agent, make_canary,
+    sha256, wait_until,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -162,6 +163,43 @@ async fn a_test_agent_is_resumed_and_retried_from_its_checkpoints() {
     let platform = Platform::make("checkpoints test").await;
     let client = platform.client.with_key(Some(&platform.test_key));
     circle(&platform, &client, Mode::Test, json!({}), false).await;
+}
+
+/// The rows of an agent's simulated disk.
+async fn rows_of_disk(own: &OwnStack, agent: &str) -> usize {
+    let scanned = dynamodb(&own.stack.dynamodb_url(), "Scan", json!({ "TableName": "theazo" })).await;
+    let rows = scanned["Items"].as_array().unwrap();
+    let of_disk = |row: &&Value| row["pk"]["S"].as_str().is_some_and(|pk| pk.contains(agent) && pk.ends_with("#disk"));
+    rows.iter().filter(of_disk).count()
+}
+
+#[tokio::test]
+async fn a_test_agents_checkpoint_that_nobody_made_to_its_end_is_removed_with_all_its_pieces() {
+    let (own, _) = OwnStack::start_still(None, |_| {}).await;
+    let client = own.client("test-api-key");
+    let session = client.session("u").await;
+    let agent = client.boot(&session, json!({})).await;
+    write(&client, &agent, "/data/file", "kept").await;
+    let before = rows_of_disk(&own, &agent).await;
+    checkpoint(&client, &agent, "left over").await;
+    assert!(rows_of_disk(&own, &agent).await > before + 1, "its list, and a copy of the file");
+    // As after a process that ended between asking for its removal and the removal.
+    let url = own.stack.dynamodb_url();
+    let scanned = dynamodb(&url, "Scan", json!({ "TableName": "theazo" })).await;
+    let of_agent = |row: &&Value| row["checkpoints"]["L"].as_array().is_some_and(|kept| !kept.is_empty());
+    let row = scanned["Items"].as_array().unwrap().iter().find(of_agent).expect("the agent's row");
+    let change = json!({
+        "TableName": "theazo",
+        "Key": { "pk": row["pk"], "sk": row["sk"] },
+        "UpdateExpression": "SET checkpoints[0].#state = :removing",
+        "ExpressionAttributeNames": { "#state": "state" },
+        "ExpressionAttributeValues": { ":removing": { "S": "removing" } },
+    });
+    dynamodb(&url, "UpdateItem", change).await;
+    assert_eq!(own.reconcile().await.checkpoints, 1);
+    assert_eq!((phases(&client, &agent).await.len(), rows_of_disk(&own, &agent).await), (0, before));
+    assert_eq!(read(&client, &agent, "/data/file").await, "kept");
+    own.stop().await;
 }
 
 #[tokio::test]

@@ -118,6 +118,15 @@ impl SimulatedDisks {
         Ok(found)
     }
 
+    /// One piece, if it is there.
+    ///
+    /// # Errors
+    /// As [`SimulatedDisks::put`].
+    pub async fn piece(&self, scope: &TenantScope, agent: &AgentId, id: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let row = self.0.get_raw(&piece_key(&scope.simulated_disk(agent)?, id)).await?;
+        row.map(|mut row| take_content(&mut row).ok_or(StoreError::Corrupt("a disk's piece"))).transpose()
+    }
+
     /// Removes pieces. Those that are not there do not matter.
     ///
     /// # Errors

@@ -153,19 +153,33 @@ impl<D: SimulatedDisk> SimulatedProvider<D> {
 
     async fn read_list(&self, agent: &str, manifest: &[String]) -> Result<Files, ProviderError> {
         let ids: Vec<&str> = manifest.iter().map(String::as_str).collect();
-        let found = self.disk.get(agent, &ids).await?;
-        let mut list = Vec::new();
-        for id in ids {
-            list.extend_from_slice(found.get(id).ok_or(ProviderError::SandboxGone)?);
-        }
-        serde_json::from_slice(&list).map_err(|_| failed("read a checkpoint", false, "its list is not readable"))
+        let mut found = self.disk.get(agent, &ids).await?;
+        list_of(ids.into_iter().map(|id| found.remove(id)))
     }
 
     /// Removes the pieces of a checkpoint that no index names any more.
     async fn drop_kept(&self, agent: &str, manifest: &[String]) {
-        if let Ok(files) = self.read_list(agent, manifest).await {
-            self.discard_pieces(agent, &pieces_of(&files)).await;
+        let mut pieces = Vec::with_capacity(manifest.len());
+        let read = async {
+            for id in manifest {
+                pieces.push(self.disk.piece(agent, id).await?);
+            }
+            list_of(pieces.into_iter())
+        };
+        match read.await {
+            Ok(files) => self.discard_pieces(agent, &pieces_of(&files)).await,
+            // Its pieces go with the agent's disk.
+            Err(error) => tracing::warn!(agent, %error, "what a removed checkpoint had kept stays for now"),
         }
         self.discard_pieces(agent, manifest).await;
     }
+}
+
+/// The files that a checkpoint's list tells of, from its pieces.
+fn list_of(pieces: impl Iterator<Item = Option<Bytes>>) -> Result<Files, ProviderError> {
+    let mut list = Vec::new();
+    for piece in pieces {
+        list.extend_from_slice(&piece.ok_or(ProviderError::SandboxGone)?);
+    }
+    serde_json::from_slice(&list).map_err(|_| failed("read a checkpoint", false, "its list is not readable"))
 }

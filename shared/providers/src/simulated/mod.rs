@@ -68,6 +68,11 @@ pub trait SimulatedDisk: Send + Sync {
     /// Those of these pieces that are there.
     async fn get(&self, agent: &str, ids: &[&str]) -> Result<HashMap<String, Bytes>, ProviderError>;
 
+    /// One of them, if it is there. Reading several at once may take a permission that whoever only removes has not.
+    async fn piece(&self, agent: &str, id: &str) -> Result<Option<Bytes>, ProviderError> {
+        Ok(self.get(agent, &[id]).await?.remove(id))
+    }
+
     /// Removes pieces. Those that are not there do not matter.
     async fn delete(&self, agent: &str, ids: &[&str]) -> Result<(), ProviderError>;
 
