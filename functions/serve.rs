@@ -140,6 +140,7 @@ fn find(routes: &[&'static Route], incoming: &Incoming) -> Option<(&'static Rout
 mod tests {
     use super::*;
     use crate::deployment::DeploymentConfig;
+    use http::HeaderValue;
     use serde_json::{Value, json};
     use std::io::{BufRead, BufReader};
     use std::sync::Arc;
@@ -174,7 +175,22 @@ mod tests {
         },
     };
 
-    fn deployment() -> Deployment {
+    /// Answers with more than Lambda takes in one piece.
+    static TOO_LARGE: Route = Route {
+        info: RouteInfo {
+            name: "too-large",
+            method: "GET",
+            pattern: Pattern("/large"),
+            callers: &[Caller::Anyone],
+            streams: false,
+            repeats: Repeats::Again,
+            query: &[],
+        },
+        capabilities: &[],
+        handler: |_, _| Box::pin(async { Ok(Answer::csv("x".repeat(MAX_PAYLOAD_BYTES + 1))) }),
+    };
+
+    fn deployment(cors_origin: Option<HeaderValue>) -> Deployment {
         // Port 1 of the loopback has no listener.
         let aws = Aws::local(&AwsEndpoints { dynamodb: "http://127.0.0.1:1".into(), kms: None });
         let config = DeploymentConfig {
@@ -196,9 +212,44 @@ mod tests {
             orphan_grace: Duration::ZERO,
             streams: StreamLimits { silence: Duration::from_millis(1), ..StreamLimits::default() },
             prices: Prices::default(),
-            cors_origin: None,
+            cors_origin,
         };
         Deployment::new(&aws, config)
+    }
+
+    fn asked(method: &str, path: &str) -> Incoming {
+        Incoming {
+            method: method.parse().unwrap(),
+            source_ip: None,
+            raw_path: path.into(),
+            raw_query: String::new(),
+            headers: http::HeaderMap::new(),
+            body: Bytes::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn pages_of_the_origin_that_is_set_may_read_every_answer_whatever_it_is_and_others_none() {
+        let origin = HeaderValue::from_static("https://app.example");
+        for (method, path, status) in [("POST", "/late", 200), ("GET", "/large", 500), ("GET", "/nothing", 404)] {
+            for set in [Some(origin.clone()), None] {
+                let routes = [&FAILS_LATE, &TOO_LARGE];
+                let (answer, _) = serve(&deployment(set.clone()), &routes, asked(method, path)).await;
+                let header = |name: http::HeaderName| answer.headers().get(name).cloned();
+                assert_eq!(answer.status(), status, "{path}");
+                assert_eq!(header(http::header::ACCESS_CONTROL_ALLOW_ORIGIN), set, "{path}");
+                let exposed = header(http::header::ACCESS_CONTROL_EXPOSE_HEADERS);
+                assert_eq!(exposed, set.map(|_| EXPOSED), "{path}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_lambda_would_not_take_is_a_failure_of_ours_and_not_sent() {
+        let (answer, _) = serve(&deployment(None), &[&TOO_LARGE], asked("GET", "/large")).await;
+        assert_eq!(answer.status(), 500);
+        let body = answer.into_body().collect().await;
+        assert!(body.len() < 1_000, "{}", body.len());
     }
 
     /// What the log says of one such request.
@@ -206,15 +257,7 @@ mod tests {
         let (reader, writer) = std::io::pipe().unwrap();
         let subscriber = make_subscriber(LogFormat::Json, "info".parse().unwrap(), Arc::new(writer));
         let subscriber = tracing::subscriber::set_default(subscriber);
-        let incoming = Incoming {
-            method: http::Method::POST,
-            source_ip: None,
-            raw_path: "/late".into(),
-            raw_query: String::new(),
-            headers: http::HeaderMap::new(),
-            body: Bytes::new(),
-        };
-        let (answer, _) = serve(&deployment(), &[&FAILS_LATE], incoming).await;
+        let (answer, _) = serve(&deployment(None), &[&FAILS_LATE], asked("POST", "/late")).await;
         assert_eq!(answer.status(), 200);
         answer.into_body().collect().await;
         drop(subscriber);
