@@ -1,8 +1,8 @@
 //! An engine that fails in the middle of things: a call that it never hears of, an answer that is lost or cut, one that is
 //! nonsense, and one that is a failure of its own; at every call that it is asked, one after the other.
 
-use crate::harness::{Break, Client, OwnStack, Tap, docker_engine, left_on_engine};
-use serde_json::json;
+use crate::harness::{Answer, Break, Client, OwnStack, Tap, docker_engine, left_on_engine};
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use theazo_functions::deployment::DockerEngine;
 use theazo_providers::docker::Endpoint;
@@ -53,7 +53,20 @@ impl Bed {
         (done, came)
     }
 
-    async fn act(&self, agent: &str, what: &str) -> crate::harness::Answer {
+    /// Asks for something while the engine does not answer that one call: it is given up before the gateway gives up on us.
+    /// The engine hears of the call after that.
+    async fn given_up(&self, call: &str, path: &str, body: Option<&Value>) {
+        self.tap.fail_some(call, 0, 1, Break::Held);
+        let began = Instant::now();
+        let answer = self.client.call("POST", path, body).await;
+        // The gateway gives up after 29 s.
+        assert!(began.elapsed() < Duration::from_secs(28), "{path}, {call}: {:?}", began.elapsed());
+        assert!([502, 504].contains(&answer.status), "{path}, {call}: {answer:?}");
+        assert!(self.tap.requests() > 0, "nothing was asked of {call}");
+        self.tap.mend();
+    }
+
+    async fn act(&self, agent: &str, what: &str) -> Answer {
         self.client.call("POST", &format!("/v1/agents/{agent}/{what}"), None).await
     }
 
@@ -73,7 +86,7 @@ impl Bed {
 }
 
 /// Panics unless a refusal is the provider's, in our words.
-fn assert_is_providers(answer: &crate::harness::Answer, context: &str) {
+fn assert_is_providers(answer: &Answer, context: &str) {
     assert_eq!(answer.status, 502, "{context}: {answer:?}");
     let error = &answer.json()["error"];
     assert_eq!(error["code"], "provider_error", "{context}: {answer:?}");
@@ -119,15 +132,7 @@ async fn a_boot_whose_engine_does_not_answer_is_given_up_in_time_and_what_it_doe
     let create = format!("/v1/sessions/{}/agents", bed.session);
     let mut came_late = false;
     for call in ["/containers/create", "/start "] {
-        bed.tap.fail_some(call, 0, 1, Break::Held);
-        let began = Instant::now();
-        let answer = bed.client.call("POST", &create, None).await;
-        // The gateway gives up after 29 s.
-        assert!(began.elapsed() < Duration::from_secs(28), "{call}: {:?}", began.elapsed());
-        assert!([502, 504].contains(&answer.status), "{call}: {answer:?}");
-        assert!(bed.tap.requests() > 0, "nothing was asked of {call}");
-        bed.tap.mend();
-        // The engine hears of it now.
+        bed.given_up(call, &create, None).await;
         tokio::time::sleep(Duration::from_secs(2)).await;
         came_late |= !left_on_engine(&bed.own.stack).await.is_empty();
         for _ in 0..20 {
@@ -155,14 +160,7 @@ async fn a_run_a_pause_or_an_end_whose_engine_does_not_answer_is_given_up_in_tim
         [("exec", "/exec", Some(&run)), ("pause", "delete /", None), ("terminate", "delete /", None)]
     {
         let path = format!("/v1/agents/{agent}/{what}");
-        bed.tap.fail_some(call, 0, 1, Break::Held);
-        let began = Instant::now();
-        let answer = bed.client.call("POST", &path, body).await;
-        // The gateway gives up after 29 s.
-        assert!(began.elapsed() < Duration::from_secs(28), "{what}: {:?}", began.elapsed());
-        assert!([502, 504].contains(&answer.status), "{what}: {answer:?}");
-        assert!(bed.tap.requests() > 0, "nothing was asked of {call}");
-        bed.tap.mend();
+        bed.given_up(call, &path, body).await;
         // The same code would be answered by the failure for a minute.
         let other = body.map(|_| json!({ "language": "bash", "code": "cat /data/kept; true" }));
         let again = bed.client.call("POST", &path, other.as_ref()).await;
