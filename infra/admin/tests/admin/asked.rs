@@ -20,18 +20,7 @@ impl Asked {
             let (asked, behind, http) = (asked.clone(), behind.clone(), http.clone());
             async move {
                 asked.note(headers["x-amz-target"].to_str().unwrap(), &serde_json::from_slice(&body).unwrap());
-                let mut request = http.post(&behind).body(body);
-                for name in ["content-type", "x-amz-target", "x-amz-date", "authorization"] {
-                    request = request.header(name, headers[name].to_str().unwrap());
-                }
-                let answer = request.send().await.unwrap();
-                let mut passed = Response::builder().status(answer.status().as_u16());
-                for name in ["content-type", "date"] {
-                    if let Some(value) = answer.headers().get(name) {
-                        passed = passed.header(name, value);
-                    }
-                }
-                passed.body(Body::from(answer.bytes().await.unwrap())).unwrap()
+                pass_on(&http, &behind, &headers, body).await
             }
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -75,4 +64,20 @@ impl Asked {
     pub fn actions(&self) -> BTreeSet<String> {
         self.0.lock().unwrap().clone()
     }
+}
+
+/// What a service says to a request that came here in its place.
+pub async fn pass_on(http: &reqwest::Client, behind: &str, headers: &HeaderMap, body: Bytes) -> Response<Body> {
+    let mut request = http.post(behind).body(body);
+    for name in ["content-type", "x-amz-target", "x-amz-date", "authorization"] {
+        request = request.header(name, headers[name].to_str().unwrap());
+    }
+    let answer = request.send().await.unwrap();
+    let mut passed = Response::builder().status(answer.status().as_u16());
+    for name in ["content-type", "date"] {
+        if let Some(value) = answer.headers().get(name) {
+            passed = passed.header(name, value);
+        }
+    }
+    passed.body(Body::from(answer.bytes().await.unwrap())).unwrap()
 }
