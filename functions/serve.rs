@@ -152,17 +152,14 @@ mod tests {
     use theazo_providers::fly::FlyEndpoints;
     use theazo_store::{Aws, AwsEndpoints, RateLimits};
 
+    const fn open_to_all(method: &'static str, path: &'static str, name: &'static str, streams: bool) -> RouteInfo {
+        let (pattern, callers) = (Pattern(path), &[Caller::Anyone]);
+        RouteInfo { name, method, pattern, callers, streams, repeats: Repeats::Again, query: &[] }
+    }
+
     /// Begins to answer at once, and then fails.
     static FAILS_LATE: Route = Route {
-        info: RouteInfo {
-            name: "fails-late",
-            method: "POST",
-            pattern: Pattern("/late"),
-            callers: &[Caller::Anyone],
-            streams: true,
-            repeats: Repeats::Again,
-            query: &[],
-        },
+        info: open_to_all("POST", "/late", "fails-late", true),
         capabilities: &[],
         handler: |call, _| {
             Box::pin(async move {
@@ -177,15 +174,7 @@ mod tests {
 
     /// Answers with more than Lambda takes in one piece.
     static TOO_LARGE: Route = Route {
-        info: RouteInfo {
-            name: "too-large",
-            method: "GET",
-            pattern: Pattern("/large"),
-            callers: &[Caller::Anyone],
-            streams: false,
-            repeats: Repeats::Again,
-            query: &[],
-        },
+        info: open_to_all("GET", "/large", "too-large", false),
         capabilities: &[],
         handler: |_, _| Box::pin(async { Ok(Answer::csv("x".repeat(MAX_PAYLOAD_BYTES + 1))) }),
     };
