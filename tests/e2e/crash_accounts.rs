@@ -235,7 +235,7 @@ async fn kill_often(place: Place) {
     for _ in 0..kills.trials() {
         let mut before = agents_of(&process.client(), &session).await;
         let is_paused = status_of(&process.client(), &session).await == "paused";
-        // Else there would be nothing to kill but creates, which leave nothing.
+        // Else there would be nothing to kill but a create, which leaves nothing, and a pause of nothing.
         if !is_paused && !before.iter().any(|(_, status, _)| is_alive(status)) {
             process.client().boot(&session, json!({ "provider": place.name() })).await;
             before = agents_of(&process.client(), &session).await;
