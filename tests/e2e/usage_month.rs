@@ -1,158 +1,31 @@
 //! A busy month of one platform: what 100,000 runs of agents left behind, and what runs on, is reported exactly, by every
 //! path, at once.
 
-use crate::harness::{Answer, Client, OwnStack, Platform, dynamodb};
+use crate::harness::{Answer, Client, OwnStack, Platform};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use theazo_local::Stack;
-use theazo_metering::{Day, Prices, cost_of, parts, to_cents};
-use theazo_store::{AgentStatus, Agents, Clock, NewAgent, Sessions, now_ms};
-use theazo_tenancy::{Mode, Operator, SessionId};
+use theazo_local::bench::month::{Booked, RUNNING_AT, Running, reports};
+use theazo_metering::{Day, to_cents};
+use theazo_store::now_ms;
+use theazo_tenancy::{Mode, Operator, SessionId, TenantScope};
 
-const INTERVALS: u64 = 100_000;
-const USERS: u64 = 200;
-const PROVIDERS: [(&str, u64); 3] = [("docker", 60_000_001), ("e2b", 10_890_000), ("fly", 3_599_999)];
-/// Rows of one request, a limit of DynamoDB.
-const BATCH: usize = 25;
+const RUNS: u64 = 100_000;
+/// Agents that run on, each of the end user of its number.
+const RUNNING: u64 = 60;
 
-/// Numbers that look like chance and are the same each time.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
-}
-
-/// What the runs cost, micro-cents: in all, by user, by provider and by day.
-#[derive(Default)]
-struct Costs {
-    total: i64,
-    users: BTreeMap<u64, i64>,
-    providers: BTreeMap<&'static str, i64>,
-    days: BTreeMap<String, i64>,
-    days_of_user_7: u32,
+#[expect(clippy::disallowed_methods, reason = "a test writes for a tenant without a caller")]
+fn scope_of(platform: &Platform) -> TenantScope {
+    Operator::assume().tenant(&platform.id, Mode::Live)
 }
 
 /// Books the runs of a month until a moment of it, or its end, as the transactions that end runs do, and tells what
 /// they cost.
-#[expect(clippy::disallowed_methods, reason = "a test writes for a tenant without a caller")]
-async fn book(stack: &Stack, platform: &Platform, first: Day, now: i64) -> Costs {
-    let scope = Operator::assume().tenant(&platform.id, Mode::Live);
-    let own = scope.session(&SessionId::make()).unwrap();
-    let month = first.month();
-    let span = u64::try_from(now - first.start_ms()).unwrap().max(2);
-    let (mut chance, mut costs) = (Chance(7), Costs::default());
-    let mut rows: BTreeMap<(String, String), (i64, i64)> = BTreeMap::new();
-    for _ in 0..INTERVALS {
-        let (user, (provider, rate)) = (chance.below(USERS), PROVIDERS[chance.below(3) as usize]);
-        let start = now - i64::try_from(chance.below(span)).unwrap();
-        let length = i64::try_from(chance.below(3 * 3_600_000)).unwrap().min(now - start);
-        let cost = cost_of(rate, length);
-        costs.total += cost;
-        *costs.users.entry(user).or_default() += cost;
-        *costs.providers.entry(provider).or_default() += cost;
-        let payer = format!("u#user-{user}");
-        for part in parts(rate, start, start, start + length) {
-            let day = part.day.to_string();
-            *costs.days.entry(day.clone()).or_default() += part.cost;
-            let day = day.rsplit('-').next().unwrap();
-            for row in [format!("day#{day}#{provider}"), format!("user#{payer}"), format!("user-day#{day}#{payer}")] {
-                let sum = rows.entry((payer.clone(), row)).or_default();
-                *sum = (sum.0 + part.ms, sum.1 + part.cost);
-            }
-        }
-    }
-    // A day's row of a provider is one for all payers of a partition.
-    let mut items: BTreeMap<(String, String), (i64, i64)> = BTreeMap::new();
-    for ((payer, row), (ms, cost)) in rows {
-        let key = own.usage_key_of_platform(&month.to_string(), &payer, &row);
-        let sum = items.entry((key.pk().to_owned(), key.sk().to_owned())).or_default();
-        *sum = (sum.0 + ms, sum.1 + cost);
-    }
-    let url = stack.dynamodb_url();
-    let table = stack.deployment().config().table.clone();
-    let puts: Vec<Value> = items
-        .into_iter()
-        .map(|((pk, sk), (ms, cost))| {
-            let number = |value: i64| json!({ "N": value.to_string() });
-            let mut item =
-                json!({ "pk": { "S": pk }, "sk": { "S": sk }, "compute_ms": number(ms), "cost": number(cost) });
-            if sk.starts_with("user-day#") && sk.ends_with("#u#user-7") {
-                // A gigabyte-hour each day that they ran anything.
-                item["stored_byte_ms"] = number(3_600_000_000_000_000);
-                costs.days_of_user_7 += 1;
-            }
-            json!({ "PutRequest": { "Item": item } })
-        })
-        .collect();
-    for batch in puts.chunks(BATCH) {
-        dynamodb(&url, "BatchWriteItem", json!({ "RequestItems": { table.as_str(): batch } })).await;
-    }
-    costs
-}
-
-/// Agents that run on, each of the end user of its number.
-const RUNNING: u64 = 60;
-/// What those cost, micro-cents an hour, and where they run.
-const RUNNING_RATE: u64 = 60_000_000;
-const RUNNING_AT: &str = "e2b";
-const TEN_MINUTES_MS: i64 = 10 * 60_000;
-
-/// What runs on, since one moment, and is booked nowhere.
-struct Running {
-    began_ms: i64,
-    /// The session of user 7.
-    session: String,
-}
-
-impl Running {
-    /// Has agents run as far as the table knows; nothing looks for their sandboxes at a provider that is not configured.
-    #[expect(clippy::disallowed_methods, reason = "a test writes for a tenant without a caller")]
-    async fn start(stack: &Stack, platform: &Platform, now: i64) -> Self {
-        let scope = Operator::assume().tenant(&platform.id, Mode::Live);
-        let began_ms = (now - TEN_MINUTES_MS).max(Day::of(now).month().first_day().start_ms());
-        let table = stack.deployment().table().clone().with_clock(Clock::new(move || began_ms));
-        let prices = json!({ RUNNING_AT: { "standard": RUNNING_RATE } }).to_string();
-        let agents = Agents::new(table.clone()).with_prices(Prices::parse(&prices).unwrap());
-        let mut of_user_7 = None;
-        for user in 0..RUNNING {
-            let session = platform.client.session(&format!("user-{user}")).await;
-            let id = SessionId::parse(&session).unwrap();
-            let row = Sessions::new(table.clone()).get(&scope, &id).await.unwrap().unwrap();
-            let agent = agents.begin_boot(&scope, &row, new_agent()).await.unwrap();
-            agents.transition(&scope, &agent.id, AgentStatus::Ready, |_| {}).await.unwrap();
-            of_user_7 = of_user_7.or_else(|| (user == 7).then_some(session));
-        }
-        Self { began_ms, session: of_user_7.unwrap() }
-    }
-
-    /// What so many of them have cost by then, micro-cents.
-    fn cost(&self, of: u64, at_ms: i64) -> i64 {
-        cost_of(RUNNING_RATE, at_ms - self.began_ms) * i64::try_from(of).unwrap()
-    }
-}
-
-fn new_agent() -> NewAgent {
-    NewAgent {
-        provider: RUNNING_AT.into(),
-        compute: "python".into(),
-        region: None,
-        host: None,
-        model: None,
-        instructions: None,
-        tools: None,
-        metadata: BTreeMap::new(),
-        internet: true,
-        timeout_ms: 24 * 3_600_000,
-        auto_pause_ms: None,
-        selection: None,
-        cost_cap: None,
-        max_concurrent: None,
-        secrets: Vec::new(),
-    }
+async fn book(stack: &Stack, platform: &Platform, first: Day, until_ms: i64) -> Booked {
+    let booked = Booked::make(&scope_of(platform), RUNS, first, until_ms).unwrap();
+    booked.write(&stack.dynamodb_url(), &stack.deployment().config().table).await.unwrap();
+    booked
 }
 
 /// An answer, and between which moments it was made.
@@ -164,25 +37,6 @@ struct Told {
 
 const BY_DAY: &str = "/v1/usage/daily?period=last_30_days";
 const COSTS: &str = "/v1/metrics?metric=cost.total&interval=31d";
-
-/// Everything that is reported of what agents did and cost.
-fn reports(session: &str) -> Vec<String> {
-    let mut paths = Vec::new();
-    for period in ["today", "yesterday", "week", "month", "last_month"] {
-        for what in ["summary", "users/user-7", "by-provider"] {
-            paths.push(format!("/v1/usage/{what}?period={period}"));
-        }
-    }
-    for format in ["csv", "json", "stripe"] {
-        paths.push(format!("/v1/usage/export?period=month&format={format}"));
-    }
-    for metric in ["agents.boot_time", "agents.active", "exec.duration", "error_rate"] {
-        paths.push(format!("/v1/metrics?metric={metric}"));
-    }
-    paths.extend([BY_DAY, "/v1/usage/daily?period=last_7_days", COSTS, "/v1/metrics/summary"].map(str::to_owned));
-    paths.extend(["usage", "limits"].map(|what| format!("/v1/sessions/{session}/{what}")));
-    paths
-}
 
 /// Fails unless a report is made in three round trips, and prints what it takes.
 async fn expect_three_trips(client: &Client, path: &str) {
@@ -252,9 +106,11 @@ async fn a_month_of_a_hundred_thousand_runs_and_what_runs_on_is_reported_exactly
     let client = &platform.client;
     let now = now_ms();
     let costs = book(&own.stack, &platform, Day::of(now).month().first_day(), now).await;
-    let running = Running::start(&own.stack, &platform, now).await;
+    let table = own.stack.deployment().table();
+    let running = Running::start(table, &scope_of(&platform), RUNNING, now).await.unwrap();
+    let of_user_7 = SessionId::parse(&running.sessions[7]).unwrap();
     let mut told = BTreeMap::new();
-    for path in reports(&running.session) {
+    for path in reports(&of_user_7) {
         expect_three_trips(client, &path).await;
         let asked_ms = now_ms();
         let answer = client.get(&path).await;
@@ -353,7 +209,7 @@ async fn a_month_of_a_hundred_thousand_runs_and_what_runs_on_is_reported_exactly
     let bound = |at_ms: i64| (of_days + running.cost(RUNNING, at_ms)) as f64 / 1e6;
     assert!(shown > bound(*asked_ms) - 0.01 && shown < bound(*told_ms) + 0.01, "{shown} of {of_days}");
     // A session's own: what its one agent has cost, which is all that it ever had.
-    let path = format!("/v1/sessions/{}/usage", running.session);
+    let path = format!("/v1/sessions/{of_user_7}/usage");
     let usage = json(&path);
     assert_cents(&path, &usage["cost"], 0, 1);
     assert_eq!((&usage["activeAgents"], &usage["totalAgentsCreated"]), (&json!(1), &json!(1)));

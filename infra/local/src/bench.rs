@@ -5,7 +5,9 @@ pub mod agents;
 mod agents_bare;
 pub mod api;
 mod api_cases;
+mod caller;
 pub mod cold_start;
+pub mod month;
 pub mod vault;
 mod world;
 

@@ -88,6 +88,18 @@ enum Bench {
         /// Sessions, and secrets, of the larger platform.
         #[arg(long, default_value_t = bench::api::Effort::FULL.rows)]
         rows: usize,
+        /// Calls of each endpoint.
+        #[arg(long, default_value_t = bench::api::Effort::FULL.samples)]
+        samples: usize,
+        /// Also write the figures to this file.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// What every report takes of a platform on which agents ran 100,000 times in a month.
+    Month {
+        /// Runs of each of two months.
+        #[arg(long, default_value_t = bench::month::Effort::FULL.runs)]
+        runs: u64,
         /// Also write the figures to this file.
         #[arg(long)]
         json: Option<PathBuf>,
@@ -141,7 +153,8 @@ async fn main() -> ExitCode {
         Some(Command::Lambda) => quickstart::run(On::Docker, Through::LambdaWatch).await,
         Some(Command::Template) => update_template(),
         Some(Command::Bench(Bench::Vault { samples, json })) => measure_vault(samples, json).await,
-        Some(Command::Bench(Bench::Api { rows, json })) => measure_api(rows, json).await,
+        Some(Command::Bench(Bench::Api { rows, samples, json })) => measure_api(rows, samples, json).await,
+        Some(Command::Bench(Bench::Month { runs, json })) => measure_month(runs, json).await,
         Some(Command::Bench(Bench::Agents { provider, agents, json })) => measure_agents(provider, agents, json).await,
         Some(Command::Openapi) => write_openapi(),
         Some(Command::Bench(Bench::ColdStart { folder, only, starts, json })) => {
@@ -175,9 +188,14 @@ async fn measure_vault(samples: usize, json: Option<PathBuf>) -> Result<(), Fail
     bench::vault::run(bench::vault::Effort::of(samples)).await?.publish(json.as_deref())
 }
 
-async fn measure_api(rows: usize, json: Option<PathBuf>) -> Result<(), Failure> {
-    let effort = bench::api::Effort { rows, ..bench::api::Effort::FULL };
+async fn measure_api(rows: usize, samples: usize, json: Option<PathBuf>) -> Result<(), Failure> {
+    let effort = bench::api::Effort { rows, samples: samples.max(1), ..bench::api::Effort::FULL };
     bench::api::run(effort).await?.publish(json.as_deref())
+}
+
+async fn measure_month(runs: u64, json: Option<PathBuf>) -> Result<(), Failure> {
+    let effort = bench::month::Effort { runs, ..bench::month::Effort::FULL };
+    bench::month::run(effort).await?.publish(json.as_deref())
 }
 
 async fn measure_agents(on: On, agents: usize, json: Option<PathBuf>) -> Result<(), Failure> {

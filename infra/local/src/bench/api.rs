@@ -4,14 +4,12 @@
 //!
 //! The baseline of an endpoint is one bare read of the table in the same run. At many rows it is the endpoint itself at few.
 
+use super::caller::{Asked, ask, idle_agent};
 use super::world::World;
 use super::{Failure, Report, Row, Unit, api_cases};
 use crate::terminal::say;
 use api_cases::{CASES, Case};
-use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::future::try_join_all;
-use http::StatusCode;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +17,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 use theazo_functions::deployment::Deployment;
 use theazo_functions::routes::ROUTES;
-use theazo_functions::{Incoming, serve};
 use theazo_store::{
     AgentTokens, Agents, NewAgent, NewSecret, NewSession, SecretName, SecretSealer, SecretTarget, Sessions, Table,
     now_ms,
@@ -172,7 +169,7 @@ impl Place {
         let live = sessions.create(&world.scope, &NewSession::default()).await?;
         let agents = Agents::new(world.table.clone());
         let agent =
-            agents.begin_boot(&world.scope, &live, NewAgent { provider: "docker".into(), ..reporter() }).await?;
+            agents.begin_boot(&world.scope, &live, NewAgent { provider: "docker".into(), ..idle_agent() }).await?;
         agents.become_ready(&world.scope, &agent.id, None, |_| true, |_| {}).await?;
         let count = AtomicUsize::new(0);
         let table = world.table.clone();
@@ -231,7 +228,7 @@ impl Place {
         let work = SessionId::parse(&self.words["$work"])?;
         let session = self.sessions.get(&self.scope, &work).await?.ok_or("the session is gone")?;
         let agents = Agents::new(self.table.clone());
-        let agent = agents.begin_boot(&self.scope, &session, reporter()).await?;
+        let agent = agents.begin_boot(&self.scope, &session, idle_agent()).await?;
         let tokens = AgentTokens::new(self.table.clone(), self.deployment.config().name.clone(), Some("http://agent"));
         let token = tokens.make(&self.scope, &agent).ok_or("agents have an endpoint")?;
         let values = token.values();
@@ -256,76 +253,9 @@ impl Place {
     ) -> Result<Asked, Failure> {
         let fill = |text: &str| words.iter().fold(text.to_owned(), |text, (word, value)| text.replace(word, value));
         let path = fill(path);
-        let (raw_path, raw_query) = path.split_once('?').unwrap_or((&path, ""));
-        let mut headers = http::HeaderMap::new();
-        let reports = ["/v1/usage/", "/v1/metrics"].iter().any(|about| raw_path.starts_with(about));
+        let reports = ["/v1/usage/", "/v1/metrics"].iter().any(|about| path.starts_with(about));
         let key = if reports { &self.live_key } else { &self.key };
-        headers.insert(http::header::AUTHORIZATION, format!("Bearer {key}").parse()?);
-        let incoming = Incoming {
-            method: method.parse()?,
-            source_ip: None,
-            raw_path: raw_path.to_owned(),
-            raw_query: raw_query.to_owned(),
-            headers,
-            body: Bytes::from(fill(body)),
-        };
-        let started = Instant::now();
-        let (answer, trips) = serve(&self.deployment, ROUTES, incoming).await;
-        let status = answer.status();
-        let mut pieces = answer.into_body().into_pieces();
-        let mut body = Vec::new();
-        while let Some(piece) = pieces.next().await {
-            body.extend_from_slice(&piece);
-            // A stream goes on until somebody has enough of it.
-            if piece.starts_with(b"event: log") {
-                break;
-            }
-        }
-        let ms = started.elapsed().as_secs_f64() * 1000.0;
-        Ok(Asked { what: format!("{method} {path}"), status, body, ms, trips: trips.sequential })
-    }
-}
-
-/// An agent that nobody asks for anything.
-fn reporter() -> NewAgent {
-    NewAgent {
-        provider: "simulated".into(),
-        compute: "python".into(),
-        region: None,
-        host: None,
-        model: None,
-        instructions: None,
-        tools: None,
-        metadata: BTreeMap::new(),
-        internet: true,
-        timeout_ms: HOUR_MS,
-        auto_pause_ms: None,
-        selection: None,
-        cost_cap: None,
-        max_concurrent: None,
-        secrets: Vec::new(),
-    }
-}
-
-/// A call that was made: its answer, the milliseconds that it took, and its sequential round trips.
-struct Asked {
-    what: String,
-    status: StatusCode,
-    body: Vec<u8>,
-    ms: f64,
-    trips: usize,
-}
-
-impl Asked {
-    fn expect_success(&self) -> Result<(), Failure> {
-        match self.status.is_success() {
-            true => Ok(()),
-            false => Err(format!("{}: {} {}", self.what, self.status, String::from_utf8_lossy(&self.body)).into()),
-        }
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_default()
+        ask(&self.deployment, key, method, &path, fill(body)).await
     }
 }
 

@@ -23,11 +23,12 @@ use theazo_store::{
 use theazo_tenancy::{CredentialKey, Mode, Operator, TenantScope};
 use tokio::net::TcpListener;
 
-const TABLE: &str = "theazo";
+pub(super) const TABLE: &str = "theazo";
 
 /// What the store needs, and one platform.
 pub(super) struct World {
     aws: Aws,
+    dynamodb_url: String,
     pub(super) table: Table,
     kms_key_arn: String,
     kms_calls: Arc<AtomicUsize>,
@@ -44,7 +45,7 @@ impl World {
         let folder = Throwaway::make();
         std::fs::create_dir(folder.path())?;
         let engine = dynoxide::Database::memory()?;
-        let (listener, dynamodb) = listen().await?;
+        let (listener, dynamodb_url) = listen().await?;
         tokio::spawn(dynoxide::server::serve_with_shutdown(listener, engine, std::future::pending()));
         let emulator = Emulator::open(&folder.path().join("kms.json"))?;
         let kms_key_arn = emulator.ensure_key("alias/theazo")?;
@@ -52,15 +53,25 @@ impl World {
         tokio::spawn(emulator.serve(listener, std::future::pending()));
         let (counted, kms_calls) = count_calls(kms).await?;
 
-        let aws = Aws::local(&AwsEndpoints { dynamodb, kms: Some(counted) });
+        let aws = Aws::local(&AwsEndpoints { dynamodb: dynamodb_url.clone(), kms: Some(counted) });
         let credential_key = Arc::new(CredentialKey::make());
         let table = Table::new(&aws, TABLE).with_credential_key(credential_key.clone());
         table.ensure_exists().await?;
         let made = Platforms::new(table.clone(), operator()).create("bench").await?;
         let scope = operator().tenant(&made.platform.id, Mode::Live);
         let (live_key, test_key) = (made.live.text.to_string(), made.test.text.to_string());
-        let world =
-            Self { aws, table, kms_key_arn, kms_calls, scope, live_key, test_key, credential_key, _folder: folder };
+        let world = Self {
+            aws,
+            dynamodb_url,
+            table,
+            kms_key_arn,
+            kms_calls,
+            scope,
+            live_key,
+            test_key,
+            credential_key,
+            _folder: folder,
+        };
         world.cold_keys().ensure_root_key().await?;
         Ok(world)
     }
@@ -99,6 +110,11 @@ impl World {
             cors_origin: None,
         };
         Ok(Deployment::new(&self.aws, config))
+    }
+
+    /// Where the table's engine listens.
+    pub(super) fn dynamodb_url(&self) -> &str {
+        &self.dynamodb_url
     }
 
     /// The platform's live key.
