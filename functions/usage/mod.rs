@@ -41,8 +41,8 @@ const READS: u32 = 4;
 /// is in both or in neither. So agents are read before and after, and all again where one of them has booked. On a
 /// platform on which agents book all the time, the last try is as near as one gets.
 ///
-/// Three round trips, two more for each time that all is read again, and one more where more agents are unsettled than may
-/// be read for a caller who has proven nothing yet.
+/// Three round trips, two more for each time that all is read again, one more where as many agents are unsettled as may
+/// be read for a caller who has proven nothing yet, and two more for each further page of their rows.
 pub(crate) async fn with_live<T, F>(
     agents: &Agents,
     scope: &ReadScope,

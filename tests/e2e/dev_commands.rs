@@ -92,6 +92,32 @@ async fn agents_are_measured_at_every_provider_beside_what_it_takes_by_itself() 
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn every_endpoint_and_every_report_of_a_month_is_measured_as_it_is_typed() {
+    for (bench, args) in
+        [("api", ["--rows", "20", "--samples", "1"].as_slice()), ("month", &["--runs", "200", "--samples", "1"])]
+    {
+        let temp = folder(bench);
+        let file = temp.join("figures.json");
+        let args = [&["bench", bench], args, &["--json", file.to_str().unwrap()]].concat();
+        let (code, printed) = DevCommand::start(&args, &temp).end().await;
+        assert_eq!(code, Some(0), "{printed}");
+        let report: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        assert_eq!(report["bench"], bench, "{report}");
+        let rows = report["rows"].as_array().unwrap();
+        assert!(rows.len() > 20, "{report}");
+        for row in rows {
+            let name = row["name"].as_str().unwrap();
+            assert!(printed.contains(name) && row["ours"]["p99"].as_f64() > Some(0.0), "{name}: {printed}");
+        }
+        for header in ["p50", "p95", "p99", "trips"] {
+            assert!(printed.contains(header), "{printed}");
+        }
+        std::fs::remove_file(&file).unwrap();
+        assert_empty(&temp);
+    }
+}
+
 #[tokio::test]
 async fn an_interrupted_quickstart_says_so_and_leaves_nothing() {
     let temp = folder("interrupted");

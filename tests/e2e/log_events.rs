@@ -217,6 +217,29 @@ async fn that_an_agent_had_nothing_to_do_is_on_record_before_that_it_is_paused()
 }
 
 #[tokio::test]
+async fn that_a_sandbox_did_not_boot_is_on_record_as_the_providers_failure_before_that_its_agent_has_failed() {
+    let platform = Platform::make("events of boots").await;
+    let client = &platform.client;
+    // A key that E2B does not take.
+    configure(client, &E2B_KEY.replace("7d0c", "0c7d")).await;
+    let session = client.session("ann").await;
+    let mut log = Reader::of(client, &session);
+    log.news(1).await;
+    client.post(&format!("/v1/sessions/{session}/agents"), on_e2b()).await.expect_error(502, "provider_error");
+    let listed = client.get(&format!("/v1/sessions/{session}/agents?status=failed")).await.expect(200);
+    let agent = listed["data"][0]["id"].as_str().unwrap_or_else(|| panic!("{listed}"));
+    let details = json!({ "event": "provider.boot_failed", "error": "provider_error" });
+    let failed = json!(["error", "provider", "the sandbox did not boot: provider_error", details]);
+    let details = json!({ "event": "provider.removal_failed", "error": "provider_error" });
+    let left = json!(["error", "provider", "the sandbox was not removed: provider_error", details]);
+    let expected = vec![became("booting", None), failed, became("failed", Some("booting")), left];
+    let seen = log.expect(Some(agent), expected).await;
+    assert_eq!(seen[1]["provider"], "e2b", "{seen:?}");
+    configure(client, E2B_KEY).await;
+    client.terminate(&session).await;
+}
+
+#[tokio::test]
 async fn what_a_provider_fails_to_stop_to_keep_or_to_open_is_on_record_as_the_providers_failure() {
     let platform = Platform::make("events of providers").await;
     let client = &platform.client;

@@ -135,6 +135,30 @@ async fn a_month_of_a_hundred_thousand_runs_and_what_runs_on_is_reported_exactly
     let summary = json(path);
     assert_cents(path, &summary["totalCost"], costs.total, RUNNING);
     assert_eq!((&summary["runningAgents"], &summary["activeSessions"]), (&json!(RUNNING), &json!(RUNNING)));
+    // The days that a span is made of, by two paths.
+    let began = Day::of(running.began_ms);
+    for (period, first, last) in [("today", 0, 0), ("yesterday", -1, -1), ("week", -6, 0)] {
+        for what in ["summary", "by-provider"] {
+            let path = format!("/v1/usage/{what}?period={period}");
+            let Told { asked_ms, told_ms, .. } = &told[&path];
+            let today = Day::of(*asked_ms);
+            let span = today.plus(first)..=today.plus(last);
+            let days = (first..=last).map(|number| today.plus(number).to_string());
+            let booked: i64 = days.filter_map(|day| costs.days.get(&day)).sum();
+            // All of what runs on is in it if it began in it, and some of it may be if it began before.
+            let most = if began <= *span.end() { running.cost(RUNNING, *told_ms) } else { 0 };
+            let least =
+                if span.contains(&began) && span.contains(&today) { running.cost(RUNNING, *asked_ms) } else { 0 };
+            let (least, most) = (to_cents(booked + least), to_cents(booked + most));
+            let shown = match json(&path) {
+                shown if what == "summary" => cents(&shown["totalCost"]),
+                shown => shown.as_object().unwrap().values().map(cents).sum(),
+            };
+            // A provider's cents are rounded by themselves.
+            assert!((least - 2..=most + 2).contains(&shown), "{path}: {shown} is not within {least} and {most}");
+            assert!(what != "summary" || (least..=most).contains(&shown), "{path}: {shown}, of {least} to {most}");
+        }
+    }
     let with_running = |user: u64, cost: i64| cost + running.cost(u64::from(user < RUNNING), now);
     let (top, most) = costs.users.iter().max_by_key(|(user, cost)| with_running(**user, **cost)).unwrap();
     assert_eq!(summary["topUser"]["userId"], json!(format!("user-{top}")));
@@ -215,5 +239,36 @@ async fn a_month_of_a_hundred_thousand_runs_and_what_runs_on_is_reported_exactly
     assert_eq!((&usage["activeAgents"], &usage["totalAgentsCreated"]), (&json!(1), &json!(1)));
     let summary = json("/v1/metrics/summary");
     assert_eq!((&summary["activeAgents"], &summary["activeSessions"]), (&json!(RUNNING), &json!(RUNNING)));
+    own.stop().await;
+}
+
+#[tokio::test]
+async fn a_report_reads_on_where_more_agents_run_than_are_read_of_a_caller_without_proof() {
+    let (own, _) = OwnStack::start(None).await;
+    let platform = Platform::make_on(&own.stack, "many agents").await;
+    let (client, table) = (&platform.client, own.stack.deployment().table());
+    let trips = async |path: &str| {
+        let mut trips = Vec::new();
+        for _ in 0..6 {
+            let answer = client.get(path).await;
+            trips.push(answer.round_trips());
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+        *trips.iter().min().unwrap()
+    };
+    let mut running = Vec::new();
+    // The first read is of 128 rows, and a page of the table is 1 MB, some 1,500 rows: one read before and one after.
+    for (more, expected) in [(127, 3), (1, 4), (1_000, 4), (1_000, 6)] {
+        running.push(Running::start(table, &scope_of(&platform), more, now_ms()).await.unwrap());
+        let count: usize = running.iter().map(|some| some.sessions.len()).sum();
+        let summary = client.get("/v1/usage/summary").await.expect(200);
+        assert_eq!(summary["runningAgents"], count, "{summary}");
+        let total = summary["totalCost"]["amount"].as_i64().unwrap();
+        let cost: i64 = running.iter().map(|some| some.cost(some.sessions.len() as u64, now_ms())).sum();
+        assert!(total > 0 && total <= to_cents(cost), "{total} of {cost}");
+        for path in ["/v1/usage/summary", "/v1/usage/daily", "/v1/usage/by-provider", "/v1/usage/users/user-7"] {
+            assert_eq!(trips(path).await, expected, "{path} with {count} agents");
+        }
+    }
     own.stop().await;
 }

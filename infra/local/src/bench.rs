@@ -200,7 +200,7 @@ impl Report {
     }
 }
 
-const WIDTHS: [usize; 9] = [32, 7, 12, 12, 12, 6, 12, 9, 6];
+const WIDTHS: [usize; 9] = [40, 7, 12, 12, 12, 6, 12, 9, 6];
 
 /// Three digits or more that mean something, without an exponent.
 fn number(figure: f64) -> String {

@@ -100,6 +100,9 @@ enum Bench {
         /// Runs of each of two months.
         #[arg(long, default_value_t = bench::month::Effort::FULL.runs)]
         runs: u64,
+        /// Calls of each report.
+        #[arg(long, default_value_t = bench::month::Effort::FULL.samples)]
+        samples: usize,
         /// Also write the figures to this file.
         #[arg(long)]
         json: Option<PathBuf>,
@@ -154,7 +157,7 @@ async fn main() -> ExitCode {
         Some(Command::Template) => update_template(),
         Some(Command::Bench(Bench::Vault { samples, json })) => measure_vault(samples, json).await,
         Some(Command::Bench(Bench::Api { rows, samples, json })) => measure_api(rows, samples, json).await,
-        Some(Command::Bench(Bench::Month { runs, json })) => measure_month(runs, json).await,
+        Some(Command::Bench(Bench::Month { runs, samples, json })) => measure_month(runs, samples, json).await,
         Some(Command::Bench(Bench::Agents { provider, agents, json })) => measure_agents(provider, agents, json).await,
         Some(Command::Openapi) => write_openapi(),
         Some(Command::Bench(Bench::ColdStart { folder, only, starts, json })) => {
@@ -193,8 +196,8 @@ async fn measure_api(rows: usize, samples: usize, json: Option<PathBuf>) -> Resu
     bench::api::run(effort).await?.publish(json.as_deref())
 }
 
-async fn measure_month(runs: u64, json: Option<PathBuf>) -> Result<(), Failure> {
-    let effort = bench::month::Effort { runs, ..bench::month::Effort::FULL };
+async fn measure_month(runs: u64, samples: usize, json: Option<PathBuf>) -> Result<(), Failure> {
+    let effort = bench::month::Effort { runs, samples: samples.max(1), ..bench::month::Effort::FULL };
     bench::month::run(effort).await?.publish(json.as_deref())
 }
 

@@ -7,10 +7,11 @@ use super::caller::{ask, idle_agent};
 use super::world::{TABLE, World};
 use super::{Failure, Report, Row, Unit};
 use crate::terminal::say;
+use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use theazo_metering::{Day, Prices, cost_of, parts};
-use theazo_store::{AgentStatus, Agents, Clock, NewAgent, NewSession, Sessions, Table, now_ms};
+use theazo_store::{AgentStatus, Agents, Clock, NewAgent, NewSession, Sessions, StoreError, Table, now_ms};
 use theazo_tenancy::{PlatformScope, SessionId, TenantScope, UserId};
 
 /// End users whose agents ran, `user-0` and so on.
@@ -25,6 +26,8 @@ const BATCH: usize = 25;
 const RUNNING_RATE: u64 = 60_000_000;
 /// Where those run that run on.
 pub const RUNNING_AT: &str = "e2b";
+/// Agents that are begun at once.
+const AT_ONCE: usize = 16;
 const TEN_MINUTES_MS: i64 = 10 * 60_000;
 
 /// How much to measure.
@@ -234,14 +237,21 @@ impl Running {
         let table = table.clone().with_clock(Clock::new(move || began_ms));
         let prices = json!({ RUNNING_AT: { "standard": RUNNING_RATE } }).to_string();
         let agents = Agents::new(table.clone()).with_prices(Prices::parse(&prices)?);
-        let mut sessions = Vec::new();
-        for user in 0..count {
-            let new = NewSession { user: UserId::parse(&format!("user-{user}")), ..NewSession::default() };
-            let session = Sessions::new(table.clone()).create(scope, &new).await?;
-            let new = NewAgent { provider: RUNNING_AT.into(), timeout_ms: 24 * 3_600_000, ..idle_agent() };
-            let agent = agents.begin_boot(scope, &session, new).await?;
-            agents.transition(scope, &agent.id, AgentStatus::Ready, |_| {}).await?;
-            sessions.push(session.id.to_string());
+        let users: Vec<u64> = (0..count).collect();
+        let mut sessions = Vec::with_capacity(users.len());
+        for some in users.chunks(AT_ONCE) {
+            let begun = some.iter().map(|user| {
+                let (agents, table) = (&agents, table.clone());
+                async move {
+                    let new = NewSession { user: UserId::parse(&format!("user-{user}")), ..NewSession::default() };
+                    let session = Sessions::new(table).create(scope, &new).await?;
+                    let new = NewAgent { provider: RUNNING_AT.into(), timeout_ms: 24 * 3_600_000, ..idle_agent() };
+                    let agent = agents.begin_boot(scope, &session, new).await?;
+                    agents.transition(scope, &agent.id, AgentStatus::Ready, |_| {}).await?;
+                    Ok::<_, StoreError>(session.id.to_string())
+                }
+            });
+            sessions.extend(try_join_all(begun).await?);
         }
         Ok(Self { began_ms, sessions })
     }

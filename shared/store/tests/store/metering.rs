@@ -54,6 +54,11 @@ impl Bed {
         self.now.fetch_add(ms, Ordering::Relaxed);
     }
 
+    /// Until then.
+    pub fn pass_until(&self, at_ms: i64) {
+        self.now.store(at_ms, Ordering::Relaxed);
+    }
+
     pub fn agents(&self) -> Agents {
         Agents::new(self.table.clone()).with_prices(Prices::parse(PRICES).unwrap())
     }

@@ -161,8 +161,9 @@ impl Case {
         bed.agents().begin_again(&bed.scope, session, agent, intent, Vec::new()).await.map(drop)
     }
 
-    /// Whatever chance has left out: one agent boots again in every way that there is.
-    async fn boot_again_in_every_way(&mut self, what: &str) {
+    /// Whatever chance has left out: one agent boots again in every way that there is. Its runs and its pauses go over
+    /// midnights and over ends of months, and the clock is put back under it where it may be.
+    async fn boot_again_in_every_way(&mut self, clock_is_put_back: bool, what: &str) {
         let booted = self.bed.agents().begin_boot(&self.bed.scope, &self.sessions[1], on("fly")).await.unwrap();
         let id = booted.id;
         self.look().await;
@@ -171,6 +172,8 @@ impl Case {
             (AgentStatus::Ready, Intent::Restarting, 7),
             (AgentStatus::Failed, Intent::Retrying, 11),
         ] {
+            // It boots until shortly before the end that it runs over.
+            self.bed.pass_until(Day::of(self.bed.now()).month().plus(1).first_day().start_ms() - minutes * MINUTE);
             for status in [AgentStatus::Ready, to] {
                 let agent = &self.lives[&id].agent;
                 if agent.status != status {
@@ -179,6 +182,14 @@ impl Case {
                 self.look().await;
                 self.assert_agreed(what).await;
                 self.bed.pass(minutes * MINUTE + 1);
+                self.assert_agreed(what).await;
+                if clock_is_put_back {
+                    self.bed.pass(-MINUTE);
+                    self.assert_agreed(what).await;
+                }
+                let next_midnight = Day::of(self.bed.now()).plus(1).start_ms();
+                self.bed.pass_until(next_midnight + 1);
+                self.assert_agreed(what).await;
             }
             if to == AgentStatus::Failed {
                 self.bed.agents().settle_all_but_kept(&self.bed.scope, &id).await.unwrap();
@@ -334,7 +345,11 @@ async fn totals_by_any_path_agree_to_the_micro_cent_with_the_sum_of_the_agents_w
             case.look().await;
             case.assert_agreed(&what).await;
         }
-        case.boot_again_in_every_way(&format!("THEAZO_SEED={}, case {number}, in every way", hex::encode(seed))).await;
+        case.boot_again_in_every_way(
+            clock_is_put_back,
+            &format!("THEAZO_SEED={}, case {number}, in every way", hex::encode(seed)),
+        )
+        .await;
         cost += case.lives.values().map(|life| life.agent.cost(case.bed.now())).sum::<i64>();
         case.end(clock_is_put_back, &format!("THEAZO_SEED={}, case {number}", hex::encode(seed))).await;
     }
