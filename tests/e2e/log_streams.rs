@@ -7,6 +7,7 @@ use crate::harness::{
 };
 use crate::logs::{entries, token};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::{Duration, Instant};
 use theazo_functions::deployment::{Deployment, DeploymentConfig};
@@ -391,48 +392,92 @@ async fn ten_readers_that_go_and_that_are_cut_off_in_the_middle_end_with_exactly
     own.stop().await;
 }
 
-/// Entries in each write, so that twenty writes a second are a thousand entries.
+/// Entries in each write, and how often one is begun: a little more than a thousand entries a second.
 const AT_ONCE: usize = 50;
+const EVERY: Duration = Duration::from_millis(48);
+
+/// After so long what a stream has passed over is given (`LATE_MS` of the store).
+const LATE: Duration = Duration::from_secs(13);
+
+/// How many entries a second have to be written and read, where the machine has nothing else to do: `THEAZO_LOG_RATE`.
+fn rate_to_hold() -> Option<f64> {
+    std::env::var("THEAZO_LOG_RATE").ok().map(|text| text.parse().unwrap())
+}
+
+/// What went through one stream, entries a second, and how long the last was under way after it was written.
+struct Carried {
+    written: f64,
+    read: f64,
+    late: Duration,
+}
+
+/// Writes entries as quickly as that, if the machine can, while one stream is read that is as deployments have it: each comes
+/// once, and in order but for those that appeared too late for that.
+async fn carry(count: usize) -> Carried {
+    let (own, _) = OwnStack::start(None).await;
+    let platform = Platform::make_on(&own.stack, "a thousand a second").await;
+    let session = platform.client.session("u").await;
+    let lines = Lines::of(&own.stack, &platform.id, Mode::Live, &session).await;
+    let limits = StreamLimits::default();
+    let client = Client::new(serve_deployment(with_streams(&own.stack, limits)).await, Some(&platform.live_key));
+    let mut stream = EventStream::open(&client, "/v1/logs/stream?search=entry", None).await;
+    let began = Instant::now();
+    let reading = tokio::spawn(async move {
+        let (mut arrived, mut seen) = (Vec::with_capacity(count), BTreeSet::new());
+        while seen.len() < count {
+            let event = stream.next().await.expect("an open stream");
+            assert_eq!(event.name, "log");
+            let message = event.json()["message"].as_str().unwrap().to_owned();
+            let number: usize = message.strip_prefix("entry ").unwrap().parse().unwrap();
+            assert!(number < count && seen.insert(number), "{message} once more");
+            arrived.push((number, Instant::now()));
+        }
+        arrived
+    });
+    let mut tick = tokio::time::interval(EVERY);
+    let mut begun = Vec::new();
+    for start in (0..count).step_by(AT_ONCE) {
+        tick.tick().await;
+        begun.push(Instant::now());
+        lines.write((start..start + AT_ONCE).map(|n| format!("entry {n}"))).await;
+    }
+    let written = began.elapsed();
+    let arrived = reading.await.unwrap();
+    let mut next = 0;
+    for (number, at) in &arrived {
+        let waited = at.duration_since(begun[number / AT_ONCE]);
+        assert!(*number >= next || waited > LATE, "entry {number} came after {next}, when it was {waited:?} old");
+        next = next.max(number + 1);
+    }
+    own.stop().await;
+    let last = arrived[count - 1].1;
+    let rate = |time: Duration| count as f64 / time.as_secs_f64();
+    Carried {
+        written: rate(written),
+        read: rate(last.duration_since(arrived[0].1)),
+        late: last.duration_since(began + written),
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_stream_carries_a_thousand_entries_a_second_as_they_are_written() {
     // For so long that what does not keep up falls behind by more than a busy machine explains.
     let count = entries_to_follow().max(10_000).next_multiple_of(AT_ONCE);
-    let (own, _) = OwnStack::start(None).await;
-    let platform = Platform::make_on(&own.stack, "a thousand a second").await;
-    let session = platform.client.session("u").await;
-    let lines = Lines::of(&own.stack, &platform.id, Mode::Live, &session).await;
-    let limits = StreamLimits { settle: SETTLE, ..StreamLimits::default() };
-    let client = Client::new(serve_deployment(with_streams(&own.stack, limits)).await, Some(&platform.live_key));
-    let mut stream = EventStream::open(&client, "/v1/logs/stream?search=entry", None).await;
-    let began = Instant::now();
-    let reading = tokio::spawn(async move {
-        let mut arrived = Vec::with_capacity(count);
-        for n in 0..count {
-            let event = stream.next().await.expect("an open stream");
-            assert_eq!((event.name.as_str(), event.json()["message"].as_str()), ("log", Some(&*format!("entry {n}"))));
-            arrived.push(Instant::now());
+    let attempts = if rate_to_hold().is_some() { 3 } else { 1 };
+    for attempt in 1..=attempts {
+        let Carried { written, read, late } = carry(count).await;
+        let line = format!(
+            "{count} entries: written at {written:.0} a second, read at {read:.0}; the last one was read {:.1} s after it was \
+             written\n",
+            late.as_secs_f64(),
+        );
+        let _ = std::io::stderr().write_all(line.as_bytes());
+        // It keeps up with what is written: the last entry comes when it has settled, or when one has that was late, and a
+        // little for a busy machine.
+        assert!(late < Duration::from_secs(2 + 13 + 5), "the last one was read {late:?} after it was written");
+        match rate_to_hold() {
+            Some(rate) if written < rate || read < rate => assert!(attempt < attempts, "slower than {rate}: {line}"),
+            _ => break,
         }
-        arrived
-    });
-    let mut tick = tokio::time::interval(Duration::from_millis(50));
-    for start in (0..count).step_by(AT_ONCE) {
-        tick.tick().await;
-        lines.write((start..start + AT_ONCE).map(|n| format!("entry {n}"))).await;
     }
-    let written = began.elapsed();
-    let arrived = reading.await.unwrap();
-    let taken = arrived[count - 1].duration_since(arrived[0]);
-    // It keeps up with what is written: the last entry comes when it has settled, and a little for a busy machine.
-    let late = arrived[count - 1].duration_since(began + written);
-    assert!(late < SETTLE + Duration::from_secs(6), "the last entry was read {late:?} after it was written");
-    let rate = |time: Duration| count as f64 / time.as_secs_f64();
-    let line = format!(
-        "{count} entries: written at {:.0} a second, read at {:.0}; the last one was read {:.1} s after it was written\n",
-        rate(written),
-        rate(taken),
-        late.as_secs_f64(),
-    );
-    let _ = std::io::stderr().write_all(line.as_bytes());
-    own.stop().await;
 }
