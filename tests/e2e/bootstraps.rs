@@ -8,7 +8,7 @@ use crate::harness::{
     Break, Platform, Tap, bootstrap, has_bootstrap, is_release, make_canary, may_call_services, sha256, stack,
 };
 use serde_json::json;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use theazo_functions::deployment::CapabilityName;
 use theazo_functions::routes::{ROUTES, Route};
 use theazo_functions::schedule::SCHEDULED;
@@ -23,6 +23,11 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// A function with the variables that the template gives it, or those in their place.
 async fn start_with(name: &str, more: &[(&str, &str)]) -> Bootstrap {
+    start_for(name, more, LIMIT).await
+}
+
+/// The same, with so long for each event.
+async fn start_for(name: &str, more: &[(&str, &str)], limit: Duration) -> Bootstrap {
     let asked = name.to_owned();
     let (stack, binary) = spawn_blocking(move || (stack(), bootstrap(&asked))).await.unwrap();
     let environment = stack.data_dir().read("lambda.env").unwrap().expect("the functions' environment");
@@ -32,7 +37,7 @@ async fn start_with(name: &str, more: &[(&str, &str)]) -> Bootstrap {
     let lines = lines.filter(|(variable, _)| more.iter().all(|(other, _)| variable != other));
     let variables = lines.chain([("RUST_LOG", "error")]).chain(more.iter().copied());
     let variables: Vec<_> = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    Bootstrap::start(binary, &variables, LIMIT).await.unwrap()
+    Bootstrap::start(binary, &variables, limit).await.unwrap()
 }
 
 async fn start(name: &str) -> Bootstrap {
@@ -109,7 +114,14 @@ async fn every_function_starts_and_answers_events_of_both_kinds_of_api() {
         let (platform, session, agent) = (PlatformId::make(), SessionId::make(), AgentId::make());
         let key = make_api_key(&platform, Mode::Live);
         let token = make_agent_token(&platform, Mode::Live, &session, &agent);
-        for (got, outcome) in answers(&function, &ask(name, &key.text, &[&token.text], "{}")).await {
+        let plain = ask(name, &key.text, &[&token.text], "{}");
+        // Of a path with encoded segments, where a token has its own place, and with a header that is there twice.
+        let has_token = route.info.pattern.0.contains("{token}");
+        let params = [if has_token { &token.text } else { "a%20b%2F%C3%A9" }, "%E2%82%AC"];
+        let mut odd = ask(name, &key.text, &params, "{}");
+        odd.headers.extend(["1", "2"].map(|value| ("X-Twice".to_owned(), value.to_owned())));
+        let told = [answers(&function, &plain).await, answers(&function, &odd).await];
+        for (got, outcome) in told.into_iter().flatten() {
             let is_open = route.info.callers.contains(&Caller::Anyone);
             let expected = if is_open { 200 } else { 401 };
             assert_eq!(got.status, expected, "{name}: {got:?}");
@@ -220,6 +232,32 @@ async fn a_function_seals_what_another_delivers_and_a_third_runs_code_with_it() 
         assert_eq!((got.status, &told["stdout"]), (200, &json!(format!("{}\n", sha256(&value)))), "{told}");
     }
     client.terminate(&session).await;
+}
+
+/// The silence that connections on the way may end at is five minutes; ours is less by one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn code_that_says_nothing_for_four_minutes_has_its_connection_kept_alive_by_its_function() {
+    let platform = Platform::make("long silence").await;
+    let session = platform.client.session("u").await;
+    let agent = platform.client.boot(&session, json!({})).await;
+    let function = start_for("agents-exec", &[], Duration::from_secs(400)).await;
+    let run = json!({ "language": "bash", "code": "sleep 244; echo done", "timeout": "5m" }).to_string();
+    let asked = ask("agents-exec", &platform.live_key, &[&agent], &run);
+    let mut pieces = function.stream(&asked.rest_event("/", false)).unwrap();
+    let (began, mut text) = (Instant::now(), Vec::new());
+    let mut kept_alive = Vec::new();
+    while let Some(piece) = pieces.recv().await {
+        if !piece.is_empty() && piece.iter().all(|byte| *byte == b' ') {
+            kept_alive.push(began.elapsed().as_secs());
+        }
+        text.extend_from_slice(&piece);
+    }
+    // The first after four minutes, and the code went on.
+    assert!(kept_alive.first().is_some_and(|after| (239..244).contains(after)), "{kept_alive:?}");
+    let text = String::from_utf8(text).unwrap();
+    let told: serde_json::Value = serde_json::from_str(text.rsplit('\0').next().unwrap()).unwrap();
+    assert_eq!((&told["stdout"], &told["exitCode"]), (&json!("done\n"), &json!(0)), "{text}");
+    platform.client.terminate(&session).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -154,6 +154,10 @@ fn is_alive(status: &str) -> bool {
     ["ready", "paused"].contains(&status)
 }
 
+/// Agents at a time, by the platform's own limit where the provider has one: a place that a kill has lost, or counted twice,
+/// refuses what should boot.
+const PLACES: usize = 3;
+
 /// What can be killed.
 const KINDS: [&str; 9] = [
     "create",
@@ -178,7 +182,7 @@ fn steps(place: &Place, session: &str, is_paused: bool, agents: &[Standing]) -> 
     }
     let mut steps = vec![whole("pause of all", "pause")];
     let alive: Vec<_> = agents.iter().filter(|(_, status, _)| is_alive(status)).collect();
-    if alive.len() < 3 {
+    if alive.len() < PLACES {
         steps.push(("create", format!("/v1/sessions/{session}/agents"), json!({ "provider": place.name() })));
     }
     for (agent, status, kept) in alive {
@@ -219,7 +223,8 @@ async fn kill_often(place: Place) {
     let mut process = Process::start_with(std::env::temp_dir().join(name), &variables).await;
     if let Some((key, config)) = place.credential() {
         process.client().post("/v1/secrets", json!({ "ACCOUNT": key })).await.expect(204);
-        let configured = json!({ "credentialRef": "ACCOUNT", "config": config });
+        let limits = json!({ "maxConcurrent": PLACES });
+        let configured = json!({ "credentialRef": "ACCOUNT", "config": config, "limits": limits });
         process.client().call("PUT", &format!("/v1/providers/{}", place.name()), Some(&configured)).await.expect(200);
     }
     let session = process.client().session("u").await;
@@ -337,4 +342,18 @@ async fn kill_often(place: Place) {
     let all = agents_of(&process.client(), &session).await;
     let gone: Vec<&str> = all.iter().map(|(agent, ..)| agent.as_str()).collect();
     place.has_exactly(&BTreeMap::new(), &BTreeSet::new(), &gone, "in the end").await;
+    if place.credential().is_some() {
+        let (client, session) = (process.client(), process.client().session("places").await);
+        let on_it = json!({ "provider": place.name() });
+        for _ in 0..PLACES {
+            client.boot(&session, on_it.clone()).await;
+        }
+        let refused = client.post(&format!("/v1/sessions/{session}/agents"), on_it).await;
+        let refused = refused.expect_error(503, "no_providers_available");
+        assert_eq!(refused["details"]["limit"], "maxConcurrent", "{refused}");
+        client.terminate(&session).await;
+    }
+    if let Place::Fly(served) = &place {
+        assert_eq!(served.controls.violations(), [""; 0], "calls that are not as Fly describes them");
+    }
 }

@@ -386,6 +386,14 @@ async fn code_that_runs_long_has_its_connection_kept_alive_and_answers_all_the_s
     assert!(late.text.starts_with(' '));
     let late = late.expect(200);
     assert_eq!((&late["error"]["code"], &late["error"]["requestId"]), (&json!("timeout"), &late["requestId"]));
+    // It arrives while the code runs, which goes on once it has.
+    let code = "while [ ! -e /data/go ]; do sleep 0.05; done; echo gone on";
+    let mut answer = client.open_post(&path, &json!({ "language": "bash", "code": code })).await;
+    let first = answer.chunk().await.unwrap().expect("white space");
+    assert!(!first.is_empty() && first.iter().all(|byte| *byte == b' '), "{first:?}");
+    client.post(&format!("/v1/agents/{agent}/files"), json!({ "path": "/data/go", "data": "" })).await.expect(204);
+    let rest: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+    assert_eq!(rest["stdout"], "gone on\n", "{rest}");
     // Within the usual limit there is no white space.
     let quick = platform.client.post(&path, json!({ "language": "bash", "code": "echo quick" })).await;
     assert!(quick.text.starts_with('{'), "{quick:?}");

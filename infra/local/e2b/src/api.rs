@@ -85,7 +85,7 @@ pub(crate) fn answer(sandboxes: &Sandboxes, call: &ApiCall<'_>) -> Result<ApiAns
                 found.reverse();
             }
             let running = found.iter().filter(|shown| shown["state"] == "running").count();
-            let mut answer = page(found, parameter("limit"), parameter("nextToken"))?;
+            let mut answer = page(found, parameter("limit"), parameter("nextToken"), sandboxes.page_cap())?;
             answer.headers.push(("x-total-running", running.to_string()));
             Ok(answer)
         }
@@ -110,20 +110,21 @@ pub(crate) fn answer(sandboxes: &Sandboxes, call: &ApiCall<'_>) -> Result<ApiAns
         }
         ("GET", ["snapshots"]) => {
             let shown = sandboxes.snapshots(parameter("sandboxID"), parameter("name"));
-            page(shown, parameter("limit"), parameter("nextToken"))
+            page(shown, parameter("limit"), parameter("nextToken"), sandboxes.page_cap())
         }
         ("DELETE", ["templates", id]) => sandboxes.delete_snapshot(id).map(|()| ApiAnswer::none()),
         _ => Err(Refusal::new(404, "no matching operation was found")),
     }
 }
 
-fn page(mut all: Vec<Value>, limit: Option<&str>, token: Option<&str>) -> Result<ApiAnswer, Refusal> {
+fn page(mut all: Vec<Value>, limit: Option<&str>, token: Option<&str>, cap: usize) -> Result<ApiAnswer, Refusal> {
     let number = |text: Option<&str>, otherwise| text.map_or(Ok(otherwise), str::parse);
     let limit: usize = number(limit, 100).map_err(|_| Refusal::new(400, "limit is not a number"))?;
     let first: usize = number(token, 0).map_err(|_| Refusal::new(400, "Invalid next token"))?;
     if !(1..=100).contains(&limit) {
         return Err(Refusal::new(400, "limit must be from 1 to 100"));
     }
+    let limit = limit.min(cap);
     let more = first + limit < all.len();
     all = all.into_iter().skip(first).take(limit).collect();
     let mut answer = ApiAnswer::of(200, all.into());

@@ -113,6 +113,11 @@ impl Controls {
         self.sandboxes.refuse_files_only(refuses);
     }
 
+    /// From now on no page of a list has more than so many entries, whatever is asked for.
+    pub fn cap_pages(&self, most: usize) {
+        self.sandboxes.cap_pages(most);
+    }
+
     /// Ids of all sandboxes and snapshots that there are.
     pub fn left(&self) -> Vec<String> {
         let sandboxes = self.sandboxes.list(&["running", "paused"], &[]);

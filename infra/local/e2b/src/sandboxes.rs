@@ -87,6 +87,7 @@ struct State {
     /// By key: the digest of the body, the sandbox, and whether it is made.
     creates: HashMap<String, ([u8; 32], String, bool)>,
     refuses_files_only: bool,
+    page_cap: Option<usize>,
 }
 
 /// How often a copy is tried again.
@@ -127,6 +128,14 @@ impl Sandboxes {
 
     pub(crate) fn refuse_files_only(&self, refuses: bool) {
         self.with(|state| state.refuses_files_only = refuses);
+    }
+
+    pub(crate) fn cap_pages(&self, most: usize) {
+        self.with(|state| state.page_cap = Some(most));
+    }
+
+    pub(crate) fn page_cap(&self) -> usize {
+        self.with(|state| state.page_cap).unwrap_or(usize::MAX)
     }
 
     /// The same for ever for one sandbox, as in the real service.

@@ -44,6 +44,7 @@ pub(crate) fn answer(world: &Arc<World>, call: &ApiCall<'_>) -> Result<ApiAnswer
     let parameter = |name: &str| call.query.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
     let is = |name: &str| parameter(name) == Some("true");
     let shown = |value: Value| (200, Some(value));
+    let cap = world.with(|state| state.page_cap).unwrap_or(usize::MAX);
     if let (true, ["apps", app, "machines", id, rest @ ..]) = (call.method != "GET", segments.as_slice())
         && !matches!(rest, ["lease" | "exec"])
     {
@@ -57,7 +58,7 @@ pub(crate) fn answer(world: &Arc<World>, call: &ApiCall<'_>) -> Result<ApiAnswer
                 let own = state.apps.iter().filter(|(_, app)| app.organization == organization);
                 own.map(|(name, app)| app.show(name)).collect()
             });
-            page(apps, "apps", parameter("limit"), parameter("cursor")).map(|mut answer| {
+            page(apps, "apps", parameter("limit"), parameter("cursor"), cap).map(|mut answer| {
                 answer["total_apps"] = answer["apps"].as_array().map_or(0, Vec::len).into();
                 shown(answer)
             })
@@ -70,7 +71,10 @@ pub(crate) fn answer(world: &Arc<World>, call: &ApiCall<'_>) -> Result<ApiAnswer
                 let own = state.apps.iter().filter(|(_, app)| app.organization == *organization);
                 own.flat_map(|(name, app)| app.machines.values().filter_map(|machine| machine.overview(name))).collect()
             });
-            page(machines, "machines", parameter("limit"), parameter("cursor")).map(shown)
+            page(machines, "machines", parameter("limit"), parameter("cursor"), cap).map(|mut answer| {
+                answer["error_regions"] = json!([]);
+                shown(answer)
+            })
         }
         ("GET", ["apps", app, "ip_assignments"]) => world.in_app(app, |app| {
             Ok(shown(json!({ "ips": app.addresses.iter().map(|address| address.show()).collect::<Vec<_>>() })))
@@ -123,10 +127,17 @@ pub(crate) fn answer(world: &Arc<World>, call: &ApiCall<'_>) -> Result<ApiAnswer
     }
 }
 
-fn page(mut all: Vec<Value>, name: &str, limit: Option<&str>, cursor: Option<&str>) -> Result<Value, Refusal> {
+fn page(
+    mut all: Vec<Value>,
+    name: &str,
+    limit: Option<&str>,
+    cursor: Option<&str>,
+    cap: usize,
+) -> Result<Value, Refusal> {
     let number = |text: Option<&str>, otherwise| text.map_or(Ok(otherwise), str::parse);
     let limit: usize = number(limit, PAGE).map_err(|_| Refusal::invalid("limit is not a number"))?;
     let first: usize = number(cursor, 0).map_err(|_| Refusal::invalid("invalid cursor"))?;
+    let limit = limit.min(cap);
     let more = first + limit < all.len();
     all = all.into_iter().skip(first).take(limit).collect();
     let mut answer = json!({ name: all });

@@ -43,6 +43,8 @@ impl Drop for Address {
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) apps: BTreeMap<String, App>,
+    /// Entries of a page at most, whatever is asked for.
+    pub(crate) page_cap: Option<usize>,
 }
 
 impl State {

@@ -141,6 +141,11 @@ impl Controls {
         self.world.crash(app);
     }
 
+    /// From now on no page of a list has more than so many entries, whatever is asked for.
+    pub fn cap_pages(&self, most: usize) {
+        self.world.with(|state| state.page_cap = Some(most));
+    }
+
     fn accepts(&self, token: &str) -> bool {
         self.token.as_deref().is_none_or(|expected| expected == token)
     }

@@ -27,6 +27,8 @@ use tokio::task::JoinHandle;
 
 pub const CAP: usize = 1024 * 1024;
 pub const E2B_KEY: &str = "e2b_0123456789abcdef0123";
+/// Entries of a page of a service's lists, so that few fill several.
+const PAGE: usize = 2;
 pub const FLY_TOKEN: &str = "FlyV1 fm2_0123456789abcdef0123";
 
 pub struct Bed {
@@ -108,6 +110,7 @@ impl Bed {
         std::fs::create_dir_all(&dir).unwrap();
         let emulator = Emulator::new(&dir, Some(E2B_KEY));
         let controls = emulator.controls();
+        controls.cap_pages(PAGE);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel();
@@ -126,6 +129,7 @@ impl Bed {
         std::fs::create_dir_all(&dir).unwrap();
         let emulator = theazo_fly_emulator::Emulator::new(&dir, FLY_TOKEN.strip_prefix("FlyV1 "), programs);
         let controls = emulator.controls();
+        controls.cap_pages(PAGE);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel();

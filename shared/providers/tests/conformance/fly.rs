@@ -209,6 +209,11 @@ async fn a_machine_that_the_service_does_not_find_for_a_moment_is_not_taken_for_
     let refused = bed.provider.list_mine().await.map(|all| all.len());
     assert!(!matches!(refused, Ok(0)), "no agent may be taken for lost: {refused:?}");
     served.controls.forgive();
+    // A list in which a region is missing may be without agents that run there.
+    fault(&bed, "GET", "/orgs/", 1, alter("/error_regions", json!(["iad"])));
+    let refused = bed.provider.list_mine().await.unwrap_err();
+    assert!(matches!(refused, ProviderError::Failed { retryable: true, .. }), "{refused}");
+    assert_eq!(bed.listed(&agent).await, Some(Presence::Running));
     for (method, path) in [("GET", "/machines"), ("POST", "/stop"), ("GET", "/wait"), ("GET", "/machines/")] {
         fault(&bed, method, path, 1, refuse(404, None));
         bed.provider.stop(&agent).await.unwrap_or_else(|error| panic!("stop, {method} {path}: {error}"));

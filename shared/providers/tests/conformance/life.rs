@@ -1,9 +1,10 @@
 //! The promises about a sandbox's life.
 
 use crate::bed::{Bed, agent, environment, request, spec};
+use futures_util::future::join_all;
 use std::sync::Arc;
 use std::time::Duration;
-use theazo_providers::{Environment, Language, Presence, ProviderError, SandboxSpec};
+use theazo_providers::{AgentRef, Environment, Language, Presence, ProviderError, SandboxSpec};
 
 crate::promises! { "life":
     Nothing creating_twice_with_one_id_gives_one_sandbox_with_its_files;
@@ -12,6 +13,7 @@ crate::promises! { "life":
     Nothing pausing_is_idempotent_and_without_files_there_is_no_resume;
     Processes no_process_survives_a_pause;
     Nothing destroying_is_idempotent_and_leaves_nothing_running_or_paused;
+    Processes all_of_many_are_listed_running_and_paused;
     Nothing a_sandbox_that_is_paused_or_gone_takes_no_calls;
     Nothing a_sandbox_ends_by_itself_when_its_time_is_over;
     Nothing two_agents_do_not_see_each_others_files;
@@ -93,6 +95,28 @@ async fn destroying_is_idempotent_and_leaves_nothing_running_or_paused(bed: Arc<
             assert_eq!(bed.listed(agent).await, None);
         }
     }
+}
+
+async fn all_of_many_are_listed_running_and_paused(bed: Arc<Bed>) {
+    // More than two pages of a service's list have.
+    let made = join_all((0..5).map(|_| bed.create(&[]))).await;
+    let agents: Vec<_> = made.into_iter().map(|(_, agent)| agent).collect();
+    let (running, paused) = agents.split_at(2);
+    for agent in paused {
+        bed.provider.stop(agent).await.unwrap();
+    }
+    bed.listed(&agents[0]).await;
+    let all = bed.provider.list_mine().await.unwrap();
+    let presence = |agent: &AgentRef| {
+        let shown: Vec<_> = all.iter().filter(|sandbox| sandbox.agent == agent.agent).collect();
+        shown.iter().map(|sandbox| sandbox.presence).collect::<Vec<_>>()
+    };
+    for (agents, expected) in [(running, Presence::Running), (paused, Presence::Kept)] {
+        for agent in agents {
+            assert_eq!(presence(agent), [expected], "{}", agent.agent);
+        }
+    }
+    join_all(agents.iter().map(|agent| bed.destroy(agent))).await;
 }
 
 async fn a_sandbox_that_is_paused_or_gone_takes_no_calls(bed: Arc<Bed>) {

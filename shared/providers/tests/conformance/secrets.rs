@@ -17,6 +17,7 @@ crate::promises! { "secrets":
     Processes a_variable_that_no_process_can_have_is_refused_and_leaves_nothing;
     Insight nothing_that_the_provider_logs_shows_or_stores_has_a_value_in_it;
     Insight nothing_that_a_pause_keeps_has_a_value_in_it;
+    Processes a_process_that_crashes_leaves_no_file_with_what_it_held;
     Processes what_a_pause_took_away_is_found_nowhere_by_what_runs_after_it;
 }
 
@@ -44,6 +45,15 @@ async fn values_stay_for_every_process_until_the_sandbox_stops_and_are_gone_afte
     bed.provider.stop(&agent).await.unwrap();
     bed.provider.resume(&spec, &Environment::default()).await.unwrap();
     assert_eq!(bed.bash(&agent, BASH).await, "none");
+    bed.destroy(&agent).await;
+}
+
+async fn a_process_that_crashes_leaves_no_file_with_what_it_held(bed: Arc<Bed>) {
+    let (_, agent) = bed.create(&[("API_TOKEN", "in-memory")]).await;
+    assert_eq!(bed.bash(&agent, "ulimit -Hc; ulimit -Sc").await, "0\n0\n");
+    // It would lie where the program was.
+    let crash = "cd /data && { bash -c 'kill -SEGV $$'; echo $?; ls -A; }";
+    assert_eq!(bed.bash(&agent, crash).await, "139\n");
     bed.destroy(&agent).await;
 }
 

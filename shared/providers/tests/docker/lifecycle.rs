@@ -1,9 +1,10 @@
 //! Making, adopting, listing and removing.
 
 use crate::support::{agent, environment, in_own_deployment, name, request, spec};
+use bollard::models::RestartPolicyNameEnum;
 use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder};
 use futures_util::future::join_all;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 use theazo_providers::docker::{DockerConfig, DockerProvider, Endpoint};
 use theazo_providers::{Environment, Language, OwnedSandbox, Presence, Provider, ProviderError, SandboxSpec};
@@ -43,6 +44,17 @@ async fn the_container_is_hardened_and_labelled() {
         assert_eq!((host.nano_cpus, host.pids_limit), (Some(1_000_000_000), Some(256)));
         assert!(host.binds.is_none_or(|binds| binds.is_empty()));
         assert!(host.port_bindings.is_none_or(|ports| ports.is_empty()));
+        let ulimits = host.ulimits.unwrap();
+        let limits: Vec<_> = ulimits.iter().map(|limit| (limit.name.as_deref(), limit.soft, limit.hard)).collect();
+        assert!(limits.contains(&(Some("core"), Some(0), Some(0))), "{limits:?}");
+        assert!(limits.iter().any(|(name, ..)| *name == Some("nofile")), "{limits:?}");
+        assert_eq!(host.restart_policy.unwrap().name, Some(RestartPolicyNameEnum::NO));
+        let tmpfs = host.tmpfs.unwrap();
+        assert_eq!(tmpfs.keys().map(String::as_str).collect::<BTreeSet<_>>(), BTreeSet::from(["/run/agent", "/tmp"]));
+        for options in tmpfs.values() {
+            assert!(["nosuid", "nodev", "size="].iter().all(|option| options.contains(option)), "{options}");
+        }
+        assert!(tmpfs["/run/agent"].contains("noexec"));
         let config = container.config.unwrap();
         assert_eq!(config.user.as_deref(), Some("10000:10000"));
         let labels = config.labels.unwrap();
