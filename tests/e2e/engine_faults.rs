@@ -1,6 +1,7 @@
 //! An engine that fails in the middle of things: a call that it never hears of, an answer that is lost or cut, one that is
 //! nonsense, and one that is a failure of its own; at every call that it is asked, one after the other.
 
+use crate::crash_checkpoints::on_engine;
 use crate::harness::{Answer, Break, Client, OwnStack, Tap, docker_engine, left_on_engine};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -46,7 +47,18 @@ impl Bed {
 
     /// Does something while one call to the engine fails, after so many that do not. Whether there was such a call.
     async fn failing<T>(&self, spared: usize, how: &Break, work: impl Future<Output = T>) -> (T, bool) {
-        self.tap.fail_some("", spared, 1, how.clone());
+        self.failing_often(1, spared, how, work).await
+    }
+
+    /// The same of so many calls in a row.
+    async fn failing_often<T>(
+        &self,
+        failing: usize,
+        spared: usize,
+        how: &Break,
+        work: impl Future<Output = T>,
+    ) -> (T, bool) {
+        self.tap.fail_some("", spared, failing, how.clone());
         let done = work.await;
         let came = self.tap.requests() > spared;
         self.tap.mend();
@@ -221,5 +233,67 @@ async fn a_pause_a_resume_or_an_end_whose_engine_fails_at_any_call_is_finished_b
             break;
         }
     }
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_or_a_boot_on_one_whose_engine_fails_at_any_call_is_finished_by_asking_again() {
+    let bed = Bed::start("kept").await;
+    let faults = faults();
+    let agent = bed.client.boot(&bed.session, json!({})).await;
+    bed.client.run(&agent, "bash", "echo kept > /data/kept").await;
+    let path = format!("/v1/agents/{agent}/checkpoints");
+    let (mut refused, mut again, mut made) = (0, 0, Vec::new());
+    for spared in 0..MOST_CALLS {
+        // Also as an engine that is asked too often goes on saying so for a while.
+        let how = &faults[spared % faults.len()];
+        let context = format!("call {spared}, {how:?}");
+        let (answer, came) = bed.failing_often(1 + spared % 3, spared, how, bed.client.call("POST", &path, None)).await;
+        if answer.status == 201 {
+            made.push(answer.json()["id"].as_str().unwrap().to_owned());
+        } else {
+            assert_is_providers(&answer, &format!("checkpoint, {context}"));
+            refused += 1;
+        }
+        bed.own.reconcile().await;
+        let listed = bed.client.get(&path).await.expect(200);
+        let listed: Vec<&str> =
+            listed["data"].as_array().unwrap().iter().filter_map(|kept| kept["id"].as_str()).collect();
+        // Beyond ten the oldest go.
+        let expected: Vec<&str> = made.iter().rev().take(10).map(String::as_str).collect();
+        assert!(
+            expected.iter().all(|id| listed.contains(id)) && listed.len() == expected.len(),
+            "{context}: {listed:?}"
+        );
+        assert_eq!(on_engine(&agent).await, (1, 1, 1 + listed.len()), "checkpoint, {context}");
+        if !came {
+            break;
+        }
+    }
+    let kept = bed.client.call("POST", &path, None).await.expect(201)["id"].as_str().unwrap().to_owned();
+    for spared in 0..MOST_CALLS {
+        bed.client.run(&agent, "bash", "echo changed > /data/kept").await;
+        bed.act(&agent, "pause").await.expect(200);
+        let how = &faults[spared % faults.len()];
+        let context = format!("boot on a checkpoint, call {spared}, {how:?}");
+        let body = json!({ "checkpoint": kept });
+        let path_of_resume = format!("/v1/agents/{agent}/resume");
+        let resume = || bed.client.post(&path_of_resume, body.clone());
+        let (answer, came) = bed.failing_often(1 + spared % 3, spared, how, resume()).await;
+        if answer.status != 200 {
+            assert_is_providers(&answer, &context);
+            resume().await.expect(200);
+            again += 1;
+        }
+        bed.has_its_file_and_secret(&agent, &context).await;
+        bed.own.reconcile().await;
+        let (containers, networks, volumes) = on_engine(&agent).await;
+        let listed = bed.client.get(&path).await.expect(200)["data"].as_array().unwrap().len();
+        assert_eq!((containers, networks, volumes), (1, 1, 1 + listed), "{context}");
+        if !came {
+            break;
+        }
+    }
+    assert!(!made.is_empty() && refused >= 2 && again >= 4, "{refused} refused, {again} asked for again");
     bed.end().await;
 }

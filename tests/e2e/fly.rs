@@ -1,9 +1,13 @@
 //! Agents on Fly, by its emulator: the main job and what is around it, through the API.
 
 use crate::harness::{
-    Canary, Client, FLY_ORGANIZATION, FLY_TOKEN, Platform, fly_emulator, make_canary, own_deployment, sha256, stack,
+    Canary, Client, FLY_ORGANIZATION, FLY_TOKEN, OwnStack, Platform, fly_emulator, make_canary, own_deployment, sha256,
+    stack, start_fly_emulator,
 };
+use futures_util::future::join_all;
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use theazo_fly_emulator::{Fault, FaultKind};
 use theazo_functions::reconcile::{Boots, reconcile};
 use theazo_providers::fly::{FlyProvider, FlyService, FlySettings};
 use theazo_providers::{AgentRef, Environment, Provider, ProviderError, SandboxSpec};
@@ -38,7 +42,7 @@ async fn manage(method: reqwest::Method, path: &str) -> (u16, Value) {
         if status != 429 {
             return (status, serde_json::from_str(&answer.text().await.unwrap()).unwrap_or_default());
         }
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
     panic!("the rate is always used up");
 }
@@ -229,4 +233,35 @@ async fn test_keys_may_name_fly_and_a_region_and_nothing_leaves_the_service() {
     assert_eq!((&agent["provider"], &agent["region"]), (&json!("simulated"), &json!("iad")));
     assert!(!is_there(agent["id"].as_str().unwrap()).await);
     client.terminate(&session).await;
+}
+
+/// When the gateway gives up on an answer that is no stream.
+const GATEWAY_WAITS: Duration = Duration::from_secs(29);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_fly_is_silent_it_is_given_up_before_the_gateway_gives_up_on_the_answer_and_nothing_is_lost() {
+    let emulator = start_fly_emulator("fly-silent").await;
+    let (own, client) = OwnStack::start_still(None, |config| config.fly = emulator.endpoints.clone()).await;
+    configure(&client, FLY_TOKEN).await;
+    let (session, other) = (client.session("user").await, client.session("other").await);
+    let (agent, others) = (client.boot(&session, on_fly()).await, client.boot(&other, on_fly()).await);
+    let kind = FaultKind::Delay { millis: 120_000 };
+    emulator.controls.fault(Fault { method: "DELETE".into(), path: "/v1/apps/".into(), times: 2, kind });
+    let ends = [format!("/v1/agents/{agent}/terminate"), format!("/v1/sessions/{other}/terminate")];
+    let given_up = async |path: &String| {
+        let started = Instant::now();
+        let told = client.call("POST", path, None).await.expect_error(502, "provider_error");
+        assert!(started.elapsed() < GATEWAY_WAITS, "{path}: {:?}", started.elapsed());
+        let details = &told["details"];
+        assert_eq!((&details["provider"], &details["retryable"]), (&json!("fly"), &json!(true)), "{path}");
+    };
+    join_all(ends.iter().map(given_up)).await;
+    assert_eq!(client.get(&format!("/v1/agents/{others}")).await.expect(200)["status"], "completed");
+    assert!(!emulator.controls.left().is_empty());
+    for path in &ends {
+        client.call("POST", path, None).await.expect(200);
+    }
+    assert_eq!(emulator.controls.left(), [""; 0]);
+    assert_eq!(emulator.controls.violations(), [""; 0]);
+    own.stop().await;
 }

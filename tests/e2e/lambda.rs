@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use theazo_functions::routes::ROUTES;
 use theazo_local::Stack;
 
 const FUNCTIONS: [&str; 3] = ["secrets-list", "secrets-set", "sessions-by-user"];
@@ -43,6 +44,40 @@ async fn the_main_job_runs_through_the_binaries_that_the_router_of_the_route_tab
     assert_eq!((told.stdout.as_str(), told.last), ("[secret:HUBSPOT_API_KEY]\n", Ok(json!({ "exitCode": 0 }))));
     client.terminate(&session).await;
     assert!(!lambdas.output().contains(&canary));
+}
+
+/// Stands for a function: answers each of its events with its name.
+async fn answer_with_the_name(api: String, name: &'static str) {
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    while let Ok(event) = http.get(format!("{api}/invocation/next")).send().await {
+        let id = event.headers()["lambda-runtime-aws-request-id"].to_str().unwrap().to_owned();
+        let answer = json!({ "statusCode": 200, "headers": { "x-function": name }, "body": name }).to_string();
+        let _ = http.post(format!("{api}/invocation/{id}/response")).body(answer).send().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_router_sends_every_route_of_the_table_to_its_own_function() {
+    let Some(lambdas) = Lambdas::start_with(&[]).await else { return };
+    let mut functions = tokio::task::JoinSet::new();
+    for route in ROUTES {
+        let name = route.info.name;
+        functions.spawn(answer_with_the_name(format!("{}/.rt/{name}/2018-06-01/runtime", lambdas.base), name));
+    }
+    let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
+    for route in ROUTES {
+        let segments = route.info.pattern.0.split('/').map(|segment| match segment.strip_prefix('{') {
+            Some(rest) if rest.ends_with("*}") => "some/where",
+            Some(_) => "some%20thing",
+            None => segment,
+        });
+        let path = segments.collect::<Vec<_>>().join("/");
+        let method = route.info.method.parse().unwrap();
+        let answer = http.request(method, format!("{}{path}", lambdas.base)).body("{}").send().await.unwrap();
+        let told = (answer.status().as_u16(), answer.text().await.unwrap());
+        assert_eq!(told, (200, route.info.name.to_owned()), "{} {path}: {}", route.info.method, lambdas.output());
+    }
+    functions.shutdown().await;
 }
 
 #[tokio::test]

@@ -48,3 +48,46 @@ fn a_guide_that_tells_of_other_outputs_alarms_pictures_or_costs_than_there_are_i
     let counted = check(&sam, &repository().join("infra/template.yaml"), &with_faults(&text(), &faults));
     assert_found(&counted, faults);
 }
+
+/// What an expression like `2 M x 0.15 / M` comes to, in dollars; bytes are counted in GB, and so is what a GB costs.
+fn reckoned(expression: &str) -> f64 {
+    let (mut result, mut divides) = (1.0, false);
+    for word in expression.split_whitespace() {
+        let factor = match word {
+            "x" => {
+                divides = false;
+                continue;
+            }
+            "/" => {
+                divides = true;
+                continue;
+            }
+            "M" => 1e6,
+            "KB" => 1e-6,
+            "GB" | "s" => 1.0,
+            number => number.parse().unwrap_or_else(|_| panic!("{expression}: {number}")),
+        };
+        result = if divides { result / factor } else { result * factor };
+    }
+    result
+}
+
+#[test]
+fn each_cost_in_the_guide_is_what_its_reckoning_comes_to_and_so_is_their_sum() {
+    let guide = text();
+    let section = guide.split("\n## ").find(|section| section.starts_with("What it costs")).unwrap();
+    let rows = section.lines().filter_map(|line| {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let &[part, reckoning, cost] = cells.as_slice() else { return None };
+        cost.parse::<f64>().ok().map(|cost| (part, reckoned(reckoning), cost))
+    });
+    let rows: Vec<_> = rows.collect();
+    assert_eq!(rows.len(), 6, "{rows:?}");
+    for (part, comes_to, said) in &rows {
+        assert!((comes_to - said).abs() < 0.005_1, "{part}: {comes_to}, not {said}");
+    }
+    let sum: f64 = rows.iter().map(|(_, comes_to, _)| comes_to).sum();
+    assert!(section.contains(&format!("About {sum:.0} USD per million requests")), "{sum}");
+    let gateway = rows.iter().find(|(part, ..)| part.starts_with("API Gateway")).unwrap().1;
+    assert_eq!((gateway / sum * 10.0).round(), 6.0, "the gateway's part: {gateway} of {sum}");
+}
