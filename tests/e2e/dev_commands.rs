@@ -4,6 +4,7 @@ use crate::harness::{DevCommand, provider_of, temporary, wait_until};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use theazo_functions::routes::ROUTES;
 use theazo_providers::Provider;
 use theazo_providers::docker::DockerProvider;
 
@@ -109,6 +110,14 @@ async fn every_endpoint_and_every_report_of_a_month_is_measured_as_it_is_typed()
         for row in rows {
             let name = row["name"].as_str().unwrap();
             assert!(printed.contains(name) && row["ours"]["p99"].as_f64() > Some(0.0), "{name}: {printed}");
+        }
+        let has = |name: String| rows.iter().any(|row| row["name"] == name.as_str());
+        for route in ROUTES.iter().filter(|_| bench == "api").map(|route| route.info.name) {
+            // Alone, by sixteen at once, and with more rows.
+            assert!(
+                has(route.into()) && has(format!("{route}@16")) && has(format!("{route}@20")),
+                "{route}: {printed}"
+            );
         }
         for header in ["p50", "p95", "p99", "trips"] {
             assert!(printed.contains(header), "{printed}");

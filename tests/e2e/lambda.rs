@@ -51,8 +51,10 @@ async fn answer_with_the_name(api: String, name: &'static str) {
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     while let Ok(event) = http.get(format!("{api}/invocation/next")).send().await {
         let id = event.headers()["lambda-runtime-aws-request-id"].to_str().unwrap().to_owned();
-        let answer = json!({ "statusCode": 200, "headers": { "x-function": name }, "body": name }).to_string();
-        let _ = http.post(format!("{api}/invocation/{id}/response")).body(answer).send().await;
+        let answer = json!({
+            "statusCode": 200, "headers": {}, "multiValueHeaders": {}, "body": name, "isBase64Encoded": false, "cookies": [],
+        });
+        let _ = http.post(format!("{api}/invocation/{id}/response")).body(answer.to_string()).send().await;
     }
 }
 

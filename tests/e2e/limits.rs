@@ -129,10 +129,17 @@ impl Priced {
             let key = json!({ "pk": { "S": format!("{tenant}#{partition}") }, "sk": { "S": agent } });
             // As every change of a row does, so that one that is under way does not undo this one.
             let update = format!("{update} ADD revision :one");
-            let change = json!({
+            let mut change = json!({
                 "TableName": "theazo", "Key": key, "UpdateExpression": update, "ExpressionAttributeValues": values,
                 "ConditionExpression": "attribute_exists(pk)",
             });
+            // Words that the table keeps for itself stand with a mark.
+            let marked = update.split(|letter: char| !letter.is_alphanumeric() && !"#_".contains(letter));
+            let names = marked.filter_map(|word| Some((word.to_owned(), json!(word.strip_prefix('#')?))));
+            let names: serde_json::Map<String, Value> = names.collect();
+            if !names.is_empty() {
+                change["ExpressionAttributeNames"] = names.into();
+            }
             dynamodb(&self.table, "UpdateItem", change).await;
         }
     }

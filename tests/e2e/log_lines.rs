@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 use theazo_functions::deployment::{Deployment, DeploymentConfig};
 use theazo_http::{LogFormat, init_logging};
 use theazo_store::{Aws, AwsEndpoints};
@@ -17,6 +18,9 @@ use theazo_store::{Aws, AwsEndpoints};
 /// Where a process that is this test's serves from: the table's and the key service's address.
 const SERVES: &str = "THEAZO_TEST_SERVES";
 const SAYS: &str = "it serves at ";
+
+/// How long the table is held up under a request.
+const HELD: Duration = Duration::from_millis(400);
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const ROOT: &str = "1-5759e988-bd862e3fe1be46a994272793";
@@ -172,6 +176,23 @@ async fn every_request_has_one_line_with_who_asked_what_and_how_it_went_whoever_
         let [round_trips, calls] = counted.map(|text| text.parse().unwrap());
         made.push(Made { id, route: "logs-stream", status, credential: credential.clone(), round_trips, calls });
     }
+    // One that waits for the table takes as long as that, by its line and by its figures.
+    served.table.fail_after(0, Break::Held);
+    let began = Instant::now();
+    let asking = tokio::spawn({
+        let key = key.clone();
+        async move { key.get("/v1/whoami").await }
+    });
+    tokio::time::sleep(HELD).await;
+    served.table.mend();
+    let held = asking.await.unwrap();
+    let took = began.elapsed();
+    assert_eq!(held.status, 200, "{held:?}");
+    let held_id = held.headers["x-request-id"].clone();
+    let calls = held.headers["x-theazo-calls"].parse().unwrap();
+    let round_trips = held.round_trips();
+    let (id, credential) = (held_id.clone(), key_id.clone());
+    made.push(Made { id, route: "whoami", status: 200, credential, round_trips, calls });
     // Nobody knows who asks when the table fails.
     let words = json!({ "__type": "com.amazonaws.dynamodb.v20120810#ResourceNotFoundException", "message": "gone" });
     served.table.fail_after(0, Break::Answer(400, words.to_string()));
@@ -200,8 +221,13 @@ async fn every_request_has_one_line_with_who_asked_what_and_how_it_went_whoever_
         assert_eq!((&line["round_trips"], &line["calls"]), (&json!(made.round_trips), &json!(made.calls)), "{line}");
     }
     // There is no line of a request that nobody made.
-    let answered = log.iter().filter(|line| line["message"] == "answered").count();
-    assert_eq!(answered, made.len());
+    let answered: Vec<_> = log.iter().filter(|line| line["message"] == "answered").collect();
+    assert_eq!(answered.len(), made.len());
+    let ms = answered.iter().find(|line| line["span"]["id"] == held_id.as_str()).unwrap()["ms"].as_u64().unwrap();
+    assert!((HELD.as_millis()..=took.as_millis()).contains(&u128::from(ms)), "{ms} of {took:?}");
+    let figures: Vec<_> = log.iter().filter(|line| line.get("_aws").is_some() && line["Route"].is_string()).collect();
+    assert_eq!(figures.len(), made.len());
+    assert!(figures.iter().any(|line| line["Route"] == "whoami" && line["Latency"] == ms), "{ms}: {figures:?}");
     key.with_base(&stack().base_url()).terminate(&session).await;
 }
 

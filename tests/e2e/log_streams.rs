@@ -68,6 +68,16 @@ async fn a_browser_may_name_a_sessions_token_in_a_streams_address_and_nothing_el
     let nobody = client.with_key(None);
     let mut stream = EventStream::open(&nobody, &format!("/v1/logs/stream?token={token}"), None).await;
     assert_eq!(stream.next().await.unwrap().json()["message"], "session created");
+    // Of one agent likewise, and of nobody else's.
+    let agent = client.boot(&session, json!({})).await;
+    let path = format!("/v1/agents/{agent}/logs/stream?token=");
+    let mut stream = EventStream::open(&nobody, &format!("{path}{token}"), None).await;
+    let first = stream.next().await.unwrap().json();
+    assert_eq!((&first["agentId"], &first["message"]), (&json!(agent), &json!("agent is booting")));
+    let other = client.session("other").await;
+    let minted = client.post(&format!("/v1/sessions/{other}/tokens"), json!({})).await.expect(201);
+    nobody.get(&format!("{path}{}", minted["token"].as_str().unwrap())).await.expect_error(404, "not_found");
+    client.terminate(&other).await;
     for path in [
         format!("/v1/logs/stream?token={}", platform.live_key),
         format!("/v1/logs?token={token}"),

@@ -1,7 +1,10 @@
 //! How a platform's agents do, over HTTP: what is measured, how it is asked for, and who sees it.
 
+use crate::exec_streams;
 use crate::harness::{CapturedLog, Client, Platform, incoming, own_deployment, stack};
+use crate::logs::entries;
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 use theazo_functions::emf::{RECONCILE_FIGURES, REQUEST_FIGURES, REQUEST_KINDS};
 use theazo_functions::reconcile::{Boots, reconcile};
 use theazo_functions::routes::ROUTES;
@@ -28,7 +31,7 @@ async fn until(client: &Client, query: &str, holds: impl Fn(&Value) -> bool) -> 
         if holds(&last) {
             return last;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("{query}: {last}");
 }
@@ -75,6 +78,43 @@ async fn an_hour_that_is_asked_for_has_its_own_points_and_each_quantile_its_own_
     };
     assert_eq!(asked(1).await, [point(hour, [29, 56, 59])]);
     assert_eq!(asked(2).await, [point(hour, [29, 56, 59]), point(hour + HOUR_MS, [70, 70, 70])]);
+}
+
+#[tokio::test]
+async fn what_code_takes_is_measured_from_its_beginning_to_its_end_in_one_piece_and_as_a_stream() {
+    let platform = Platform::make("durations").await;
+    let client = &platform.client;
+    let session = client.session("u").await;
+    let agent = client.boot(&session, json!({})).await;
+    let code = json!({ "language": "bash", "code": "sleep 1" });
+    let mut most = 0;
+    for is_stream in [false, true] {
+        let began = Instant::now();
+        match is_stream {
+            false => drop(client.post(&format!("/v1/agents/{agent}/exec"), code.clone()).await.expect(200)),
+            true => {
+                let mut stream = exec_streams::open(client, &agent, &code).await;
+                assert_eq!(exec_streams::rest(&mut stream).await.last, Ok(json!({ "exitCode": 0 })));
+            }
+        }
+        most = most.max(u64::try_from(began.elapsed().as_millis()).unwrap());
+    }
+    // Of both, and three of its boot and its session.
+    let ran = entries(client, &format!("sessionId={session}"), 5).await;
+    let ran: Vec<_> = ran.iter().filter(|entry| entry["metadata"]["event"] == "agent.exec").collect();
+    assert_eq!(ran.len(), 2, "{ran:?}");
+    for entry in ran {
+        let ms = entry["metadata"]["durationMs"].as_u64().unwrap();
+        assert!((1_000..=most).contains(&ms), "{ms} of {most}");
+        assert_eq!(entry["message"], format!("bash exited with 0 after {ms} ms"));
+    }
+    let took = until(client, "metric=exec.duration&interval=1d", |point| point["p99"].is_u64()).await;
+    // A sketch's figure is within a hundredth.
+    for quantile in ["p50", "p99"] {
+        let ms = took[quantile].as_u64().unwrap();
+        assert!((990..=most + most / 100 + 1).contains(&ms), "{took} of {most}");
+    }
+    client.terminate(&session).await;
 }
 
 #[tokio::test]

@@ -137,3 +137,41 @@ async fn meter_events_of_days_that_are_over_say_to_the_micro_cent_what_the_other
         bed.terminate(&session).await;
     }
 }
+
+#[tokio::test]
+async fn what_a_paused_agents_files_take_is_reported_while_it_is_paused_and_after_its_end() {
+    let bed = Priced::live("stored", RATE).await;
+    let (status, session) = bed.call("POST", "/v1/sessions", json!({ "userId": "keeper" })).await;
+    assert_eq!(status, 201);
+    let session = session["id"].as_str().unwrap();
+    let agent = bed.agent(session, json!({})).await;
+    let act = async |what: &str| {
+        let (status, told) = bed.call("POST", &format!("/v1/agents/{agent}/{what}"), Value::Null).await;
+        assert_eq!(status, 200, "{told}");
+    };
+    let stored = async || {
+        let user = bed.get("/v1/usage/users/keeper?period=week").await;
+        let rows = bed.get("/v1/usage/export?period=week&format=json").await;
+        let rows: f64 = rows.as_array().unwrap().iter().map(|row| row["storageGbHours"].as_f64().unwrap()).sum();
+        let table = bed.get("/v1/usage/export?period=week&format=csv").await;
+        let cells = table.as_str().unwrap().lines().skip(1).map(|line| line.rsplit(',').next().unwrap());
+        let cells: f64 = cells.map(|cell| cell.parse::<f64>().unwrap()).sum();
+        [user["storage"]["gbHours"].as_f64().unwrap(), rows, cells]
+    };
+    assert_eq!(stored().await, [0.0; 3]);
+    act("pause").await;
+    // As if a gigabyte of it had been kept for two hours.
+    let values = json!({
+        ":at": { "N": (now_ms() - 2 * 3_600_000).to_string() }, ":bytes": { "N": "1000000000" },
+    });
+    bed.change("live", session, &agent, "SET since_ms = :at, #snapshot.#bytes = :bytes", values).await;
+    let while_paused = stored().await;
+    act("terminate").await;
+    let after = stored().await;
+    // Each was asked for some moments later than the one before.
+    for gb_hours in while_paused.iter().chain(&after) {
+        assert!((2.0..2.1).contains(gb_hours), "{while_paused:?}, then {after:?}");
+    }
+    assert_eq!(stored().await, after, "what is over takes no more");
+    bed.terminate(session).await;
+}

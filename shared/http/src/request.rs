@@ -11,6 +11,12 @@ use theazo_tenancy::{AgentId, RequestId, SessionId};
 pub const MAX_BODY_BYTES: usize = 6_000_000;
 
 /// A request whose route is known. It has no `Debug`: its body may hold secrets and its headers a key.
+///
+/// ```compile_fail,E0277
+/// fn record(request: &theazo_http::Request) -> String {
+///     format!("{request:?}")
+/// }
+/// ```
 pub struct Request {
     /// Its id, made here.
     pub id: RequestId,

@@ -46,6 +46,12 @@ pub struct AgentTokens {
 pub struct TokenSealing(Vec<Item>);
 
 /// A token that is being delivered.
+///
+/// ```compile_fail,E0277
+/// fn record(token: &theazo_store::AgentToken) -> String {
+///     format!("{token:?}")
+/// }
+/// ```
 pub struct AgentToken {
     id: KeyId,
     issued: IssuedKey,
@@ -105,7 +111,7 @@ impl AgentToken {
     /// What an agent's output is masked with on account of it: its address, which is delivered as well, and the token.
     pub fn values(&self) -> [OpenedSecret; 2] {
         let [endpoint, token] = own_secrets();
-        [(endpoint, &self.address), (token, &self.issued.text)]
+        [(endpoint, self.address.as_str()), (token, self.issued.text.as_str())]
             .map(|(booted, text)| OpenedSecret { booted, value: SecretValue::from_text(text.to_string()) })
     }
 

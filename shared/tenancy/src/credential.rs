@@ -3,6 +3,7 @@
 use crate::scope::Reach;
 use crate::{Actor, ActorKind, AgentId, Claim, KeyId, Mode, Origin, PlatformId, SessionId, TenantScope, base62};
 use std::fmt;
+use std::ops::Deref;
 use zeroize::Zeroizing;
 
 /// Random base62 characters in a credential: 190 bits from the operating system.
@@ -178,10 +179,45 @@ impl CredentialKind {
     }
 }
 
+/// The text of a credential, zeroed on drop. It can be neither printed nor recorded, only read as a `str`:
+///
+/// ```compile_fail,E0277
+/// # use theazo_tenancy::{Mode, PlatformId, make_api_key};
+/// let key = make_api_key(&PlatformId::make(), Mode::Live);
+/// let line = format!("{:?}", key.text);
+/// ```
+///
+/// ```compile_fail,E0277
+/// # use theazo_tenancy::{Mode, PlatformId, make_api_key};
+/// let key = make_api_key(&PlatformId::make(), Mode::Live);
+/// let line = format!("{}", key.text);
+/// ```
+pub struct CredentialText(Zeroizing<String>);
+
+impl CredentialText {
+    /// The text itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Deref for CredentialText {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
 /// A credential that was just made. The text is shown once and never stored.
+///
+/// ```compile_fail,E0277
+/// # use theazo_tenancy::{Mode, PlatformId, make_api_key};
+/// let line = format!("{:?}", make_api_key(&PlatformId::make(), Mode::Live));
+/// ```
 pub struct IssuedKey {
     /// The whole credential.
-    pub text: Zeroizing<String>,
+    pub text: CredentialText,
     /// What may be shown later to recognise it: the first [`KEY_PREFIX_CHARS`] characters.
     pub prefix: String,
     /// SHA-256 of the whole key, which is what the table keeps.
@@ -215,5 +251,5 @@ fn issue(prefix: &str, names: &[&str]) -> IssuedKey {
     text.extend(checksum.iter().copied().map(char::from));
     let prefix = text.chars().take(KEY_PREFIX_CHARS).collect();
     let hash = Claim::hash_of(&text);
-    IssuedKey { text, prefix, hash }
+    IssuedKey { text: CredentialText(text), prefix, hash }
 }

@@ -47,7 +47,7 @@ mod user_id;
 pub use actor::{Actor, ActorKind, Origin};
 pub use claim::{Claim, Withheld};
 pub use credential::{CredentialKind, CredentialRecord, Permissions, Principal, Unauthorized};
-pub use credential::{IssuedKey, KEY_PREFIX_CHARS, make_agent_token, make_api_key, make_session_token};
+pub use credential::{CredentialText, IssuedKey, KEY_PREFIX_CHARS, make_agent_token, make_api_key, make_session_token};
 pub use credential_key::{AgentPlace, CredentialKey};
 pub use ids::{
     AgentId, AuditId, CheckpointId, IdError, KeyId, LogId, PlatformId, RequestId, SessionId, SnapshotId,

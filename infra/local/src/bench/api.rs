@@ -342,6 +342,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn every_endpoint_is_measured_alone_at_once_and_at_more_rows() {
+        assert_eq!((Effort::FULL.callers, Effort::FEW, Effort::FULL.rows), (16, 10, 100_000));
         let report = run(Effort { samples: 1, callers: 2, rows: 20 }).await.unwrap();
         assert_eq!(report.rows.len(), 3 * CASES.len());
         for row in &report.rows {

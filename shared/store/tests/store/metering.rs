@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use theazo_metering::{Day, Prices};
 use theazo_store::{
     Agent, AgentStatus, Agents, Clock, CostPeriod, Counters, Currency, Intent, Limits, MaxCost, MaxDuration, NewAgent,
-    NewSession, Session, SessionChanges, Sessions, Snapshot, StoreError, Table,
+    NewSession, PausedBy, Session, SessionChanges, Sessions, Snapshot, StoreError, Table,
 };
 use theazo_tenancy::{SnapshotId, TenantScope};
 
@@ -96,6 +96,15 @@ impl Bed {
             agent.own_files = to == AgentStatus::Failed;
         };
         self.agents().transition(&self.scope, &agent.id, to, keep).await
+    }
+
+    /// As the platform pauses it, in two steps, with that many bytes of files in the end. Stopping its sandbox takes a moment.
+    pub async fn try_pause(&self, agent: &Agent, bytes: u64) -> Result<Agent, StoreError> {
+        if agent.intent != Some(Intent::Pausing) {
+            self.agents().begin_pause(&self.scope, &agent.id, PausedBy::Platform).await?;
+            self.pass(777);
+        }
+        self.agents().finish_pause(&self.scope, &agent.id, Some(bytes)).await
     }
 
     async fn charge(&self, session: &Session, agent: &Agent) -> Agent {

@@ -130,8 +130,12 @@ impl Case {
             (4, Some(Life { agent, .. })) if agent.status == AgentStatus::Paused => {
                 bed.agents().charge_storage(&bed.scope, agent.clone()).await?;
             }
-            (5, Some(Life { session, agent, .. })) if agent.status == AgentStatus::Ready => {
+            (5, Some(Life { session, agent, .. })) if agent.status == AgentStatus::Ready && agent.intent.is_none() => {
                 self.begin_again(*session, agent, Intent::Restarting).await?;
+            }
+            // Somebody died while it was paused.
+            (_, Some(Life { agent, .. })) if agent.intent == Some(Intent::Pausing) => {
+                bed.try_pause(agent, u64::from(chance) << 30).await?;
             }
             (_, Some(Life { session, agent, .. })) if agent.status == AgentStatus::Paused => {
                 self.begin_again(*session, agent, Intent::Resuming).await?;
@@ -150,7 +154,11 @@ impl Case {
                     (AgentStatus::Ready, _) => AgentStatus::Paused,
                     _ => return Ok(()),
                 };
-                bed.try_become_with(agent, to, u64::from(chance) << 30).await?;
+                let bytes = u64::from(chance) << 30;
+                match to {
+                    AgentStatus::Paused => bed.try_pause(agent, bytes).await?,
+                    _ => bed.try_become_with(agent, to, bytes).await?,
+                };
             }
         }
         Ok(())
@@ -177,7 +185,10 @@ impl Case {
             for status in [AgentStatus::Ready, to] {
                 let agent = &self.lives[&id].agent;
                 if agent.status != status {
-                    self.bed.try_become_with(agent, status, 1 << 30).await.unwrap();
+                    match status {
+                        AgentStatus::Paused => self.bed.try_pause(agent, 1 << 30).await.unwrap(),
+                        _ => self.bed.try_become_with(agent, status, 1 << 30).await.unwrap(),
+                    };
                 }
                 self.look().await;
                 self.assert_agreed(what).await;
