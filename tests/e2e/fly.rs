@@ -1,8 +1,8 @@
 //! Agents on Fly, by its emulator: the main job and what is around it, through the API.
 
 use crate::harness::{
-    Canary, Client, FLY_ORGANIZATION, FLY_TOKEN, OwnStack, Platform, fly_emulator, make_canary, own_deployment, sha256,
-    stack, start_fly_emulator,
+    Canary, Client, FLY_ORGANIZATION, FLY_TOKEN, GATEWAY_WAITS, OwnStack, Platform, fly_emulator, make_canary,
+    own_deployment, sha256, stack, start_fly_emulator,
 };
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -234,9 +234,6 @@ async fn test_keys_may_name_fly_and_a_region_and_nothing_leaves_the_service() {
     assert!(!is_there(agent["id"].as_str().unwrap()).await);
     client.terminate(&session).await;
 }
-
-/// When the gateway gives up on an answer that is no stream.
-const GATEWAY_WAITS: Duration = Duration::from_secs(29);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn when_fly_is_silent_it_is_given_up_before_the_gateway_gives_up_on_the_answer_and_nothing_is_lost() {

@@ -3,7 +3,7 @@
 //!
 //! Within this process lines can be lost when another test begins or ends to look at them.
 
-use crate::harness::{Break, Client, Platform, Tap, dynamodb, send_raw, serve_deployment, sha256, stack};
+use crate::harness::{Break, Client, Platform, Tap, dynamodb, send_raw, serve_deployment, sha256, stack, wait_until};
 use crate::logs::{entries, token};
 use crate::matrix::agent_token;
 use serde_json::{Value, json};
@@ -183,6 +183,7 @@ async fn every_request_has_one_line_with_who_asked_what_and_how_it_went_whoever_
         let key = key.clone();
         async move { key.get("/v1/whoami").await }
     });
+    wait_until("the table is asked", async || served.table.requests() > 0).await;
     tokio::time::sleep(HELD).await;
     served.table.mend();
     let held = asking.await.unwrap();

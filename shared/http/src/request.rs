@@ -12,6 +12,12 @@ pub const MAX_BODY_BYTES: usize = 6_000_000;
 
 /// A request whose route is known. It has no `Debug`: its body may hold secrets and its headers a key.
 ///
+/// ```
+/// fn record(request: &theazo_http::Request) -> String {
+///     format!("{}", request.id)
+/// }
+/// ```
+///
 /// ```compile_fail,E0277
 /// fn record(request: &theazo_http::Request) -> String {
 ///     format!("{request:?}")

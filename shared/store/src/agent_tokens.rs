@@ -47,6 +47,12 @@ pub struct TokenSealing(Vec<Item>);
 
 /// A token that is being delivered.
 ///
+/// ```
+/// fn count(token: &theazo_store::AgentToken) -> usize {
+///     token.values().len()
+/// }
+/// ```
+///
 /// ```compile_fail,E0277
 /// fn record(token: &theazo_store::AgentToken) -> String {
 ///     format!("{token:?}")

@@ -179,18 +179,24 @@ impl CredentialKind {
     }
 }
 
-/// The text of a credential, zeroed on drop. It can be neither printed nor recorded, only read as a `str`:
+/// The text of a credential, zeroed on drop. Nobody prints or records it by accident: it is read as a `str`, and said so.
 ///
-/// ```compile_fail,E0277
+/// ```
 /// # use theazo_tenancy::{Mode, PlatformId, make_api_key};
 /// let key = make_api_key(&PlatformId::make(), Mode::Live);
-/// let line = format!("{:?}", key.text);
+/// let line = format!("{}", key.text.as_str());
 /// ```
 ///
 /// ```compile_fail,E0277
 /// # use theazo_tenancy::{Mode, PlatformId, make_api_key};
 /// let key = make_api_key(&PlatformId::make(), Mode::Live);
 /// let line = format!("{}", key.text);
+/// ```
+///
+/// ```compile_fail,E0277
+/// # use theazo_tenancy::{Mode, PlatformId, make_api_key};
+/// let key = make_api_key(&PlatformId::make(), Mode::Live);
+/// let line = format!("{:?}", key.text);
 /// ```
 pub struct CredentialText(Zeroizing<String>);
 

@@ -46,6 +46,10 @@ pub use table::{dynamodb, scan_everything};
 pub use tap::{Break, Tap, Wire};
 
 use sha2::{Digest, Sha256};
+use std::time::Duration;
+
+/// When the gateway gives up on an answer that is no stream.
+pub const GATEWAY_WAITS: Duration = Duration::from_secs(29);
 
 /// A value that no other test uses and that cannot occur by accident.
 pub fn make_canary(label: &str) -> String {

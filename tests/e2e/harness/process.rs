@@ -202,9 +202,9 @@ impl DevCommand {
         self.child.try_wait().unwrap().is_some()
     }
 
-    /// Its exit code and all that it has printed, when it has ended.
+    /// Its exit code and all that it has printed, when it has ended. Measuring takes minutes beside other tests.
     pub async fn end(mut self) -> (Option<i32>, String) {
-        for _ in 0..1200 {
+        for _ in 0..6000 {
             if let Some(status) = self.child.try_wait().unwrap() {
                 for reader in self.readers.drain(..) {
                     reader.join().unwrap();

@@ -89,5 +89,6 @@ fn each_cost_in_the_guide_is_what_its_reckoning_comes_to_and_so_is_their_sum() {
     let sum: f64 = rows.iter().map(|(_, comes_to, _)| comes_to).sum();
     assert!(section.contains(&format!("About {sum:.0} USD per million requests")), "{sum}");
     let gateway = rows.iter().find(|(part, ..)| part.starts_with("API Gateway")).unwrap().1;
+    assert!(section.contains("of which the gateway is six tenths"));
     assert_eq!((gateway / sum * 10.0).round(), 6.0, "the gateway's part: {gateway} of {sum}");
 }

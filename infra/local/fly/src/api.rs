@@ -58,7 +58,7 @@ pub(crate) fn answer(world: &Arc<World>, call: &ApiCall<'_>) -> Result<ApiAnswer
                 let own = state.apps.iter().filter(|(_, app)| app.organization == organization);
                 own.map(|(name, app)| app.show(name)).collect()
             });
-            page(apps, "apps", parameter("limit"), parameter("cursor"), cap).map(|mut answer| {
+            page(apps, "apps", &["name"], parameter("limit"), parameter("cursor"), cap).map(|mut answer| {
                 answer["total_apps"] = answer["apps"].as_array().map_or(0, Vec::len).into();
                 shown(answer)
             })
@@ -71,10 +71,12 @@ pub(crate) fn answer(world: &Arc<World>, call: &ApiCall<'_>) -> Result<ApiAnswer
                 let own = state.apps.iter().filter(|(_, app)| app.organization == *organization);
                 own.flat_map(|(name, app)| app.machines.values().filter_map(|machine| machine.overview(name))).collect()
             });
-            page(machines, "machines", parameter("limit"), parameter("cursor"), cap).map(|mut answer| {
-                answer["error_regions"] = json!([]);
-                shown(answer)
-            })
+            page(machines, "machines", &["app_name", "id"], parameter("limit"), parameter("cursor"), cap).map(
+                |mut answer| {
+                    answer["error_regions"] = json!([]);
+                    shown(answer)
+                },
+            )
         }
         ("GET", ["apps", app, "ip_assignments"]) => world.in_app(app, |app| {
             Ok(shown(json!({ "ips": app.addresses.iter().map(|address| address.show()).collect::<Vec<_>>() })))
@@ -127,22 +129,29 @@ pub(crate) fn answer(world: &Arc<World>, call: &ApiCall<'_>) -> Result<ApiAnswer
     }
 }
 
+/// What follows the cursor, in the order of those fields, which is what the cursor is made of: what comes and goes between two
+/// pages moves nothing else.
 fn page(
-    mut all: Vec<Value>,
+    all: Vec<Value>,
     name: &str,
+    order: &[&str],
     limit: Option<&str>,
     cursor: Option<&str>,
     cap: usize,
 ) -> Result<Value, Refusal> {
     let number = |text: Option<&str>, otherwise| text.map_or(Ok(otherwise), str::parse);
     let limit: usize = number(limit, PAGE).map_err(|_| Refusal::invalid("limit is not a number"))?;
-    let first: usize = number(cursor, 0).map_err(|_| Refusal::invalid("invalid cursor"))?;
+    let place = |shown: &Value| order.iter().map(|field| shown[field].as_str().unwrap_or_default()).collect::<String>();
+    let mut rest: Vec<(String, Value)> = all.into_iter().map(|shown| (place(&shown), shown)).collect();
+    rest.retain(|(place, _)| cursor.is_none_or(|cursor| place.as_str() > cursor));
+    rest.sort_by(|(one, _), (other, _)| one.cmp(other));
     let limit = limit.min(cap);
-    let more = first + limit < all.len();
-    all = all.into_iter().skip(first).take(limit).collect();
-    let mut answer = json!({ name: all });
-    if more {
-        answer["next_cursor"] = (first + limit).to_string().into();
+    let next =
+        (rest.len() > limit).then(|| rest.get(limit.saturating_sub(1)).map(|(place, _)| place.clone())).flatten();
+    let shown: Vec<Value> = rest.into_iter().take(limit).map(|(_, shown)| shown).collect();
+    let mut answer = json!({ name: shown });
+    if let Some(next) = next {
+        answer["next_cursor"] = next.into();
     }
     Ok(answer)
 }

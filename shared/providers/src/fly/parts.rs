@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -355,9 +356,19 @@ impl FlyProvider {
 
     /// All apps of the organization that are ours.
     pub(super) async fn apps(&self) -> Result<Vec<App>, ProviderError> {
+        let (first, pages) = self.list_apps().await?;
+        // What is made or removed between two pages may push another app past both, and an app that is missing is taken for
+        // gone. One page is as of one moment.
+        let second = if pages > 1 { self.list_apps().await?.0 } else { Vec::new() };
+        let mut names = BTreeSet::new();
+        Ok(first.into_iter().chain(second).filter(|app| names.insert(app.name.clone())).collect())
+    }
+
+    /// One list of them, and how many pages it had.
+    async fn list_apps(&self) -> Result<(Vec<App>, usize), ProviderError> {
         const LIST: &str = "list apps";
         let (mut all, mut cursor) = (Vec::new(), String::new());
-        for _ in 0..PAGES {
+        for pages in 1..=PAGES {
             let path = format!("/apps?org_slug={}&limit={PAGE}{cursor}", self.settings.organization);
             let page: Option<AppsPage> = self.account.get(LIST, &path).await?;
             let page = page.ok_or_else(|| failed(LIST, Some(404), false, "there is no such organization"))?;
@@ -366,7 +377,7 @@ impl FlyProvider {
             );
             match page.next_cursor.filter(|next| !next.is_empty()) {
                 Some(next) => cursor = format!("&cursor={}", super::encode(&next)),
-                None => return Ok(all),
+                None => return Ok((all, pages)),
             }
         }
         Err(failed(LIST, None, false, "a list without an end"))

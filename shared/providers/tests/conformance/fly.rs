@@ -299,6 +299,24 @@ async fn what_was_just_made_is_not_made_again_because_no_list_shows_it_yet() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_the_pages_of_one_list_have_passed_over_is_not_taken_for_gone() {
+    let bed = Bed::fly("passed-over").await;
+    let mut agents = Vec::new();
+    for _ in 0..3 {
+        agents.push(bed.create(&[]).await.1);
+    }
+    fault(&bed, "GET", "/v1/apps", 1, alter("/apps", json!([])));
+    let listed = bed.provider.list_mine().await.unwrap();
+    let listed: Vec<_> = listed.iter().map(|sandbox| (sandbox.agent.as_str(), sandbox.presence)).collect();
+    for agent in &agents {
+        assert!(listed.contains(&(agent.agent.as_str(), Presence::Running)), "{listed:?}");
+        bed.destroy(agent).await;
+    }
+    assert_eq!((listed.len(), bed.left().await), (3, Vec::new()));
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_lost_answer_made_is_looked_for_until_it_shows() {
     let bed = Bed::fly("late").await;
     let spec = spec();
