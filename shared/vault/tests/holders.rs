@@ -42,7 +42,7 @@ const HOLDERS: [Holder; 27] = [
     Holder("shared/vault/src/key.rs", "RecordKeys", &[], "a key"),
     Holder("shared/vault/src/hazmat.rs", "Prk", &[], "what keys come from"),
     Holder("shared/tenancy/src/credential_key.rs", "CredentialKey", &[], "a key"),
-    Holder("shared/tenancy/src/credential.rs", "IssuedKey", &[], "a credential"),
+    Holder("shared/tenancy/src/credential.rs", "CredentialText", &["Deref"], "a credential; whoever reads it says so"),
     Holder("shared/store/src/agent_tokens.rs", "AgentToken", &[], "a token"),
     Holder("shared/redaction/src/needle.rs", "Unit", &[], "a value to be masked"),
     Holder("shared/redaction/src/index.rs", "Table", &[], "beginnings of values"),
