@@ -1,7 +1,7 @@
 //! Forged credentials with a right checksum: what they cost the platform that they name, on every route.
 
+use crate::allowed::wire::requests;
 use crate::harness::{Answer, OwnStack, Platform, Tap, dynamodb, incoming_once, scan_everything};
-use crate::permissions::wire::requests;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use theazo_functions::deployment::Deployment;

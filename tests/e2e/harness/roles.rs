@@ -1,6 +1,6 @@
 //! Roles: what the template gives each function, held against every call that any of them makes in these tests.
 
-use crate::permissions::wire;
+use crate::allowed::wire;
 use std::collections::BTreeSet;
 use std::sync::{LazyLock, Mutex};
 use theazo_deploy::{Permissions, Service, repository};
