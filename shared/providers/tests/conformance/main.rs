@@ -10,6 +10,7 @@ mod e2b;
 mod engine;
 mod faults;
 mod fly;
+mod fly_faults;
 mod fly_ports;
 mod hosts;
 mod isolation;
